@@ -1,0 +1,33 @@
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.ready
+.DEFAULT_GOAL := demo
+.PHONY: demo test lint bench ui setup clean
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up $(VENV) (once, a few minutes) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); $(PYTHON) -m pip install -q --target .bootstrap virtualenv && PYTHONPATH=.bootstrap $(PYTHON) -m virtualenv -q $(VENV); }
+	@$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(STAMP)  ## create .venv and install everything
+
+demo: $(STAMP)  ## train, predict, score, report and track on the embedded cohort
+	@$(BIN)/msseg demo $(ARGS)
+
+test: $(STAMP)  ## the fast tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)  ## formatting, lint rules, types and the dependency rule
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(STAMP)  ## benchmarks against the named peers
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+ui: $(STAMP)  ## MLflow on 127.0.0.1
+	@$(BIN)/msseg ui $(ARGS)

@@ -1,0 +1,31 @@
+"""What a system says about one pair, on the grid of the patient's own scan."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msseg_lightning.core.subject import Native
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """New lesions of one pair.
+
+    Args:
+        subject: id of the pair.
+        mask: (X, Y, Z) uint8, 0 or 1, native grid.
+        probability: (X, Y, Z) float32 in [0, 1], native grid; None where a system has none.
+        native: grid and header to write it with.
+        inside: (X, Y, Z) bool, native grid: where the system looked (e.g. the brain), if limited.
+        warnings: what a reader of the result must know.
+    """
+
+    subject: str
+    mask: NDArray[np.uint8]
+    native: Native
+    probability: NDArray[np.float32] | None = None
+    inside: NDArray[np.bool_] | None = None
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,92 @@
+"""What can be wrong, said so that a person can act: file, field, found, expected, what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+
+class ExitCode(enum.IntEnum):
+    """Exit status of every command. No known bad input may end in INTERNAL."""
+
+    OK = 0
+    INTERNAL = 1
+    CONFIG = 2
+    DATA = 3
+    MODEL = 4
+    ENVIRONMENT = 5
+    SECURITY = 6
+    NUMERICAL = 7
+    STORE = 8
+    PARTIAL = 9
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One finding about one file or setting.
+
+    Args:
+        code: stable identifier, e.g. ``image.truncated``.
+        message: one plain sentence.
+        file: what it is about; only the part below the data root is shown where a root is known.
+        field: header field, column, config key or voxel property.
+        found: what is there.
+        expected: what should be there.
+        remedy: what the user can do about it.
+        severity: an ``error`` refuses the input, a ``warning`` is logged and kept with the result.
+        exit_code: status of a command that ends because of this problem.
+    """
+
+    code: str
+    message: str
+    file: Path | str | None = None
+    field: str = ""
+    found: str = ""
+    expected: str = ""
+    remedy: str = ""
+    severity: Literal["error", "warning"] = "error"
+    exit_code: ExitCode = ExitCode.DATA
+
+    def __str__(self) -> str:
+        place = f"{self.file}: " if self.file is not None else ""
+        detail = "; ".join(
+            f"{name} {value}"
+            for name, value in (
+                ("field", self.field),
+                ("found", self.found),
+                ("expected", self.expected),
+            )
+            if value
+        )
+        remedy = f" -> {self.remedy}" if self.remedy else ""
+        return f"[{self.code}] {place}{self.message}{f' ({detail})' if detail else ''}{remedy}"
+
+    def as_dict(self) -> dict[str, str | int]:
+        """The same as a JSON record."""
+        record = dataclasses.asdict(self)
+        record["file"] = None if self.file is None else str(self.file)
+        record["exit_code"] = int(self.exit_code)
+        return record
+
+
+class MssegError(Exception):
+    """Raised with every problem found, never only the first; the command line maps it."""
+
+    def __init__(self, problems: Problem | Iterable[Problem]) -> None:
+        self.problems: Sequence[Problem] = (
+            (problems,) if isinstance(problems, Problem) else tuple(problems)
+        )
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Security outranks everything; otherwise the first problem decides."""
+        codes = [problem.exit_code for problem in self.problems]
+        if ExitCode.SECURITY in codes:
+            return ExitCode.SECURITY
+        return codes[0] if codes else ExitCode.INTERNAL

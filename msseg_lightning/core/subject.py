@@ -1,0 +1,118 @@
+"""One patient seen twice: files first, volumes when asked, prepared arrays for the fast path."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from msseg_lightning.core.volume import Affine, Grid, Volume
+
+BASELINE = "baseline_flair"
+FOLLOWUP = "followup_flair"
+TARGET = "new_lesions"
+"""The consensus mask of new lesions. Raters: ``new_lesions_rater1`` .. ``new_lesions_rater4``."""
+BRAIN = "brain"
+BASELINE_LESIONS = "baseline_lesions"
+FOLLOWUP_LESIONS = "followup_lesions"
+
+MASK_NAMES = (TARGET, BRAIN, BASELINE_LESIONS, FOLLOWUP_LESIONS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What is known about a pair beside its voxels. Dates never ride along, only the interval."""
+
+    sex: str | None = None
+    age_years: float | None = None
+    site: str | None = None
+    vendor: str | None = None
+    field_strength_t: float | None = None
+    interval_days: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LongitudinalSubject:
+    """A pair of visits on disk.
+
+    Args:
+        id: unique in a data set, ``[A-Za-z0-9_-]{1,64}``.
+        patient: who it is; pairs of one patient are never split apart.
+        images: name -> file, e.g. ``baseline_flair``, ``followup_flair``.
+        masks: name -> file, e.g. ``new_lesions``, ``brain``.
+        facts: covariates where known.
+        to_native: name -> 4x4 RAS matrix that maps a point of the common space of the masks to the
+            world of that image's file, for pairs that come with a known registration. An image
+            without an entry lies in the common space already.
+        reversed_time: the visits were exchanged on reading (vanished lesions become new ones).
+        root: data root; paths are shown relative to it.
+        derived: name -> files from which the reader makes a mask in memory (see its reader).
+    """
+
+    id: str
+    patient: str
+    images: Mapping[str, Path]
+    masks: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    facts: Facts = Facts()
+    to_native: Mapping[str, Affine] = dataclasses.field(default_factory=dict)
+    reversed_time: bool = False
+    root: Path | None = None
+    derived: Mapping[str, tuple[Path, ...]] = dataclasses.field(default_factory=dict)
+
+    def files(self) -> dict[str, Path]:
+        """Every file the pair consists of, by name."""
+        return {**self.images, **self.masks}
+
+
+@dataclasses.dataclass(frozen=True)
+class Native:
+    """The space in which a prediction is delivered.
+
+    Args:
+        grid: lattice of the file the prediction belongs to.
+        header: NIfTI-1 header of that file with geometry only (no text fields), as bytes.
+    """
+
+    grid: Grid
+    header: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedSubject:
+    """A pair in memory on its way through preprocessing.
+
+    Preprocessing may move, resample and crop; all of it is undone by one resampling because every
+    volume carries its affine and the subject carries the rigid way home.
+
+    Args:
+        subject: where it came from.
+        volumes: name -> volume. They share one grid after registration, not necessarily before.
+        native: where predictions belong.
+        to_native: (4, 4) world of the working space -> world of the native grid; the identity
+            unless a registration moved the native image.
+        notes: what happened, in plain words; travels with the prediction.
+    """
+
+    subject: LongitudinalSubject
+    volumes: Mapping[str, Volume]
+    native: Native
+    to_native: Affine = dataclasses.field(default_factory=lambda: np.eye(4))
+    notes: tuple[str, ...] = ()
+
+    @property
+    def grid(self) -> Grid:
+        """The common grid.
+
+        Raises:
+            ValueError: the volumes do not share one.
+        """
+        grids = [volume.grid for volume in self.volumes.values()]
+        if not all(grids[0].same_as(grid) for grid in grids[1:]):
+            raise ValueError(f"{self.subject.id}: volumes lie on different grids; register first")
+        return grids[0]
+
+    def replace(self, *notes: str, **changes: object) -> LoadedSubject:
+        """A changed copy; notes are appended."""
+        return dataclasses.replace(self, notes=self.notes + notes, **changes)  # type: ignore[arg-type]  # checked by callers
