@@ -1,0 +1,129 @@
+"""The ``msseg`` command."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from msseg_lightning import __version__
+from msseg_lightning.core.problem import ExitCode, MssegError
+
+COMMANDS = (
+    "list",
+    "show",
+    "check",
+    "simulate",
+    "train",
+    "predict",
+    "evaluate",
+    "report",
+    "ui",
+    "demo",
+)
+
+USAGE = """\
+New multiple-sclerosis lesions between two FLAIR scans: every MSSEG-2 system, one line.
+
+usage: msseg COMMAND [EXPERIMENT] [key=value ...]
+
+{commands}
+
+first steps
+  msseg demo                                          train, predict, score and report in minutes
+  msseg list                                          the systems and what their papers report
+  msseg check read=msseg2 read.root=/data/msseg2      is every scan and mask sound?
+  msseg train pre_unet read.root=/data/msseg2 fold=0  one tracked experiment; run again to resume
+  msseg predict RUN --baseline B.nii.gz --followup F.nii.gz --output new.nii.gz
+  msseg evaluate new.nii.gz truth.nii.gz              the official scores, and which lesions
+  msseg ui                                            compare runs in MLflow
+
+Every setting can be changed: `msseg show pre_unet` prints them, `key=value` sets one.
+`msseg COMMAND --help` teaches each command. Research use only; not a medical device.
+exit codes: {codes}
+"""
+
+
+def summary(command: str) -> str:
+    """First line of the command's module, read without importing it."""
+    source = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
+
+
+def usage() -> str:
+    """What ``msseg --help`` prints."""
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {summary(name)}" for name in COMMANDS)
+    codes = ", ".join(f"{code.value} {code.name.lower()}" for code in ExitCode)
+    return USAGE.format(commands=commands, codes=codes)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; every error ends as a message and a true exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(usage())
+        return ExitCode.OK if words else ExitCode.CONFIG
+    if words[0] in ("-V", "--version"):
+        sys.stdout.write(f"msseg_lightning {__version__}\n")
+        return ExitCode.OK
+    command, *rest = words
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"; did you mean `msseg {near[0]}`?" if near else ""
+        sys.stderr.write(f"msseg: there is no command {command!r}{hint}\nTry `msseg --help`.\n")
+        return ExitCode.CONFIG
+    _quiet_start()
+    try:
+        module = importlib.import_module(f"msseg_lightning.cli.{command}")
+        return int(module.main(rest))
+    except MssegError as error:
+        for problem in error.problems:
+            sys.stderr.write(f"msseg: {problem}\n")
+        return int(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("msseg: interrupted\n")
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except OSError as error:
+        return _environment(error)
+    except Exception:
+        logging.getLogger("msseg").exception("unforeseen error; please report it with this text")
+        return ExitCode.INTERNAL
+
+
+def _environment(error: OSError) -> int:
+    """Disk full, no permission and the like are the machine's business, not a bug."""
+    name = f" ({error.filename})" if error.filename else ""
+    sys.stderr.write(
+        f"msseg: [environment] {error.strerror or error}{name} -> check free space and "
+        "permissions, or choose other folders with paths.runs=... paths.cache=...\n"
+    )
+    return ExitCode.ENVIRONMENT
+
+
+def _quiet_start() -> None:
+    """Logging to stderr; libraries' advertising and telemetry off."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_ENABLE_DB_SQLALCHEMY_WARNINGS": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+    level = os.environ.get("MSSEG_LOG", "INFO").upper()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("msseg_lightning").setLevel(level)
+    logging.getLogger("msseg").setLevel(level)
+    for noisy in ("lightning", "lightning.pytorch", "lightning.fabric", "alembic", "mlflow"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,310 @@
+"""From experiment name and ``key=value`` to one resolved, checked configuration."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+
+Config = dict[str, Any]
+
+FOREIGN_TARGETS = frozenset(
+    {
+        "torch.optim.Adam",
+        "torch.optim.AdamW",
+        "torch.optim.SGD",
+        "torch.optim.RMSprop",
+        "torch.optim.lr_scheduler.CosineAnnealingLR",
+        "torch.optim.lr_scheduler.ConstantLR",
+        "torch.optim.lr_scheduler.ExponentialLR",
+        "torch.optim.lr_scheduler.LinearLR",
+        "torch.optim.lr_scheduler.PolynomialLR",
+        "torch.optim.lr_scheduler.StepLR",
+        "monai.networks.nets.SegResNet",
+        "monai.networks.nets.DynUNet",
+        "monai.networks.nets.UNet",
+        "monai.networks.nets.AttentionUnet",
+        "monai.losses.DiceLoss",
+        "monai.losses.DiceCELoss",
+        "monai.losses.DiceFocalLoss",
+        "monai.losses.FocalLoss",
+        "monai.losses.TverskyLoss",
+    }
+)
+"""Classes outside this package that a configuration may build. A block list is not a fence."""
+
+OWN_STEPS = (
+    "simulate",
+    "read",
+    "preprocess",
+    "sample",
+    "augment",
+    "network",
+    "loss",
+    "train",
+    "infer",
+    "postprocess",
+    "evaluate",
+    "track",
+    "method",
+)
+
+
+def root() -> Path:
+    """The folder that holds ``conf/`` and ``experiments/``: a checkout or the installed package."""
+    package = Path(__file__).resolve().parents[1]
+    checkout = package.parent
+    if (checkout / "pyproject.toml").is_file() and (checkout / "conf" / "config.yaml").is_file():
+        return checkout
+    return package
+
+
+def conf_dir() -> Path:
+    """The folder of the presets."""
+    return root() / "conf"
+
+
+def experiments_dir() -> Path:
+    """The folder with one file per system."""
+    return root() / "experiments"
+
+
+def experiment_names() -> list[str]:
+    """Every experiment, in alphabetical order."""
+    return sorted(path.stem for path in experiments_dir().glob("*.yaml"))
+
+
+def compose_config(overrides: Sequence[str] = (), experiment: str | None = None) -> Config:
+    """Compose, check and resolve a configuration.
+
+    Args:
+        overrides: Hydra overrides: ``key=value``, ``group=preset``, ``+key=value``, ``~key``.
+        experiment: name of a file in ``experiments/``; None for commands that need none.
+
+    Returns:
+        A plain dictionary of builtins, all interpolations resolved.
+
+    Raises:
+        MssegError: unknown experiment, key, preset or type (exit 2); a ``_target_`` outside the
+            allow list or a resolver that reads the environment (exit 6).
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    chosen = [] if experiment is None else [f"experiments={_known_experiment(experiment)}"]
+    _refuse_resolvers(overrides)
+    composed = _compose([*chosen, *overrides])
+    plain = OmegaConf.to_container(composed, resolve=False)
+    refuse_targets(plain)
+    defaults = _leaves(OmegaConf.to_container(_compose([*chosen, *_group_choices(overrides)])))
+    _check_types(overrides, defaults, _leaves(plain))
+    try:
+        resolved = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", "") or ""
+        raise MssegError(
+            Problem(
+                "config.unresolved",
+                str(error).splitlines()[0],
+                field=key,
+                remedy=f"give it on the command line: {key or 'key'}=VALUE",
+                exit_code=ExitCode.CONFIG,
+            )
+        ) from error
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def refuse_targets(node: Any, place: str = "") -> None:
+    """Check every ``_target_`` at every depth before anything is built.
+
+    Raises:
+        MssegError: one problem per target that is not on the allow list (exit 6).
+    """
+    problems = [
+        Problem(
+            "config.target",
+            "this class may not be built from a configuration",
+            field=where,
+            found=str(target),
+            expected="a class of msseg_lightning or one on the allow list",
+            remedy="use a preset, or add the class to FOREIGN_TARGETS in run/compose.py",
+            exit_code=ExitCode.SECURITY,
+        )
+        for where, target in _targets(node, place)
+        if not _allowed(target)
+    ]
+    if problems:
+        raise MssegError(problems)
+
+
+def _allowed(target: object) -> bool:
+    if not isinstance(target, str):
+        return False
+    if target in FOREIGN_TARGETS:
+        return True
+    parts = target.split(".")
+    return (
+        len(parts) >= 4
+        and parts[0] == "msseg_lightning"
+        and parts[1] in OWN_STEPS
+        and parts[-1][:1].isupper()  # classes only: no function of ours is reachable by name
+    )
+
+
+def _targets(node: Any, place: str) -> Iterator[tuple[str, object]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            where = f"{place}.{key}" if place else str(key)
+            if key == "_target_":
+                yield where, value
+            else:
+                yield from _targets(value, where)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _targets(value, f"{place}[{index}]")
+
+
+def _known_experiment(name: str) -> str:
+    names = experiment_names()
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    raise MssegError(
+        Problem(
+            "config.experiment",
+            f"there is no experiment named {name!r}",
+            field="experiment",
+            found=name,
+            expected=", ".join(near) or ", ".join(names),
+            remedy="`msseg list` shows all of them",
+            exit_code=ExitCode.CONFIG,
+        )
+    )
+
+
+def _compose(overrides: Sequence[str]) -> Any:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    GlobalHydra.instance().clear()
+    search = f"hydra.searchpath=['file://{root()}']"
+    try:
+        with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+            return compose("config", overrides=[search, *overrides])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise MssegError(_explain(error, overrides)) from error
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> Problem:
+    """A Hydra error in words: which override, what was meant."""
+    text = " ".join(str(error).split())
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        key = unknown.group(1)
+        known = sorted(_leaves(_plain_defaults(overrides)))
+        last = key.split(".")[-1]
+        near = difflib.get_close_matches(key, known, n=3) or [
+            name
+            for name in known
+            if name.split(".")[-1]
+            in difflib.get_close_matches(last, [n.split(".")[-1] for n in known], n=3)
+        ]
+        return Problem(
+            "config.key",
+            f"there is no setting {key!r}",
+            field=key,
+            found=next((item for item in overrides if key in item), ""),
+            expected=", ".join(near[:3]),
+            remedy="`msseg show EXPERIMENT` prints every setting; +key=value adds a new one",
+            exit_code=ExitCode.CONFIG,
+        )
+    return Problem(
+        "config.compose",
+        text[:600],
+        found=" ".join(overrides),
+        remedy="overrides are key=value or group=preset; `msseg show EXPERIMENT` prints them all",
+        exit_code=ExitCode.CONFIG,
+    )
+
+
+def _plain_defaults(overrides: Sequence[str]) -> Any:
+    from omegaconf import OmegaConf
+
+    experiment = [item for item in overrides if item.startswith("experiments=")]
+    return OmegaConf.to_container(_compose(experiment))
+
+
+def _group_choices(overrides: Sequence[str]) -> list[str]:
+    """Overrides that choose a preset rather than set a value."""
+    groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    return [item for item in overrides if re.split(r"[@=]", item.lstrip("+~"))[0] in groups]
+
+
+def _refuse_resolvers(overrides: Sequence[str]) -> None:
+    files = [*conf_dir().rglob("*.yaml"), *experiments_dir().glob("*.yaml")]
+    sources = [(str(item), item) for item in overrides] + [
+        (path.read_text(encoding="utf-8"), path.name) for path in files
+    ]
+    problems = [
+        Problem(
+            "config.resolver",
+            "a configuration may not read the environment or call a resolver",
+            field=where,
+            found=match.group(0),
+            remedy="write the value itself",
+            exit_code=ExitCode.SECURITY,
+        )
+        for text, where in sources
+        for match in [re.search(r"\$\{[a-zA-Z_.]+:", text)]
+        if match
+    ]
+    if problems:
+        raise MssegError(problems)
+
+
+def _leaves(node: Any, place: str = "") -> dict[str, Any]:
+    """Dotted key -> value, for every value that is not a mapping."""
+    if not isinstance(node, Mapping):
+        return {place: node}
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        found.update(_leaves(value, f"{place}.{key}" if place else str(key)))
+    return found
+
+
+def _check_types(
+    overrides: Sequence[str], defaults: Mapping[str, Any], values: Mapping[str, Any]
+) -> None:
+    """A number stays a number: the default's type is the setting's type."""
+    problems = []
+    for item in overrides:
+        key = re.split(r"=", item.lstrip("+~"), maxsplit=1)[0]
+        if key not in defaults or key not in values:
+            continue
+        old, new = defaults[key], values[key]
+        if isinstance(old, str) or old is None or new is None or isinstance(new, str) is False:
+            wrong = isinstance(old, bool) != isinstance(new, bool) and old is not None
+            wrong = wrong and new is not None
+        else:
+            wrong = "${" not in str(new)
+        if wrong:
+            problems.append(
+                Problem(
+                    "config.type",
+                    "the value has the wrong type",
+                    field=key,
+                    found=f"{new!r} ({type(new).__name__})",
+                    expected=f"{type(old).__name__} such as {old!r}",
+                    remedy=f"write {key}={old!r} or similar",
+                    exit_code=ExitCode.CONFIG,
+                )
+            )
+    if problems:
+        raise MssegError(problems)

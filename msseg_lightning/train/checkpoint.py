@@ -1,0 +1,115 @@
+"""Checkpoints that are either absent or whole, and are loaded as weights only."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+
+from msseg_lightning.core.files import atomic_write
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+
+LAST = "last.ckpt"
+BEST = "best.ckpt"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's own writer goes through the system's temporary folder; a kill can leave half."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write beside the target, flush, rename."""
+        with atomic_write(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Load without running code, whatever was asked for."""
+        return read_checkpoint(Path(path), map_location)
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """A checkpoint's content.
+
+    Raises:
+        MssegError: the file is damaged (exit 4) or holds more than tensors and plain values (6).
+    """
+    import pickle
+
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise MssegError(
+            Problem(
+                "checkpoint.unsafe",
+                "the checkpoint holds objects that could run code; it was not loaded",
+                file=path.name,
+                found=str(error).splitlines()[0][:200],
+                expected="tensors and plain values",
+                remedy="train again, or export the weights as safetensors where they were made",
+                exit_code=ExitCode.SECURITY,
+            )
+        ) from error
+    except (RuntimeError, EOFError, OSError, KeyError) as error:
+        raise MssegError(
+            Problem(
+                "checkpoint.damaged",
+                "the checkpoint cannot be read",
+                file=path.name,
+                found=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
+                remedy="delete it to start again from the beginning, or restore a copy",
+                exit_code=ExitCode.MODEL,
+            )
+        ) from error
+
+
+class KeepCheckpoints(L.Callback):
+    """``last.ckpt`` by validation and by the clock, ``best.ckpt`` by a whole-volume score.
+
+    Without validation pairs the last weights are the best.
+
+    Args:
+        folder: where both lie.
+        monitor: logged name, larger is better.
+        minutes: longest time whose work a crash may cost.
+    """
+
+    def __init__(self, folder: Path, monitor: str = "val/score", minutes: float = 10.0) -> None:
+        self.folder, self.monitor, self.minutes = folder, monitor, minutes
+        self.best_score = float("-inf")
+        self.best_step = -1
+        self._saved_at = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Travels inside the checkpoint."""
+        return {"best_score": self.best_score, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Comes back with it."""
+        self.best_score = float(state_dict["best_score"])
+        self.best_step = int(state_dict["best_step"])
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Save by the clock, between optimiser steps only."""
+        due = time.monotonic() - self._saved_at > 60 * self.minutes
+        if due and not trainer.fit_loop._should_accumulate():
+            self.save_last(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """After the validation of this epoch: best first, then last, which names the best."""
+        score = trainer.callback_metrics.get(self.monitor)
+        if score is not None and float(score) > self.best_score:
+            self.best_score, self.best_step = float(score), trainer.global_step
+            trainer.save_checkpoint(self.folder / BEST, weights_only=True)
+        self.save_last(trainer)
+
+    def save_last(self, trainer: L.Trainer) -> None:
+        """Write ``last.ckpt``."""
+        trainer.save_checkpoint(self.folder / LAST)
+        self._saved_at = time.monotonic()

@@ -1,0 +1,154 @@
+"""Learning curves as one plain file, and progress for people."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers.logger import Logger
+
+from msseg_lightning.core.files import atomic_write
+
+log = logging.getLogger(__name__)
+COLUMNS = ("step", "name", "value")
+
+
+class CurveFile(Logger):
+    """Appends ``step,name,value`` rows; a resumed run drops rows of steps it will repeat.
+
+    Args:
+        path: the CSV file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return self.path.stem
+
+    @property
+    def version(self) -> str:
+        """There is only one."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Settings are kept in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append one row per metric; ``epoch`` is left out, the step says it."""
+        with self.path.open("a", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            for name, value in metrics.items():
+                if name != "epoch":
+                    writer.writerow((step, name, f"{value:.8g}"))
+
+    def forget_after(self, step: int) -> None:
+        """Drop rows of steps >= ``step`` and a torn last line."""
+        with self.path.open(newline="", encoding="utf-8") as stream:
+            rows = [row for row in csv.reader(stream) if len(row) == len(COLUMNS)]
+        kept = [row for row in rows[1:] if row[0].isdigit() and int(row[0]) < step]
+        with atomic_write(self.path) as temporary, temporary.open("w", newline="") as stream:
+            csv.writer(stream).writerows([COLUMNS, *kept])
+
+
+def read_curves(path: Path) -> list[dict[str, Any]]:
+    """Rows with ``step`` as int and ``value`` as float; empty where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [
+            {"step": int(row["step"]), "name": row["name"], "value": float(row["value"])}
+            for row in csv.DictReader(stream)
+        ]
+
+
+class Progress(L.Callback):
+    """A bar on a terminal, a line now and then in a log file.
+
+    Args:
+        total: optimiser steps of the whole training.
+        interval_s: seconds between two lines where there is no terminal.
+    """
+
+    def __init__(self, total: int, interval_s: float = 15.0) -> None:
+        self.total, self.interval_s = total, interval_s
+        self._bar: Any = None
+        self._task: Any = None
+        self._began = self._said = 0.0
+        self._first = 0
+
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Open the bar where the run stands."""
+        if not trainer.is_global_zero:
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        self._began = self._said = time.monotonic()
+        self._first = trainer.global_step
+        console = Console(stderr=True)
+        if console.is_terminal:
+            self._bar = Progress(
+                "training",
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                "{task.description}",
+                console=console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self.total, completed=trainer.global_step)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Move on; the loss is read (and the device waited for) only a few times a minute."""
+        if not trainer.is_global_zero:
+            return
+        now, step = time.monotonic(), trainer.global_step
+        speak = now - self._said > (2.0 if self._bar else self.interval_s) or step >= self.total
+        if self._bar is not None:
+            text = self._describe(trainer) if speak else None
+            self._bar.update(self._task, completed=step, **({"description": text} if text else {}))
+        elif speak:
+            rate = (step - self._first) / max(now - self._began, 1e-9)
+            left = (self.total - step) / rate if rate else 0.0
+            log.info(
+                "step %d of %d  %s  %.2f steps/s, %.1f min left",
+                *(step, self.total, self._describe(trainer), rate, left / 60),
+            )
+        if speak:
+            self._said = now
+
+    @staticmethod
+    def _describe(trainer: L.Trainer) -> str:
+        shown = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name in ("train/loss", "val/score", "val/dice", "val/lesion_f1")
+        }
+        return "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def on_train_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Close the bar."""
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, *_: Any) -> None:
+        """Close the bar."""
+        self._close()

@@ -1,0 +1,70 @@
+"""Longitudinal patches for training, whole pairs for validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import lightning as L
+
+from msseg_lightning.core.batch import Batch
+from msseg_lightning.core.prepared import PreparedSubject
+
+
+class PatchSource(Protocol):
+    """Batches as a pure function of the step (see ``sample.loader.PatchLoader``)."""
+
+    def iterate(
+        self, start_step: int, stop_step: int, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
+        """Batches ``start_step`` .. ``stop_step - 1`` of one rank, made ahead by threads."""
+
+
+class LongitudinalDataModule(L.LightningDataModule):
+    """Feeds a :class:`~msseg_lightning.train.task.Task`.
+
+    An epoch is a fixed number of batches, and its place in the stream follows from the optimiser
+    step alone: a run that resumes in mid-epoch goes on with exactly the batches it had not seen.
+
+    Args:
+        patches: the source of training batches.
+        val: prepared pairs that are predicted whole; each is seen by one rank only.
+        epoch_steps: optimiser steps between two validations.
+        accumulate: batches per optimiser step.
+    """
+
+    def __init__(
+        self,
+        patches: PatchSource,
+        val: Sequence[PreparedSubject] = (),
+        epoch_steps: int = 250,
+        accumulate: int = 1,
+    ) -> None:
+        super().__init__()
+        self.patches, self.val = patches, list(val)
+        self.epoch_steps, self.accumulate = epoch_steps, accumulate
+
+    def train_dataloader(self) -> PatchStream:
+        """The rest of the present epoch."""
+        return PatchStream(self)
+
+    def val_dataloader(self) -> list[PreparedSubject]:
+        """This rank's share of the validation pairs, whole."""
+        trainer = self.trainer
+        return self.val if trainer is None else self.val[trainer.global_rank :: trainer.world_size]
+
+
+class PatchStream:
+    """An epoch of batches that begins where the optimiser stands. It has no length on purpose."""
+
+    def __init__(self, module: LongitudinalDataModule) -> None:
+        self.module = module
+
+    def __iter__(self) -> Iterator[Batch]:
+        module, trainer = self.module, self.module.trainer
+        step = 0 if trainer is None else trainer.global_step
+        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        stop = (step // module.epoch_steps + 1) * module.epoch_steps
+        return module.patches.iterate(
+            step * module.accumulate, stop * module.accumulate, rank, world_size
+        )

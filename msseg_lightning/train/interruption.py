@@ -1,0 +1,68 @@
+"""SIGTERM and Ctrl-C end a training with a checkpoint and a true exit code."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any
+
+import lightning as L
+
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.train.checkpoint import KeepCheckpoints
+
+EXIT_CODES = {
+    signal.SIGINT: ExitCode.INTERRUPTED,
+    signal.SIGTERM: ExitCode.TERMINATED,
+}
+
+
+class StopOnSignal(L.Callback):
+    """Finish the step, save, leave. A second signal ends at once; the last checkpoint is whole.
+
+    Args:
+        checkpoints: who saves.
+    """
+
+    def __init__(self, checkpoints: KeepCheckpoints) -> None:
+        self.checkpoints = checkpoints
+        self._caught: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Take over from Lightning, which would exit with 0 and save nothing."""
+        self._before = {number: signal.signal(number, self._handle) for number in EXIT_CODES}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._caught is not None:
+            self._release()
+            signal.raise_signal(number)
+        self._caught = signal.Signals(number)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """The place where a step is whole."""
+        if self._caught is None or trainer.fit_loop._should_accumulate():
+            return
+        self.checkpoints.save_last(trainer)
+        raise MssegError(
+            Problem(
+                "train.stopped",
+                f"stopped by {self._caught.name} after step {trainer.global_step}; "
+                "the state is saved",
+                remedy="give the same command again to continue",
+                exit_code=EXIT_CODES[self._caught],
+            )
+        )
+
+    def teardown(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        self._release()
+
+    def on_exception(self, trainer: L.Trainer, *_: Any) -> None:
+        """Give the signals back."""
+        self._release()
+
+    def _release(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

@@ -1,0 +1,216 @@
+"""The LightningModule: a network, its loss and how its weights move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple, Protocol
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from msseg_lightning.core.batch import Batch
+from msseg_lightning.core.prepared import PreparedSubject
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.random import keyed_seed
+
+
+class StepOutput(NamedTuple):
+    """What one training step yields.
+
+    Args:
+        loss: scalar to descend.
+        logs: further scalars, kept on the device and read only when they are written.
+    """
+
+    loss: Tensor
+    logs: Mapping[str, Tensor]
+
+
+class Validator(Protocol):
+    """Predicts one prepared pair with the current network and scores the whole volume."""
+
+    def __call__(self, network: nn.Module, subject: PreparedSubject) -> Mapping[str, float]:
+        """Named scores of this pair; NaN where a score is undefined."""
+
+
+class Task(L.LightningModule):
+    """One network, one loss.
+
+    Another way of learning overrides :meth:`step` (and, for several networks, the optimisers); the
+    base logs, schedules, validates and guards against a loss that is no longer finite.
+
+    Args:
+        network: ``images (B, C, X, Y, Z) -> logits``.
+        loss: ``(network output, target (B, K, X, Y, Z)) -> scalar``.
+        optimizer: takes parameter groups, returns the optimiser.
+        scheduler: takes the optimiser, returns a learning-rate scheduler stepped after every
+            optimiser step; None keeps the rate.
+        decay: which weights the optimiser's ``weight_decay`` acts on: all, or the kernels of
+            convolutions alone.
+        seed: of everything a step draws (dropout); keyed by step, so that resuming changes nothing.
+        patience: steps in a row with a loss that is not finite before training stops.
+    """
+
+    validator: Validator | None = None
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: nn.Module,
+        optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
+        scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
+        decay: Literal["all", "convolution_kernels"] = "all",
+        seed: int = 0,
+        patience: int = 10,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.decay = decay
+        self.seed = seed
+        self.patience = patience
+        self._bad_steps = 0
+        self._val_rows: dict[str, dict[str, float]] = {}
+
+    def step(self, batch: Batch) -> StepOutput:
+        """Loss of one batch. Override this to learn in another way."""
+        return StepOutput(self.loss(self.network(batch.images), batch.target), {})
+
+    # ------------------------------------------------------------------ training
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Make every draw inside the step a function of the step."""
+        torch.manual_seed(keyed_seed(self.seed, "step", self.global_step, self.global_rank) >> 1)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """Step, log, and skip (a few times) a loss that is not finite."""
+        loss, logs = self.step(batch)
+        self.log("train/loss", loss, batch_size=len(batch.subjects))
+        for name, value in logs.items():
+            self.log(f"train/{name}", value, batch_size=len(batch.subjects))
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Read the loss once per optimiser step, after the backward pass was queued."""
+        loss = self.trainer.callback_metrics.get("train/loss")
+        if loss is None or bool(torch.isfinite(loss)):
+            self._bad_steps = 0
+            return
+        self._bad_steps += 1
+        optimizer.zero_grad(set_to_none=True)  # a poisoned gradient never reaches the weights
+        if self._bad_steps >= self.patience:
+            raise MssegError(
+                Problem(
+                    "train.not_finite",
+                    f"the loss was not finite in {self._bad_steps} steps in a row",
+                    field="train/loss",
+                    found=str(float(loss)),
+                    expected="a finite number",
+                    remedy="lower the learning rate or use trainer.precision=32-true; the last "
+                    "good checkpoint is kept",
+                    exit_code=ExitCode.NUMERICAL,
+                )
+            )
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser over the chosen parameter groups, scheduler per step."""
+        optimizer = self.make_optimizer(self.parameter_groups(self.network))
+        if self.make_scheduler is None:
+            return optimizer
+        scheduler = {"scheduler": self.make_scheduler(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
+        """All trainable parameters; with ``convolution_kernels`` the others get no decay."""
+        trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        if self.decay == "all":
+            return [{"params": trainable}]
+        kernels = [
+            module.weight
+            for module in network.modules()
+            if isinstance(module, nn.modules.conv._ConvNd) and module.weight.requires_grad
+        ]
+        chosen = {id(kernel) for kernel in kernels}
+        rest = [parameter for parameter in trainable if id(parameter) not in chosen]
+        return [{"params": kernels}, {"params": rest, "weight_decay": 0.0}]
+
+    # ---------------------------------------------------------------- validation
+    def validation_step(self, subject: PreparedSubject, batch_idx: int) -> None:
+        """Score one whole volume."""
+        if self.validator is None:
+            raise RuntimeError("validation subjects were given but no validator")
+        self._val_rows[subject.id] = dict(self.validator(self.network, subject))
+
+    def on_validation_epoch_end(self) -> None:
+        """Mean of each score over the pairs for which it is defined, over all ranks."""
+        rows = list(self._gather(self._val_rows).values())
+        self._val_rows = {}
+        for name in dict.fromkeys(name for row in rows for name in row):
+            values = np.array([row[name] for row in rows if name in row], dtype=np.float64)
+            defined = values[np.isfinite(values)]
+            if len(defined):
+                self.log(f"val/{name}", float(defined.mean()), rank_zero_only=True)
+
+    def _gather(self, rows: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        if self.trainer.world_size == 1:
+            return rows
+        parts: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(parts, rows)
+        return {name: row for part in parts for name, row in part.items()}
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Patches move to the device; whole pairs stay on disk until the validator reads them."""
+        return batch.to(device) if isinstance(batch, Batch) else batch
+
+
+def whole_volume_score(rows: Mapping[str, float]) -> float:
+    """One number to choose a checkpoint by, in [0, 1].
+
+    With new lesions: the mean of Dice and lesion F1. Without: 1 / (1 + false lesions), so that a
+    clean case is worth as much as a perfect one. Ours; it is used on validation pairs only.
+    """
+    if np.isfinite(rows.get("dice", np.nan)):
+        return float(np.nanmean([rows["dice"], rows.get("lesion_f1", np.nan)]))
+    return 1.0 / (1.0 + rows.get("false_lesions", 0.0))
+
+
+class WholeVolumeValidator:
+    """Sliding window over a prepared pair, threshold, score on the working grid.
+
+    Args:
+        infer: ``(network, images (C, X, Y, Z), inside (X, Y, Z) or None) -> map (K, X, Y, Z)``.
+        score: ``(mask, reference, spacing_mm) -> named scores``.
+        images: channels, by name.
+        target: name of the reference mask.
+        threshold: on the map (a probability).
+    """
+
+    def __init__(
+        self,
+        infer: Callable[[nn.Module, Tensor, Tensor | None], Tensor],
+        score: Callable[
+            [NDArray[np.bool_], NDArray[np.bool_], tuple[float, float, float]], Mapping[str, float]
+        ],
+        images: tuple[str, ...],
+        target: str,
+        threshold: float = 0.5,
+    ) -> None:
+        self.infer, self.score = infer, score
+        self.images, self.target, self.threshold = images, target, threshold
+
+    def __call__(self, network: nn.Module, subject: PreparedSubject) -> dict[str, float]:
+        """Named scores of this pair and ``score``, their summary."""
+        images = torch.from_numpy(subject.stack(self.images))
+        probability = self.infer(network, images, None)[0].float().cpu().numpy()
+        rows = dict(
+            self.score(
+                probability > self.threshold, subject.mask(self.target), subject.grid.spacing_mm
+            )
+        )
+        return {**rows, "score": whole_volume_score(rows)}

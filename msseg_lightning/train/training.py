@@ -1,0 +1,177 @@
+"""How long, how often and on what: one fit of one task, resumable at any step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers.logger import Logger
+
+from msseg_lightning.core.files import write_json
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.train.checkpoint import (
+    BEST,
+    LAST,
+    AtomicCheckpointIO,
+    KeepCheckpoints,
+    read_checkpoint,
+)
+from msseg_lightning.train.curves import CurveFile, Progress
+from msseg_lightning.train.datamodule import LongitudinalDataModule
+from msseg_lightning.train.interruption import StopOnSignal
+from msseg_lightning.train.task import Task
+
+DONE = "done.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """What a training runs on; the arguments are those of Lightning's Trainer.
+
+    Args:
+        accelerator: ``auto``, ``cpu`` or ``gpu``.
+        devices: how many on each machine.
+        num_nodes: how many machines.
+        strategy: ``auto``, ``ddp``, ``fsdp`` ...
+        precision: ``auto`` is bf16-mixed on a GPU that has it and 32-true elsewhere.
+        compile: compile the network for its fixed patch size; pays back after some 150 steps.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"
+    compile: bool = False
+
+    def resolved_precision(self) -> str:
+        """The precision that ``auto`` stands for on this machine."""
+        if self.precision != "auto":
+            return self.precision
+        gpu = self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        return "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The length and rhythm of a fit.
+
+    Args:
+        steps: optimiser steps.
+        batch_size: patches per batch on each device.
+        validate_every: optimiser steps between two whole-volume validations.
+        accumulate: batches per optimiser step.
+        clip_norm: gradient norm limit; None for no limit.
+        checkpoint_minutes: longest time whose work a crash may cost.
+    """
+
+    steps: int
+    batch_size: int
+    validate_every: int
+    accumulate: int = 1
+    clip_norm: float | None = None
+    checkpoint_minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        problems = [
+            Problem(
+                "config.range",
+                "the value is out of range",
+                field=f"train.{name}",
+                found=str(value),
+                expected="at least 1",
+                remedy=f"set train.{name}=1 or more",
+                exit_code=ExitCode.CONFIG,
+            )
+            for name in ("steps", "batch_size", "validate_every", "accumulate")
+            if (value := getattr(self, name)) < 1
+        ]
+        if problems:
+            raise MssegError(problems)
+
+    def fit(
+        self,
+        task: Task,
+        data: LongitudinalDataModule,
+        folder: Path,
+        hardware: Hardware = Hardware(),
+        loggers: Sequence[Logger] = (),
+        callbacks: Sequence[L.Callback] = (),
+    ) -> None:
+        """Fit, or continue what was interrupted in ``folder``; at the end the best weights are in.
+
+        Raises:
+            MssegError: no such device (5), loss not finite (7), stopped by a signal (130, 143).
+        """
+        curves = CurveFile(folder / "curves.csv")
+        keep = KeepCheckpoints(folder, minutes=self.checkpoint_minutes)
+        last = folder / LAST
+        if (folder / DONE).exists():
+            return self._take_best(task, folder)
+        if last.exists():
+            curves.forget_after(int(read_checkpoint(last)["global_step"]))
+        if hardware.compile:
+            task.network.compile(dynamic=False)
+        warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+        try:
+            trainer = L.Trainer(
+                accelerator=hardware.accelerator,
+                devices=hardware.devices,
+                num_nodes=hardware.num_nodes,
+                strategy=hardware.strategy,
+                precision=hardware.resolved_precision(),  # type: ignore[arg-type]  # free text from YAML
+                max_steps=self.steps,
+                max_epochs=-1,
+                accumulate_grad_batches=self.accumulate,
+                gradient_clip_val=self.clip_norm,
+                num_sanity_val_steps=0,
+                limit_val_batches=1.0 if data.val else 0,
+                log_every_n_steps=max(1, min(50, self.validate_every // 5)),
+                logger=[curves, *loggers],
+                callbacks=[Progress(self.steps), keep, *callbacks, StopOnSignal(keep)],
+                plugins=[AtomicCheckpointIO()],
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+                deterministic="warn" if torch.cuda.is_available() else True,
+            )
+        except Exception as error:
+            if "evice" not in str(error) and "accelerator" not in str(error).lower():
+                raise
+            raise MssegError(
+                Problem(
+                    "train.device",
+                    "the asked device is not there",
+                    field="trainer.accelerator / trainer.devices",
+                    found=f"{hardware.accelerator} x {hardware.devices}",
+                    expected=f"{torch.cuda.device_count()} GPU(s) on this machine",
+                    remedy="use trainer.accelerator=cpu trainer.devices=1, or another machine",
+                    exit_code=ExitCode.ENVIRONMENT,
+                )
+            ) from error
+        trainer.fit(task, datamodule=data, ckpt_path=str(last) if last.exists() else None)
+        if trainer.is_global_zero:
+            write_json(
+                folder / DONE,
+                {
+                    "step": trainer.global_step,
+                    "best_step": keep.best_step if math.isfinite(keep.best_score) else None,
+                    "best_score": keep.best_score if math.isfinite(keep.best_score) else None,
+                },
+            )
+        trainer.strategy.barrier()
+        self._take_best(task, folder)
+
+    @staticmethod
+    def _take_best(task: Task, folder: Path) -> None:
+        """Load ``best.ckpt``, or ``last.ckpt`` where nothing was validated."""
+        best = folder / BEST
+        state: dict[str, Any] = read_checkpoint(best if best.exists() else folder / LAST)
+        task.load_state_dict(state["state_dict"])
