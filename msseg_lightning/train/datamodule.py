@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import lightning as L
+from torch.utils.data import DataLoader
 
 from msseg_lightning.core.batch import Batch
 from msseg_lightning.core.prepared import PreparedSubject
@@ -48,10 +49,15 @@ class LongitudinalDataModule(L.LightningDataModule):
         """The rest of the present epoch."""
         return PatchStream(self)
 
-    def val_dataloader(self) -> list[PreparedSubject]:
+    def val_dataloader(self) -> DataLoader[PreparedSubject]:
         """This rank's share of the validation pairs, whole."""
+        rank, world_size = self._place()
+        share = self.val[rank::world_size]
+        return DataLoader(share, batch_size=None)  # type: ignore[arg-type]  # a list is enough
+
+    def _place(self) -> tuple[int, int]:
         trainer = self.trainer
-        return self.val if trainer is None else self.val[trainer.global_rank :: trainer.world_size]
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
 class PatchStream:
@@ -63,7 +69,7 @@ class PatchStream:
     def __iter__(self) -> Iterator[Batch]:
         module, trainer = self.module, self.module.trainer
         step = 0 if trainer is None else trainer.global_step
-        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        rank, world_size = module._place()
         stop = (step // module.epoch_steps + 1) * module.epoch_steps
         return module.patches.iterate(
             step * module.accumulate, stop * module.accumulate, rank, world_size

@@ -27,11 +27,12 @@ class StopOnSignal(L.Callback):
     def __init__(self, checkpoints: KeepCheckpoints) -> None:
         self.checkpoints = checkpoints
         self._caught: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._before = {number: signal.getsignal(number) for number in EXIT_CODES}
 
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Take over from Lightning, which would exit with 0 and save nothing."""
-        self._before = {number: signal.signal(number, self._handle) for number in EXIT_CODES}
+        for number in EXIT_CODES:
+            signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._caught is not None:
@@ -65,4 +66,3 @@ class StopOnSignal(L.Callback):
     def _release(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._before = {}

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from msseg_lightning.core.files import write_json
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
@@ -142,13 +143,11 @@ class Training:
                 use_distributed_sampler=False,
                 deterministic="warn" if torch.cuda.is_available() else True,
             )
-        except Exception as error:
-            if "evice" not in str(error) and "accelerator" not in str(error).lower():
-                raise
+        except MisconfigurationException as error:
             raise MssegError(
                 Problem(
                     "train.device",
-                    "the asked device is not there",
+                    f"this hardware cannot be used: {error}",
                     field="trainer.accelerator / trainer.devices",
                     found=f"{hardware.accelerator} x {hardware.devices}",
                     expected=f"{torch.cuda.device_count()} GPU(s) on this machine",

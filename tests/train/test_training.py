@@ -1,0 +1,192 @@
+"""A fit can be stopped at any step and goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from functools import partial
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+
+from msseg_lightning.core.batch import Batch
+from msseg_lightning.core.problem import ExitCode, MssegError
+from msseg_lightning.core.random import keyed_generator
+from msseg_lightning.train.checkpoint import BEST, LAST, read_checkpoint
+from msseg_lightning.train.curves import read_curves
+from msseg_lightning.train.datamodule import LongitudinalDataModule
+from msseg_lightning.train.task import Task
+from msseg_lightning.train.training import DONE, Hardware, Training
+
+CPU = Hardware(accelerator="cpu", precision="32-true")
+
+
+class Patches:
+    """Learnable: the target is where the second visit is brighter."""
+
+    def __init__(self):
+        self.seen = []
+
+    def iterate(self, start_step, stop_step, rank=0, world_size=1):
+        for step in range(start_step, stop_step):
+            self.seen.append(step)
+            draw = keyed_generator(7, "toy", step, rank)
+            images = torch.from_numpy(draw.normal(size=(2, 2, 4, 4, 4)).astype("float32"))
+            target = (images[:, 1:] > images[:, :1]).float()
+            yield Batch(images, target, ("a", "b"), torch.ones(2))
+
+
+def network():
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv3d(2, 4, 3, padding=1), nn.ReLU(), nn.Dropout(0.5), nn.Conv3d(4, 1, 1)
+    )
+
+
+def task(**changes):
+    return Task(
+        network(),
+        nn.BCEWithLogitsLoss(),
+        partial(torch.optim.AdamW, lr=0.01),
+        partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=22),
+        **changes,
+    )
+
+
+def training(**changes):
+    settings = dict(steps=22, batch_size=2, validate_every=5, checkpoint_minutes=0.0)
+    return Training(**{**settings, **changes})
+
+
+class StopAt(L.Callback):
+    def __init__(self, step, act):
+        self.step, self.act = step, act
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.step:
+            self.act()
+
+
+def die():
+    raise RuntimeError("power cut")
+
+
+def weights(module):
+    return torch.cat([value.flatten() for value in module.network.state_dict().values()])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    whole = task()
+    folder = tmp_path_factory.mktemp("whole")
+    training().fit(whole, LongitudinalDataModule(Patches(), epoch_steps=5), folder, CPU)
+    return weights(whole), folder
+
+
+@pytest.mark.parametrize("step", [1, 5, 7, 20])
+def test_stopped_anywhere_the_weights_end_equal(tmp_path, uninterrupted, step):
+    first = LongitudinalDataModule(Patches(), epoch_steps=5)
+    with pytest.raises(RuntimeError, match="power cut"):
+        training().fit(task(), first, tmp_path, CPU, callbacks=[StopAt(step, die)])
+    second = Patches()
+    resumed = task()
+    training().fit(resumed, LongitudinalDataModule(second, epoch_steps=5), tmp_path, CPU)
+    torch.testing.assert_close(weights(resumed), uninterrupted[0], rtol=0, atol=0)
+    assert sorted(set(second.seen)) == list(range(step, 22)) or second.seen[0] == step
+    steps = [row["step"] for row in read_curves(tmp_path / "curves.csv")]
+    assert steps == [row["step"] for row in read_curves(uninterrupted[1] / "curves.csv")]
+
+
+def test_accumulated_batches_resume_between_optimiser_steps(tmp_path):
+    def fit(folder, callbacks=()):
+        module, settings = task(), training(steps=6, accumulate=3, validate_every=4)
+        data = LongitudinalDataModule(Patches(), epoch_steps=4, accumulate=3)
+        settings.fit(module, data, folder, CPU, callbacks=callbacks)
+        return weights(module)
+
+    whole = fit(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(tmp_path / "cut", [StopAt(3, die)])
+    torch.testing.assert_close(fit(tmp_path / "cut"), whole, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, ExitCode.TERMINATED), (signal.SIGINT, ExitCode.INTERRUPTED)],
+)
+def test_a_signal_saves_and_tells_the_truth(tmp_path, number, code):
+    stop = StopAt(4, lambda: os.kill(os.getpid(), number))
+    data = LongitudinalDataModule(Patches(), epoch_steps=5)
+    with pytest.raises(MssegError) as caught:
+        training(checkpoint_minutes=10).fit(task(), data, tmp_path, CPU, callbacks=[stop])
+    assert caught.value.exit_code == code
+    assert read_checkpoint(tmp_path / LAST)["global_step"] == 5
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_the_best_validated_weights_are_kept(tmp_path):
+    class Subject:
+        id = "a"
+
+    scores = iter([0.1, 0.9, 0.3, 0.2])
+    module = task()
+    module.validator = lambda network, subject: {"score": next(scores)}
+    data = LongitudinalDataModule(Patches(), [Subject()], epoch_steps=5)
+    training(steps=20).fit(module, data, tmp_path, CPU)
+    best = read_checkpoint(tmp_path / BEST)
+    assert best["global_step"] == 10
+    assert json.loads((tmp_path / DONE).read_text())["best_score"] == pytest.approx(0.9)
+    torch.testing.assert_close(
+        weights(module), torch.cat([v.flatten() for v in best["state_dict"].values()])
+    )
+
+
+def test_the_loss_falls(uninterrupted):
+    losses = [
+        r["value"]
+        for r in read_curves(uninterrupted[1] / "curves.csv")
+        if r["name"] == "train/loss"
+    ]
+    assert losses[-1] < losses[0]
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_own_code(tmp_path):
+    class Poison(nn.Module):
+        def forward(self, logits, target):
+            return logits.sum() * float("nan")
+
+    module = task(patience=3)
+    module.loss = Poison()
+    before = weights(module).clone()
+    with pytest.raises(MssegError) as caught:
+        training().fit(module, LongitudinalDataModule(Patches(), epoch_steps=5), tmp_path, CPU)
+    assert caught.value.exit_code == ExitCode.NUMERICAL
+    torch.testing.assert_close(weights(module), before)
+
+
+def test_decay_can_spare_all_but_convolution_kernels():
+    groups = task(decay="convolution_kernels").parameter_groups(network())
+    assert [parameter.dim() for parameter in groups[0]["params"]] == [5, 5]
+    assert [parameter.dim() for parameter in groups[1]["params"]] == [1, 1]
+    assert groups[1]["weight_decay"] == 0.0
+
+
+def test_a_missing_device_is_an_environment_error(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    data = LongitudinalDataModule(Patches(), epoch_steps=5)
+    with pytest.raises(MssegError) as caught:
+        training().fit(task(), data, tmp_path, Hardware(accelerator="gpu", devices=4))
+    assert caught.value.exit_code == ExitCode.ENVIRONMENT
+
+
+def test_settings_below_one_are_refused_together():
+    with pytest.raises(MssegError) as caught:
+        training(steps=0, batch_size=-1)
+    assert {problem.field for problem in caught.value.problems} == {
+        "train.steps",
+        "train.batch_size",
+    }
