@@ -1,0 +1,129 @@
+"""Where runs are recorded: one SQLite file with its artifacts beside it, no server needed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DATABASE = "mlflow.db"
+ARTIFACTS = "artifacts"
+
+# Telemetry is on by default in MLflow, and its HTTP client keeps trying for minutes; the tracker
+# has its own journal, so it may give up early. A setting of the user's own is respected.
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+def quiet_mlflow() -> None:
+    """Set the environment under which MLflow may be imported; call it before the import."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
+def open_client(uri: str) -> MlflowClient:
+    """A client of the store, independent of MLflow's global state."""
+    quiet_mlflow()
+    import logging
+
+    from mlflow import MlflowClient
+
+    # 60 lines of "Running upgrade ..." tell a user nothing.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri)
+
+
+def ensure_store(folder: Path) -> str:
+    """Create the SQLite store of a folder unless it is there, and return its URI.
+
+    Any number of processes may call this at once: the schema (some 5 s of migrations) is made under
+    a lock, in a temporary name, and renamed when whole. MLflow itself leaves a ruined file when
+    several processes open a missing database. Folder 0700, file 0600: results of patients are
+    nobody else's business.
+
+    Args:
+        folder: e.g. ``mlruns``; made absolute, so that later runs from elsewhere find it.
+
+    Returns:
+        ``sqlite:////absolute/mlruns/mlflow.db``.
+    """
+    folder = folder.expanduser().resolve()
+    existed = folder.is_dir()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not existed or not any(folder.glob(DATABASE)):
+        folder.chmod(0o700)
+    (folder / ARTIFACTS).mkdir(exist_ok=True, mode=0o700)
+    database = folder / DATABASE
+    if not database.exists():
+        with FileLock(folder / ".mlflow.db.lock"):
+            if not database.exists():
+                _create(database)
+    return f"sqlite:///{database}"
+
+
+def _create(database: Path) -> None:
+    from msseg_lightning.core.files import flush_folder
+
+    with tempfile.TemporaryDirectory(prefix=".new-store-", dir=database.parent) as scratch:
+        fresh = Path(scratch) / DATABASE
+        open_client(f"sqlite:///{fresh}").search_experiments(max_results=1)
+        _close_engines(f"sqlite:///{fresh}")
+        fresh.chmod(0o600)
+        with fresh.open("rb") as stream:
+            os.fsync(stream.fileno())
+        fresh.rename(database)
+    flush_folder(database.parent)
+
+
+def _close_engines(uri: str) -> None:
+    """Let go of the connections MLflow keeps, so that the renamed file has no second owner."""
+    from mlflow.tracking._tracking_service import utils
+
+    store: Any = utils._get_store(uri)
+    engine = getattr(store, "engine", None)
+    if engine is not None:
+        engine.dispose()
+
+
+def store_folder(uri: str) -> Path | None:
+    """The folder of a SQLite store; None for a server or another database."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(unquote(urlsplit(uri).path)[1:]).parent
+
+
+def ensure_experiment(client: MlflowClient, uri: str, name: str) -> str:
+    """Id of the experiment with that name, created where absent (safe for several processes).
+
+    With a local store the artifact folder is given explicitly and absolute: MLflow would fix it to
+    the current working folder for ever. A server decides itself.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        folder = store_folder(uri)
+        location = None if folder is None else (folder / ARTIFACTS).as_uri()
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)  # another process was faster
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)

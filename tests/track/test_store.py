@@ -1,0 +1,59 @@
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from msseg_lightning.track.store import (
+    DATABASE,
+    ensure_experiment,
+    ensure_store,
+    open_client,
+    store_folder,
+)
+
+
+def test_store_is_private_and_absolute(migrated_store):
+    uri = ensure_store(migrated_store)
+    assert uri == f"sqlite:///{(migrated_store / DATABASE).resolve()}"
+    assert stat.S_IMODE(migrated_store.stat().st_mode) == 0o700
+    assert stat.S_IMODE((migrated_store / DATABASE).stat().st_mode) == 0o600
+    assert store_folder(uri) == migrated_store.resolve()
+    assert store_folder("http://127.0.0.1:5000") is None
+
+
+def test_experiment_keeps_an_absolute_artifact_folder(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    client = open_client(store)
+    first = ensure_experiment(client, store, "pre_unet")
+    assert ensure_experiment(client, store, "pre_unet") == first
+    location = client.get_experiment(first).artifact_location
+    assert location == (tmp_path / "mlruns" / "artifacts").as_uri()
+    client.delete_experiment(first)
+    assert ensure_experiment(client, store, "pre_unet") == first  # restored, not refused
+
+
+@pytest.mark.slow
+def test_four_processes_on_an_empty_folder(tmp_path):
+    # F19: MLflow alone loses all four and ruins the file.
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from msseg_lightning.track.store import *\n"
+        "uri = ensure_store(Path(sys.argv[1])); client = open_client(uri)\n"
+        "client.create_run(ensure_experiment(client, uri, 'shared'))\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "mlruns")]
+    processes = [subprocess.Popen(command) for _ in range(4)]
+    assert [process.wait(timeout=200) for process in processes] == [0, 0, 0, 0]
+    uri = ensure_store(tmp_path / "mlruns")
+    client = open_client(uri)
+    experiment = client.get_experiment_by_name("shared")
+    assert len(client.search_runs([experiment.experiment_id])) == 4
+
+
+def test_importing_the_module_leaves_mlflow_alone():
+    program = (
+        "import sys, msseg_lightning.track.tracker, msseg_lightning.track.store\n"
+        "sys.exit('mlflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
