@@ -1,0 +1,381 @@
+"""Parts of which the U-Net family is made: norms, activations, blocks, ways down and up.
+
+Recipes are frozen dataclasses of plain values; each builds modules once channels are known. A norm
+or a way of upsampling that a paper needs is added here once and is then open to every network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Order = Literal["conv_norm_act", "norm_act_conv", "norm_conv_act"]
+
+ByDims = Mapping[int, Callable[..., nn.Module]]
+
+CONVOLUTIONS: ByDims = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: ByDims = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+MAX_POOLS: ByDims = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+BATCH_NORMS: ByDims = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+DROPOUTS: ByDims = {2: nn.Dropout2d, 3: nn.Dropout3d}
+LINEAR = {2: "bilinear", 3: "trilinear"}
+
+
+def per_axis(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    """One number for every axis: ``2`` is ``(2, 2, 2)`` in 3D.
+
+    Raises:
+        ValueError: a sequence of another length.
+    """
+    values = (value,) * dims if isinstance(value, int) else tuple(int(part) for part in value)
+    if len(values) != dims:
+        raise ValueError(f"{values} needs {dims} numbers, one per axis")
+    return values
+
+
+class InstanceNorm(nn.Module):
+    """Zero mean and unit variance per channel of each sample; defined on a single voxel too.
+
+    torch's own refuses one voxel per channel in training, which small patches reach in a deep
+    bottleneck. The variance is zero there, so the normalised value is 0 and the bias remains: the
+    same formula, no special meaning.
+
+    Args:
+        channels: C.
+        epsilon: added to the variance.
+
+    Shapes:
+        features: (B, C, X, Y[, Z]); returns the same.
+    """
+
+    def __init__(self, channels: int, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        if features[0, 0].numel() > 1:
+            return functional.instance_norm(
+                features, weight=self.weight, bias=self.bias, eps=self.epsilon
+            )
+        shape = (1, -1, *(1,) * (features.ndim - 2))
+        # 0 * features keeps the graph connected: weight gets the gradient 0, as the formula says
+        return features * 0 * self.weight.view(shape) + self.bias.view(shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    """Which statistics features are normalised by.
+
+    Args:
+        kind: ``batch``, ``instance``, ``group`` or ``none``.
+        groups: number of groups of ``group`` (Wu and He 2018); give this or the next.
+        channels_per_group: size of a group, for papers that fix this instead.
+        epsilon: added to the variance.
+    """
+
+    kind: Literal["batch", "instance", "group", "none"] = "group"
+    groups: int | None = None
+    channels_per_group: int | None = None
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("batch", "instance", "group", "none"):
+            raise ValueError(f"norm {self.kind!r} is not batch, instance, group or none")
+        given = (self.groups is not None) + (self.channels_per_group is not None)
+        if given != (self.kind == "group"):
+            raise ValueError("group norm takes either groups or channels_per_group, others none")
+
+    def build(self, channels: int, dims: int) -> nn.Module:
+        """The module for so many channels.
+
+        Raises:
+            ValueError: the channels do not divide into the groups.
+        """
+        if self.kind == "none":
+            return nn.Identity()
+        if self.kind == "batch":
+            return BATCH_NORMS[dims](channels, eps=self.epsilon)
+        if self.kind == "instance":
+            return InstanceNorm(channels, self.epsilon)
+        groups = self.groups or channels // (self.channels_per_group or channels)
+        size = self.channels_per_group
+        if groups < 1 or channels % groups or (size is not None and groups * size != channels):
+            raise ValueError(f"{channels} channels do not divide into {self}")
+        return nn.GroupNorm(groups, channels, eps=self.epsilon)
+
+
+@dataclasses.dataclass(frozen=True)
+class Activation:
+    """The non-linearity.
+
+    Args:
+        kind: ``relu`` or ``leaky_relu``.
+        slope: for negative values, of ``leaky_relu`` only.
+    """
+
+    kind: Literal["relu", "leaky_relu"] = "leaky_relu"
+    slope: float = 0.01
+
+    def build(self) -> nn.Module:
+        """The module; never in place, since residual blocks still need their input."""
+        if self.kind == "relu":
+            return nn.ReLU()
+        if self.kind == "leaky_relu":
+            return nn.LeakyReLU(self.slope)
+        raise ValueError(f"activation {self.kind!r} is not relu or leaky_relu")
+
+
+class Unit(nn.Module):
+    """One convolution with its norm and activation, in the order of the recipe.
+
+    Shapes:
+        features: (B, in, X, Y[, Z]); returns (B, out, X / stride, ...).
+    """
+
+    def __init__(
+        self,
+        recipe: Block,
+        in_channels: int,
+        out_channels: int,
+        kernel: tuple[int, ...],
+        stride: tuple[int, ...],
+        norm: Norm,
+    ) -> None:
+        super().__init__()
+        dims = len(kernel)
+        normed = out_channels if recipe.order == "conv_norm_act" else in_channels
+        parts: dict[str, nn.Module] = {
+            "norm": norm.build(normed, dims),
+            "act": recipe.activation.build(),
+            "conv": CONVOLUTIONS[dims](
+                in_channels,
+                out_channels,
+                kernel,
+                stride=stride,
+                padding=tuple(edge // 2 for edge in kernel),
+                bias=recipe.bias,
+            ),
+        }
+        # registered in the order of execution, so that printing the network tells the order
+        for name in recipe.order.split("_"):
+            self.add_module(name, parts[name])
+        self.dropout = DROPOUTS[dims](recipe.dropout) if recipe.dropout else None
+        self.steps: tuple[str, ...] = tuple(recipe.order.split("_"))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.run(features, self.steps)
+
+    def run(self, features: Tensor, steps: Sequence[str]) -> Tensor:
+        """Run some of the steps; shortcuts leave and join between two of them."""
+        for name in steps:
+            features = getattr(self, name)(features)
+            if name == "conv" and self.dropout is not None:
+                features = self.dropout(features)
+        return features
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """What stands on every level of a U-Net: a few convolutions, with or without a shortcut.
+
+    Args:
+        order: of norm, activation and convolution within one unit.
+        residual: add the block's input to its output. Where stride or channels change, the input
+            first passes a bias-free 1x1x1 convolution. With ``norm_act_conv`` that convolution
+            sees the input *after* the first norm and activation (pre-activation residual networks,
+            He et al. 2016, as the authors of S12 wrote it); otherwise it sees the input itself.
+        units: convolutions per block.
+        norm: of every unit.
+        activation: of every unit.
+        bias: of every 3x3x3 convolution.
+        dropout: share of channels zeroed after each convolution.
+    """
+
+    order: Order = "conv_norm_act"
+    residual: bool = False
+    units: int = 2
+    norm: Norm = Norm("instance")
+    activation: Activation = Activation()
+    bias: bool = True
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.order not in ("conv_norm_act", "norm_act_conv", "norm_conv_act"):
+            raise ValueError(f"order {self.order!r} is not known")
+
+    def build(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: tuple[int, ...],
+        stride: tuple[int, ...],
+        first_norm: Norm | None = None,
+    ) -> nn.Module:
+        """The block; the stride sits in its first convolution.
+
+        Args:
+            in_channels: of the input.
+            out_channels: of every convolution.
+            kernel: one edge per axis, odd.
+            stride: one per axis.
+            first_norm: replaces the norm of the first unit (2 image channels have no 8 groups).
+        """
+        units = nn.ModuleList(
+            Unit(
+                self,
+                in_channels if index == 0 else out_channels,
+                out_channels,
+                kernel,
+                stride if index == 0 else (1,) * len(stride),
+                first_norm if index == 0 and first_norm is not None else self.norm,
+            )
+            for index in range(self.units)
+        )
+        if self.residual:
+            return ResidualBlock(units, self.order, in_channels, out_channels, stride)
+        return nn.Sequential(*units)
+
+
+class ResidualBlock(nn.Module):
+    """Units with a shortcut around them (see ``Block``).
+
+    In the post-activation orders the shortcut is added before the last activation; with
+    ``norm_act_conv`` nothing follows the sum, so an identity path runs through the whole level.
+    """
+
+    def __init__(
+        self,
+        units: nn.ModuleList,
+        order: Order,
+        in_channels: int,
+        out_channels: int,
+        stride: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        self.units = units
+        self.preactivated = order == "norm_act_conv"
+        dims = len(stride)
+        changes = in_channels != out_channels or any(step != 1 for step in stride)
+        self.shortcut = (
+            CONVOLUTIONS[dims](in_channels, out_channels, 1, stride=stride, bias=False)
+            if changes
+            else None
+        )
+
+    def ordered(self) -> list[Unit]:
+        """The units in order of execution."""
+        return [cast(Unit, unit) for unit in self.units]
+
+    def forward(self, features: Tensor) -> Tensor:
+        first, *rest = self.ordered()
+        if self.preactivated:
+            activated = first.run(features, first.steps[:2])
+            carried = features if self.shortcut is None else self.shortcut(activated)
+            features = first.run(activated, first.steps[2:])
+            for unit in rest:
+                features = unit(features)
+            return carried + features
+        carried = features if self.shortcut is None else self.shortcut(features)
+        *begin, last = self.ordered()
+        for unit in begin:
+            features = unit(features)
+        features = last.run(features, last.steps[:-1])
+        return last.run(features + carried, last.steps[-1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class Down:
+    """How a level hands its features to the coarser one.
+
+    Args:
+        kind: ``in_block`` is a strided first convolution inside the next block, ``max_pool`` a
+            pooling in front of it.
+        dropout: share of features zeroed after a pooling.
+        whole_channels: that dropout takes channels instead of single voxels.
+    """
+
+    kind: Literal["in_block", "max_pool"] = "in_block"
+    dropout: float = 0.0
+    whole_channels: bool = False
+
+    def build(self, stride: tuple[int, ...]) -> nn.Module:
+        """What stands in front of the block; nothing where the block strides itself."""
+        if self.kind == "in_block":
+            return nn.Identity()
+        if self.kind != "max_pool":
+            raise ValueError(f"down {self.kind!r} is not in_block or max_pool")
+        dims = len(stride)
+        drop = DROPOUTS[dims] if self.whole_channels else nn.Dropout
+        pool = MAX_POOLS[dims](stride)
+        return nn.Sequential(pool, drop(self.dropout)) if self.dropout else pool
+
+
+class LinearUp(nn.Module):
+    """Enlarge by linear interpolation between voxel centres (no weights)."""
+
+    def __init__(self, stride: tuple[int, ...]) -> None:
+        super().__init__()
+        self.scale = tuple(float(step) for step in stride)
+        self.mode = LINEAR[len(stride)]
+
+    def forward(self, features: Tensor) -> Tensor:
+        return functional.interpolate(
+            features, scale_factor=self.scale, mode=self.mode, align_corners=False
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Up:
+    """How the decoder enlarges.
+
+    Args:
+        kind: ``transposed`` convolution to the finer level's channels, or ``linear`` interpolation
+            that keeps the channels.
+        kernel: edge of the transposed convolution; ``None`` is the stride (no overlap).
+        bias: of the transposed convolution.
+    """
+
+    kind: Literal["transposed", "linear"] = "transposed"
+    kernel: int | None = None
+    bias: bool = True
+
+    def channels(self, coarse: int, fine: int) -> int:
+        """Channels after enlarging."""
+        return fine if self.kind == "transposed" else coarse
+
+    def build(self, coarse: int, fine: int, stride: tuple[int, ...]) -> nn.Module:
+        """The module; its output is exactly ``stride`` times larger.
+
+        Raises:
+            ValueError: the kernel cannot give that size.
+        """
+        if self.kind == "linear":
+            return LinearUp(stride)
+        if self.kind != "transposed":
+            raise ValueError(f"up {self.kind!r} is not transposed or linear")
+        kernel = stride if self.kernel is None else (self.kernel,) * len(stride)
+        # size = (n - 1) * stride - 2 * padding + kernel + extra, wanted: n * stride
+        padding = tuple(
+            max(0, -(-(edge - step) // 2)) for edge, step in zip(kernel, stride, strict=True)
+        )
+        extra = tuple(
+            step - edge + 2 * pad for edge, step, pad in zip(kernel, stride, padding, strict=True)
+        )
+        if any(size < 0 or size >= step for size, step in zip(extra, stride, strict=True)):
+            raise ValueError(f"a transposed kernel of {kernel} cannot enlarge by {stride}")
+        return TRANSPOSED[len(stride)](
+            coarse,
+            fine,
+            kernel,
+            stride=stride,
+            padding=padding,
+            output_padding=extra,
+            bias=self.bias,
+        )

@@ -1,0 +1,145 @@
+"""The U-Net family: one network of levels, from which each paper's variant is a choice of parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from msseg_lightning.core.network import DeepLogits
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.network.blocks import CONVOLUTIONS, Block, Down, Norm, Up, per_axis
+
+
+class UNet(nn.Module):
+    """Encoder and decoder with a block per level, joined by concatenated skips.
+
+    Level 0 has the images' resolution. On the way down every level shrinks by its stride and has
+    its own width; on the way up features are enlarged, the skip of that level is put in front of
+    them and a block follows. 1x1x1 heads on the finest ``heads`` levels give the logits. In
+    training a network with several heads returns ``DeepLogits`` (full, half, quarter resolution,
+    ...), in evaluation only the full one.
+
+    Args:
+        in_channels: images per patch.
+        widths: channels of each level, finest first.
+        block: recipe of the block on every level, both ways.
+        down: how to shrink.
+        up: how to enlarge.
+        strides: of each level against the one above, an int or one per axis; the first is 1.
+            ``None`` halves every axis on every level.
+        kernels: edge of the convolutions of each level, an int or one per axis; ``None`` is 3.
+        stem: a bias-free 3x3x3 convolution to ``widths[0]`` before the first block.
+        heads: resolutions that give logits (deep supervision); 1 is an ordinary U-Net.
+        first_norm: norm of the very first unit where that of ``block`` does not fit the images.
+        out_channels: channels of the logits.
+        dims: 2 or 3.
+
+    Shapes:
+        images: (B, in_channels, X, Y[, Z]), every edge divisible by ``divisor``.
+        returns: logits (B, out_channels, X, Y[, Z]), or ``DeepLogits`` in training.
+
+    Reference:
+        Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597; Cicek et al. 2016 (3D),
+        https://arxiv.org/abs/1606.06650
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        widths: Sequence[int],
+        block: Block,
+        down: Down,
+        up: Up,
+        strides: Sequence[int | Sequence[int]] | None = None,
+        kernels: Sequence[int | Sequence[int]] | None = None,
+        stem: bool = False,
+        heads: int = 1,
+        first_norm: Norm | None = None,
+        out_channels: int = 1,
+        dims: int = 3,
+    ) -> None:
+        super().__init__()
+        levels = len(widths)
+        strides = [1] + [2] * (levels - 1) if strides is None else strides
+        kernels = [3] * levels if kernels is None else kernels
+        if len(strides) != levels or len(kernels) != levels:
+            raise ValueError(f"{levels} widths need as many strides and kernels")
+        if not 1 <= heads < max(levels, 2):
+            raise ValueError(f"{heads} heads do not fit a decoder of {levels - 1} levels")
+        steps = [per_axis(stride, dims) for stride in strides]
+        edges = [per_axis(kernel, dims) for kernel in kernels]
+        if any(step != 1 for step in steps[0]):
+            raise ValueError("the first level keeps the resolution: its stride is 1")
+        ones = (1,) * dims
+        self.in_channels, self.dims, self.heads_count = in_channels, dims, heads
+        self.divisor = tuple(math.prod(step[axis] for step in steps) for axis in range(dims))
+        self.stem = (
+            CONVOLUTIONS[dims](in_channels, widths[0], 3, padding=1, bias=False) if stem else None
+        )
+        self.downs, self.encoder = nn.ModuleList(), nn.ModuleList()
+        channels = widths[0] if stem else in_channels
+        for level, width in enumerate(widths):
+            self.downs.append(down.build(steps[level]) if level else nn.Identity())
+            stride = steps[level] if down.kind == "in_block" else ones
+            norm = first_norm if level == 0 else None
+            self.encoder.append(block.build(channels, width, edges[level], stride, norm))
+            channels = width
+        self.ups, self.decoder, self.heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for level in reversed(range(levels - 1)):
+            fine = widths[level]
+            self.ups.append(up.build(channels, fine, steps[level + 1]))
+            joined = fine + up.channels(channels, fine)
+            self.decoder.append(block.build(joined, fine, edges[level], ones))
+            channels = fine
+        for level in range(heads):
+            self.heads.append(CONVOLUTIONS[dims](widths[level], out_channels, 1))
+
+    def forward(self, images: Tensor) -> Tensor | DeepLogits:
+        self._check(images)
+        features = images if self.stem is None else self.stem(images)
+        skips = []
+        for down, block in zip(self.downs, self.encoder, strict=True):
+            features = block(down(features))
+            skips.append(features)
+        skips.pop()
+        finest = [features]  # of the decoder, coarsest first
+        for up, block in zip(self.ups, self.decoder, strict=True):
+            features = block(torch.cat([skips.pop(), up(features)], dim=1))
+            finest.append(features)
+        if self.training and self.heads_count > 1:
+            logits, *deeper = (
+                head(level) for head, level in zip(self.heads, reversed(finest), strict=False)
+            )
+            return DeepLogits(logits, tuple(deeper))
+        return self.heads[0](features)
+
+    def _check(self, images: Tensor) -> None:
+        """Say in the user's words what a convolution would say in its own."""
+        if images.shape[1] != self.in_channels:
+            raise MssegError(
+                Problem(
+                    "network.channels",
+                    "The patch has another number of images than the network was built for.",
+                    field="channels",
+                    found=str(images.shape[1]),
+                    expected=str(self.in_channels),
+                    remedy="name the same images in the data and in network.in_channels",
+                    exit_code=ExitCode.CONFIG,
+                )
+            )
+        edges = tuple(images.shape[2:])
+        if any(edge % part for edge, part in zip(edges, self.divisor, strict=True)):
+            raise MssegError(
+                Problem(
+                    "network.patch",
+                    "The patch cannot be halved as often as the network needs.",
+                    field="patch size",
+                    found="x".join(map(str, edges)),
+                    expected=f"edges divisible by {'x'.join(map(str, self.divisor))}",
+                    remedy="choose a patch (and window) size that divides",
+                    exit_code=ExitCode.CONFIG,
+                )
+            )

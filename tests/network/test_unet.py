@@ -1,0 +1,149 @@
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import nn
+
+from msseg_lightning.core.network import DeepLogits
+from msseg_lightning.core.problem import ExitCode, MssegError
+from msseg_lightning.network.blocks import Activation, Block, Down, Norm, Up
+from msseg_lightning.network.unet import UNet
+
+PRESETS = Path(__file__).parents[2] / "conf" / "network"
+
+
+def preset(name, **changes):
+    config = OmegaConf.merge(OmegaConf.load(PRESETS / f"{name}.yaml"), changes)
+    with torch.device("meta"):  # counting needs no numbers
+        return instantiate(config)
+
+
+def count(network):
+    return sum(weight.numel() for weight in network.parameters())
+
+
+def small(heads=3, **changes):
+    block = Block("norm_act_conv", True, norm=Norm("group", groups=2))
+    settings = {"stem": True, "heads": heads, **changes}
+    return UNet(2, [4, 6, 8, 10], block, Down(), Up(kernel=3), **settings)
+
+
+def test_pre_unet_has_the_papers_parameters():
+    assert count(preset("pre_unet")) == 26_265_603
+
+
+def test_pre_unet_norm_act_conv_by_hooks():
+    """Every 3x3x3 convolution but stem and upsampling is fed by LeakyReLU fed by group norm."""
+    network = preset("pre_unet", widths=[8, 16, 24, 32, 40]).to_empty(device="cpu")
+    seen = []
+    for name, module in network.named_modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda m, *_, name=name: seen.append((name, m)))
+    network(torch.zeros(1, 2, 16, 16, 16))
+    convolutions = 0
+    for (_, norm), (_, act), (name, _) in zip(seen, seen[1:], seen[2:], strict=False):
+        if name.endswith("1.conv"):  # second unit: nothing can come between
+            assert isinstance(norm, nn.GroupNorm) and isinstance(act, nn.LeakyReLU)
+            assert norm.num_groups == 8
+            convolutions += 1
+    firsts = [index for index, (name, _) in enumerate(seen) if name.endswith("0.conv")]
+    for index in firsts:  # the shortcut may run between activation and convolution
+        before = [m for n, m in seen[:index] if not n.endswith("shortcut")][-2:]
+        assert isinstance(before[0], nn.GroupNorm) and isinstance(before[1], nn.LeakyReLU)
+    assert convolutions == 9 and len(firsts) == 9
+    strided = [m for _, m in seen if isinstance(m, nn.Conv3d) and m.stride == (2, 2, 2)]
+    assert [m.kernel_size[0] for m in strided] == [1, 3] * 4  # shortcut, first convolution
+
+
+def test_three_outputs_in_training_one_in_evaluation():
+    network, images = small(), torch.randn(1, 2, 16, 8, 24)
+    output = network(images)
+    assert isinstance(output, DeepLogits)
+    assert tuple(output.logits.shape) == (1, 1, 16, 8, 24)
+    assert [tuple(o.shape) for o in output.deeper] == [(1, 1, 8, 4, 12), (1, 1, 4, 2, 6)]
+    torch.testing.assert_close(network.eval()(images), output.logits)
+
+
+def test_one_head_gives_plain_logits():
+    assert isinstance(small(heads=1)(torch.randn(1, 2, 8, 8, 8)), torch.Tensor)
+
+
+@pytest.mark.parametrize("heads", [0, 4])
+def test_heads_must_fit_the_decoder(heads):
+    with pytest.raises(ValueError, match="heads do not fit"):
+        small(heads=heads)
+
+
+def test_indivisible_patch_is_refused_in_words():
+    with pytest.raises(MssegError, match="16x12x16") as caught:
+        small()(torch.zeros(1, 2, 16, 12, 16))
+    assert caught.value.exit_code == ExitCode.CONFIG
+    assert "divisible by 8x8x8" in str(caught.value)
+
+
+def test_other_number_of_images_is_refused_in_words():
+    with pytest.raises(MssegError, match="found 3; expected 2") as caught:
+        small()(torch.zeros(1, 3, 16, 16, 16))
+    assert caught.value.exit_code == ExitCode.CONFIG
+
+
+def test_skips_join_equal_positions():
+    """A shift of the images by the divisor shifts the logits: no level is misaligned."""
+    torch.manual_seed(0)
+    block = Block("conv_norm_act", norm=Norm("none"))
+    for up in (Up(), Up(kernel=3), Up("linear")):
+        network = UNet(1, [4, 6, 8], block, Down(), up).eval()
+        impulse = torch.zeros(1, 1, 96, 8, 8)
+        impulse[..., 44, 4, 4] = 1
+        with torch.no_grad():
+            still, shifted = network(impulse), network(impulse.roll(4, 2))
+        inner = (..., slice(28, 64), slice(None), slice(None))  # farther than padding reaches
+        assert float(still[inner].std()) > 0
+        torch.testing.assert_close(shifted.roll(-4, 2)[inner], still[inner], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "network"),
+    [
+        (
+            "S21",
+            354_353,
+            lambda: UNet(
+                2,
+                [16, 32, 64],
+                Block(norm=Norm("group", groups=8), activation=Activation("relu")),
+                Down("max_pool"),
+                Up("linear"),
+            ),
+        ),
+        (
+            "S10",
+            5_840_101,
+            lambda: UNet(
+                2,
+                [32, 64, 128, 256],
+                Block("norm_conv_act", norm=Norm("group", groups=8), activation=Activation("relu")),
+                Down("max_pool", dropout=0.5),
+                Up("linear"),
+                first_norm=Norm("group", groups=1),
+            ),
+        ),
+        (
+            "S14",
+            31_042_945,
+            lambda: UNet(
+                2,
+                [64, 128, 256, 512, 1024],
+                Block(norm=Norm("batch"), activation=Activation("relu"), bias=True),
+                Down("max_pool"),
+                Up(),
+                dims=2,
+            ),
+        ),
+    ],
+)
+def test_the_family_has_the_other_papers_parameters(name, parameters, network):
+    with torch.device("meta"):
+        assert count(network()) == parameters, name
