@@ -97,6 +97,7 @@ def compose_config(overrides: Sequence[str] = (), experiment: str | None = None)
 
     chosen = [] if experiment is None else [f"experiments={_known_experiment(experiment)}"]
     _refuse_resolvers(overrides)
+    overrides = [*_size(overrides, chosen), *overrides]
     composed = _compose([*chosen, *overrides])
     plain = OmegaConf.to_container(composed, resolve=False)
     refuse_targets(plain)
@@ -117,6 +118,32 @@ def compose_config(overrides: Sequence[str] = (), experiment: str | None = None)
         ) from error
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
+
+
+def _size(overrides: Sequence[str], chosen: Sequence[str]) -> list[str]:
+    """The overrides that ``size=NAME`` stands for, from the experiment's own ``sizes``."""
+    from omegaconf import OmegaConf
+
+    names = [item.removeprefix("size=") for item in overrides if item.startswith("size=")]
+    if not names or names[-1] == "paper":
+        return []
+    sizes = OmegaConf.to_container(_compose(chosen).sizes)
+    assert isinstance(sizes, dict)
+    if names[-1] not in sizes:
+        raise MssegError(
+            Problem(
+                "config.size",
+                f"this experiment has no size {names[-1]!r}",
+                field="size",
+                found=names[-1],
+                expected=", ".join(["paper", *map(str, sizes)]),
+                remedy="leave it out for the paper's own size",
+                exit_code=ExitCode.CONFIG,
+            )
+        )
+    return [
+        f"{key}={str(value).replace(' ', '')}" for key, value in _leaves(sizes[names[-1]]).items()
+    ]
 
 
 def refuse_targets(node: Any, place: str = "") -> None:

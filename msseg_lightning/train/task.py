@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import lightning as L
@@ -184,33 +184,33 @@ class WholeVolumeValidator:
     """Sliding window over a prepared pair, threshold, score on the working grid.
 
     Args:
-        infer: ``(network, images (C, X, Y, Z), inside (X, Y, Z) or None) -> map (K, X, Y, Z)``.
+        infer: ``(network, images (C, X, Y, Z), inside (X, Y, Z)) -> map (K, X, Y, Z)``.
+        level: whether that map holds logits or probabilities.
         score: ``(mask, reference, spacing_mm) -> named scores``.
         images: channels, by name.
         target: name of the reference mask.
-        threshold: on the map (a probability).
+        threshold: on the probability.
     """
 
     def __init__(
         self,
-        infer: Callable[[nn.Module, Tensor, Tensor | None], Tensor],
+        infer: Callable[[nn.Module, Tensor, Tensor], Tensor],
+        level: Literal["logit", "probability"],
         score: Callable[
             [NDArray[np.bool_], NDArray[np.bool_], tuple[float, float, float]], Mapping[str, float]
         ],
-        images: tuple[str, ...],
+        images: Sequence[str],
         target: str,
         threshold: float = 0.5,
     ) -> None:
-        self.infer, self.score = infer, score
-        self.images, self.target, self.threshold = images, target, threshold
+        self.infer, self.level, self.score = infer, level, score
+        self.images, self.target, self.threshold = tuple(images), target, threshold
 
     def __call__(self, network: nn.Module, subject: PreparedSubject) -> dict[str, float]:
         """Named scores of this pair and ``score``, their summary."""
         images = torch.from_numpy(subject.stack(self.images))
-        probability = self.infer(network, images, None)[0].float().cpu().numpy()
-        rows = dict(
-            self.score(
-                probability > self.threshold, subject.mask(self.target), subject.grid.spacing_mm
-            )
-        )
+        answer = self.infer(network, images, images.ne(0).any(0))[0].float().cpu()
+        probability = answer.sigmoid() if self.level == "logit" else answer
+        found = probability.numpy() > self.threshold
+        rows = dict(self.score(found, subject.mask(self.target), subject.grid.spacing_mm))
         return {**rows, "score": whole_volume_score(rows)}

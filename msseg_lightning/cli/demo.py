@@ -1,0 +1,58 @@
+"""Everything once, on a simulated cohort: simulate, train, predict, score, report and track."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from msseg_lightning.core.problem import ExitCode
+
+EXAMPLES = """\
+examples
+  msseg demo                            a small pre_unet on twelve simulated patients, minutes
+  msseg demo train.steps=1200           longer, better
+  msseg demo --experiment segresnet_shallow
+"""
+
+
+def main(arguments: Sequence[str]) -> ExitCode:
+    """Run the demonstration in the present folder."""
+    parser = argparse.ArgumentParser(
+        prog="msseg demo",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--experiment", default="pre_unet", help="a name from `msseg list`")
+    parser.add_argument("--cohort", type=Path, default=Path("cohorts/small"))
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    options = parser.parse_args(arguments)
+
+    from msseg_lightning.cli import simulate, train
+
+    began = time.monotonic()
+    say(f"1  a cohort whose every lesion is known -> {options.cohort}")
+    simulate.main([str(options.cohort), "preset=small"])
+    say(f"2  {options.experiment} at CPU size: train, predict, score, report, track")
+    code = train.main(
+        [
+            options.experiment,
+            f"read.root={options.cohort}",
+            "split=parts",
+            "size=cpu",
+            "track=mlflow_plain_ids",
+            *options.overrides,
+        ]
+    )
+    say(f"done in {(time.monotonic() - began) / 60:.1f} minutes; look at the report in a browser,")
+    say("compare runs with `msseg ui` (http://127.0.0.1:5000)")
+    return code
+
+
+def say(text: str) -> None:
+    """A line for the person who watches."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

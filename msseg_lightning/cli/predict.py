@@ -1,0 +1,117 @@
+"""Apply a trained system to new pairs of scans."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+
+EXAMPLES = """\
+examples
+  msseg predict runs/pre_unet/msseg2-fold0-seed0 \\
+      --baseline B.nii.gz --followup F.nii.gz --output new.nii.gz --probability p.nii.gz
+  msseg predict 3f2a...e1 -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz    an MLflow run id
+  msseg predict models:/pre_unet@champion --table pairs.csv --folder predictions
+
+pairs.csv has the columns id, baseline_flair, followup_flair and, if wanted, output.
+The mask lies on the follow-up's own grid (the common grid, where the pair shares one) with its
+geometry; a JSON file beside it names the model, its hash and every warning.
+Research use only; not a medical device.
+"""
+
+
+def main(arguments: Sequence[str]) -> ExitCode:
+    """Predict one pair or a table of pairs."""
+    parser = argparse.ArgumentParser(
+        prog="msseg predict",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="run folder, MLflow run id or models:/NAME@ALIAS")
+    parser.add_argument("-t1", "--baseline", type=Path, help="FLAIR of the first visit")
+    parser.add_argument("-t2", "--followup", type=Path, help="FLAIR of the second visit")
+    parser.add_argument("-o", "--output", type=Path, help="mask of new lesions to write")
+    parser.add_argument("--probability", type=Path, help="also write the probability map")
+    parser.add_argument("--table", type=Path, help="CSV of many pairs")
+    parser.add_argument("--folder", type=Path, default=Path("predictions"), help="for --table")
+    parser.add_argument("--mlruns", default="mlruns", help="tracking folder, for run ids")
+    options = parser.parse_args(arguments)
+    single = (options.baseline, options.followup, options.output)
+    if (options.table is None) != all(single) or (options.table is not None and any(single)):
+        parser.error("give --baseline, --followup and --output, or --table alone")
+
+    from msseg_lightning.run import predict
+
+    model = predict.find_model(options.model, options.mlruns)
+    method, _ = predict.load_method(model)
+    if options.table is None:
+        subject = predict.pair_subject("pair", options.baseline, options.followup)
+        check_places(options)
+        prediction = method.predict(subject)
+        record = predict.side_car(prediction, model)
+        predict.write_prediction(prediction, options.output, options.probability, record)
+        sys.stdout.write(
+            f"{options.output}: {record['new_lesion_volume_mm3']} mm3 of new lesions in "
+            f"{record['new_lesion_voxels']} voxels\n"
+        )
+        return ExitCode.OK
+    return predict_table(method, model, options)
+
+
+def predict_table(method: object, model: Path, options: argparse.Namespace) -> ExitCode:
+    """Every pair of a table; a refused pair is listed and the others go on."""
+    from msseg_lightning.run import predict
+    from msseg_lightning.run.progress import track
+
+    log = logging.getLogger("msseg")
+    pairs = predict.read_pairs(options.table)
+    refused = []
+    for subject, output in track(pairs, "predicting"):
+        try:
+            prediction = method.predict(subject)  # type: ignore[attr-defined]  # a Method
+        except MssegError as error:
+            refused.append(subject.id)
+            for problem in error.problems:
+                log.error("%s: %s", subject.id, problem)
+            continue
+        mask = output or options.folder / f"{subject.id}.nii.gz"
+        predict.write_prediction(prediction, mask, None, predict.side_car(prediction, model))
+    sys.stdout.write(f"{len(pairs) - len(refused)} of {len(pairs)} pairs predicted\n")
+    if refused:
+        sys.stderr.write(f"left out: {', '.join(refused)}\n")
+        return ExitCode.PARTIAL
+    return ExitCode.OK
+
+
+def check_places(options: argparse.Namespace) -> None:
+    """An output never overwrites an input."""
+    inputs = {options.baseline.resolve(), options.followup.resolve()}
+    for output in (options.output, options.probability):
+        if output is not None and output.resolve() in inputs:
+            raise MssegError(
+                Problem(
+                    "predict.overwrites_input",
+                    "the output would overwrite an input",
+                    file=output,
+                    field="--output",
+                    remedy="choose another file name",
+                    exit_code=ExitCode.CONFIG,
+                )
+            )
+        if output is not None and not output.name.endswith((".nii", ".nii.gz")):
+            raise MssegError(
+                Problem(
+                    "predict.format",
+                    "masks are written as NIfTI",
+                    file=output,
+                    field="--output",
+                    expected="a name that ends in .nii.gz or .nii",
+                    remedy=f"use {output.name}.nii.gz",
+                    exit_code=ExitCode.CONFIG,
+                )
+            )

@@ -1,0 +1,79 @@
+"""Fit one system on one fold, predict the held-out pairs, score, report and track."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from msseg_lightning.core.problem import ExitCode
+
+EXAMPLES = """\
+examples
+  msseg train pre_unet read.root=/data/msseg2                   fold 0 of five, as in the paper
+  msseg train pre_unet read.root=/data/msseg2 fold=3 seed=1
+  msseg train pre_unet read.root=cohorts/small size=cpu         minutes on two CPU cores
+  msseg train pre_unet read=open_ms read.root=/data/open_ms split=leave_one_out
+  msseg train segresnet_shallow read.root=/data/msseg2 loss=dice_focal_deep train.steps=5000
+  msseg train bsi_subtraction read.root=/data/msseg2            nothing to fit, same protocol
+
+The same command again continues an interrupted run and changes nothing in a finished one.
+Results lie in runs/<experiment>/<data>-fold<k>-seed<s>/; `msseg ui` compares runs.
+"""
+
+
+def main(arguments: Sequence[str]) -> ExitCode:
+    """Run an experiment."""
+    parser = argparse.ArgumentParser(
+        prog="msseg train",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("experiment", help="a name from `msseg list`")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="see `msseg show`")
+    options = parser.parse_args(arguments)
+
+    from msseg_lightning.run.compose import compose_config
+    from msseg_lightning.run.experiment import train_experiment
+
+    config = compose_config(options.overrides, options.experiment)
+    outcome = train_experiment(config)
+    sys.stdout.write(describe(outcome.summary))
+    sys.stdout.write(f"\nrun     {outcome.folder.path}\nreport  {outcome.folder.report_file}\n")
+    if outcome.tracking_uri:
+        sys.stdout.write("ui      msseg ui\n")
+    return ExitCode.OK
+
+
+def describe(summary: dict[str, dict]) -> str:
+    """The two groups of held-out pairs, apart."""
+    if not summary:
+        return ""
+    present, absent = summary["with_lesions"], summary["without_lesions"]
+    lines = []
+    if present["cases"]:
+        measures, lesions = present["measures"], present["lesions"]
+        lines.append(
+            f"{len(present['cases'])} pairs with new lesions: "
+            f"Dice {number(measures['Dice'])}, lesion F1 {number(measures['F1_score'])}, "
+            f"{lesions['detected']} of {lesions['true']} lesions detected, "
+            f"{lesions['predicted'] - lesions['matched']} false"
+        )
+    if absent["cases"]:
+        lines.append(
+            f"{len(absent['cases'])} pairs without: "
+            f"{absent['clean']} clean, {number(absent['false_lesions'])} false lesions per pair"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def number(statistic: dict[str, object]) -> str:
+    """Mean and interval of a statistic."""
+    if statistic["mean"] is None:
+        return "undefined"
+    text = f"{statistic['mean']:.3f}"
+    interval = statistic["interval"]
+    if isinstance(interval, tuple | list):
+        text += f" [{interval[0]:.3f}, {interval[1]:.3f}]"
+    return text

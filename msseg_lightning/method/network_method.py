@@ -1,0 +1,174 @@
+"""A network trained on patches: the method of every deep-learning system."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from msseg_lightning.core.prediction import Prediction
+from msseg_lightning.core.prepared import PreparedSubject
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.infer.sliding_window import UNSEEN_LOGIT, SlidingWindow
+from msseg_lightning.network.weights import load_weights, save_weights
+from msseg_lightning.preprocess.cache import PreparedCache
+from msseg_lightning.preprocess.restore import restore
+from msseg_lightning.train.datamodule import LongitudinalDataModule, PatchSource
+from msseg_lightning.train.task import Task, WholeVolumeValidator
+from msseg_lightning.train.training import Hardware, Training
+
+log = logging.getLogger(__name__)
+
+Postprocess = Sequence[Callable[[Prediction], Prediction]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Channels:
+    """What a network sees and what it learns, by name.
+
+    Args:
+        images: channels in order.
+        target: the mask it learns.
+    """
+
+    images: tuple[str, ...]
+    target: str
+
+
+class NetworkMethod:
+    """Prepare pairs, fit a task on their patches, slide the network over new pairs.
+
+    Args:
+        cache: prepares pairs and keeps them on disk.
+        channels: names of inputs and target.
+        patches: prepared training pairs -> source of batches.
+        task: network, loss, optimiser.
+        training: how long; ``hardware``: on what.
+        infer: window rule.
+        score: ``(mask, reference, spacing_mm) -> named scores`` for the choice of a checkpoint.
+        postprocess: rules applied in order to the map on the native grid.
+        loggers, callbacks: for tracking; see Lightning.
+    """
+
+    def __init__(
+        self,
+        cache: PreparedCache,
+        channels: Channels,
+        patches: Callable[[Sequence[PreparedSubject]], PatchSource],
+        task: Task,
+        training: Training,
+        infer: SlidingWindow,
+        score: Callable[..., dict[str, float]],
+        postprocess: Postprocess = (),
+        hardware: Hardware = Hardware(),
+        loggers: Sequence[object] = (),
+        callbacks: Sequence[object] = (),
+    ) -> None:
+        self.cache, self.channels, self.patches = cache, channels, patches
+        self.task, self.training, self.hardware = task, training, hardware
+        self.infer, self.score, self.postprocess = infer, score, tuple(postprocess)
+        self.loggers, self.callbacks = list(loggers), list(callbacks)
+
+    def fit(
+        self, train: Sequence[LongitudinalSubject], val: Sequence[LongitudinalSubject], folder: Path
+    ) -> None:
+        """Prepare all pairs, then train; continues where ``folder`` says it stopped."""
+        prepared = self.cache.prepare([*train, *val])
+        for_training, for_validation = prepared[: len(train)], prepared[len(train) :]
+        self._require_lesions(for_training)
+        self.task.validator = WholeVolumeValidator(
+            self.infer, self.infer.level, self.score, self.channels.images, self.channels.target
+        )
+        data = LongitudinalDataModule(
+            self.patches(for_training),
+            for_validation,
+            self.training.validate_every,
+            self.training.accumulate,
+        )
+        self.training.fit(
+            self.task,
+            data,
+            folder,
+            self.hardware,
+            self.loggers,  # type: ignore[arg-type]  # Lightning loggers; typed loosely for tests
+            self.callbacks,  # type: ignore[arg-type]
+        )
+
+    def predict(self, subject: LongitudinalSubject) -> Prediction:
+        """Map on the working grid -> native grid -> rules. Nothing outside the volume is lesion."""
+        prepared = self.cache.prepare([subject])[0]
+        device = self._device()
+        network = self.task.network.to(device)
+        images = torch.from_numpy(prepared.stack(self.channels.images))
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._autocast()):
+            answer = self.infer(network, images.to(device), images.ne(0).any(0).to(device))
+        logit = self.infer.level == "logit"
+        outside = UNSEEN_LOGIT if logit else 0.0  # what the map is where no window looked
+        native = outside + restore(
+            answer[0].float().cpu().numpy() - outside,
+            prepared.grid,
+            prepared.native,
+            prepared.to_native,
+            "probability",
+        )
+        probability = _sigmoid(native) if logit else np.clip(native, 0.0, 1.0)
+        prediction = Prediction(
+            subject=subject.id,
+            mask=(probability > 0.5).astype(np.uint8),
+            native=prepared.native,
+            probability=probability.astype(np.float32),
+            warnings=prepared.notes,
+        )
+        for rule in self.postprocess:
+            prediction = rule(prediction)
+        return prediction
+
+    def save(self, folder: Path) -> None:
+        """Weights as safetensors."""
+        save_weights(self.task.network, folder)
+
+    def load(self, folder: Path) -> None:
+        """Weights from ``save``, checked against the card beside them."""
+        load_weights(self.task.network, folder)
+
+    def _device(self) -> torch.device:
+        gpu = self.hardware.accelerator != "cpu" and torch.cuda.is_available()
+        return torch.device("cuda" if gpu else "cpu")
+
+    def _autocast(self) -> bool:
+        return self.hardware.resolved_precision() == "bf16-mixed"
+
+    def _require_lesions(self, subjects: Sequence[PreparedSubject]) -> None:
+        target = self.channels.target
+        missing = [subject.id for subject in subjects if target not in subject.mask_names]
+        if missing:
+            raise MssegError(
+                Problem(
+                    "data.no_reference",
+                    f"training pairs without a reference mask: {', '.join(missing[:10])}",
+                    field=target,
+                    expected="a mask for every training pair",
+                    remedy="leave these pairs out (their folder, or a split file)",
+                )
+            )
+        if subjects and not any(len(subject.voxels(target)) for subject in subjects):
+            raise MssegError(
+                Problem(
+                    "data.all_empty",
+                    "no training pair has a single new lesion",
+                    field=target,
+                    found=f"{len(subjects)} empty masks",
+                    remedy="train on pairs of which some have new lesions",
+                    exit_code=ExitCode.DATA,
+                )
+            )
+
+
+def _sigmoid(logit: NDArray[np.floating]) -> NDArray[np.floating]:
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logit, -60.0, 60.0))))

@@ -1,0 +1,110 @@
+"""From a configuration to objects: the only place where the two meet."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from msseg_lightning.core.method import Method
+from msseg_lightning.core.random import keyed_seed
+from msseg_lightning.core.subject import LoadedSubject, LongitudinalSubject
+from msseg_lightning.run.compose import Config
+
+Load = Callable[[LongitudinalSubject], LoadedSubject]
+
+
+def instantiate(node: Any, partial: bool = False) -> Any:
+    """Build an object and everything inside it; with ``partial`` the caller completes it."""
+    from hydra.utils import instantiate as build
+
+    return None if node is None else build(node, _convert_="all", _partial_=partial)
+
+
+def build_load(config: Config) -> Load:
+    """The gate with this configuration's options."""
+    from msseg_lightning.read.load import load_subject
+    from msseg_lightning.read.nifti import GateOptions
+
+    return functools.partial(load_subject, options=GateOptions(**config["data"]["reading"]))
+
+
+def build_cache(config: Config) -> Any:
+    """Prepares pairs as the configuration says and keeps them under ``paths.cache``."""
+    from msseg_lightning.preprocess.cache import PreparedCache
+    from msseg_lightning.preprocess.pipeline import Preprocess
+
+    steps = [instantiate(step) for step in config["preprocess"]["steps"].values() if step]
+    return PreparedCache(
+        Path(config["paths"]["cache"]) / "prepared",
+        Preprocess(steps),
+        build_load(config),
+        workers=config["data"]["workers"],
+    )
+
+
+def build_method(config: Config, loggers: Sequence[object] = ()) -> Method:
+    """The system: a network with everything around it, or a method without gradients."""
+    cache = build_cache(config)
+    method = instantiate(config["method"], partial=True)
+    rules = [instantiate(rule) for rule in (config["postprocess"] or {}).get("rules", {}).values()]
+    if config["network"] is None:
+        return method(cache=cache, **({"postprocess": rules} if rules else {}))  # type: ignore[no-any-return]
+
+    import torch
+
+    from msseg_lightning.method.network_method import Channels
+    from msseg_lightning.train.training import Hardware, Training
+
+    torch.manual_seed(keyed_seed(config["seed"], "weights") >> 1)
+    train = dict(config["train"])
+    pieces = {name: train.pop(name) for name in ("task", "optimizer", "scheduler")}
+    train.pop("_target_")
+    task = instantiate(pieces["task"], partial=True)(
+        network=instantiate(config["network"]),
+        loss=instantiate(config["loss"]),
+        optimizer=instantiate(pieces["optimizer"], partial=True),
+        scheduler=instantiate(pieces["scheduler"], partial=True),
+        seed=config["seed"],
+    )
+    channels = Channels(tuple(config["channels"]["images"]), config["channels"]["target"])
+    return method(  # type: ignore[no-any-return]  # the allow list admits methods only
+        cache=cache,
+        channels=channels,
+        patches=functools.partial(_patches, config, channels),
+        task=task,
+        training=Training(**train),
+        infer=instantiate(config["infer"]),
+        score=monitor_scores,
+        postprocess=rules,
+        hardware=Hardware(**config["trainer"]),
+        loggers=loggers,
+    )
+
+
+def monitor_scores(mask: Any, reference: Any, spacing_mm: Any) -> dict[str, float]:
+    """Whole-volume scores by which checkpoints are chosen; NaN where undefined."""
+    from msseg_lightning.evaluate import metric
+
+    if not reference.any():
+        return {"false_lesions": metric.false_lesions(mask, reference, spacing_mm)}
+    return {
+        "dice": metric.dice(mask, reference, spacing_mm),
+        "lesion_f1": metric.lesion_f1(mask, reference, spacing_mm),
+        "lesion_sensitivity": metric.lesion_sensitivity(mask, reference, spacing_mm),
+    }
+
+
+def _patches(config: Mapping[str, Any], channels: Any, subjects: Sequence[Any]) -> Any:
+    from msseg_lightning.sample.loader import PatchLoader
+
+    return PatchLoader(
+        subjects=subjects,
+        sampler=instantiate(config["sample"]),
+        augment=instantiate(config["augment"]),
+        image_names=channels.images,
+        target_names=(channels.target,),
+        batch_size=config["train"]["batch_size"],
+        seed=config["seed"],
+    )

@@ -1,0 +1,20 @@
+"""The cards of all systems, read without composing (and so in milliseconds)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from msseg_lightning.run.compose import experiments_dir
+
+REQUIRED = ("id", "paper", "idea", "family", "stages", "needs", "reported", "departures")
+
+
+def read_cards() -> list[dict[str, Any]]:
+    """Each experiment's card with its ``name``, in the order of the systems' ids."""
+    cards = []
+    for path in experiments_dir().glob("*.yaml"):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        cards.append({"name": path.stem, **content["card"]})
+    return sorted(cards, key=lambda card: card["id"])

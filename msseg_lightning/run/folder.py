@@ -1,0 +1,185 @@
+"""The folder of one run: who owns it, what it was made from, what lies where."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from msseg_lightning.core.files import atomic_write, write_json
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.run.compose import Config
+
+IRRELEVANT = ("trainer", "paths", "track", "overwrite", "sizes", "card", "data.workers")
+"""Settings that may change when a run is continued: they do not change what it computes."""
+
+
+class RunFolder:
+    """``runs/<experiment>/<data>-fold<k>-seed<s>``.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    config_file = property(lambda self: self.path / "config.yaml")
+    record_file = property(lambda self: self.path / "run.json")
+    split_file = property(lambda self: self.path / "split.json")
+    fit = property(lambda self: self.path / "fit")
+    model = property(lambda self: self.path / "model")
+    predictions = property(lambda self: self.path / "predictions")
+    scores_file = property(lambda self: self.path / "scores.json")
+    report_file = property(lambda self: self.path / "report.html")
+
+    @classmethod
+    def of(cls, config: Config) -> RunFolder:
+        """Where a configuration's run lies."""
+        size = "" if config["size"] == "paper" else f"-{config['size']}"
+        name = f"{data_name(config)}{size}-fold{config['fold']}-seed{config['seed']}"
+        return cls(Path(config["paths"]["runs"]) / config["name"] / name)
+
+    @classmethod
+    def find(cls, text: str) -> RunFolder:
+        """A run folder by path.
+
+        Raises:
+            MssegError: there is no run in that folder (exit 4).
+        """
+        folder = cls(Path(text))
+        if not folder.config_file.is_file():
+            raise MssegError(
+                Problem(
+                    "run.missing",
+                    "this is not the folder of a run",
+                    file=text,
+                    expected="a folder with config.yaml and model/",
+                    remedy="give a folder under runs/, as `msseg train` printed it",
+                    exit_code=ExitCode.MODEL,
+                )
+            )
+        return folder
+
+    def config(self) -> Config:
+        """The configuration the run was made from."""
+        content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        assert isinstance(content, dict)
+        return content
+
+    def record(self) -> dict[str, Any]:
+        """What is known about the run; empty before it began."""
+        if not self.record_file.exists():
+            return {}
+        content = json.loads(self.record_file.read_text(encoding="utf-8"))
+        assert isinstance(content, dict)
+        return content
+
+    def update_record(self, **changes: Any) -> None:
+        """Add to ``run.json``."""
+        write_json(self.record_file, {**self.record(), **changes})
+
+    def claim_config(self, config: Config) -> None:
+        """Write the configuration, or check that the run here was made from an equal one.
+
+        Raises:
+            MssegError: it was not (exit 4), with the differing settings.
+        """
+        if self.config_file.exists() and not config["overwrite"]:
+            differences = compare(relevant(self.config()), relevant(config))
+            if differences:
+                raise MssegError(
+                    Problem(
+                        "run.config_changed",
+                        "a run with other settings lies here",
+                        file=self.path,
+                        field=", ".join(differences)[:300],
+                        found="; ".join(f"{k}: {a} -> {b}" for k, (a, b) in differences.items())[
+                            :600
+                        ],
+                        remedy="give the old settings to continue it, paths.runs=OTHER to keep "
+                        "both, or overwrite=true to start again",
+                        exit_code=ExitCode.MODEL,
+                    )
+                )
+        elif self.config_file.exists():
+            self._clear()
+        with atomic_write(self.config_file) as temporary:
+            temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+
+    def _clear(self) -> None:
+        import shutil
+
+        for child in self.path.iterdir():
+            if child.name != "run.lock":
+                shutil.rmtree(child) if child.is_dir() else child.unlink()
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Own the folder while running; the operating system frees it when the process dies.
+
+        Raises:
+            MssegError: another process runs here (exit 2).
+        """
+        import filelock
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        owner_file = self.path / "owner.json"
+        lock = filelock.FileLock(self.path / "run.lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            owner = owner_file.read_text(encoding="utf-8") if owner_file.exists() else "unknown"
+            raise MssegError(
+                Problem(
+                    "run.busy",
+                    "another process is running in this folder",
+                    file=self.path,
+                    found=" ".join(owner.split()),
+                    remedy="wait for it, or use another seed, fold or paths.runs",
+                    exit_code=ExitCode.CONFIG,
+                )
+            ) from error
+        try:
+            write_json(owner_file, {"process": os.getpid(), "host": platform.node()})
+            yield
+        finally:
+            owner_file.unlink(missing_ok=True)
+            lock.release()
+
+
+def data_name(config: Config) -> str:
+    """A short name of the data set: the folder it lies in."""
+    root = config["read"].get("root") or config["read"].get("manifest") or "data"
+    return Path(str(root)).resolve().name.split(".")[0]
+
+
+def flatten(node: Any, place: str = "") -> dict[str, Any]:
+    """Dotted key -> value."""
+    if not isinstance(node, Mapping) or not node:
+        return {place: node}
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        found.update(flatten(value, f"{place}.{key}" if place else str(key)))
+    return found
+
+
+def relevant(config: Config) -> dict[str, Any]:
+    """Settings that decide what is computed."""
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if not any(key == name or key.startswith(f"{name}.") for name in IRRELEVANT)
+    }
+
+
+def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ: key -> (old, new)."""
+    keys = dict.fromkeys([*old, *new])
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}

@@ -1,0 +1,180 @@
+"""Apply a system to pairs and deliver masks on the patients' own grids."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msseg_lightning import __version__
+from msseg_lightning.core.files import sha256_file, write_json
+from msseg_lightning.core.method import Method
+from msseg_lightning.core.prediction import Prediction
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.subject import BASELINE, FOLLOWUP, LongitudinalSubject
+from msseg_lightning.run.build import build_method
+from msseg_lightning.run.compose import Config, refuse_targets
+from msseg_lightning.run.folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+def predict_to_file(
+    method: Method, subject: LongitudinalSubject, folder: Path, model: Path
+) -> Prediction:
+    """Predict one pair and write ``<id>.nii.gz``, ``<id>_probability.nii.gz`` and a side-car."""
+    prediction = method.predict(subject)
+    probability = folder / f"{subject.id}_probability.nii.gz"
+    write_prediction(
+        prediction,
+        folder / f"{subject.id}.nii.gz",
+        probability if prediction.probability is not None else None,
+        side_car(prediction, model),
+    )
+    return prediction
+
+
+def write_prediction(
+    prediction: Prediction, mask: Path, probability: Path | None, record: Mapping[str, Any]
+) -> None:
+    """Write the mask, the map if asked and there is one, and the side-car beside the mask.
+
+    Raises:
+        MssegError: the map is not finite (exit 7); nothing is written then.
+    """
+    from msseg_lightning.read.nifti import write_volume
+
+    if prediction.probability is not None and not np.isfinite(prediction.probability).all():
+        raise MssegError(
+            Problem(
+                "predict.not_finite",
+                "the probability map holds NaN or infinity; no mask was written",
+                file=mask.name,
+                remedy="check the scan's intensities and the model's weights",
+                exit_code=ExitCode.NUMERICAL,
+            )
+        )
+    write_volume(mask, prediction.mask, prediction.native, "mask")
+    if probability is not None and prediction.probability is not None:
+        write_volume(probability, prediction.probability, prediction.native, "probability")
+    write_json(mask.with_name(mask.name.removesuffix(".gz").removesuffix(".nii") + ".json"), record)
+
+
+def side_car(prediction: Prediction, model: Path) -> dict[str, Any]:
+    """What a reader of the mask must know; nothing of the patient."""
+    config = json_safe_config(model)
+    weights = model / "weights.safetensors"
+    return {
+        "system": config.get("name"),
+        "model_sha256": sha256_file(weights) if weights.exists() else None,
+        "version": __version__,
+        "new_lesion_voxels": int(prediction.mask.sum()),
+        "new_lesion_volume_mm3": round(
+            float(prediction.mask.sum()) * prediction.native.grid.voxel_volume_mm3, 3
+        ),
+        "warnings": list(prediction.warnings),
+        "use": "research use only; not a medical device",
+    }
+
+
+def json_safe_config(model: Path) -> Config:
+    """The configuration that lies beside a model."""
+    import yaml
+
+    file = model / "config.yaml"
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def find_model(text: str, tracking_folder: str = "mlruns") -> Path:
+    """The model folder that a run folder, MLflow run id or registered model name stands for.
+
+    Raises:
+        MssegError: there is none (exit 4).
+    """
+    path = Path(text)
+    for candidate in (path / "model", path):
+        if (candidate / "config.yaml").is_file() and (candidate / "card.json").is_file():
+            return candidate
+    if (path / "config.yaml").is_file():  # a method without weights
+        return path / "model" if (path / "model").is_dir() else path
+    found = _from_mlflow(text, Path(tracking_folder))
+    if found is not None:
+        return found
+    raise MssegError(
+        Problem(
+            "model.missing",
+            "no model is known by this name",
+            file=text,
+            expected="a run folder, the id of an MLflow run, or models:/NAME[@ALIAS|/VERSION]",
+            remedy="`msseg train` prints the run folder when it ends",
+            exit_code=ExitCode.MODEL,
+        )
+    )
+
+
+def _from_mlflow(text: str, folder: Path) -> Path | None:
+    if not (folder / "mlflow.db").exists():
+        return None
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from msseg_lightning.track.store import ensure_store
+
+    mlflow.set_tracking_uri(ensure_store(folder))
+    uri = text if text.startswith("models:/") else f"runs:/{text}/model"
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    except (MlflowException, OSError):
+        return None
+
+
+def load_method(model: Path, overrides: Mapping[str, Any] | None = None) -> tuple[Method, Config]:
+    """Rebuild a trained system from its folder. Targets are checked before anything is built."""
+    config = json_safe_config(model)
+    refuse_targets(config)
+    config["trainer"] = {**config["trainer"], "devices": 1, "num_nodes": 1, "strategy": "auto"}
+    for place, value in (overrides or {}).items():
+        group, key = place.split(".")
+        config[group] = {**config[group], key: value}
+    method = build_method(config)
+    method.load(model)
+    return method, config
+
+
+def pair_subject(name: str, baseline: Path, followup: Path) -> LongitudinalSubject:
+    """A pair given by two files."""
+    return LongitudinalSubject(
+        id=name, patient=name, images={BASELINE: baseline, FOLLOWUP: followup}
+    )
+
+
+def read_pairs(table: Path) -> list[tuple[LongitudinalSubject, Path | None]]:
+    """Rows of a CSV with ``id, baseline_flair, followup_flair`` and, if wanted, ``output``."""
+    from msseg_lightning.read.table import TableReader
+
+    outputs: dict[str, Path] = {}
+    with table.open(newline="", encoding="utf-8-sig") as stream:
+        for row in csv.DictReader(stream):
+            if row.get("output"):
+                outputs[row.get("id", "")] = Path(row["output"])
+    return [(subject, outputs.get(subject.id)) for subject in TableReader(table).subjects()]
+
+
+def run_of(model: Path) -> RunFolder | None:
+    """The run a model folder belongs to, if it lies in one."""
+    folder = RunFolder(model.parent)
+    return folder if folder.config_file.exists() else None
+
+
+def describe(prediction: Prediction) -> str:
+    """One line for people."""
+    from msseg_lightning.core.lesion import label_lesions
+
+    _, count = label_lesions(prediction.mask)
+    volume = float(prediction.mask.sum()) * prediction.native.grid.voxel_volume_mm3
+    return json.dumps({"case": prediction.subject, "components": count, "mm3": round(volume, 1)})

@@ -1,0 +1,31 @@
+"""A progress bar for lists of work that take longer than two seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def track(items: Sequence[Item], what: str, patience_s: float = 2.0) -> Iterator[Item]:
+    """Yield the items; a bar appears on a terminal once the work has taken a while."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    began = time.monotonic()
+    bar = task = None
+    try:
+        for done, item in enumerate(items):
+            if bar is None and console.is_terminal and time.monotonic() - began > patience_s:
+                bar = Progress(console=console)
+                bar.start()
+                task = bar.add_task(what, total=len(items), completed=done)
+            yield item
+            if bar is not None and task is not None:
+                bar.update(task, completed=done + 1)
+    finally:
+        if bar is not None:
+            bar.stop()
