@@ -1,0 +1,280 @@
+"""One run as one HTML file: setting, numbers, curves, and every lesion found, missed or false."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msseg_lightning.compare import page
+from msseg_lightning.compare.picture import CasePictures, CaseVolumes, data_uri
+from msseg_lightning.core.files import atomic_write
+from msseg_lightning.core.lesion import label_lesions
+from msseg_lightning.core.volume import Volume
+from msseg_lightning.evaluate.score import CaseScore, Lesion
+
+LOG = logging.getLogger(__name__)
+
+Kind = Literal["missed", "false", "found", "predicted"]
+SHOWN_FIRST: tuple[Kind, ...] = ("missed", "false", "predicted", "found")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportCase:
+    """One pair in a report.
+
+    Args:
+        id: as shown; a pseudonym where ids are private.
+        score: None where there is no reference.
+        load: reads the volumes; called only for a pair with lesions to show, one pair at a time.
+    """
+
+    id: str
+    score: CaseScore | None
+    load: Callable[[], CaseVolumes]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportContext:
+    """What a report says.
+
+    Args:
+        setting: experiment, data, split, fold, seed, commit, protocol, threshold, ... as shown.
+        card: the system's card: name, paper, doi, idea, departures, reported.
+        curves: rows with ``step``, ``name`` (``train/loss``, ``val/lesion_f1``) and ``value``.
+        cases: the scored pairs.
+        summary: measures over each group of cases, ``with_new_lesions`` and
+            ``without_new_lesions``: name -> number, or a mapping with ``mean``, ``low``, ``high``.
+        notes: warnings a reader must know.
+    """
+
+    setting: Mapping[str, object]
+    card: Mapping[str, Any]
+    cases: Sequence[ReportCase]
+    curves: Sequence[Mapping[str, Any]] = ()
+    summary: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A lesion to show.
+
+    Args:
+        kind: what became of it; ``predicted`` where there is no reference.
+        case: id of the pair.
+        lesion: the reference's component, or the prediction's where false.
+        partners: components of the other mask it shares voxels with.
+    """
+
+    kind: Kind
+    case: str
+    lesion: Lesion
+    partners: tuple[Lesion, ...] = ()
+
+
+def findings_of(case: str, score: CaseScore) -> list[Finding]:
+    """All lesions of a scored pair; a predicted lesion that matched appears with its reference."""
+    predicted = {lesion.label: lesion for lesion in score.predicted_lesions}
+    findings = []
+    for lesion in score.reference_lesions:
+        partners = tuple(predicted[p] for r, p, _ in score.overlaps if r == lesion.label)
+        findings.append(Finding("found" if lesion.found else "missed", case, lesion, partners))
+    reference = {lesion.label: lesion for lesion in score.reference_lesions}
+    for lesion in score.predicted_lesions:
+        if not lesion.found:
+            partners = tuple(reference[r] for r, p, _ in score.overlaps if p == lesion.label)
+            findings.append(Finding("false", case, lesion, partners))
+    return findings
+
+
+def select(findings: Iterable[Finding], limit: int) -> list[Finding]:
+    """The lesions to show: missed, false, then found; in each those that count, large ones first.
+
+    Where not all fit, no kind is crowded out: kinds take turns until the limit is reached.
+    """
+    queues: list[list[Finding]] = [[] for _ in SHOWN_FIRST]
+    for finding in findings:
+        queues[SHOWN_FIRST.index(finding.kind)].append(finding)
+    for queue in queues:
+        queue.sort(key=lambda f: (not f.lesion.counted, -f.lesion.volume_mm3, f.case))
+    quotas = [0] * len(queues)
+    while sum(quotas) < min(limit, sum(map(len, queues))):
+        for kind, queue in enumerate(queues):
+            if quotas[kind] < len(queue) and sum(quotas) < limit:
+                quotas[kind] += 1
+    return [
+        finding for queue, quota in zip(queues, quotas, strict=True) for finding in queue[:quota]
+    ]
+
+
+def predicted_findings(case: str, prediction: Volume) -> list[Finding]:
+    """Lesions of a pair without a reference."""
+    labels, count = label_lesions(prediction.data)
+    voxel_mm3 = prediction.grid.voxel_volume_mm3
+    findings = []
+    for label in range(1, count + 1):
+        places = np.argwhere(labels == label)
+        low, high = places.min(0), places.max(0) + 1
+        centre = places.mean(0)
+        lesion = Lesion(
+            label=label,
+            voxels=len(places),
+            volume_mm3=len(places) * voxel_mm3,
+            centre_voxel=(float(centre[0]), float(centre[1]), float(centre[2])),
+            box=tuple((int(a), int(b)) for a, b in zip(low, high, strict=True)),  # type: ignore[arg-type]  # three axes
+            found=False,
+            counted=True,
+            overlap_voxels=0,
+        )
+        findings.append(Finding("predicted", case, lesion))
+    return findings
+
+
+def view_point(mask: Volume, lesion: Lesion) -> NDArray[np.float64]:
+    """World position (mm) where the three planes cross: the slices with most of the lesion.
+
+    The centre of a crescent can lie outside of it; the slice with the largest area never does.
+    """
+    box = tuple(slice(low, high) for low, high in lesion.box)
+    labels, count = label_lesions(mask.data[box])
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sizes[0] = -1
+    # Another lesion may reach into the box; ours is the component of the right size.
+    own = int(np.argmin(np.where(sizes > 0, np.abs(sizes - lesion.voxels), np.iinfo(int).max)))
+    part = labels == own
+    index = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        index.append(int(np.argmax(part.sum(axis=others))) + lesion.box[axis][0])
+    return np.asarray(mask.affine[:3, :3] @ np.array(index) + mask.affine[:3, 3])
+
+
+def write_report(
+    context: ReportContext, path: Path, *, max_lesions: int = 60, progress: bool = True
+) -> Path:
+    """Write the report: one file, nothing loaded from anywhere.
+
+    Args:
+        context: what it says.
+        path: the ``.html`` to write.
+        max_lesions: how many lesions get a card; the page says how many were left out.
+        progress: show a progress bar.
+
+    Returns:
+        ``path``.
+    """
+    loaded_for_unscored = _unscored_findings(context.cases)
+    findings = [
+        finding
+        for case in context.cases
+        for finding in (
+            findings_of(case.id, case.score)
+            if case.score is not None
+            else loaded_for_unscored[case.id]
+        )
+    ]
+    shown = select(findings, max_lesions)
+    cards = {id(finding): card for finding, card in _cards(context.cases, shown, progress=progress)}
+    html = page.document(
+        title=str(context.card.get("name") or context.setting.get("experiment") or "Report"),
+        sections=[
+            page.header(context.card, context.setting, context.notes),
+            page.headline(context.summary),
+            page.curves(context.curves),
+            page.case_table([(case.id, case.score) for case in context.cases]),
+            page.lesions(
+                [cards[id(finding)] for finding in shown],
+                counts=_counts(findings),
+                shown=_counts(shown),
+            ),
+            page.how_to_read(),
+        ],
+    )
+    with atomic_write(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return path
+
+
+def _unscored_findings(cases: Sequence[ReportCase]) -> dict[str, list[Finding]]:
+    return {
+        case.id: predicted_findings(case.id, case.load().prediction)
+        for case in cases
+        if case.score is None
+    }
+
+
+def _counts(findings: Iterable[Finding]) -> dict[str, int]:
+    counts: dict[str, int] = {kind: 0 for kind in SHOWN_FIRST}
+    for finding in findings:
+        counts[finding.kind] += 1
+    return counts
+
+
+def _cards(
+    cases: Sequence[ReportCase], shown: Sequence[Finding], *, progress: bool
+) -> Iterator[tuple[Finding, str]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
+        task = bar.add_task("Drawing lesions", total=len(shown))
+        for case in cases:
+            wanted = [finding for finding in shown if finding.case == case.id]
+            if not wanted:
+                continue
+            volumes = case.load()
+            pictures = _pictures(case.id, volumes)
+            for finding in wanted:
+                yield finding, _card(finding, volumes, pictures)
+                bar.advance(task)
+
+
+def _pictures(case: str, volumes: CaseVolumes) -> CasePictures | None:
+    try:
+        return CasePictures(volumes)
+    except ValueError as error:
+        LOG.warning("%s: %s", case, error)
+        return None
+
+
+def _card(finding: Finding, volumes: CaseVolumes, pictures: CasePictures | None) -> str:
+    own = volumes.prediction
+    if finding.kind in ("found", "missed") and volumes.reference is not None:
+        own = volumes.reference
+    point = view_point(own, finding.lesion)
+    facts = _facts(finding, own, point, volumes)
+    if pictures is None:
+        return page.lesion_card(finding.kind, finding.case, facts, None, None)
+    return page.lesion_card(
+        finding.kind,
+        finding.case,
+        facts,
+        data_uri(pictures.lesion(point)),
+        data_uri(pictures.locator(point)),
+    )
+
+
+def _facts(
+    finding: Finding, own: Volume, point: NDArray[np.float64], volumes: CaseVolumes
+) -> dict[str, str]:
+    lesion = finding.lesion
+    facts = {"Volume": f"{lesion.volume_mm3:.0f} mm³ ({lesion.voxels} voxels)"}
+    if finding.partners:
+        other = "Prediction there" if finding.kind != "false" else "Reference there"
+        total = sum(partner.volume_mm3 for partner in finding.partners)
+        facts[other] = f"{total:.0f} mm³, {lesion.overlap_voxels} voxels shared"
+    if volumes.probability is not None:
+        box = tuple(slice(low, high) for low, high in lesion.box)
+        if volumes.probability.data.shape == own.data.shape:
+            facts["Highest probability"] = f"{float(volumes.probability.data[box].max()):.2f}"
+    voxel = np.linalg.inv(own.affine) @ np.append(point, 1)
+    facts["Voxel (from 0)"] = ", ".join(str(round(float(index))) for index in voxel[:3])
+    if not lesion.counted:
+        facts["Note"] = "too small to count in the lesion scores"
+    return facts
