@@ -17,6 +17,8 @@ TARGET = "new_lesions"
 BRAIN = "brain"
 BASELINE_LESIONS = "baseline_lesions"
 FOLLOWUP_LESIONS = "followup_lesions"
+CHANGE = "change"
+"""Mask of lesion change in both directions; new lesions are derived from it on loading."""
 
 MASK_NAMES = (TARGET, BRAIN, BASELINE_LESIONS, FOLLOWUP_LESIONS)
 
@@ -48,7 +50,8 @@ class LongitudinalSubject:
             without an entry lies in the common space already.
         reversed_time: the visits were exchanged on reading (vanished lesions become new ones).
         root: data root; paths are shown relative to it.
-        derived: name -> files from which the reader makes a mask in memory (see its reader).
+        registered: the data set promises that both visits lie on one grid, as the challenge does;
+            a pair that does not is refused. Others are registered by preprocessing.
     """
 
     id: str
@@ -59,7 +62,12 @@ class LongitudinalSubject:
     to_native: Mapping[str, Affine] = dataclasses.field(default_factory=dict)
     reversed_time: bool = False
     root: Path | None = None
-    derived: Mapping[str, tuple[Path, ...]] = dataclasses.field(default_factory=dict)
+    registered: bool = False
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is a reference of new lesions, given or derivable."""
+        return TARGET in self.masks or CHANGE in self.masks
 
     def files(self) -> dict[str, Path]:
         """Every file the pair consists of, by name."""

@@ -1,0 +1,328 @@
+"""What must hold between the files of a pair."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msseg_lightning.core.problem import Problem
+from msseg_lightning.core.subject import (
+    BASELINE,
+    BASELINE_LESIONS,
+    BRAIN,
+    CHANGE,
+    FOLLOWUP,
+    TARGET,
+    LongitudinalSubject,
+)
+from msseg_lightning.core.volume import Grid, Volume
+from msseg_lightning.read.geometry import in_order_of, resample_through
+from msseg_lightning.read.mirror import looks_mirrored
+from msseg_lightning.read.nifti import DEFAULT, GateOptions, inspect_volume
+from msseg_lightning.read.paths import shown
+
+LARGEST_BRAIN_FRACTION = 0.98
+"""Of all voxels; a brain cut out tightly fills about half of its box."""
+
+
+def check_subject(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -> list[Problem]:
+    """Everything wrong or remarkable with the files of a pair, in one list."""
+    return inspect_subject(subject, options)[1]
+
+
+def inspect_subject(
+    subject: LongitudinalSubject, options: GateOptions = DEFAULT
+) -> tuple[dict[str, Volume], list[Problem]]:
+    """Read all files of a pair and check them one by one and against each other.
+
+    Returns:
+        The volumes that could be read, in one storage order (that of the follow-up, or of the
+        masks where the pair comes with transforms), images moved to the common lattice where
+        transforms are given; and all problems.
+    """
+    volumes: dict[str, Volume] = {}
+    problems = list(_check_facts(subject))
+    names = sorted(subject.masks, key=lambda name: name != BRAIN)  # the brain helps to judge NaN
+    for name in names:
+        limit = LARGEST_BRAIN_FRACTION if name == BRAIN else options.largest_mask_fraction
+        allowed = dataclasses.replace(options, largest_mask_fraction=limit)
+        if name == BRAIN:
+            allowed = dataclasses.replace(allowed, soft_labels=False)
+        volume, found = inspect_volume(subject.masks[name], "mask", allowed, subject.root)
+        problems += found
+        if volume is not None:
+            volumes[name] = volume
+    brain = volumes.get(BRAIN)
+    for name, path in subject.images.items():
+        volume, found = inspect_volume(
+            path, "image", options, subject.root, None if brain is None else brain.data
+        )
+        problems += found
+        if volume is not None:
+            volumes[name] = volume
+    complete = {*subject.images, *subject.masks} == set(volumes)
+    problems += _check_same_image(subject, volumes)
+    if complete:
+        volumes, found = _check_geometry(subject, volumes)
+        problems += found
+        if not any(problem.severity == "error" for problem in problems):
+            problems += _check_content(subject, volumes, options)
+    return volumes, problems
+
+
+def _name(subject: LongitudinalSubject, volume: str) -> str:
+    return shown(subject.files()[volume], subject.root)
+
+
+def _check_facts(subject: LongitudinalSubject) -> Iterator[Problem]:
+    interval = subject.facts.interval_days
+    if interval is not None and interval <= 0:
+        yield Problem(
+            "pair.interval",
+            "the follow-up is dated before the baseline"
+            if interval < 0
+            else "both visits have the same date",
+            file=subject.id,
+            field="interval_days",
+            found=f"{interval:g}",
+            expected="more than 0",
+            remedy="exchange the two visits, or correct the interval",
+            severity="error" if interval < 0 else "warning",
+        )
+
+
+def _check_same_image(
+    subject: LongitudinalSubject, volumes: Mapping[str, Volume]
+) -> Iterator[Problem]:
+    if BASELINE not in volumes or FOLLOWUP not in volumes:
+        return
+    baseline, followup = volumes[BASELINE], volumes[FOLLOWUP]
+    if np.array_equal(baseline.data, followup.data):
+        yield Problem(
+            "pair.same_image",
+            "both visits are the same image",
+            file=_name(subject, FOLLOWUP),
+            field="voxel values",
+            found=f"identical to {_name(subject, BASELINE)}",
+            expected="two scans",
+            remedy="put the second scan in its place",
+        )
+
+
+def _check_geometry(
+    subject: LongitudinalSubject, volumes: dict[str, Volume]
+) -> tuple[dict[str, Volume], list[Problem]]:
+    """Reorder all volumes like one reference and compare lattices."""
+    problems: list[Problem] = []
+    moved = bool(subject.to_native)
+    anchor = _anchor(subject)
+    reference = volumes[anchor]
+    ordered: dict[str, Volume] = {}
+    for name, volume in volumes.items():
+        if moved and name in subject.to_native:
+            ordered[name] = resample_through(volume, reference.grid, subject.to_native[name])
+            continue
+        ordered[name] = in_order_of(volume, reference.affine)
+        if name in subject.masks:
+            partner = _partner(subject, name, anchor)
+            problems += _check_mask_side(subject, name, partner, volumes)
+        elif ordered[name] is not volume:
+            problems.append(_other_order(subject, name, anchor))
+    if problems and any(problem.severity == "error" for problem in problems):
+        return ordered, problems
+    for name in subject.masks:
+        partner = _partner(subject, name, anchor)
+        difference = _difference(ordered[name].grid, ordered[partner].grid)
+        if difference is not None and name != partner:
+            problems.append(
+                Problem(
+                    "mask.grid",
+                    "the mask lies on another grid than its scan",
+                    file=_name(subject, name),
+                    field=difference[0],
+                    found=difference[1],
+                    expected=f"{difference[2]} as in {_name(subject, partner)}",
+                    remedy="resample the mask onto the scan with nearest neighbours, or draw it "
+                    "on this scan",
+                )
+            )
+    if not moved:
+        difference = _difference(ordered[FOLLOWUP].grid, ordered[BASELINE].grid)
+        if difference is not None:
+            problems.append(
+                Problem(
+                    "pair.grid",
+                    "the visits lie on different grids"
+                    + ("" if subject.registered else "; they will be registered"),
+                    file=_name(subject, FOLLOWUP),
+                    field=difference[0],
+                    found=difference[1],
+                    expected=f"{difference[2]} as in {_name(subject, BASELINE)}",
+                    remedy="register the pair first, or read it as a raw pair"
+                    if subject.registered
+                    else "nothing to do",
+                    severity="error" if subject.registered else "warning",
+                )
+            )
+    return ordered, problems
+
+
+def _anchor(subject: LongitudinalSubject) -> str:
+    """The volume whose lattice and order the others follow."""
+    if subject.to_native:
+        for name in (TARGET, CHANGE, BRAIN):
+            if name in subject.masks:
+                return name
+    return FOLLOWUP
+
+
+def _partner(subject: LongitudinalSubject, mask: str, anchor: str) -> str:
+    """The volume a mask was drawn on."""
+    if mask == BASELINE_LESIONS and not subject.to_native:
+        return BASELINE
+    return anchor
+
+
+def _check_mask_side(
+    subject: LongitudinalSubject, mask: str, partner: str, volumes: Mapping[str, Volume]
+) -> Iterator[Problem]:
+    """A mask of other handedness than its scan.
+
+    In a centred grid a mirrored header leaves no other trace, and a mask on the wrong side is the
+    worst silent error of all; so it is refused although some such masks may be right.
+    """
+    if mask == partner:
+        return
+    sides = [np.linalg.det(volumes[name].affine[:3, :3]) for name in (mask, partner)]
+    if sides[0] * sides[1] < 0:
+        yield Problem(
+            "mask.mirrored",
+            "the mask's header mirrors that of its scan left-right",
+            file=_name(subject, mask),
+            field="affine",
+            found="opposite handedness",
+            expected=f"the handedness of {_name(subject, partner)}",
+            remedy="save the mask with the header of its scan, then look at both together",
+        )
+
+
+def _other_order(subject: LongitudinalSubject, name: str, anchor: str) -> Problem:
+    return Problem(
+        "pair.axis_order",
+        "stored in another axis order; reordered without changing a value",
+        file=_name(subject, name),
+        field="affine",
+        found="another order or direction of axes",
+        expected=f"that of {_name(subject, anchor)}",
+        remedy="nothing to do",
+        severity="warning",
+    )
+
+
+def _difference(one: Grid, other: Grid) -> tuple[str, str, str] | None:
+    """Field, found and expected of the first difference between two lattices."""
+    if one.shape != other.shape:
+        return "dim", " x ".join(map(str, one.shape)), " x ".join(map(str, other.shape))
+    if one.same_as(other):
+        return None
+    sizes = [np.array(grid.spacing_mm) for grid in (one, other)]
+    if np.abs(sizes[0] / sizes[1] - 1).max() > 0.01:
+        text = [" x ".join(f"{size:.3g}" for size in spacing) for spacing in sizes]
+        return "pixdim", f"{text[0]} mm", f"{text[1]} mm"
+    gap = one.displacement_mm(other)
+    turns = [
+        grid.affine[:3, :3] / spacing for grid, spacing in zip((one, other), sizes, strict=True)
+    ]
+    cosine = (np.trace(turns[0].T @ turns[1]) - 1) / 2
+    angle = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+    if angle > 0.1:
+        return "orientation", f"turned by {angle:.1f} degrees", "0 degrees"
+    return "origin", f"{gap:.1f} mm away", "0 mm"
+
+
+def _check_content(
+    subject: LongitudinalSubject, volumes: Mapping[str, Volume], options: GateOptions
+) -> Iterator[Problem]:
+    baseline, followup = volumes[BASELINE], volumes[FOLLOWUP]
+    if baseline.grid.same_as(followup.grid):
+        yield from _check_mirror(subject, baseline, followup, options)
+    target = volumes.get(TARGET)
+    if target is None or target.grid.shape != followup.grid.shape or not target.data.any():
+        return
+    inside = np.asarray(target.data) > 0.5
+    if not inside.any():
+        return
+    brain = volumes.get(BRAIN)
+    outside = _share_outside(inside, followup.data, None if brain is None else brain.data)
+    if outside > 0.5:
+        yield Problem(
+            "mask.outside_brain",
+            "lesions lie outside the brain",
+            file=_name(subject, TARGET),
+            field="voxel values",
+            found=f"{outside:.0%} of the lesion voxels",
+            expected="lesions inside the brain",
+            remedy="look at mask and scan together",
+            severity="warning",
+        )
+    elif baseline.grid.same_as(followup.grid):
+        change = _change(inside, baseline.data, followup.data)
+        if change < 0:
+            yield Problem(
+                "pair.swapped",
+                "new lesions are darker at follow-up: the visits may be exchanged",
+                file=_name(subject, FOLLOWUP),
+                field="visit order",
+                found=f"{change:.2f} standard deviations",
+                expected="brighter lesions at follow-up",
+                remedy="check the dates; exchange the visits if they are wrong",
+                severity="warning",
+            )
+
+
+def _check_mirror(
+    subject: LongitudinalSubject, baseline: Volume, followup: Volume, options: GateOptions
+) -> Iterator[Problem]:
+    same, mirrored, fires = looks_mirrored(baseline, followup)
+    if fires:
+        yield Problem(
+            "pair.mirrored",
+            "the follow-up looks like the mirror image of the baseline",
+            file=_name(subject, FOLLOWUP),
+            field="voxel values",
+            found=f"correlation {same:.2f} as it is, {mirrored:.2f} mirrored left-right",
+            expected="a better match as it is",
+            remedy="compare both scans by eye; correct the header or the voxels, or confirm the "
+            "pair with confirm_mirrored=true",
+            severity="warning" if options.confirm_mirrored else "error",
+        )
+
+
+def _head(image: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Voxels brighter than half the mean of the bright half: a rough head."""
+    values = np.asarray(image, np.float32)
+    bright = values[values > values.mean()]
+    return values > 0.25 * float(bright.mean())
+
+
+def _share_outside(
+    inside: NDArray[np.bool_], image: NDArray[np.generic], brain: NDArray[np.generic] | None
+) -> float:
+    allowed = brain[inside] != 0 if brain is not None and brain.any() else _head(image)[inside]
+    return 1.0 - float(np.mean(allowed))
+
+
+def _change(
+    inside: NDArray[np.bool_], baseline: NDArray[np.generic], followup: NDArray[np.generic]
+) -> float:
+    """Mean change of brightness inside, in standard deviations of the head."""
+    levels = []
+    for image in (baseline, followup):
+        values = np.asarray(image, np.float32)
+        tissue = values[::2, ::2, ::2]
+        tissue = tissue[_head(tissue)]
+        levels.append((float(values[inside].mean()) - float(tissue.mean())) / float(tissue.std()))
+    return levels[1] - levels[0]

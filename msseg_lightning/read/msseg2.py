@@ -1,0 +1,143 @@
+"""The folders of the MSSEG-2 challenge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msseg_lightning.core.problem import Problem
+from msseg_lightning.core.subject import (
+    BASELINE,
+    BASELINE_LESIONS,
+    BRAIN,
+    FOLLOWUP,
+    FOLLOWUP_LESIONS,
+    TARGET,
+    Facts,
+    LongitudinalSubject,
+)
+from msseg_lightning.read.participants import read_participants
+from msseg_lightning.read.reader import check_ids, existing_root, raise_errors
+
+IMAGES = {
+    BASELINE: "flair_time01_on_middle_space.nii.gz",
+    FOLLOWUP: "flair_time02_on_middle_space.nii.gz",
+}
+MASKS = {
+    TARGET: "ground_truth.nii.gz",
+    **{f"{TARGET}_rater{n}": f"ground_truth_expert{n}.nii.gz" for n in range(1, 5)},
+    BRAIN: "brain_mask.nii.gz",
+    BASELINE_LESIONS: "lesions_time01.nii.gz",
+    FOLLOWUP_LESIONS: "lesions_time02.nii.gz",
+}
+
+
+class Msseg2:
+    """One folder for each patient, both scans already in the halfway space.
+
+    ``NNN/flair_time01_on_middle_space.nii.gz``, ``flair_time02_on_middle_space.nii.gz`` and, in
+    training folders, ``ground_truth.nii.gz`` and ``ground_truth_expert1..4.nii.gz``. Beyond the
+    challenge, ``brain_mask.nii.gz`` and masks of all lesions of a visit
+    (``lesions_time01.nii.gz``, ``lesions_time02.nii.gz``) are taken where present, and covariates
+    from a ``participants.tsv`` beside the folders. Folders without any of these files are ignored.
+
+    Args:
+        root: the folder that holds the patients' folders.
+        labelled_only: leave out pairs without ``ground_truth.nii.gz``.
+        need_all_raters: refuse a pair that has one to three of the four raters' masks.
+    """
+
+    def __init__(
+        self, root: str | Path, labelled_only: bool = False, need_all_raters: bool = True
+    ) -> None:
+        self.root = Path(root)
+        self.labelled_only = labelled_only
+        self.need_all_raters = need_all_raters
+        self._skipped: list[Problem] = []
+
+    def subjects(self) -> list[LongitudinalSubject]:
+        """Every pair, ordered by folder name."""
+        root = existing_root(self.root)
+        facts = read_participants(root / "participants.tsv", root)
+        problems: list[Problem] = []
+        found = []
+        self._skipped = []
+        for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+            subject = self._subject(folder, root, facts.get(folder.name, Facts()), problems)
+            if subject is not None:
+                found.append(subject)
+        problems += check_ids(found, "folder names")
+        if not found and not problems:
+            problems.append(
+                Problem(
+                    "data.empty",
+                    "no patient was found",
+                    file=root.name,
+                    field="read.root",
+                    found="no folder with " + IMAGES[BASELINE],
+                    expected="NNN/" + IMAGES[BASELINE],
+                    remedy="give the folder that holds the patients' folders",
+                )
+            )
+        raise_errors(problems)
+        return found
+
+    def skipped(self) -> list[Problem]:
+        """Pairs left out by the last call of ``subjects``."""
+        return list(self._skipped)
+
+    def _subject(
+        self, folder: Path, root: Path, facts: Facts, problems: list[Problem]
+    ) -> LongitudinalSubject | None:
+        present = {path.name for path in folder.iterdir()}
+        images = {name: folder / file for name, file in IMAGES.items() if file in present}
+        masks = {name: folder / file for name, file in MASKS.items() if file in present}
+        if not images and not masks:
+            return None
+        for name, file in IMAGES.items():
+            if name not in images:
+                problems.append(
+                    Problem(
+                        "pair.missing_image",
+                        "a scan of the pair is missing",
+                        file=f"{folder.name}/{file}",
+                        field="file",
+                        found=", ".join(path.name for path in images.values()) or "no scan",
+                        expected=file,
+                        remedy="restore the scan, or remove the folder",
+                    )
+                )
+        raters = [name for name in masks if name.startswith(f"{TARGET}_rater")]
+        if self.need_all_raters and 0 < len(raters) < 4:
+            problems.append(
+                Problem(
+                    "mask.raters",
+                    "some of the four raters are missing",
+                    file=folder.name,
+                    field="ground_truth_expert1..4",
+                    found=f"{len(raters)} of 4",
+                    expected="all four or none",
+                    remedy="restore the masks, or set read.need_all_raters=false",
+                )
+            )
+        if self.labelled_only and TARGET not in masks:
+            self._skipped.append(
+                Problem(
+                    "pair.unlabelled",
+                    "left out: it has no reference",
+                    file=folder.name,
+                    field=MASKS[TARGET],
+                    severity="warning",
+                )
+            )
+            return None
+        if len(images) < 2:
+            return None
+        return LongitudinalSubject(
+            id=folder.name,
+            patient=folder.name,
+            images=images,
+            masks=masks,
+            facts=facts,
+            root=root,
+            registered=True,
+        )

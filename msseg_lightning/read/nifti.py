@@ -1,0 +1,503 @@
+"""The one reader and the one writer of images: every file passes the same gate."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import nibabel as nib
+import numpy as np
+from isal import isal_zlib
+from numpy.typing import NDArray
+
+from msseg_lightning.core.files import atomic_write
+from msseg_lightning.core.problem import MssegError, Problem
+from msseg_lightning.core.subject import Native
+from msseg_lightning.core.volume import Grid, Kind, Volume
+from msseg_lightning.read.header import TEXT_FIELDS, Header, Trust, parse_header
+from msseg_lightning.read.paths import resolve_file, shown
+from msseg_lightning.read.stream import Limits, Stream
+
+logger = logging.getLogger(__name__)
+
+ROUNDING = 1e-3
+"""Distance from 0 or 1 up to which a mask value counts as rounding of float storage."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GateOptions:
+    """What is allowed beyond the default; every exception that is used is logged.
+
+    Args:
+        strict: refuse also what is otherwise accepted with a warning about the file itself: a
+            misleading file ending, negative intensity scaling.
+        trust: which orientation to follow where qform and sform conflict.
+        allow_nan_outside_brain: set non-finite voxels outside the brain mask to 0.
+        confirm_mirrored: accept a pair whose content looks mirrored; a person has looked.
+        registered: visits must share one grid, as in the challenge; otherwise different grids are
+            registered later and only logged.
+        soft_labels: masks may hold any value in [0, 1].
+        label_values: what stored mask values mean, e.g. ``{255: 1}``.
+        largest_mask_fraction: a lesion mask may cover this share of all voxels.
+        allow_external_links: files may lie outside the data root.
+        limits: sizes refused before anything is allocated.
+    """
+
+    strict: bool = False
+    trust: Trust | None = None
+    allow_nan_outside_brain: bool = False
+    confirm_mirrored: bool = False
+    registered: bool = False
+    soft_labels: bool = False
+    label_values: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    largest_mask_fraction: float = 0.10
+    allow_external_links: bool = False
+    limits: Limits = dataclasses.field(default_factory=Limits)
+
+
+DEFAULT = GateOptions()
+
+
+def read_volume(
+    path: Path,
+    kind: Kind = "image",
+    options: GateOptions = DEFAULT,
+    root: Path | None = None,
+    brain: NDArray[np.generic] | None = None,
+) -> Volume:
+    """Read one file through the gate; warnings are logged.
+
+    Args:
+        path: a NIfTI-1 file, ``.nii`` or ``.nii.gz``.
+        kind: images become float32; masks uint8 of 0 and 1; probabilities float32 in [0, 1].
+        options: exceptions to the default rules.
+        root: data root, cut from messages; the file must lie below it.
+        brain: (X, Y, Z) mask for ``allow_nan_outside_brain``.
+
+    Raises:
+        MssegError: with everything that is wrong with the file.
+    """
+    volume, problems = inspect_volume(path, kind, options, root, brain)
+    if volume is None:
+        raise MssegError([problem for problem in problems if problem.severity == "error"])
+    for problem in problems:
+        logger.warning("%s", problem)
+    return volume
+
+
+def inspect_volume(
+    path: Path,
+    kind: Kind = "image",
+    options: GateOptions = DEFAULT,
+    root: Path | None = None,
+    brain: NDArray[np.generic] | None = None,
+) -> tuple[Volume | None, list[Problem]]:
+    """Like :func:`read_volume`, with all problems returned; the volume is None after an error."""
+    try:
+        stream, header, problems = _open(path, options, root)
+        if header is None:
+            return None, problems
+        buffer, extra = stream.body(header.bytes_expected)
+    except MssegError as error:
+        return None, list(error.problems)
+    if extra:
+        problems.append(
+            Problem(
+                "image.extra_bytes",
+                "further bytes after the voxels were ignored",
+                file=stream.name,
+                field="file size",
+                found=f"{extra} bytes more",
+                expected=f"{header.bytes_expected} bytes",
+                remedy="nothing to do if the scan looks complete",
+                severity="warning",
+            )
+        )
+    stored = np.frombuffer(buffer, header.dtype, header.voxels, header.offset)
+    values: NDArray[np.generic] | None
+    if kind == "image":
+        values, found = _image_values(stored, header, stream.name, options, brain)
+    elif kind == "probability":
+        values, found = _probability_values(stored, header, stream.name)
+    else:
+        values, found = _mask_values(stored, header, stream.name, options)
+    problems += found
+    if values is None or any(problem.severity == "error" for problem in problems):
+        return None, problems
+    shaped = values.reshape(header.grid.shape, order="F")
+    soft = kind == "mask" and options.soft_labels
+    return Volume(shaped, header.grid.affine, "probability" if soft else kind), problems
+
+
+def read_header(
+    path: Path, options: GateOptions = DEFAULT, root: Path | None = None
+) -> tuple[Header, list[Problem]]:
+    """The checked header of a file and warnings about it; voxels are not unpacked.
+
+    Raises:
+        MssegError: with everything that is wrong with the header.
+    """
+    _, header, problems = _open(path, options, root)
+    if header is None:
+        raise MssegError([problem for problem in problems if problem.severity == "error"])
+    return header, problems
+
+
+def native_of(path: Path, options: GateOptions = DEFAULT, root: Path | None = None) -> Native:
+    """The space of a file: its grid, and its header with geometry only.
+
+    Raises:
+        MssegError: the header is refused.
+    """
+    header, _ = read_header(path, options, root)
+    return Native(header.grid, _geometry_only(header))
+
+
+def native_from_grid(grid: Grid) -> Native:
+    """A native space made from a lattice alone, for volumes without a file."""
+    fields = nib.Nifti1Header()
+    fields.set_data_shape(grid.shape)
+    fields.set_qform(grid.affine, code=1, strip_shears=False)
+    fields.set_sform(grid.affine, code=1)
+    fields.set_xyzt_units("mm")
+    return Native(grid, fields.binaryblock)
+
+
+def write_volume(
+    path: Path, data: NDArray[np.generic], native: Native, kind: Kind = "mask"
+) -> None:
+    """Write a map with the geometry of its native header: same input, same bytes.
+
+    Masks are stored as uint8, everything else as float32, unscaled. Text fields and extensions of
+    the source are not carried over; the gzip stream has no time and no name. The file appears
+    whole or not at all.
+
+    Args:
+        path: ends in ``.nii`` or ``.nii.gz``.
+        data: (X, Y, Z) on the native grid.
+        native: grid and header.
+        kind: masks must be 0 or 1.
+
+    Raises:
+        ValueError: another shape than the native grid's, other mask values, not finite.
+    """
+    if data.shape != native.grid.shape:
+        raise ValueError(f"{path.name}: shape {data.shape} is not {native.grid.shape}")
+    if kind == "mask":
+        if not np.isin(data, (0, 1)).all():
+            raise ValueError(f"{path.name}: a mask holds 0 and 1 only")
+        stored = np.asarray(data, np.uint8)
+    else:
+        stored = np.asarray(data, "<f4")
+        if not np.isfinite(stored).all():
+            raise ValueError(f"{path.name}: values are not finite")
+    fields = nib.Nifti1Header(native.header, endianness="<", check=False)
+    fields.set_data_dtype(stored.dtype)
+    fields["dim"] = [3, *data.shape, 1, 1, 1, 1]
+    fields["vox_offset"] = 352
+    fields["scl_slope"], fields["scl_inter"] = 1, 0
+    fields["cal_min"], fields["cal_max"] = 0, 0
+    plain = fields.binaryblock + bytes(4) + stored.tobytes(order="F")
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(_gzip(plain) if path.name.endswith(".gz") else plain)
+
+
+def _gzip(plain: bytes) -> bytes:
+    """A gzip stream without time and name, so that equal input gives equal bytes."""
+    packer = isal_zlib.compressobj(level=2, wbits=-15)
+    body = packer.compress(plain) + packer.flush()
+    head = b"\x1f\x8b\x08\x00" + bytes(4) + b"\x00\xff"
+    checksum = isal_zlib.crc32(plain).to_bytes(4, "little")
+    return head + body + checksum + (len(plain) & 0xFFFFFFFF).to_bytes(4, "little")
+
+
+def _open(
+    path: Path, options: GateOptions, root: Path | None
+) -> tuple[Stream, Header | None, list[Problem]]:
+    real = resolve_file(path, root, options.allow_external_links)
+    stream = Stream(real, shown(path, root), options.limits)
+    header, problems = parse_header(stream.head(), stream.name, options.limits, options.trust)
+    named_gzip = path.name.lower().endswith(".gz")
+    if header is not None and named_gzip != stream.is_gzip:
+        problems.append(
+            Problem(
+                "image.file_ending",
+                "the file ending does not fit the content",
+                file=stream.name,
+                field="file name",
+                found="a gzip stream" if stream.is_gzip else "an uncompressed file",
+                expected="uncompressed" if stream.is_gzip else "a gzip stream",
+                remedy=f"rename it to end in {'.nii.gz' if stream.is_gzip else '.nii'}",
+                severity="error" if options.strict else "warning",
+            )
+        )
+    if options.strict:
+        problems = [
+            dataclasses.replace(problem, severity="error")
+            if problem.code == "image.slope_negative"
+            else problem
+            for problem in problems
+        ]
+    if any(problem.severity == "error" for problem in problems):
+        header = None
+    return stream, header, problems
+
+
+def _geometry_only(header: Header) -> bytes:
+    fields = nib.Nifti1Header(header.raw, endianness="<", check=False)
+    for field in (*TEXT_FIELDS, "extents", "session_error", "regular", "dim_info"):
+        fields[field] = np.zeros_like(fields[field])
+    for field in ("intent_p1", "intent_p2", "intent_p3", "intent_code", "glmin", "glmax"):
+        fields[field] = 0
+    for field in ("slice_start", "slice_end", "slice_code", "slice_duration", "toffset"):
+        fields[field] = 0
+    fields["dim"] = [3, *header.grid.shape, 1, 1, 1, 1]
+    fields["pixdim"][4:] = 0
+    fields["xyzt_units"] = 2
+    return fields.binaryblock
+
+
+def _value_problem(
+    code: str,
+    name: str,
+    message: str,
+    found: str,
+    expected: str,
+    remedy: str,
+    severity: Literal["error", "warning"] = "error",
+) -> Problem:
+    return Problem(
+        code,
+        message,
+        file=name,
+        field="voxel values",
+        found=found,
+        expected=expected,
+        remedy=remedy,
+        severity=severity,
+    )
+
+
+def _scaled(stored: NDArray[np.generic], header: Header) -> NDArray[np.float32]:
+    """Stored numbers as float32 true values; a copy, since the buffer is read-only."""
+    if header.slope is None or (header.slope == 1 and header.intercept == 0):
+        return stored.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = stored.astype(np.float64)
+        values *= header.slope
+        values += header.intercept
+        return values.astype(np.float32)
+
+
+def _image_values(
+    stored: NDArray[np.generic],
+    header: Header,
+    name: str,
+    options: GateOptions,
+    brain: NDArray[np.generic] | None,
+) -> tuple[NDArray[np.float32] | None, list[Problem]]:
+    values = _scaled(stored, header)
+    low, high = float(values.min()), float(values.max())
+    if math.isfinite(low) and math.isfinite(high):
+        if low == high:
+            return None, [
+                _value_problem(
+                    "image.constant",
+                    name,
+                    "constant image",
+                    f"{low:g} in every voxel",
+                    "a scan",
+                    "export the scan again; leave the subject out if it has no scan",
+                )
+            ]
+        return values, []
+    return _repair(values, stored, header, name, options, brain)
+
+
+def _repair(
+    values: NDArray[np.float32],
+    stored: NDArray[np.generic],
+    header: Header,
+    name: str,
+    options: GateOptions,
+    brain: NDArray[np.generic] | None,
+) -> tuple[NDArray[np.float32] | None, list[Problem]]:
+    """Non-finite voxels: refused, or filled outside the brain where that is allowed."""
+    bad = ~np.isfinite(values)
+    count = int(bad.sum())
+    if header.dtype.kind != "f" or np.isfinite(stored[bad]).all():
+        return None, [
+            dataclasses.replace(
+                _value_problem(
+                    "image.overflow",
+                    name,
+                    "scaled values are too large for float32",
+                    f"scl_slope {header.slope}",
+                    "values below 3.4e38",
+                    "write the file again without scaling",
+                ),
+                field="scl_slope",
+            )
+        ]
+    outside = (
+        options.allow_nan_outside_brain
+        and brain is not None
+        and brain.shape == header.grid.shape
+        and not (bad & (brain.ravel(order="F") != 0)).any()
+        and count < values.size
+    )
+    kinds = [
+        word
+        for word, has in (("NaN", np.isnan(values).any()), ("infinite", np.isinf(values).any()))
+        if has
+    ]
+    found = f"{count} {' or '.join(kinds)} voxels"
+    if not outside:
+        return None, [
+            _value_problem(
+                "image.not_finite",
+                name,
+                "every voxel is NaN or infinite"
+                if count == values.size
+                else "voxels are NaN or infinite",
+                found,
+                "finite numbers",
+                "export the scan again, or allow_nan_outside_brain=true to fill with 0 outside "
+                "the brain mask",
+            )
+        ]
+    values[bad] = 0
+    return values, [
+        _value_problem(
+            "image.not_finite",
+            name,
+            "non-finite voxels outside the brain were set to 0",
+            found,
+            "finite numbers",
+            "export the scan again",
+            "warning",
+        )
+    ]
+
+
+def _probability_values(
+    stored: NDArray[np.generic], header: Header, name: str
+) -> tuple[NDArray[np.float32] | None, list[Problem]]:
+    values = _scaled(stored, header)
+    low, high = float(values.min()), float(values.max())
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+        return None, [
+            _value_problem(
+                "probability.range",
+                name,
+                "values are no probabilities",
+                f"{low:g} to {high:g}",
+                "0 to 1",
+                "give the probability map, not logits or the scan",
+            )
+        ]
+    return values.clip(0, 1), []
+
+
+def _mask_values(
+    stored: NDArray[np.generic], header: Header, name: str, options: GateOptions
+) -> tuple[NDArray[np.generic] | None, list[Problem]]:
+    if options.soft_labels:
+        soft, problems = _probability_values(stored, header, name)
+        return soft, problems + (_coverage(soft, name, options) if soft is not None else [])
+    plain = header.slope is None or (header.slope == 1 and header.intercept == 0)
+    found: list[Problem] = []
+    if plain and stored.dtype.kind in "iu" and stored.min() >= 0 and stored.max() <= 1:
+        mask = stored.astype(np.uint8)
+    else:
+        values = _scaled(stored, header)
+        for source, meaning in options.label_values.items():
+            values[values == source] = meaning
+        if not np.isfinite(values).all():
+            count = int((~np.isfinite(values)).sum())
+            return None, [
+                _value_problem(
+                    "mask.not_finite",
+                    name,
+                    "the mask holds NaN or infinity",
+                    f"{count} voxels",
+                    "0 and 1",
+                    "write the mask again as uint8",
+                )
+            ]
+        rounded = values.round()
+        distance = float(np.abs(values - rounded).max())
+        if distance > ROUNDING or rounded.min() < 0 or rounded.max() > 1:
+            return None, [_wrong_labels(values, name)]
+        if distance > 0:
+            found.append(
+                _value_problem(
+                    "mask.rounded",
+                    name,
+                    "mask values were rounded",
+                    f"up to {distance:g} off",
+                    "0 and 1",
+                    "nothing to do; save as uint8 to silence this",
+                    "warning",
+                )
+            )
+        mask = rounded.astype(np.uint8)
+    return mask, found + _coverage(mask, name, options)
+
+
+def _wrong_labels(values: NDArray[np.float32], name: str) -> Problem:
+    kinds = np.unique(values)
+    whole = bool((kinds == kinds.round()).all())
+    shown_values = ", ".join(f"{value:g}" for value in kinds[:6]) + (
+        ", ..." if kinds.size > 6 else ""
+    )
+    if kinds.size == 2 and kinds[0] == 0 and whole and kinds[1] > 1:
+        message = "mask values are 0 and one other number"
+        remedy = f"say what it means: label_values: {{{int(kinds[1])}: 1}}"
+    elif whole and kinds.min() >= 0 and kinds.size <= 16:
+        message = "mask values are not 0 and 1: several labels"
+        remedy = "say which are lesion, e.g. label_values: {1: 0, 2: 1}"
+    elif kinds.min() >= 0 and kinds.max() <= 1:
+        message = "the mask holds fractions: probabilities, not labels"
+        remedy = "threshold it, or set soft_labels=true if raters were averaged"
+    elif kinds.size > 16:
+        message = "values are not 0 and 1: this looks like a scan, not a mask"
+        remedy = "put the mask in its place"
+    else:
+        message = "mask values are not 0 and 1"
+        remedy = "write the mask again with 1 for lesion and 0 elsewhere"
+    return _value_problem(
+        "mask.values", name, message, f"{kinds.size} values: {shown_values}", "0 and 1", remedy
+    )
+
+
+def _coverage(mask: NDArray[np.generic], name: str, options: GateOptions) -> list[Problem]:
+    covered = np.count_nonzero(mask) / mask.size
+    if covered == 0:
+        return [
+            _value_problem(
+                "mask.empty",
+                name,
+                "the mask is empty",
+                "no voxel",
+                "lesions, or none",
+                "nothing to do if the pair has no new lesion",
+                "warning",
+            )
+        ]
+    if covered > options.largest_mask_fraction:
+        return [
+            _value_problem(
+                "mask.too_full",
+                name,
+                "the mask covers too much",
+                f"{covered:.0%} of all voxels",
+                f"at most {options.largest_mask_fraction:.0%}",
+                "check that this is the lesion mask and not inverted",
+            )
+        ]
+    return []
