@@ -110,13 +110,14 @@ class NetworkMethod:
             answer = self.infer(network, images.to(device), images.ne(0).any(0).to(device))
         logit = self.infer.level == "logit"
         outside = UNSEEN_LOGIT if logit else 0.0  # what the map is where no window looked
-        native = outside + restore(
+        home = restore(
             answer[0].float().cpu().numpy() - outside,
             prepared.grid,
             prepared.native,
             prepared.to_native,
             "probability",
         )
+        native = np.asarray(home, np.float32) + np.float32(outside)
         probability = _sigmoid(native) if logit else np.clip(native, 0.0, 1.0)
         prediction = Prediction(
             subject=subject.id,

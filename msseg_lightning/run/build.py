@@ -50,7 +50,7 @@ def build_method(config: Config, loggers: Sequence[object] = ()) -> Method:
     method = instantiate(config["method"], partial=True)
     rules = [instantiate(rule) for rule in (config["postprocess"] or {}).get("rules", {}).values()]
     if config["network"] is None:
-        return method(cache=cache, **({"postprocess": rules} if rules else {}))  # type: ignore[no-any-return]
+        return method(cache=cache, **({"postprocess": rules} if rules else {}))
 
     import torch
 
@@ -69,7 +69,7 @@ def build_method(config: Config, loggers: Sequence[object] = ()) -> Method:
         seed=config["seed"],
     )
     channels = Channels(tuple(config["channels"]["images"]), config["channels"]["target"])
-    return method(  # type: ignore[no-any-return]  # the allow list admits methods only
+    return method(
         cache=cache,
         channels=channels,
         patches=functools.partial(_patches, config, channels),

@@ -231,7 +231,7 @@ def _compose(overrides: Sequence[str]) -> Any:
 
 def _explain(error: Exception, overrides: Sequence[str]) -> Problem:
     """A Hydra error in words: which override, what was meant."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split("Config search path")[0].split())
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         key = unknown.group(1)

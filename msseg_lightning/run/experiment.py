@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from msseg_lightning import __version__
-from msseg_lightning.core.files import sha256_file, write_json
+from msseg_lightning.core.files import atomic_write, sha256_file, write_json
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import TARGET, LongitudinalSubject
@@ -62,9 +64,16 @@ def train_experiment(config: Config) -> Outcome:
         tracking = instantiate(config["track"])
         tracker = _open_run(config, folder, split, tracking)
         if tracker is None:
-            return _run(config, folder, subjects, split, load, None)
-        with tracker:
-            return _run(config, folder, subjects, split, load, tracker)
+            return Outcome(folder, _run(config, folder, subjects, split, load, None), None)
+        try:
+            summary = _run(config, folder, subjects, split, load, tracker)
+            if summary:
+                _log_results(tracker, folder, summary, tracking.pseudonyms.name)
+        except BaseException as error:
+            tracker.finish(_status(error))
+            raise
+        tracker.finish("FINISHED")
+        return Outcome(folder, summary, str(tracking.folder))
 
 
 def labelled_subjects(config: Config) -> dict[str, LongitudinalSubject]:
@@ -110,7 +119,7 @@ def _run(
     split: Split,
     load: Load,
     tracker: Any,
-) -> Outcome:
+) -> dict[str, Any]:
     from msseg_lightning.track.lightning_logger import TrackerLogger
 
     method = build_method(config, [TrackerLogger(tracker)] if tracker is not None else [])
@@ -121,7 +130,7 @@ def _run(
         folder.fit,
     )
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) != 0:
-        return Outcome(folder, {}, None)
+        return {}  # only one process writes results
     save_model(method, config, folder)
     folder.update_record(status="predicting")
     held_out = [subjects[name] for name in split.test]
@@ -130,11 +139,21 @@ def _run(
     folder.update_record(status="reporting")
     from msseg_lightning.run.report import build_report
 
-    report = build_report(folder, folder.report_file)
+    build_report(folder, folder.report_file)
     folder.update_record(status="finished")
-    if tracker is not None:
-        _log_results(tracker, folder, summary, report)
-    return Outcome(folder, summary, config["track"] and str(config["track"]["folder"]))
+    return summary
+
+
+def _status(error: BaseException) -> str:
+    """KILLED for signals, FAILED for everything else."""
+    from msseg_lightning.track.tracker import status_of
+
+    if isinstance(error, MssegError) and error.exit_code in (
+        ExitCode.INTERRUPTED,
+        ExitCode.TERMINATED,
+    ):
+        return "KILLED"
+    return status_of(error)
 
 
 def score_options(config: Config) -> ScoreOptions:
@@ -186,6 +205,7 @@ def write_scores(
 ) -> dict[str, Any]:
     """``scores.json`` (all) and ``scores.csv`` (one row per pair); returns the summary."""
     summary = summarise(scores).as_dict()
+    cases = {name: score.as_dict() for name, score in scores.items()}
     write_json(
         folder.scores_file,
         {
@@ -197,27 +217,24 @@ def write_scores(
             "threshold": "fixed by the experiment, not chosen on these pairs",
             "commit": folder.record().get("commit"),
             "summary": summary,
-            "cases": {name: score.as_dict() for name, score in scores.items()},
+            "cases": cases,
         },
     )
-    _write_csv(folder.path / "scores.csv", scores)
+    with atomic_write(folder.path / "scores.csv") as temporary:
+        temporary.write_text(scores_table(cases), encoding="utf-8")
     return summary
 
 
-def _write_csv(path: Path, scores: dict[str, CaseScore]) -> None:
-    import csv
-
-    from msseg_lightning.core.files import atomic_write
-
+def scores_table(cases: dict[str, dict[str, Any]]) -> str:
+    """One CSV row per pair: the official measures and the lesion counts."""
     rows = [
-        {"case": name, "new_lesions": score.has_new_lesions, **score.official, **score.detection}
-        for name, score in scores.items()
+        {"case": name, **score["official"], **score["detection"]} for name, score in cases.items()
     ]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with atomic_write(path) as temporary, temporary.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
 
 
 def _open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) -> Any:
@@ -279,8 +296,12 @@ def _open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) ->
         write_json(parent_folder / "run.json", {"mlflow_run_id": parent.run_id})
     parent.finish("FINISHED")
     folder.update_record(mlflow_run_id=tracker.run_id)
-    tracker.log_artifact(folder.config_file)
-    tracker.log_artifact(folder.split_file, "split")
+    rename = tracking.pseudonyms.name
+    parts = {
+        part: [rename(case) for case in getattr(split, part)] for part in ("train", "val", "test")
+    }
+    tracker.log_text(json.dumps(parts, indent=2), "split.json")
+    tracker.log_text(yaml.safe_dump(without_places(config), sort_keys=False), "config.yaml")
     tracker.log_text(json.dumps(environment, indent=2, default=str), "environment.json")
     return tracker
 
@@ -312,17 +333,45 @@ def tracked_settings(config: Config) -> dict[str, Any]:
     }
 
 
-def _log_results(tracker: Any, folder: RunFolder, summary: dict[str, Any], report: Path) -> None:
+def _log_results(
+    tracker: Any, folder: RunFolder, summary: dict[str, Any], rename: Callable[[str], str]
+) -> None:
+    """Numbers, tables, curves, weights and report; patients under the names ``rename`` gives."""
+    from msseg_lightning.run.report import build_report
+
     tracker.log_metrics(headline_metrics(summary))
-    for path, place in (
-        (folder.scores_file, "scores"),
-        (folder.path / "scores.csv", "scores"),
-        (folder.fit / "curves.csv", "curves"),
-        (folder.model, "model"),
-        (report, None),
-    ):
-        if path.exists():
-            tracker.log_artifact(path, place)
+    scores = renamed(json.loads(folder.scores_file.read_text(encoding="utf-8")), rename)
+    tracker.log_text(json.dumps(scores, indent=2), "scores/scores.json")
+    tracker.log_text(scores_table(scores["cases"]), "scores/scores.csv")
+    tracker.log_artifact(folder.model, "model")
+    curves = folder.fit / "curves.csv"
+    if curves.exists():
+        tracker.log_artifact(curves, "curves")
+    report = folder.report_file
+    if any(rename(case) != case for case in scores_of(folder)):
+        report = build_report(folder, folder.path / "track" / "report.html", rename)
+    tracker.log_artifact(report)
+
+
+def scores_of(folder: RunFolder) -> list[str]:
+    """Ids of the scored pairs."""
+    return list(json.loads(folder.scores_file.read_text(encoding="utf-8"))["cases"])
+
+
+def renamed(content: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
+    """``scores.json`` with other names for the pairs."""
+    summary = {
+        group: {**values, "cases": [rename(case) for case in values["cases"]]}
+        for group, values in content["summary"].items()
+    }
+    cases = {rename(case): score for case, score in content["cases"].items()}
+    return {**content, "summary": summary, "cases": cases}
+
+
+def without_places(config: Config) -> Config:
+    """A configuration that does not tell where on this machine anything lies."""
+    read = {**config["read"], "root": data_name(config)} if "root" in config["read"] else {}
+    return {**config, "read": read or config["read"], "paths": {}}
 
 
 def headline_metrics(summary: dict[str, Any]) -> dict[str, float]:

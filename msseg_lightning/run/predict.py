@@ -123,6 +123,7 @@ def _from_mlflow(text: str, folder: Path) -> Path | None:
         return None
     import mlflow
     from mlflow.exceptions import MlflowException
+
     from msseg_lightning.track.store import ensure_store
 
     mlflow.set_tracking_uri(ensure_store(folder))

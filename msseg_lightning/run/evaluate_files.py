@@ -1,0 +1,276 @@
+"""Score mask files: one pair, or two folders matched by case."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.volume import Volume
+from msseg_lightning.evaluate.score import CaseScore, ScoreOptions, score_case
+from msseg_lightning.read.nifti import GateOptions, inspect_volume, read_header
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+ENDINGS = (".nii.gz", ".nii")
+REFERENCE_NAME = "ground_truth"
+"""Stem of the consensus mask in the challenge's case folders."""
+
+_BAR_AFTER_S = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskPair:
+    """Two files to compare."""
+
+    case: str
+    prediction: Path
+    reference: Path
+
+
+def find_pairs(prediction: Path, reference: Path) -> tuple[list[MaskPair], list[Problem]]:
+    """Match predictions to references.
+
+    Two files make one pair, named after the prediction. In two folders a case is a mask file named
+    after it (``013.nii.gz``) or a folder of that name with one mask in it: ``ground_truth.nii.gz``
+    on the reference side, any one mask on the other. Probability maps
+    (``*_probability.nii.gz``) and scans (``flair_*``) are passed over.
+
+    Returns:
+        pairs in order of case, and a problem for every case that lacks its counterpart.
+
+    Raises:
+        MssegError: a path is missing, a file meets a folder, a case is ambiguous or nothing
+            matches.
+    """
+    missing = [path for path in (prediction, reference) if not path.exists()]
+    if missing:
+        raise MssegError(
+            [
+                Problem(
+                    "evaluate.missing",
+                    "there is no such file or folder",
+                    file=path,
+                    remedy="check the spelling; the prediction comes first, then the reference",
+                )
+                for path in missing
+            ]
+        )
+    if prediction.is_dir() != reference.is_dir():
+        folder = prediction if prediction.is_dir() else reference
+        raise MssegError(
+            Problem(
+                "evaluate.kinds",
+                "a file cannot be compared with a folder",
+                file=folder,
+                found="a folder",
+                expected="two files or two folders",
+                remedy="give the mask inside the folder",
+                exit_code=ExitCode.CONFIG,
+            )
+        )
+    if not prediction.is_dir():
+        return [MaskPair(_stem(prediction), prediction, reference)], []
+    predicted, true = _masks_in(prediction), _masks_in(reference)
+    pairs = [
+        MaskPair(case, predicted[case], true[case]) for case in sorted(predicted.keys() & true)
+    ]
+    unmatched = [
+        Problem(
+            "evaluate.unmatched",
+            f"case {case} has no {counterpart} and was left out",
+            file=masks[case],
+            expected=f"{case}.nii.gz or a folder {case}",
+            remedy="name both masks after the case",
+            severity="warning",
+            exit_code=ExitCode.PARTIAL,
+        )
+        for masks, others, counterpart in (
+            (predicted, true, "reference"),
+            (true, predicted, "prediction"),
+        )
+        for case in sorted(masks.keys() - others)
+    ]
+    if not pairs:
+        raise MssegError(
+            Problem(
+                "evaluate.nothing",
+                "no case has both a prediction and a reference",
+                file=prediction,
+                found=f"{len(predicted)} predictions, {len(true)} references",
+                expected="masks of the same case names in both folders",
+                remedy="name both after the case: 013.nii.gz, or 013/ground_truth.nii.gz",
+            )
+        )
+    return pairs, unmatched
+
+
+def evaluate_files(
+    pairs: Sequence[MaskPair],
+    options: ScoreOptions,
+    workers: int | None = None,
+    label_values: Mapping[int, int] | None = None,
+    show_progress: bool = False,
+) -> dict[str, CaseScore]:
+    """Read and score all pairs in parallel.
+
+    Args:
+        pairs: what to compare.
+        options: thresholds of the lesion scores.
+        workers: threads; reading and scoring release the interpreter. None takes one per
+            processor.
+        label_values: what stored values other than 0 and 1 mean, e.g. ``{255: 1}``.
+        show_progress: draw a bar on standard error once two seconds have passed.
+
+    Raises:
+        MssegError: with every problem of every file; then nothing is scored by halves.
+    """
+    gate = GateOptions(
+        label_values=dict(label_values or {}),
+        largest_mask_fraction=1.0,  # how much a system marks is for the scores to say
+    )
+    scores: dict[str, CaseScore] = {}
+    problems: list[Problem] = []
+    count = min(workers or os.cpu_count() or 1, len(pairs))
+    with ThreadPoolExecutor(count) as pool:
+        futures = {pool.submit(_score_pair, pair, options, gate): pair for pair in pairs}
+        for future in _with_bar(as_completed(futures), len(pairs), show_progress):
+            try:
+                scores[futures[future].case] = future.result()
+            except MssegError as error:
+                problems += error.problems
+    if problems:
+        raise MssegError(sorted(problems, key=lambda problem: str(problem.file)))
+    return {pair.case: scores[pair.case] for pair in pairs}
+
+
+def _score_pair(pair: MaskPair, options: ScoreOptions, gate: GateOptions) -> CaseScore:
+    prediction, reference = _read(pair.prediction, gate), _read(pair.reference, gate)
+    if not prediction.grid.same_as(reference.grid):
+        shift = prediction.grid.displacement_mm(reference.grid)
+        raise MssegError(
+            Problem(
+                "evaluate.grid",
+                "prediction and reference do not lie on one grid",
+                file=pair.prediction,
+                field="dim" if np.isinf(shift) else "affine",
+                found=f"shape {prediction.grid.shape}"
+                + ("" if np.isinf(shift) else f", corners off by up to {shift:.3g} mm"),
+                expected=f"shape {reference.grid.shape}, the affine of {pair.reference.name}",
+                remedy="write predictions with the header of the patient's own scan",
+            )
+        )
+    return score_case(
+        prediction.data, reference.data, _header_spacing(pair.reference, reference, gate), options
+    )
+
+
+def _read(path: Path, gate: GateOptions) -> Volume:
+    """One mask; that it is empty is no warning here."""
+    volume, problems = inspect_volume(path, "mask", gate)
+    if volume is None:
+        raise MssegError([problem for problem in problems if problem.severity == "error"])
+    for problem in problems:
+        if problem.code != "mask.empty":
+            log.warning("%s", problem)
+    return volume
+
+
+def _header_spacing(path: Path, volume: Volume, gate: GateOptions) -> tuple[float, float, float]:
+    """Voxel edges from ``pixdim``, which the official tool computes with.
+
+    The affine gives the same up to the rounding of its nine products; that matters for a lesion
+    exactly at the volume limit. A file whose ``pixdim`` says something else goes by its affine.
+    """
+    header, _ = read_header(path, gate)
+    stored = np.frombuffer(header.raw, np.float32, count=3, offset=80)
+    if np.allclose(stored, volume.spacing_mm, rtol=1e-4):
+        return float(stored[0]), float(stored[1]), float(stored[2])
+    return volume.spacing_mm
+
+
+def _stem(path: Path) -> str:
+    """Name without its ending."""
+    for ending in ENDINGS:
+        if path.name.lower().endswith(ending):
+            return path.name[: -len(ending)]
+    return path.name
+
+
+def _masks_in(folder: Path) -> dict[str, Path]:
+    """Case -> mask below a folder.
+
+    Raises:
+        MssegError: several files could be the mask of one case.
+    """
+    candidates: dict[str, list[Path]] = {}
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            masks = [path for path in sorted(entry.iterdir()) if _may_be_mask(path)]
+            consensus = [path for path in masks if _stem(path) == REFERENCE_NAME]
+            if masks:
+                candidates.setdefault(entry.name, []).extend(consensus or masks)
+        elif _may_be_mask(entry):
+            candidates.setdefault(_stem(entry), []).append(entry)
+    ambiguous = [
+        Problem(
+            "evaluate.ambiguous",
+            f"several files could be the mask of case {case}",
+            file=folder,
+            found=", ".join(str(path.relative_to(folder)) for path in paths),
+            expected="one mask per case",
+            remedy="move the others elsewhere, or compare single files",
+        )
+        for case, paths in candidates.items()
+        if len(paths) > 1
+    ]
+    if ambiguous:
+        raise MssegError(ambiguous)
+    return {case: paths[0] for case, paths in candidates.items()}
+
+
+def _may_be_mask(path: Path) -> bool:
+    stem = _stem(path)
+    return (
+        stem != path.name
+        and not path.name.startswith(".")
+        and not stem.endswith("_probability")
+        and not stem.startswith("flair_")
+    )
+
+
+def _with_bar(items: Iterable[Item], total: int, show: bool) -> Iterator[Item]:
+    """Draw a progress bar once this has taken two seconds."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    bar = Progress(
+        "scoring", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    )
+    task = bar.add_task("", total=total)
+    began = time.monotonic()
+    started = False
+    try:
+        for item in items:
+            bar.advance(task)
+            late = time.monotonic() - began > _BAR_AFTER_S
+            if show and late and not started and console.is_terminal:
+                bar.start()
+                started = True
+            yield item
+    finally:
+        if started:
+            bar.stop()

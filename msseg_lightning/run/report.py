@@ -1,0 +1,170 @@
+"""Rebuild the report of a run from its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msseg_lightning.compare.picture import CaseVolumes
+from msseg_lightning.compare.report import ReportCase, ReportContext, write_report
+from msseg_lightning.core.subject import (
+    BASELINE,
+    BRAIN,
+    FOLLOWUP,
+    TARGET,
+    LoadedSubject,
+    LongitudinalSubject,
+)
+from msseg_lightning.core.volume import Volume
+from msseg_lightning.evaluate.score import CaseScore, Lesion
+from msseg_lightning.run.build import build_load, instantiate
+from msseg_lightning.run.compose import Config
+from msseg_lightning.run.folder import RunFolder, data_name
+from msseg_lightning.train.curves import read_curves
+
+
+def build_report(
+    folder: RunFolder, output: Path, rename: Callable[[str], str] = lambda case: case
+) -> Path:
+    """Write the report of a finished run.
+
+    Args:
+        folder: the run.
+        output: the HTML file.
+        rename: id -> name as shown, e.g. a pseudonym.
+    """
+    config, record = folder.config(), folder.record()
+    content = json.loads(folder.scores_file.read_text(encoding="utf-8"))
+    scores = {case: score_from(row) for case, row in content["cases"].items()}
+    load = build_load(config)
+    subjects = {subject.id: subject for subject in instantiate(config["read"]).subjects()}
+    context = ReportContext(
+        setting=setting(config, record, content),
+        card={"name": config["name"], **config["card"]},
+        cases=[
+            ReportCase(rename(case), score, _loader(subjects[case], load, folder))
+            for case, score in scores.items()
+        ],
+        curves=read_curves(folder.fit / "curves.csv"),
+        summary=shown_summary(content["summary"]),
+        notes=_notes(config, content["summary"]),
+    )
+    return write_report(context, output)
+
+
+def score_from(row: dict[str, Any]) -> CaseScore:
+    """A score as it was before it was written to JSON."""
+    lesions = {
+        name: tuple(
+            Lesion(
+                **{
+                    **lesion,
+                    "centre_voxel": tuple(lesion["centre_voxel"]),
+                    "box": tuple(tuple(edge) for edge in lesion["box"]),
+                }
+            )
+            for lesion in row[name]
+        )
+        for name in ("reference_lesions", "predicted_lesions")
+    }
+    plain = {
+        "overlaps": tuple(tuple(overlap) for overlap in row["overlaps"]),
+        "spacing_mm": tuple(row["spacing_mm"]),
+        "notes": tuple(row["notes"]),
+    }
+    return CaseScore(**{**row, **lesions, **plain})
+
+
+def setting(config: Config, record: dict[str, Any], content: dict[str, Any]) -> dict[str, object]:
+    """How the run was made, as shown at the top."""
+    split = content["split"]
+    return {
+        "experiment": config["name"],
+        "size": config["size"],
+        "data": data_name(config),
+        "split": split["kind"],
+        "fold": split["fold"],
+        "seed": config["seed"],
+        "evaluated on": "pairs held out from training and validation",
+        "threshold": content["threshold"],
+        "protocol": content["protocol"],
+        "commit": record.get("commit") or "not a git checkout",
+        "version": record.get("version"),
+        "data hash": str(split["data_hash"])[:12],
+    }
+
+
+def shown_summary(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The headline numbers of the two groups."""
+    present, absent = summary["with_lesions"], summary["without_lesions"]
+    shown: dict[str, dict[str, Any]] = {}
+    if present["cases"]:
+        measures, lesions = present["measures"], present["lesions"]
+        shown["with_new_lesions"] = {
+            "cases": len(present["cases"]),
+            "Dice": _interval(measures["Dice"]),
+            "lesion F1": _interval(measures["F1_score"]),
+            "lesions detected": f"{lesions['detected']} of {lesions['true']}",
+            "false lesions": lesions["predicted"] - lesions["matched"],
+        }
+    if absent["cases"]:
+        shown["without_new_lesions"] = {
+            "cases": len(absent["cases"]),
+            "clean cases": f"{absent['clean']} of {len(absent['cases'])}",
+            "false lesions per case": _interval(absent["false_lesions"]),
+            "false volume per case (mm³)": _interval(absent["false_volume_mm3"]),
+        }
+    return shown
+
+
+def _interval(statistic: dict[str, Any]) -> dict[str, Any]:
+    low, high = statistic["interval"] or (None, None)
+    return {"mean": statistic["mean"], "low": low, "high": high}
+
+
+def _notes(config: Config, summary: dict[str, Any]) -> tuple[str, ...]:
+    cases = len(summary["with_lesions"]["cases"]) + len(summary["without_lesions"]["cases"])
+    notes = []
+    if cases < 20:
+        notes.append(f"{cases} cases are too few to rank systems; read the intervals.")
+    if config["size"] != "paper":
+        notes.append(
+            f"Run at size {config['size']!r}, which is smaller than the paper's system; "
+            "its figures say nothing about the paper."
+        )
+    return tuple(notes)
+
+
+def _loader(
+    subject: LongitudinalSubject,
+    load: Callable[[LongitudinalSubject], LoadedSubject],
+    folder: RunFolder,
+) -> Callable[[], CaseVolumes]:
+    def volumes() -> CaseVolumes:
+        from msseg_lightning.read.nifti import read_volume
+
+        loaded = load(subject)
+        return CaseVolumes(
+            baseline=loaded.volumes[BASELINE],
+            followup=loaded.volumes[FOLLOWUP],
+            prediction=read_volume(folder.predictions / f"{subject.id}.nii.gz", kind="mask"),
+            reference=loaded.volumes.get(TARGET),
+            brain=loaded.volumes.get(BRAIN) or _brain(loaded),
+        )
+
+    return volumes
+
+
+def _brain(loaded: LoadedSubject) -> Volume:
+    """Where no mask came with the data: the non-zero voxels of stripped scans, else Otsu's."""
+    from msseg_lightning.preprocess.otsu import OtsuBrain
+
+    followup = loaded.volumes[FOLLOWUP]
+    nonzero = np.asarray(followup.data) > 0
+    if nonzero.mean() < 0.4:  # a head scan has noise in the air
+        return Volume(nonzero.astype(np.uint8), followup.affine, "mask")
+    return OtsuBrain()(loaded).volumes[BRAIN]

@@ -1,0 +1,64 @@
+"""The command line teaches, and its exit codes tell the truth."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from msseg_lightning.cli.main import COMMANDS, main, usage
+from msseg_lightning.core.problem import ExitCode
+
+
+def test_the_help_names_every_command_with_a_summary(capsys):
+    assert main(["--help"]) == ExitCode.OK
+    text = capsys.readouterr().out
+    for command in COMMANDS:
+        assert f"  {command}" in text
+    assert "not a medical device" in text
+
+
+def test_no_command_is_a_usage_error(capsys):
+    assert main([]) == ExitCode.CONFIG
+
+
+def test_an_unknown_command_suggests_the_nearest(capsys):
+    assert main(["trian"]) == ExitCode.CONFIG
+    assert "msseg train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_teaches_by_example(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"msseg {command}" in capsys.readouterr().out
+
+
+def test_the_help_imports_nothing_heavy():
+    script = (
+        "import sys; from msseg_lightning.cli.main import main; main(['--help']); main(['list']);"
+        "print([m for m in ('torch', 'hydra', 'mlflow', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_list_json_carries_whole_cards(capsys):
+    assert main(["list", "--json"]) == ExitCode.OK
+    cards = {card["name"]: card for card in json.loads(capsys.readouterr().out)}
+    assert cards["pre_unet"]["id"] == "S12"
+    assert cards["pre_unet"]["reported"]["dice_percent"]["mean"] == 62.46
+
+
+def test_a_refused_setting_ends_with_its_code_and_a_remedy(capsys):
+    assert main(["show", "pre_unet", "read.root=data", "train.stepz=3"]) == ExitCode.CONFIG
+    assert "train.steps" in capsys.readouterr().err
+
+
+def test_the_usage_lists_the_exit_codes():
+    assert "3 data" in usage()

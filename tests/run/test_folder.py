@@ -1,0 +1,68 @@
+"""A run folder belongs to one configuration and one process."""
+
+from __future__ import annotations
+
+import pytest
+
+from msseg_lightning.core.problem import ExitCode, MssegError
+from msseg_lightning.run.folder import RunFolder, compare, flatten
+
+
+def config(**changes):
+    base = {
+        "name": "toy",
+        "size": "paper",
+        "fold": 0,
+        "seed": 0,
+        "overwrite": False,
+        "read": {"root": "data/small"},
+        "paths": {"runs": "runs"},
+        "train": {"steps": 5},
+        "trainer": {"devices": 1},
+    }
+    return {**base, **changes}
+
+
+def test_its_name_tells_experiment_data_fold_and_seed():
+    assert str(RunFolder.of(config(fold=2)).path) == "runs/toy/small-fold2-seed0"
+    assert RunFolder.of(config(size="cpu")).path.name == "small-cpu-fold0-seed0"
+
+
+def test_the_same_settings_continue_and_other_hardware_may(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.claim_config(config())
+    folder.claim_config(config(trainer={"devices": 4}))
+
+
+def test_changed_settings_are_refused_with_the_difference(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.claim_config(config())
+    with pytest.raises(MssegError) as caught:
+        folder.claim_config(config(train={"steps": 6}))
+    assert caught.value.exit_code == ExitCode.MODEL
+    assert "train.steps: 5 -> 6" in caught.value.problems[0].found
+
+
+def test_overwrite_clears_what_lay_there(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.claim_config(config())
+    (tmp_path / "fit").mkdir()
+    folder.claim_config(config(train={"steps": 6}, overwrite=True))
+    assert not (tmp_path / "fit").exists()
+    assert folder.config()["train"]["steps"] == 6
+
+
+def test_a_second_process_is_refused_and_told_who_is_there(tmp_path):
+    with (
+        RunFolder(tmp_path).lock(),
+        pytest.raises(MssegError) as caught,
+        RunFolder(tmp_path).lock(),
+    ):
+        pass
+    assert caught.value.exit_code == ExitCode.CONFIG
+    assert "process" in caught.value.problems[0].found
+
+
+def test_flatten_and_compare_by_hand():
+    assert flatten({"a": {"b": 1}, "c": []}) == {"a.b": 1, "c": []}
+    assert compare({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == {"b": (2, 3), "c": (None, 4)}
