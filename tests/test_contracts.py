@@ -1,12 +1,16 @@
-"""Every preset of ``conf/network`` and ``conf/loss`` keeps its contract."""
+"""Every preset of networks, losses, windows and rules keeps its contract."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from msseg_lightning.core.prediction import Prediction
+from msseg_lightning.core.subject import Native
+from msseg_lightning.core.volume import Grid
 from tests.contracts import check_loss, check_network
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -35,3 +39,25 @@ def test_network(name):
 def test_loss(name):
     loss = build("loss", name)
     check_loss(loss, resolutions=len(getattr(loss, "weights", (1,))))
+
+
+@pytest.mark.parametrize("name", presets("infer"))
+def test_infer(name):
+    window = build("infer", name)
+    assert all(1 <= step <= edge for step, edge in zip(window.stride, window.size, strict=True))
+
+
+@pytest.mark.parametrize("name", presets("postprocess"))
+def test_postprocess(name):
+    """Rules keep the grid, give 0 and 1 only, and add nothing to an empty map."""
+    native = Native(Grid((6, 5, 4), np.diag([0.5, 0.5, 3.0, 1.0])), b"")
+    empty = np.zeros((6, 5, 4), np.float32)
+    random = np.random.default_rng(0).random((6, 5, 4), np.float32)
+    rules = build("postprocess", name)["rules"].values()
+    for probability in (empty, random):
+        mask = np.zeros((6, 5, 4), np.uint8)
+        prediction = Prediction("p", mask, native, probability, inside=np.ones((6, 5, 4), bool))
+        for rule in rules:
+            prediction = rule(prediction)
+        assert prediction.mask.shape == (6, 5, 4) and prediction.mask.dtype == np.uint8
+        assert prediction.mask.max() <= 1 and (probability is random or not prediction.mask.any())

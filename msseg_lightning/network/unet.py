@@ -67,8 +67,8 @@ class UNet(nn.Module):
         kernels = [3] * levels if kernels is None else kernels
         if len(strides) != levels or len(kernels) != levels:
             raise ValueError(f"{levels} widths need as many strides and kernels")
-        if not 1 <= heads < max(levels, 2):
-            raise ValueError(f"{heads} heads do not fit a decoder of {levels - 1} levels")
+        if not 1 <= heads <= levels:
+            raise ValueError(f"{heads} heads do not fit {levels} levels")
         steps = [per_axis(stride, dims) for stride in strides]
         edges = [per_axis(kernel, dims) for kernel in kernels]
         if any(step != 1 for step in steps[0]):

@@ -70,8 +70,8 @@ def test_one_head_gives_plain_logits():
     assert isinstance(small(heads=1)(torch.randn(1, 2, 8, 8, 8)), torch.Tensor)
 
 
-@pytest.mark.parametrize("heads", [0, 4])
-def test_heads_must_fit_the_decoder(heads):
+@pytest.mark.parametrize("heads", [0, 5])
+def test_heads_must_fit_the_levels(heads):
     with pytest.raises(ValueError, match="heads do not fit"):
         small(heads=heads)
 
