@@ -201,11 +201,11 @@ def _number(start, stop, row_length, rows):  # noqa: ANN001, ANN202
     """Union of runs that share a face: with the row before, and the same row one slice before."""
     runs = start.size
     parent = np.arange(runs)
-    for lag in (1, rows):
-        shift = lag * row_length
+    for to_slice_before in (False, True):
+        shift = row_length * (rows if to_slice_before else 1)
         j = 0
         for i in range(runs):
-            if lag == 1 and (start[i] // row_length) % rows == 0:
+            if not to_slice_before and (start[i] // row_length) % rows == 0:
                 continue  # first row of a slice: the row before lies in another slice
             low, high = start[i] - shift, stop[i] - shift
             while j < runs and stop[j] <= low:
@@ -215,8 +215,6 @@ def _number(start, stop, row_length, rows):  # noqa: ANN001, ANN202
                 a, b = _root(parent, i), _root(parent, k)
                 parent[max(a, b)] = min(a, b)
                 k += 1
-        if rows == 1:
-            break  # both lags are the same row: the slice before
     component = np.empty(runs, np.int64)
     count = 0
     for i in range(runs):

@@ -1,0 +1,271 @@
+"""Score predicted masks by the official rules, lesion by lesion."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msseg_lightning.core.problem import ExitCode
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from msseg_lightning.evaluate.case_score import CaseScore
+    from msseg_lightning.evaluate.summary import Statistic, Summary
+
+EXAMPLES = """\
+examples
+  msseg evaluate new.nii.gz ground_truth.nii.gz       one pair of masks
+  msseg evaluate predictions/ /data/msseg2/           013.nii.gz against 013/ground_truth.nii.gz
+  msseg evaluate predictions/ truths/ --csv all.csv   013.nii.gz against 013.nii.gz, a row per case
+  msseg evaluate new.nii.gz truth.nii.gz --json -     for programs: nothing else on standard output
+
+The measures carry the names of the challenge's own tool and agree with it. A reference without
+lesions has only NbTestedLesions and VolTestedLesions; such cases are never averaged with others.
+--json writes a list with one object per case, also for a single pair; `official` holds the tool's
+measures, null where one has no value. --summary writes means, spread and bootstrap intervals.
+exit codes: 0 all scored, 2 wrong options, 3 a mask was refused, 9 some cases had no counterpart
+"""
+
+COLUMNS = ("F1_score", "SensL", "PPVL", "Dice", "HausdorffDistance", "hausdorff95_mm")
+
+
+def main(arguments: Sequence[str]) -> ExitCode:
+    """Score, print, write."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+
+    from msseg_lightning.evaluate.case_score import ScoreOptions
+    from msseg_lightning.evaluate.summary import summarise
+    from msseg_lightning.run.evaluate_files import evaluate_files, find_pairs
+
+    thresholds = ScoreOptions(options.min_lesion_volume, options.alpha, options.beta, options.gamma)
+    pairs, unmatched = find_pairs(options.prediction, options.reference)
+    scores = evaluate_files(
+        pairs, thresholds, options.workers, dict(options.label_value), show_progress=True
+    )
+    summary = summarise(scores)
+    if options.csv:
+        _write_csv(options.csv, scores)
+    if options.summary:
+        _write_json(options.summary, summary.as_dict())
+    records = [{"case": case, **score.as_dict()} for case, score in scores.items()]
+    if options.json == "-":
+        json.dump(records, sys.stdout, indent=2, allow_nan=False)
+        sys.stdout.write("\n")
+    else:
+        if options.json:
+            _write_json(Path(options.json), records)
+        _print(scores, summary)
+    for problem in unmatched:
+        sys.stderr.write(f"msseg: {problem}\n")
+    return ExitCode.PARTIAL if unmatched else ExitCode.OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="msseg evaluate",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("prediction", type=Path, metavar="PREDICTION", help="mask, or folder")
+    parser.add_argument("reference", type=Path, metavar="REFERENCE", help="mask, or folder")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="one row per case")
+    parser.add_argument("--json", metavar="FILE", help="everything, lesions too; - is stdout")
+    parser.add_argument("--summary", type=Path, metavar="FILE", help="both groups, as JSON")
+    parser.add_argument(
+        "--min-lesion-volume",
+        type=_volume,
+        default=3.0,
+        metavar="MM3",
+        help="lesions are strictly larger than this (3)",
+    )
+    for name, default, text in (
+        ("alpha", 0.10, "more than this share of a lesion must be covered (0.10)"),
+        ("beta", 0.70, "covering lesions may lie outside by this share (0.70)"),
+        ("gamma", 0.65, "share of the overlap that is to be explained (0.65)"),
+    ):
+        parser.add_argument(f"--{name}", type=_share, default=default, metavar="X", help=text)
+    parser.add_argument(
+        "--label-value",
+        type=_label_value,
+        action="append",
+        default=[],
+        metavar="255=1",
+        help="what a stored value other than 0 and 1 means; repeatable",
+    )
+    parser.add_argument("--workers", type=_count, metavar="N", help="threads (one per processor)")
+    return parser
+
+
+def _volume(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a volume: 0 or more mm3")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share: above 0, at most 1")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of threads: 1 or more")
+    return value
+
+
+def _label_value(text: str) -> tuple[int, int]:
+    stored, _, meaning = text.partition("=")
+    if not stored.lstrip("-").isdigit() or meaning not in ("0", "1"):
+        raise argparse.ArgumentTypeError(f"{text} is not of the form 255=1")
+    return int(stored), int(meaning)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    from msseg_lightning.core.files import write_json
+
+    write_json(path, content)
+
+
+def _write_csv(path: Path, scores: Mapping[str, CaseScore]) -> None:
+    """One row per case; a measure without value is an empty cell."""
+    from msseg_lightning.core.files import atomic_write
+
+    rows = [
+        {
+            "case": case,
+            "new_lesions": int(score.has_new_lesions),
+            **score.official,
+            **score.surface,
+            **score.detection,
+            "reference_volume_mm3": score.reference_volume_mm3,
+            "predicted_volume_mm3": score.predicted_volume_mm3,
+        }
+        for case, score in scores.items()
+    ]
+    # cases with lesions have more measures; they give the order of the columns
+    longest = sorted(rows, key=len, reverse=True)
+    columns = list(dict.fromkeys(name for row in longest for name in row))
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as stream,
+    ):
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _print(scores: Mapping[str, CaseScore], summary: Summary) -> None:
+    """The tables for people, one per group."""
+    from rich.console import Console
+
+    # wide enough for all columns where the output is no terminal
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    groups = summary.with_lesions, summary.without_lesions
+    if groups[0].cases:
+        _print_with_lesions(console, scores, summary)
+    if groups[1].cases:
+        _print_without(console, scores, summary)
+    for case, score in scores.items():
+        for note in score.notes:
+            console.print(f"{case}: {note}", markup=False)
+
+
+def _print_with_lesions(
+    console: Console, scores: Mapping[str, CaseScore], summary: Summary
+) -> None:
+    from rich.table import Table
+
+    group = summary.with_lesions
+    table = Table(title="cases with new lesions", title_justify="left")
+    table.add_column("case")
+    for name in ("detected", "right", "F1", "SensL", "PPVL", "Dice", "HD mm", "HD95 mm"):
+        table.add_column(name, justify="right")
+    for case in group.cases:
+        score = scores[case]
+        count = score.detection
+        values = {**score.official, **score.surface}
+        table.add_row(
+            case,
+            f"{count['tp_ref']} of {count['n_ref']}",
+            f"{count['tp_test']} of {count['n_test']}",
+            *(_number(values[name]) for name in COLUMNS),
+        )
+    if len(group.cases) > 1:
+        pooled = group.lesions
+        table.add_section()
+        table.add_row(
+            "sum, mean",
+            f"{pooled.detected} of {pooled.true}",
+            f"{pooled.matched} of {pooled.predicted}",
+            *(_mean(group.measures[name]) for name in COLUMNS),
+        )
+        table.add_row(
+            "95 % interval", "", "", *(_interval(group.measures[name]) for name in COLUMNS)
+        )
+        if any(group.measures[name].undefined for name in COLUMNS):
+            table.add_row(
+                "without value",
+                "",
+                "",
+                *(str(group.measures[name].undefined or "") for name in COLUMNS),
+            )
+    console.print(table)
+    if len(group.cases) > 1:
+        for row in group.by_size:
+            above = f" above {row.low_mm3:g}" if row.low_mm3 else ""
+            upper = f" up to {row.high_mm3:g}" if row.high_mm3 is not None else ""
+            console.print(
+                f"lesions{above}{upper} mm3: "
+                f"{row.detected} of {row.true} detected, {row.matched} of {row.predicted} right",
+                highlight=False,
+            )
+
+
+def _print_without(console: Console, scores: Mapping[str, CaseScore], summary: Summary) -> None:
+    from rich.table import Table
+
+    group = summary.without_lesions
+    table = Table(title="cases without new lesions", title_justify="left")
+    table.add_column("case")
+    table.add_column("false lesions", justify="right")
+    table.add_column("false volume mm3", justify="right")
+    for case in group.cases:
+        official = scores[case].official
+        table.add_row(
+            case,
+            f"{official['NbTestedLesions']:.0f}",
+            _number(official["VolTestedLesions"]),
+        )
+    if len(group.cases) > 1:
+        table.add_section()
+        columns = group.false_lesions, group.false_volume_mm3
+        table.add_row("mean", *(_mean(column) for column in columns))
+        table.add_row("95 % interval", *(_interval(column) for column in columns))
+        table.caption = f"{group.clean} of {len(group.cases)} cases without a false lesion"
+    console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _mean(statistic: Statistic) -> str:
+    return _number(statistic.mean)
+
+
+def _interval(statistic: Statistic) -> str:
+    if statistic.interval is None:
+        return "-"
+    return f"{statistic.interval[0]:.2f}-{statistic.interval[1]:.2f}"

@@ -1,0 +1,128 @@
+"""What scoring one case takes and gives: thresholds, lesions, scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreOptions:
+    """Thresholds of the official tool, at its defaults.
+
+    Args:
+        min_lesion_volume_mm3: components must be strictly larger than this to be lesions, >= 0.
+        alpha: share of a lesion that must be exceeded by its covered part, in (0, 1].
+        beta: largest share of a covering lesion outside all lesions, in (0, 1].
+        gamma: share of the covered part that must be explained, in (0, 1].
+
+    Raises:
+        MssegError: a value outside its range.
+    """
+
+    min_lesion_volume_mm3: float = 3.0
+    alpha: float = 0.10
+    beta: float = 0.70
+    gamma: float = 0.65
+
+    def __post_init__(self) -> None:
+        problems = [
+            Problem(
+                "evaluate.option",
+                f"{name} lies outside its range",
+                field=name,
+                found=str(getattr(self, name)),
+                expected="in (0, 1]",
+                remedy="leave it at the default to compare with published figures",
+                exit_code=ExitCode.CONFIG,
+            )
+            for name in ("alpha", "beta", "gamma")
+            if not 0 < getattr(self, name) <= 1
+        ]
+        if not 0 <= self.min_lesion_volume_mm3 < math.inf:
+            problems.append(
+                Problem(
+                    "evaluate.option",
+                    "the smallest lesion volume lies outside its range",
+                    field="min_lesion_volume_mm3",
+                    found=str(self.min_lesion_volume_mm3),
+                    expected=">= 0 and finite",
+                    remedy="the challenge's value is 3",
+                    exit_code=ExitCode.CONFIG,
+                )
+            )
+        if problems:
+            raise MssegError(problems)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesion:
+    """One component of a mask.
+
+    Args:
+        label: 1 is the largest; equal sizes by first voxel in file order.
+        voxels: size.
+        volume_mm3: size.
+        centre_voxel: mean voxel index, order X, Y, Z.
+        box: smallest and one past the largest voxel index along X, Y, Z.
+        found: detected (reference) or matched (prediction) by the official rule; never for a
+            component that does not count.
+        counted: larger than the volume limit, so that it takes part in lesion scores.
+        overlap_voxels: shared with the other mask, whatever the rule says.
+    """
+
+    label: int
+    voxels: int
+    volume_mm3: float
+    centre_voxel: tuple[float, float, float]
+    box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    found: bool
+    counted: bool
+    overlap_voxels: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CaseScore:
+    """Scores of one case. None stands for a measure that has no value.
+
+    Args:
+        official: the tool's measures by its names, ``Jaccard`` .. ``F1_score``, or only
+            ``NbTestedLesions`` and ``VolTestedLesions`` where the reference is empty.
+        dice: Dice under the conventions for empty masks found in the papers, see ``score_case``.
+        surface: ``average_symmetric_surface_distance_mm`` and ``hausdorff95_mm`` between contours;
+            None where one mask is empty.
+        detection: ``n_ref``, ``n_test``, ``tp_ref``, ``tp_test`` (lesions and how many are
+            detected or matched), ``LTPR`` and ``LFPR`` (shares of lesions that share, of predicted
+            lesions that do not share, any voxel with the other mask).
+        reference_volume_mm3: whole mask, without volume limit.
+        predicted_volume_mm3: whole mask, without volume limit.
+        reference_lesions: components of the reference.
+        predicted_lesions: components of the prediction.
+        overlaps: label in the reference, label in the prediction, shared voxels; counted ones only.
+        spacing_mm: as scored (rounded to what a NIfTI header can hold).
+        notes: what a reader of the scores must know.
+    """
+
+    official: dict[str, float | None]
+    dice: dict[str, float | None]
+    surface: dict[str, float | None]
+    detection: dict[str, float | None]
+    reference_volume_mm3: float
+    predicted_volume_mm3: float
+    reference_lesions: tuple[Lesion, ...]
+    predicted_lesions: tuple[Lesion, ...]
+    overlaps: tuple[tuple[int, int, int], ...]
+    spacing_mm: tuple[float, float, float]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def has_new_lesions(self) -> bool:
+        """Whether the reference holds any voxel; the two groups are never averaged together."""
+        return "Dice" in self.official
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return dataclasses.asdict(self)

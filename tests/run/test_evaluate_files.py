@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from msseg_lightning.core.problem import ExitCode, MssegError
+from msseg_lightning.evaluate.case_score import ScoreOptions
+from msseg_lightning.evaluate.score import score_case
+from msseg_lightning.run.evaluate_files import MaskPair, evaluate_files, find_pairs
+
+
+def write(path, mask, affine=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    affine = np.diag([1.0, 1.0, 1.2, 1.0]) if affine is None else affine
+    image = nib.Nifti1Image(mask.astype(np.uint8), affine)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+    return path
+
+
+def cube(low, shape=(24, 25, 26)):
+    mask = np.zeros(shape, np.uint8)
+    mask[low : low + 4, 5:9, 5:9] = 1
+    return mask
+
+
+def test_two_files_are_one_case(tmp_path):
+    prediction, reference = (
+        write(tmp_path / "013.nii.gz", cube(4)),
+        write(tmp_path / "t" / "ground_truth.nii", cube(5)),
+    )
+    pairs, unmatched = find_pairs(prediction, reference)
+    assert pairs == [MaskPair("013", prediction, reference)] and not unmatched
+    score = evaluate_files(pairs, ScoreOptions())["013"]
+    assert score.official == score_case(cube(4), cube(5), (1.0, 1.0, 1.2)).official
+
+
+def test_folders_of_the_challenge_layout(tmp_path):
+    truth, results = tmp_path / "truth", tmp_path / "results"
+    for case in ("013", "015", "016"):
+        write(truth / case / "ground_truth.nii.gz", cube(4))
+        write(truth / case / "ground_truth_expert1.nii.gz", cube(6))
+        write(truth / case / "flair_time01_on_middle_space.nii.gz", cube(1))
+    write(results / "013.nii.gz", cube(4))
+    write(results / "013_probability.nii.gz", cube(4))
+    write(results / "015" / "new_lesions.nii.gz", cube(9))
+    write(results / "099.nii.gz", cube(4))
+    (results / "013.json").write_text("{}")
+    pairs, unmatched = find_pairs(results, truth)
+    assert [pair.case for pair in pairs] == ["013", "015"]
+    assert [pair.reference.name for pair in pairs] == ["ground_truth.nii.gz"] * 2
+    assert {problem.exit_code for problem in unmatched} == {ExitCode.PARTIAL}
+    assert ["099 has no reference" in p.message or "016 has no prediction" in p.message
+            for p in unmatched] == [True, True]  # fmt: skip
+    scores = evaluate_files(pairs, ScoreOptions(), workers=2)
+    assert list(scores) == ["013", "015"]
+    assert [score.official["F1_score"] for score in scores.values()] == [1.0, 0.0]
+
+
+def test_several_candidates_are_ambiguous(tmp_path):
+    write(tmp_path / "p" / "013" / "one.nii.gz", cube(4))
+    write(tmp_path / "p" / "013" / "two.nii.gz", cube(4))
+    write(tmp_path / "g" / "013.nii.gz", cube(4))
+    with pytest.raises(MssegError, match="several files could be the mask of case 013"):
+        find_pairs(tmp_path / "p", tmp_path / "g")
+
+
+def test_nothing_to_compare(tmp_path):
+    write(tmp_path / "p" / "a.nii.gz", cube(4))
+    write(tmp_path / "g" / "b.nii.gz", cube(4))
+    with pytest.raises(MssegError, match="no case has both"):
+        find_pairs(tmp_path / "p", tmp_path / "g")
+    with pytest.raises(MssegError, match="file cannot be compared with a folder"):
+        find_pairs(tmp_path / "p", tmp_path / "g" / "b.nii.gz")
+    with pytest.raises(MssegError, match="no such file") as caught:
+        find_pairs(tmp_path / "x", tmp_path / "y")
+    assert len(caught.value.problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "shift", "field"), [((24, 25, 27), 0.0, "dim"), ((24, 25, 26), 3.0, "affine")]
+)
+def test_another_grid_is_refused(tmp_path, shape, shift, field):
+    affine = np.diag([1.0, 1.0, 1.2, 1.0])
+    affine[0, 3] = shift
+    prediction = write(tmp_path / "p.nii.gz", cube(4, shape), affine)
+    reference = write(tmp_path / "g.nii.gz", cube(4))
+    with pytest.raises(MssegError, match="do not lie on one grid") as caught:
+        evaluate_files([MaskPair("p", prediction, reference)], ScoreOptions())
+    assert caught.value.problems[0].field == field
+    assert caught.value.exit_code is ExitCode.DATA
+
+
+def test_problems_of_all_files_are_told_together(tmp_path):
+    good = write(tmp_path / "good.nii.gz", cube(4))
+    bad = [write(tmp_path / f"{k}.nii.gz", cube(4) * k) for k in (3, 7)]
+    pairs = [MaskPair(path.stem, path, good) for path in bad]
+    with pytest.raises(MssegError) as caught:
+        evaluate_files(pairs, ScoreOptions())
+    assert len(caught.value.problems) == 2
+
+
+def test_stored_labels_can_be_explained(tmp_path):
+    prediction = write(tmp_path / "p.nii.gz", cube(4) * 255)
+    reference = write(tmp_path / "g.nii.gz", cube(4))
+    pairs = [MaskPair("p", prediction, reference)]
+    with pytest.raises(MssegError, match="label_values"):
+        evaluate_files(pairs, ScoreOptions())
+    score = evaluate_files(pairs, ScoreOptions(), label_values={255: 1})["p"]
+    assert score.official["Dice"] == 1.0
+
+
+def test_how_much_is_marked_is_no_reason_to_refuse(tmp_path):
+    full = np.ones((6, 6, 6), np.uint8)
+    half = full.copy()
+    half[3:] = 0
+    pairs = [MaskPair("p", write(tmp_path / "p.nii", half), write(tmp_path / "g.nii", half))]
+    assert evaluate_files(pairs, ScoreOptions())["p"].official["Dice"] == 1.0
+    pairs = [MaskPair("p", write(tmp_path / "p.nii", full), pairs[0].reference)]
+    assert evaluate_files(pairs, ScoreOptions())["p"].notes
+
+
+def test_spacing_comes_from_the_header_field(tmp_path):
+    # voxels of 1 x 1 x 0.6 mm turned about an oblique axis: the affine's columns have the length
+    # 0.6 only up to rounding, yet 5 voxels must stay just above 3 mm3 as they do in the tool
+    from scipy.spatial.transform import Rotation
+
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", (13, 27, 41), degrees=True).as_matrix() @ np.diag(
+        [1.0, 1.0, 0.6]
+    )
+    mask = np.zeros((20, 20, 20), np.uint8)
+    mask[3:8, 4, 4] = 1
+    path = write(tmp_path / "g.nii.gz", mask, affine)
+    score = evaluate_files([MaskPair("g", path, path)], ScoreOptions())["g"]
+    assert score.spacing_mm == tuple(float(np.float32(value)) for value in (1.0, 1.0, 0.6))
+    assert score.detection["n_ref"] == 1
