@@ -9,7 +9,7 @@ from typing import Any
 
 from msseg_lightning.compare.curves import curve_panels
 from msseg_lightning.compare.picture import COLUMNS, PLANES
-from msseg_lightning.evaluate.score import CaseScore
+from msseg_lightning.evaluate.case_score import CaseScore
 
 # No address may be contacted, whatever a name in the data contains.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

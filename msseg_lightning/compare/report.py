@@ -16,7 +16,7 @@ from msseg_lightning.compare.picture import CasePictures, CaseVolumes, data_uri
 from msseg_lightning.core.files import atomic_write
 from msseg_lightning.core.lesion import label_lesions
 from msseg_lightning.core.volume import Volume
-from msseg_lightning.evaluate.score import CaseScore, Lesion
+from msseg_lightning.evaluate.case_score import CaseScore, Lesion
 
 LOG = logging.getLogger(__name__)
 

@@ -43,7 +43,7 @@ def environment_record(argv: Sequence[str] | None = None) -> dict[str, Any]:
         argv: command line; ``sys.argv`` if not given. Absolute paths are cut to their last part.
     """
     return {
-        **git_record(Path(__file__).resolve().parent),
+        "git": git_record(Path(__file__).resolve().parent),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu_flags": cpu_flags(),

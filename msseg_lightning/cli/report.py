@@ -1,0 +1,58 @@
+"""Write the report of a run again: one HTML file with every lesion found, missed or false."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from msseg_lightning.core.problem import ExitCode
+
+EXAMPLES = """\
+examples
+  msseg report runs/pre_unet/msseg2-fold0-seed0
+  msseg report runs/pre_unet/msseg2-fold0-seed0 --output fold0.html
+  msseg report 0b1c...                        MLflow's id of a run under runs/
+
+The file needs no network. Its pictures show brains only, never faces; case ids stand in it as they
+are in the data. Research use only.
+"""
+
+
+def main(arguments: Sequence[str]) -> ExitCode:
+    """Rebuild ``report.html`` and say where it lies."""
+    options = _parser().parse_args(arguments)
+    from msseg_lightning.run.folder import RunFolder
+    from msseg_lightning.run.report import build_report
+
+    folder = RunFolder.find(str(run_path(options.run, Path(options.runs))))
+    output = Path(options.output) if options.output else folder.report_file
+    sys.stdout.write(f"{build_report(folder, output)}\n")
+    return ExitCode.OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="msseg report",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN", help="run folder, or MLflow's id of a run")
+    parser.add_argument("--output", metavar="FILE", help="default: report.html in the run folder")
+    parser.add_argument("--runs", default="runs", help="where run ids are looked up")
+    return parser
+
+
+def run_path(run: str, runs: Path) -> Path:
+    """A run folder as given, or the one whose ``run.json`` carries that MLflow id."""
+    import json
+
+    given = Path(run)
+    if given.is_dir() or not runs.is_dir():
+        return given
+    for record in sorted(runs.glob("*/*/run.json")):
+        if json.loads(record.read_text(encoding="utf-8")).get("mlflow_run_id") == run:
+            return record.parent
+    return given

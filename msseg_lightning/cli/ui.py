@@ -1,0 +1,144 @@
+"""Browse and compare runs in MLflow's pages, on this computer only."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+
+LOG = logging.getLogger(__name__)
+
+EXAMPLES = """\
+examples
+  msseg ui                        runs recorded under mlruns/ in this folder
+  msseg ui --port 5001            when port 5000 is taken
+  msseg ui --folder /data/mlruns  another store
+
+The server has no password, so it answers this computer only. From another one, forward the port:
+  ssh -L 5000:127.0.0.1:5000 THIS_COMPUTER    and open http://127.0.0.1:5000
+In MLflow choose the experiment, tick runs and press Compare. Stop the server with Ctrl-C.
+"""
+
+
+def main(arguments: Sequence[str]) -> ExitCode:
+    """Serve the store until interrupted."""
+    options = _parser().parse_args(arguments)
+    refuse_other_hosts(options.host)
+    require_free_port(options.host, options.port)
+    command, environment = server(Path(options.folder), options.host, options.port)
+    LOG.info("MLflow opens at http://%s:%d in some 20 s; stop with Ctrl-C", *_address(options))
+    # Its own process group, because MLflow starts further processes that must end with it.
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=20)
+        return ExitCode.OK
+    return ExitCode.OK if status == 0 else ExitCode.STORE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="msseg ui",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--folder", default="mlruns", help="store to show (default: mlruns)")
+    parser.add_argument("--port", type=int, default=5000, help="default: 5000")
+    parser.add_argument("--host", default="127.0.0.1", help="an address of this computer")
+    return parser
+
+
+def _address(options: argparse.Namespace) -> tuple[str, int]:
+    host = str(options.host)
+    return (f"[{host}]" if ":" in host else host), int(options.port)
+
+
+def server(folder: Path, host: str, port: int) -> tuple[list[str], dict[str, str]]:
+    """The server's command line and environment: one worker, no job runner, no telemetry."""
+    from msseg_lightning.track.store import ARTIFACTS, ensure_store, quiet_mlflow
+
+    quiet_mlflow()
+    uri = ensure_store(folder)
+    command = [
+        *(sys.executable, "-m", "mlflow", "server"),
+        *("--backend-store-uri", uri),
+        *("--default-artifact-root", (folder.resolve() / ARTIFACTS).as_uri()),
+        *("--host", host, "--port", str(port)),
+        *("--workers", "1"),
+        *("--allowed-hosts", f"127.0.0.1:{port},localhost:{port},[::1]:{port}"),
+    ]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return command, environment
+
+
+def refuse_other_hosts(host: str) -> None:
+    """Only addresses of the loopback device are served.
+
+    Raises:
+        MssegError: any other (exit 6); MLflow without a password gives away and deletes everything.
+    """
+    if host == "localhost":
+        return
+    try:
+        if ipaddress.ip_address(host).is_loopback:
+            return
+    except ValueError:
+        pass
+    raise MssegError(
+        Problem(
+            "ui.exposed",
+            "the page would be open to the network, without a password",
+            field="--host",
+            found=host,
+            expected="127.0.0.1, ::1 or localhost",
+            remedy="keep 127.0.0.1 and forward the port with ssh -L from the other computer",
+            exit_code=ExitCode.SECURITY,
+        )
+    )
+
+
+def require_free_port(host: str, port: int) -> None:
+    """Look whether the port can be had.
+
+    Raises:
+        MssegError: it cannot (exit 5); the message names one that can.
+    """
+    if 1 <= port <= 65535 and _is_free(host, port):
+        return
+    other = next((p for p in range(max(port, 1024) + 1, 65536) if _is_free(host, p)), 5000)
+    raise MssegError(
+        Problem(
+            "ui.port_taken",
+            "the port is in use, or not ours to use",
+            field="--port",
+            found=str(port),
+            expected="a free port from 1024 to 65535",
+            remedy=f"msseg ui --port {other}",
+            exit_code=ExitCode.ENVIRONMENT,
+        )
+    )
+
+
+def _is_free(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # A server that ended a moment ago leaves the port in TIME_WAIT, which does no harm.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True

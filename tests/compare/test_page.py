@@ -1,0 +1,36 @@
+from msseg_lightning.compare import page
+from tests.compare.phantom import pair
+
+
+def test_the_table_has_a_row_per_case_and_a_dash_for_no_value():
+    _, score = pair()
+    table = page.case_table([("a", score), ("b", None)])
+    assert table.count('<th scope="row">') == 1
+    # one of two lesions found, one of two predictions right: F1 = 0.5
+    assert '<td data-value="0.5">0.500</td>' in table
+    assert table.count('scope="col"') == len(page.CASE_COLUMNS)
+    clean = page._case_row("c", _empty_score())
+    assert "without" in clean and '<td data-value="">' in clean
+
+
+def _empty_score():
+    import numpy as np
+
+    from msseg_lightning.evaluate.score import score_case
+
+    empty = np.zeros((8, 8, 8), np.uint8)
+    return score_case(empty, empty, (1.0, 1.0, 1.0))
+
+
+def test_groups_stand_apart():
+    text = page.headline(
+        {"with_new_lesions": {"dice": 0.5}, "without_new_lesions": {"false_lesions": 2.0}}
+    )
+    assert text.count('class="group"') == 2
+    assert "Cases without new lesions" in text and "<b>0.5</b>" in text
+    assert page.headline({}) == ""
+
+
+def test_setting_leaves_out_what_is_unknown():
+    text = page.header({"name": "n"}, {"commit": None, "fold": 0, "dirty": False}, ())
+    assert "Commit" not in text and "<dd>0</dd>" in text and "<dd>no</dd>" in text

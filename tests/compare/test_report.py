@@ -1,0 +1,138 @@
+import re
+
+import numpy as np
+import pytest
+
+from msseg_lightning.compare.report import (
+    Finding,
+    ReportCase,
+    ReportContext,
+    findings_of,
+    select,
+    view_point,
+    write_report,
+)
+from msseg_lightning.core.volume import Volume
+from msseg_lightning.evaluate.case_score import Lesion
+from tests.compare.phantom import RAS, pair
+
+
+def lesion(volume_mm3, *, counted=True, box=((0, 1), (0, 1), (0, 1)), voxels=1):
+    return Lesion(1, voxels, volume_mm3, (0.0, 0.0, 0.0), box, False, counted, 0)
+
+
+def context(cases, **more):
+    return ReportContext(
+        setting={"experiment": "pre_unet", "fold": 0, "threshold": 0.5},
+        card={"name": "pre_unet", "idea": "An idea", "paper": "A. Uthor 2021", "departures": ["x"]},
+        cases=cases,
+        **more,
+    )
+
+
+def scored_case(name="case-1", **options):
+    volumes, score = pair(**options)
+    return ReportCase(name, score, lambda: volumes)
+
+
+def test_found_missed_and_false_each_get_a_card(tmp_path):
+    curves = [{"step": s, "name": "train/loss", "value": 1 / (s + 1)} for s in range(5)]
+    summary = {
+        "with_new_lesions": {"lesion_f1": {"mean": 0.5, "low": 0.25, "high": 0.75}, "cases": 1},
+        "without_new_lesions": {"false_lesions": None, "cases": 0},
+    }
+    path = write_report(
+        context([scored_case()], curves=curves, summary=summary, notes=("too few cases",)),
+        tmp_path / "report.html",
+        progress=False,
+    )
+    text = path.read_text(encoding="utf-8")
+    kinds = re.findall(r'<article class="lesion" data-kind="(\w+)"', text)
+    assert kinds == ["missed", "false", "found"]
+    assert "All 3 lesions are shown (1 of 1 missed, 1 of 1 false, 1 of 1 found)." in text
+    assert "Research use only" in text and "not a medical device" in text.lower()
+    assert "324 mm³ (27 voxels)" in text  # 27 voxels of 2 x 2 x 3 mm
+    assert "0.25 to 0.75" in text and "too few cases" in text and "A. Uthor 2021" in text
+    assert text.count("<polyline") == 1
+    assert text.count('src="data:image/png;base64,') == 6
+
+
+def test_nothing_is_loaded_from_anywhere_and_names_are_harmless(tmp_path):
+    text = write_report(
+        context([scored_case('<script>alert("x")</script>')]), tmp_path / "r.html", progress=False
+    ).read_text(encoding="utf-8")
+    without_pictures = re.sub(r'"data:image[^"]*"', '""', text)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", without_pictures)
+    assert "<script>alert" not in text and "&lt;script&gt;alert" in text
+    assert "default-src 'none'" in text
+    assert str(tmp_path) not in text
+
+
+def test_a_cap_is_said_and_no_kind_is_crowded_out(tmp_path):
+    many = [Finding("missed", "a", lesion(volume)) for volume in (5.0, 9.0, 7.0, 1.0)]
+    many += [Finding("found", "a", lesion(100.0)), Finding("false", "b", lesion(2.0))]
+    chosen = select(many, 4)
+    assert [(f.kind, f.lesion.volume_mm3) for f in chosen] == [
+        ("missed", 9.0),
+        ("missed", 7.0),
+        ("false", 2.0),
+        ("found", 100.0),
+    ]
+    text = write_report(
+        context([scored_case()]), tmp_path / "r.html", max_lesions=2, progress=False
+    ).read_text(encoding="utf-8")
+    assert "2 of 3 lesions are shown: 1 of 1 missed, 1 of 1 false, 0 of 1 found" in text
+
+
+def test_small_lesions_come_last_in_their_kind():
+    tiny, big = lesion(1000.0, counted=False), lesion(5.0)
+    chosen = select([Finding("missed", "a", tiny), Finding("missed", "a", big)], 5)
+    assert [f.lesion for f in chosen] == [big, tiny]
+
+
+def test_without_a_brain_mask_there_is_no_picture(tmp_path):
+    text = write_report(
+        context([scored_case(brain=False)]), tmp_path / "r.html", progress=False
+    ).read_text(encoding="utf-8")
+    assert "<img" not in text and text.count("without a brain mask") == 3
+
+
+def test_without_a_reference_the_prediction_is_shown(tmp_path):
+    volumes, _ = pair()
+    case = ReportCase("new", None, lambda: volumes)
+    text = write_report(context([case]), tmp_path / "r.html", progress=False).read_text()
+    assert re.findall(r'data-kind="(\w+)" data-case', text) == ["predicted", "predicted"]
+
+
+def test_empty_cohort(tmp_path):
+    text = write_report(context([]), tmp_path / "r.html", progress=False).read_text()
+    assert "No lesion in any reference or prediction" in text
+
+
+def test_volumes_are_loaded_once_per_case_and_only_where_needed(tmp_path):
+    loads = []
+    volumes, score = pair()
+
+    def load(name):
+        loads.append(name)
+        return volumes
+
+    cases = [ReportCase(name, score, lambda name=name: load(name)) for name in ("a", "b")]
+    write_report(context(cases), tmp_path / "r.html", max_lesions=1, progress=False)
+    assert loads == ["a"]
+
+
+def test_the_view_lies_in_a_crescent_although_its_centre_does_not():
+    mask = np.zeros((20, 20, 9), np.uint8)
+    mask[4:16, 4:16, 4] = 1
+    mask[6:16, 6:16, 4] = 0  # an L
+    mask[4:16, 4, 5] = 1
+    part = lesion(1.0, box=((4, 16), (4, 16), (4, 6)), voxels=int(mask.sum()))
+    x, y, z = (RAS[:3, :3] @ np.diag([1, 1, 1])).diagonal()
+    assert view_point(Volume(mask, RAS, "mask"), part) == pytest.approx([4 * x, 4 * y, 4 * z])
+
+
+def test_partners_follow_the_overlaps():
+    _, score = pair()
+    found = next(f for f in findings_of("a", score) if f.kind == "found")
+    assert [partner.voxels for partner in found.partners] == [27]
