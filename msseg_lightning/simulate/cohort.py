@@ -1,0 +1,238 @@
+"""A cohort on disk: the challenge's folders and tables beside them, resumable, always the same."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import gzip
+import io
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msseg_lightning.core.files import atomic_write, flush_folder, write_json
+from msseg_lightning.core.problem import MssegError, Problem
+from msseg_lightning.core.volume import Volume
+from msseg_lightning.simulate.patient import SimulatedPatient, simulate_patient
+from msseg_lightning.simulate.recipe import CohortRecipe
+
+log = logging.getLogger(__name__)
+
+DONE = "patient.json"
+"""Tables of one patient, written last into its folder."""
+
+
+def write_cohort(
+    folder: Path,
+    recipe: CohortRecipe,
+    seed: int = 0,
+    workers: int = 1,
+    indices: Sequence[int] | None = None,
+    progress: bool = True,
+) -> Path:
+    """Write a cohort, or some of its patients, and the tables over all that are there.
+
+    A patient is written into a hidden folder and renamed when complete, so a killed run leaves only
+    whole patients; the next run skips them and sweeps what was left half-done.
+
+    Args:
+        folder: gets one folder per patient (``001`` ...), ``participants.tsv``, ``lesions.tsv``,
+            ``split.json`` and ``cohort.json``.
+        recipe: what to make.
+        seed: of all draws.
+        workers: processes; 1 works in this one.
+        indices: 0-based patients; all by default.
+        progress: show a bar.
+
+    Returns:
+        The folder.
+
+    Raises:
+        MssegError: the folder holds a cohort of another recipe or seed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, recipe, seed)
+    wanted = list(range(recipe.size)) if indices is None else sorted(set(indices))
+    for left in folder.glob(".partial-*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+    missing = [index for index in wanted if not _complete(folder, recipe, index)]
+    jobs: Iterable[int] = _run(folder, recipe, seed, missing, workers)
+    if progress and missing:
+        from rich.progress import track
+
+        jobs = track(jobs, description=f"simulating {recipe.name}", total=len(missing))
+    for index in jobs:
+        log.debug("patient %s written", recipe.patient_name(index))
+    write_tables(folder)
+    return folder
+
+
+def _run(
+    folder: Path, recipe: CohortRecipe, seed: int, indices: Sequence[int], workers: int
+) -> Iterable[int]:
+    if workers <= 1 or len(indices) <= 1:
+        for index in indices:
+            yield _write_one(folder, recipe, seed, index)
+        return
+    # fresh processes: a forked one would inherit locks of whatever threads run here
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        min(workers, len(indices)), mp_context=context
+    ) as pool:
+        futures = [pool.submit(_write_one, folder, recipe, seed, index) for index in indices]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _write_one(folder: Path, recipe: CohortRecipe, seed: int, index: int) -> int:
+    write_patient(folder, simulate_patient(recipe, seed, index))
+    return index
+
+
+def _complete(folder: Path, recipe: CohortRecipe, index: int) -> bool:
+    return (folder / recipe.patient_name(index) / DONE).is_file()
+
+
+def _claim(folder: Path, recipe: CohortRecipe, seed: int) -> None:
+    record = json.loads(json.dumps({"seed": seed, "recipe": _plain(recipe)}))
+    path = folder / "cohort.json"
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found != record:
+            differ = [
+                key
+                for key in sorted(_flat(record).keys() | _flat(found).keys())
+                if _flat(record).get(key) != _flat(found).get(key)
+            ]
+            raise MssegError(
+                Problem(
+                    "simulate.other_cohort",
+                    "The folder holds a cohort of another recipe or seed.",
+                    file=path,
+                    field=", ".join(differ[:5]),
+                    found=", ".join(str(_flat(found).get(key)) for key in differ[:5]),
+                    expected=", ".join(str(_flat(record).get(key)) for key in differ[:5]),
+                    remedy="choose another folder or delete this one",
+                )
+            )
+        return
+    write_json(path, record)
+
+
+def _plain(value: Any) -> Any:
+    import dataclasses
+
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _flat(node: Any, place: str = "") -> dict[str, Any]:
+    if isinstance(node, Mapping):
+        flat: dict[str, Any] = {}
+        for key, value in node.items():
+            flat |= _flat(value, f"{place}.{key}" if place else str(key))
+        return flat
+    return {place: node}
+
+
+def write_patient(folder: Path, patient: SimulatedPatient) -> Path:
+    """Write one patient's folder; it appears under its name only when all files are in it."""
+    target = folder / patient.name
+    partial = Path(tempfile.mkdtemp(prefix=f".partial-{patient.name}-", dir=folder))
+    try:
+        for name, volume in patient.volumes.items():
+            (partial / f"{name}.nii.gz").write_bytes(nifti_bytes(volume))
+        tables = {"participant": patient.participant, "lesions": list(patient.lesions)}
+        (partial / DONE).write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
+        partial.chmod(0o755)
+        if target.exists():  # unfinished or foreign: it has no record of being complete
+            shutil.rmtree(target)
+        os.replace(partial, target)  # noqa: PTH105 - as in core.files
+        flush_folder(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def nifti_bytes(volume: Volume) -> bytes:
+    """A compressed NIfTI-1 file; the same volume gives the same bytes."""
+    import nibabel
+
+    image = nibabel.Nifti1Image(volume.data, volume.affine)
+    if volume.data.ndim == 5:
+        image.header.set_intent("vector")
+    else:
+        image.header.set_xyzt_units("mm")
+    image.set_sform(volume.affine, code=1)
+    image.set_qform(volume.affine, code=1)
+    buffer = io.BytesIO()
+    # level 1: noise does not compress, and time is better spent on the next patient
+    with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=1, mtime=0, filename="") as stream:
+        stream.write(image.to_bytes())
+    return buffer.getvalue()
+
+
+def write_tables(folder: Path) -> None:
+    """Gather the tables and ``split.json`` from all complete patients."""
+    records = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"*/{DONE}"))
+    ]
+    participants = [record["participant"] for record in records]
+    _write_table(folder / "participants.tsv", participants)
+    _write_table(folder / "lesions.tsv", [row for record in records for row in record["lesions"]])
+    parts = {
+        part: [row["participant_id"] for row in participants if row["part"] == part]
+        for part in ("train", "test")
+    }
+    write_json(folder / "split.json", parts)
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    lines = ["\t".join(rows[0])] if rows else []
+    lines += ["\t".join(str(value) for value in row.values()) for row in rows]
+    with atomic_write(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def summarise(recipe: CohortRecipe, seed: int) -> dict[str, float]:
+    """Counts and drawn volumes of the training part without rendering anything."""
+    from msseg_lightning.simulate.head import load_head
+    from msseg_lightning.simulate.lesion import draw_lesions
+    from msseg_lightning.simulate.library.statistics import shipped_statistics
+
+    counts, volumes, old = [], [], []
+    for index in range(recipe.train):
+        lesions = draw_lesions(recipe, shipped_statistics(), load_head(), seed, index)
+        new = [lesion for lesion in lesions if lesion.fate == "new"]
+        counts.append(len(new))
+        volumes += [lesion.volume_mm3 for lesion in new]
+        old.append(sum(lesion.fate not in ("new", "vessel") for lesion in lesions))
+    return {
+        "patients": len(counts),
+        "without": int(sum(count == 0 for count in counts)),
+        "with_one": int(sum(count == 1 for count in counts)),
+        "new": int(sum(counts)),
+        "most": int(max(counts)),
+        "median_mm3": float(np.median(volumes)),
+        "mean_mm3": float(np.mean(volumes)),
+        "old_median": float(np.median(old)),
+    }

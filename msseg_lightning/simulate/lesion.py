@@ -1,0 +1,320 @@
+"""The lesions of one patient as a table: drawn before anything is rendered."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msseg_lightning.core.random import keyed_generator
+from msseg_lightning.simulate.head import Head
+from msseg_lightning.simulate.library.statistics import (
+    PRIOR_ORIGIN_MM,
+    PRIOR_SHAPE,
+    PRIOR_SPACING_MM,
+    QUANTILES,
+    LesionStatistics,
+)
+from msseg_lightning.simulate.recipe import CohortRecipe, LesionRecipe
+
+Fate = Literal["new", "stable", "growing", "shrinking", "vanishing", "vessel"]
+LesionClass = Literal["periventricular", "juxtacortical", "infratentorial", "deep", "vessel"]
+
+OLD_FATES: tuple[Fate, ...] = ("stable", "growing", "shrinking", "vanishing")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesion:
+    """One lesion of any kind, in MNI space before the patient's deformation.
+
+    Args:
+        number: 1-based, unique in the patient; old lesions first.
+        fate: what happens to it between the visits; a vessel is no lesion.
+        place: class by its place.
+        centre_mm: (3,) MNI.
+        half_axes_mm: (3,), longest first.
+        axes: (3, 3) rows are the directions of the half axes.
+        contrast: signal over white matter's in its body, before partial volume.
+        irregular: relative depth of the border's bays.
+        core: how much darker the middle is.
+        halo: strength of the halo.
+        scales: size at both visits relative to the half axes; 0 is absent.
+    """
+
+    number: int
+    fate: Fate
+    place: LesionClass
+    centre_mm: NDArray[np.float64]
+    half_axes_mm: NDArray[np.float64]
+    axes: NDArray[np.float64]
+    contrast: float
+    irregular: float
+    core: float
+    halo: float
+    scales: tuple[float, float]
+
+    @property
+    def radius_mm(self) -> float:
+        """Geometric mean of the half axes."""
+        return float(np.prod(self.half_axes_mm) ** (1 / 3))
+
+    @property
+    def volume_mm3(self) -> float:
+        """Volume of the ellipsoid at scale 1."""
+        return float(4 / 3 * math.pi * np.prod(self.half_axes_mm))
+
+    def present(self, visit: int) -> bool:
+        """Whether it is there at visit 0 or 1."""
+        return self.scales[visit] > 0
+
+    def shape_matrix(self, visit: int) -> NDArray[np.float64]:
+        """(3, 3) map of the visit's ellipsoid onto the unit sphere."""
+        return np.asarray(self.axes / (self.half_axes_mm * self.scales[visit])[:, None])
+
+
+def stratified_quantile(seed: int, index: int, stratum: int, purpose: str) -> float:
+    """A number in (0, 1) for one patient such that every stratum is spread evenly.
+
+    Patients ``k * stratum .. (k + 1) * stratum - 1`` get one number in each of ``stratum`` equal
+    cells, in an order that depends on the seed: any patient alone can compute its own.
+    """
+    block, place = divmod(index, stratum)
+    cells = keyed_generator(seed, "simulate", "strata", purpose, block).permutation(stratum)
+    jitter = keyed_generator(seed, "simulate", index, purpose).uniform(0.02, 0.98)
+    return float((cells[place] + jitter) / stratum)
+
+
+def new_lesion_count(recipe: LesionRecipe, seed: int, index: int) -> int:
+    """How many new lesions a patient has.
+
+    A share without, a share with one, and above that ``2 + (most - 2) q^tail`` for a uniform
+    ``q``, which has the challenge's long tail.
+    """
+    quantile = stratified_quantile(seed, index, recipe.stratum, "new lesion count")
+    some = recipe.without_new + recipe.with_one
+    if quantile < recipe.without_new:
+        return 0
+    if quantile < some:
+        return 1
+    q = (quantile - some) / (1 - some)
+    return round(2 + (recipe.most_new - 2) * q**recipe.tail)
+
+
+def draw_lesions(
+    recipe: CohortRecipe, statistics: LesionStatistics, head: Head, seed: int, index: int
+) -> tuple[Lesion, ...]:
+    """All lesions of a patient: old ones of every fate, then new ones, then bright vessels."""
+    lesions = recipe.lesions
+    generator = keyed_generator(seed, "simulate", index, "old lesions")
+    quantile = stratified_quantile(seed, index, lesions.stratum, "old lesion count")
+    old = float(np.interp(quantile, QUANTILES, statistics.counts)) * lesions.old_scale
+    drawn: list[Lesion] = []
+    change = recipe.change
+    shares = np.cumsum([change.grow, change.shrink, change.vanish])
+    for _ in range(min(round(old), lesions.old_most)):
+        volume = max(_quantile(generator, statistics.volumes_mm3[:100]), lesions.smallest_mm3)
+        # three shares in a row, what is left over is stable
+        fate = (*OLD_FATES[1:], OLD_FATES[0])[int(np.searchsorted(shares, generator.random()))]
+        dark = generator.random() < lesions.core and volume > 60
+        drawn.append(
+            _draw_one(
+                len(drawn) + 1,
+                fate,
+                min(volume, 12000.0),
+                float(generator.uniform(lesions.contrast[0] + 0.1, lesions.contrast[1])),
+                generator.uniform(0.4, 0.9) if dark else 0.0,
+                drawn,
+                recipe,
+                statistics,
+                head,
+                generator,
+            )
+        )
+    generator = keyed_generator(seed, "simulate", index, "new lesions")
+    for _ in range(new_lesion_count(lesions, seed, index)):
+        volume = 0.0
+        while not lesions.smallest_mm3 <= volume <= lesions.largest_new_mm3:
+            volume = lesions.new_median_mm3 * math.exp(
+                lesions.new_log_sd * generator.standard_normal()
+            )
+        # contrast is skewed to the faint side: sqrt of a uniform number, turned round
+        share = 1 - math.sqrt(1 - 0.95 * generator.random())
+        contrast = lesions.contrast[0] + share * (lesions.contrast[1] - lesions.contrast[0])
+        drawn.append(
+            _draw_one(
+                len(drawn) + 1,
+                "new",
+                volume,
+                contrast,
+                0.0,
+                drawn,
+                recipe,
+                statistics,
+                head,
+                generator,
+            )
+        )
+    drawn += _draw_vessels(recipe, head, seed, index, len(drawn) + 1)
+    return tuple(drawn)
+
+
+def _quantile(generator: np.random.Generator, values: NDArray[np.float32]) -> float:
+    """A draw from the distribution with these evenly spaced quantiles, in logarithms."""
+    place = generator.random() * (len(values) - 1)
+    return float(np.exp(np.interp(place, np.arange(len(values)), np.log(values))))
+
+
+def _draw_one(
+    number: int,
+    fate: Fate,
+    volume: float,
+    contrast: float,
+    core: float,
+    others: list[Lesion],
+    recipe: CohortRecipe,
+    statistics: LesionStatistics,
+    head: Head,
+    generator: np.random.Generator,
+) -> Lesion:
+    elongation = min(_quantile(generator, statistics.elongations[:99]), 3.0)
+    flatness = min(_quantile(generator, statistics.flatnesses[:99]), 2.0)
+    radius = (3 * volume / (4 * math.pi)) ** (1 / 3)
+    # a : b : c with a / b and b / c given and abc = radius^3
+    middle = radius * (flatness / elongation) ** (1 / 3)
+    half_axes = np.array([middle * elongation, middle, middle / flatness])
+    prior = statistics.small_prior if volume < 100 else statistics.prior
+    touching = fate == "new" and len(others) > 0 and generator.random() < recipe.lesions.touching
+    centre = _place(prior, radius, touching, fate == "new", others, head, generator)
+    levels = head.at(centre[None])[0]
+    place = classify(centre, levels)
+    axes = _orientation(centre, place, head, generator)
+    scales = {
+        "new": (0.0, 1.0),
+        "stable": (1.0, 1.0),
+        "growing": (1.0, float(generator.uniform(1.15, 1.45))),
+        "shrinking": (float(generator.uniform(1.15, 1.45)), 1.0),
+        "vanishing": (1.0, 0.0),
+    }[fate]
+    return Lesion(
+        number=number,
+        fate=fate,
+        place=place,
+        centre_mm=centre,
+        half_axes_mm=half_axes,
+        axes=axes,
+        contrast=contrast,
+        irregular=float(generator.uniform(0.08, 0.28)),
+        core=core,
+        halo=float(generator.uniform(0, recipe.lesions.halo)),
+        scales=scales,
+    )
+
+
+def _place(
+    prior: NDArray[np.float32],
+    radius: float,
+    touching: bool,
+    new: bool,
+    others: list[Lesion],
+    head: Head,
+    generator: np.random.Generator,
+) -> NDArray[np.float64]:
+    """A centre in tissue, by the prior; new lesions keep 3 mm from all others or touch an old one.
+
+    After 200 vain tries the last place that lies in tissue is taken: a full brain has no room.
+    """
+    cumulative = np.cumsum(prior.ravel(), dtype=np.float64)
+    best = np.array([26.0, -20.0, 30.0])
+    old = [other for other in others if other.fate == "stable"]
+    for _ in range(200):
+        if touching and old:
+            host = old[int(generator.integers(len(old)))]
+            direction = generator.standard_normal(3)
+            direction /= np.linalg.norm(direction)
+            reach = 1 / np.linalg.norm(host.shape_matrix(0) @ direction)
+            point = host.centre_mm + direction * (reach + 0.8 * radius)
+        else:
+            cell = np.searchsorted(cumulative, generator.random() * cumulative[-1])
+            index = np.array(np.unravel_index(min(int(cell), prior.size - 1), PRIOR_SHAPE))
+            jitter = generator.random(3)
+            point = np.array(PRIOR_ORIGIN_MM) + PRIOR_SPACING_MM * (index + jitter)
+        white, grey, csf, depth, _ = head.at(point[None])[0]
+        if csf > 0.35 or white + grey < 0.6 or white < 0.35 or depth > -3:
+            continue
+        best = point
+        if not new:
+            return np.asarray(point)
+        gaps = [
+            np.linalg.norm(point - other.centre_mm)
+            - radius * 1.5
+            - other.half_axes_mm[0] * max(other.scales) * 1.3
+            for other in others
+            if not (touching and other.fate == "stable")
+        ]
+        if not gaps or min(gaps) > 3.0:
+            return np.asarray(point)
+    return best
+
+
+def classify(centre_mm: NDArray[np.float64], levels: NDArray[np.float32]) -> LesionClass:
+    """Class by place: below the tentorium, within 6 mm of a ventricle, near cortex, or deep."""
+    _, y, z = centre_mm
+    if z < -18 and (y < -34 or abs(centre_mm[0]) < 18):
+        return "infratentorial"
+    if levels[4] < 6:
+        return "periventricular"
+    return "juxtacortical" if levels[3] > -14 or levels[1] > 0.25 else "deep"
+
+
+def _orientation(
+    centre: NDArray[np.float64], place: LesionClass, head: Head, generator: np.random.Generator
+) -> NDArray[np.float64]:
+    """Axes at random; periventricular lesions stand on the ventricle's wall (Dawson's fingers)."""
+    basis = generator.standard_normal((3, 3))
+    if place == "periventricular":
+        steps = np.concatenate([2.0 * np.eye(3), -2.0 * np.eye(3)])
+        wall = head.at(centre + steps)[:, 4]
+        outwards = wall[:3] - wall[3:]
+        basis[0] = outwards / (np.linalg.norm(outwards) + 1e-6) + 0.35 * basis[0]
+    q, _ = np.linalg.qr(basis.T)
+    return np.asarray(q.T)
+
+
+def _draw_vessels(
+    recipe: CohortRecipe, head: Head, seed: int, index: int, first: int
+) -> list[Lesion]:
+    """Bright vessels: thin, long, in sulci; half of them only at one of the visits."""
+    generator = keyed_generator(seed, "simulate", index, "vessels")
+    vessels: list[Lesion] = []
+    wanted = int(generator.poisson(recipe.change.vessels))
+    for _ in range(50 * wanted):
+        if len(vessels) == wanted:
+            break
+        point = np.array(
+            [generator.uniform(-65, 65), generator.uniform(-100, 65), generator.uniform(-50, 75)]
+        )
+        _, _, csf, depth, _ = head.at(point[None])[0]
+        if csf < 0.3 or not -22 < depth < -1:
+            continue
+        q, _ = np.linalg.qr(generator.standard_normal((3, 3)))
+        width = generator.uniform(0.5, 0.9)
+        visits = [(1.0, 1.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0)]
+        vessels.append(
+            Lesion(
+                number=first + len(vessels),
+                fate="vessel",
+                place="vessel",
+                centre_mm=point,
+                half_axes_mm=np.array([generator.uniform(4, 10), width, width]),
+                axes=q.T,
+                contrast=float(generator.uniform(1.2, 1.9)),
+                irregular=0.1,
+                core=0.0,
+                halo=0.0,
+                scales=visits[int(generator.integers(4))],
+            )
+        )
+    return vessels
