@@ -41,7 +41,8 @@ def main(arguments: Sequence[str]) -> ExitCode:
         [
             options.experiment,
             f"read.root={options.cohort}",
-            "split=parts",
+            "split=file",
+            f"split.path={options.cohort / 'split.json'}",
             "size=cpu",
             "track=mlflow_plain_ids",
             *options.overrides,

@@ -21,7 +21,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import TARGET, LongitudinalSubject
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions, score_case
 from msseg_lightning.evaluate.summary import summarise
-from msseg_lightning.read.splits import Split
+from msseg_lightning.read.splits import Split, write_split
 from msseg_lightning.run.build import Load, build_load, build_method, instantiate
 from msseg_lightning.run.compose import Config, compose_config
 from msseg_lightning.run.folder import RunFolder, data_name, flatten
@@ -60,7 +60,7 @@ def train_experiment(config: Config) -> Outcome:
         load = build_load(config)
         subjects = labelled_subjects(config)
         split = make_split(config, subjects, load)
-        write_json(folder.split_file, dataclasses.asdict(split))
+        write_split(folder.split_file, split)
         tracking = instantiate(config["track"])
         tracker = _open_run(config, folder, split, tracking)
         if tracker is None:
@@ -86,7 +86,7 @@ def labelled_subjects(config: Config) -> dict[str, LongitudinalSubject]:
     labelled = {
         name: subject
         for name, subject in subjects.items()
-        if TARGET in subject.masks or TARGET in subject.derived
+        if subject.labelled
     }
     if not labelled:
         raise MssegError(
