@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -15,7 +16,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from msseg_lightning.core.files import atomic_write
-from msseg_lightning.core.problem import MssegError, Problem
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import Native
 from msseg_lightning.core.volume import Grid, Kind, Volume
 from msseg_lightning.read.header import TEXT_FIELDS, Header, Trust, parse_header
@@ -38,8 +39,6 @@ class GateOptions:
         trust: which orientation to follow where qform and sform conflict.
         allow_nan_outside_brain: set non-finite voxels outside the brain mask to 0.
         confirm_mirrored: accept a pair whose content looks mirrored; a person has looked.
-        registered: visits must share one grid, as in the challenge; otherwise different grids are
-            registered later and only logged.
         soft_labels: masks may hold any value in [0, 1].
         label_values: what stored mask values mean, e.g. ``{255: 1}``.
         largest_mask_fraction: a lesion mask may cover this share of all voxels.
@@ -51,7 +50,6 @@ class GateOptions:
     trust: Trust | None = None
     allow_nan_outside_brain: bool = False
     confirm_mirrored: bool = False
-    registered: bool = False
     soft_labels: bool = False
     label_values: Mapping[int, int] = dataclasses.field(default_factory=dict)
     largest_mask_fraction: float = 0.10
@@ -60,6 +58,52 @@ class GateOptions:
 
 
 DEFAULT = GateOptions()
+
+
+def gate_options(settings: Mapping[str, Any]) -> GateOptions:
+    """Options from plain settings by name.
+
+    Raises:
+        MssegError: an unknown name or a value of the wrong form (exit 2).
+    """
+    problems = []
+    known: dict[str, Any] = {
+        field.name: getattr(DEFAULT, field.name)
+        for field in dataclasses.fields(GateOptions)
+        if field.name != "limits"
+    }
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        expected = ""
+        if name not in known:
+            expected = ", ".join(difflib.get_close_matches(name, known, n=1) or known)
+        elif name == "trust":
+            expected = "" if value in (None, "sform", "qform") else "sform or qform"
+        elif name == "label_values":
+            try:
+                value = {int(source): int(meaning) for source, meaning in value.items()}
+            except (AttributeError, TypeError, ValueError):
+                expected = "numbers, e.g. {255: 1}"
+        elif isinstance(known[name], bool):
+            expected = "" if isinstance(value, bool) else "true or false"
+        elif not (isinstance(value, int | float) and 0 < value <= 1):
+            expected = "a share between 0 and 1"
+        if expected:
+            problems.append(
+                Problem(
+                    "config.reading",
+                    "no such option of the gate" if name not in known else "unfit value",
+                    field=f"data.reading.{name}",
+                    found=str(value)[:60],
+                    expected=expected,
+                    remedy="`msseg check --help` lists the options",
+                    exit_code=ExitCode.CONFIG,
+                )
+            )
+        values[name] = value
+    if problems:
+        raise MssegError(problems)
+    return GateOptions(**values)
 
 
 def read_volume(

@@ -1,0 +1,127 @@
+"""Verify a data set before anything is trained on it: all problems at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msseg_lightning.core.problem import ExitCode
+
+if TYPE_CHECKING:
+    from msseg_lightning.run.check import CheckReport
+
+EXAMPLES = """\
+examples
+  msseg check read=msseg2 read.root=/data/msseg2
+  msseg check read=open_ms read.root=/data/open_ms_data
+  msseg check read=bids read.root=/data/bids --json report.json
+  msseg check read=table read.manifest=pairs.csv --json -
+  msseg check read=msseg2 read.root=/data +data.reading.trust=sform
+
+options of the gate, as +data.reading.NAME=VALUE
+  strict                   refuse also misleading file endings and negative scaling
+  trust                    sform or qform: which to follow where they conflict
+  allow_nan_outside_brain  set NaN outside the brain mask to 0
+  confirm_mirrored         accept pairs that look mirrored left-right; you have looked
+  soft_labels              masks may hold any value from 0 to 1
+  label_values             what mask values mean, e.g. '{255: 1}'
+  largest_mask_fraction    share of all voxels a lesion mask may cover (0.1)
+
+Every finding names file, field, what was found and expected, and what to do.
+exit codes: 0 sound (perhaps with warnings), 2 wrong options, 3 data refused, 5 unreadable,
+6 a path or device that must not be opened
+"""
+MANY = 3
+
+
+def main(arguments: Sequence[str]) -> ExitCode:
+    """Check and print; the exit code says whether the data may be used."""
+    options = _parser().parse_args(arguments)
+
+    from msseg_lightning.read.nifti import gate_options
+    from msseg_lightning.run.build import instantiate
+    from msseg_lightning.run.check import check_dataset
+    from msseg_lightning.run.compose import compose_config
+
+    config = compose_config(options.overrides)
+    gate = gate_options(config["data"]["reading"])
+    with _Bar() as bar:
+        report = check_dataset(instantiate(config["read"]), gate, options.workers, bar.advance)
+    if options.json == "-":
+        json.dump(report.as_dict(), sys.stdout, indent=2, allow_nan=False)
+        sys.stdout.write("\n")
+    else:
+        if options.json:
+            from msseg_lightning.core.files import write_json
+
+            write_json(Path(options.json), report.as_dict())
+        sys.stdout.write("\n".join(lines(report)) + "\n")
+    return report.exit_code
+
+
+def lines(report: CheckReport) -> list[str]:
+    """The report for people: errors in full, frequent warnings summed up, a verdict."""
+    text = [f"error    {problem}" for problem in report.errors]
+    frequent = {
+        code
+        for code, count in Counter(problem.code for problem in report.warnings).items()
+        if count > MANY
+    }
+    text += [f"warning  {p}" for p in report.warnings if p.code not in frequent]
+    for code in sorted(frequent):
+        same = [problem for problem in report.warnings if problem.code == code]
+        text.append(f"warning  {same[0]}")
+        text.append(f"         ... and {len(same) - 1} more with [{code}]; --json lists them all")
+    pairs, patients = len(report.subjects), "pair" if len(report.subjects) == 1 else "pairs"
+    verdict = "not usable" if report.errors else "sound"
+    text.append(
+        f"{pairs} {patients} checked, {report.labelled} with a reference: "
+        f"{len(report.errors)} errors, {len(report.warnings)} warnings - {verdict}"
+    )
+    return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="msseg check",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in train")
+    parser.add_argument("--json", metavar="FILE", help="the report as JSON; - is standard output")
+    parser.add_argument("--workers", type=int, metavar="N", help="pairs checked side by side")
+    return parser
+
+
+class _Bar:
+    """A progress bar on a terminal's standard error."""
+
+    def __init__(self) -> None:
+        self._progress: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def advance(self, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` pairs are checked."""
+        if not sys.stderr.isatty():
+            return
+        if self._progress is None:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._progress = Progress(console=Console(stderr=True))
+            self._progress.start()
+            self._task = self._progress.add_task("checking pairs", total=total)
+        self._progress.update(self._task, completed=done)

@@ -1,0 +1,354 @@
+"""A CSV manifest: one row for each pair."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import os.path
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.subject import (
+    BASELINE,
+    BASELINE_LESIONS,
+    BRAIN,
+    CHANGE,
+    FOLLOWUP,
+    FOLLOWUP_LESIONS,
+    TARGET,
+    LongitudinalSubject,
+)
+from msseg_lightning.read.participants import FACT_COLUMNS, facts_of_row
+from msseg_lightning.read.paths import refuse_name, resolve_file, shown
+from msseg_lightning.read.reader import check_id, check_ids, raise_errors
+
+REQUIRED = ("id", BASELINE, FOLLOWUP)
+MASK_COLUMNS = (
+    TARGET,
+    *(f"{TARGET}_rater{number}" for number in range(1, 5)),
+    BRAIN,
+    BASELINE_LESIONS,
+    FOLLOWUP_LESIONS,
+    CHANGE,
+)
+KNOWN = (*REQUIRED, "patient", *MASK_COLUMNS, *FACT_COLUMNS, "output")
+LARGEST_TABLE_BYTES = 64_000_000
+_FORMULA = ("=", "+", "@", "\t")
+
+
+class TableReader:
+    """Pairs listed in a CSV file.
+
+    Columns: ``id``, ``baseline_flair``, ``followup_flair``; where wanted ``patient`` (default: the
+    id), masks (``new_lesions``, ``new_lesions_rater1..4``, ``brain``, ``baseline_lesions``,
+    ``followup_lesions``, ``change``), facts (``sex``, ``age``, ``site``, ``vendor``,
+    ``field_strength``, ``interval_days``) and ``output`` (for prediction). Relative paths count
+    from the folder of the table, or from ``root``. Empty cells are absent files. Unknown columns
+    are named in a warning.
+
+    Args:
+        manifest: the CSV file, comma-separated UTF-8.
+        root: the folder all files must lie below. Without it, relative paths must stay below the
+            table's folder and absolute paths are taken as they are.
+        registered: both visits of each pair lie on one grid; others are refused.
+    """
+
+    def __init__(
+        self, manifest: str | Path, root: str | Path | None = None, registered: bool = False
+    ) -> None:
+        self.manifest = Path(manifest)
+        self.root = None if root is None else Path(root)
+        self.registered = registered
+        self._warnings: list[Problem] = []
+
+    def subjects(self) -> list[LongitudinalSubject]:
+        """Every row as a pair, in order of the table.
+
+        Raises:
+            MssegError: with every problem of the table; ids and paths that lead out of the data
+                root end with exit 6.
+        """
+        self._warnings = []
+        name = self.manifest.name
+        rows, problems = _rows(self.manifest, name)
+        self._warnings += [problem for problem in problems if problem.severity == "warning"]
+        raise_errors(problems)
+        found: list[LongitudinalSubject] = []
+        lines: dict[str, list[int]] = {}
+        for line, row in rows:
+            where = f"{name}, line {line}"
+            problems += _check_cells(row, where)
+            identifier = row.get("id", "")
+            lines.setdefault(identifier, []).append(line)
+            problem = check_id(identifier, where)
+            if problem is not None:
+                problems.append(problem)
+                continue
+            try:
+                found.append(self._subject(row, identifier, where))
+            except MssegError as error:
+                problems += error.problems
+        if not rows:
+            problems.append(
+                Problem(
+                    "table.empty",
+                    "the table has no row",
+                    file=name,
+                    field="rows",
+                    found="0",
+                    expected="a row for each pair",
+                    remedy="add the pairs",
+                )
+            )
+        for identifier, places in lines.items():
+            if len(places) > 1:
+                problems.append(
+                    Problem(
+                        "id.twice",
+                        "an id occurs twice",
+                        file=name,
+                        field="id",
+                        found=f"{ascii(identifier)[1:-1][:64]} in lines "
+                        + " and ".join(map(str, places)),
+                        expected="distinct ids",
+                        remedy="rename or remove one of them",
+                    )
+                )
+        problems += [problem for problem in check_ids(found, name) if problem.code == "id.case"]
+        raise_errors(problems)
+        return found
+
+    def skipped(self) -> list[Problem]:
+        """Warnings of the last call of ``subjects``."""
+        return list(self._warnings)
+
+    def _subject(self, row: Mapping[str, str], identifier: str, where: str) -> LongitudinalSubject:
+        problems: list[Problem] = []
+        paths: dict[str, Path] = {}
+        for column in (BASELINE, FOLLOWUP, *MASK_COLUMNS):
+            text = row.get(column, "")
+            if not text:
+                if column in REQUIRED:
+                    problems.append(
+                        Problem(
+                            "table.cell",
+                            "a cell is empty",
+                            file=where,
+                            field=column,
+                            found="nothing",
+                            expected="a path",
+                            remedy="give the file",
+                        )
+                    )
+                continue
+            path, problem = self._path(text, where, column)
+            if problem is not None:
+                problems.append(problem)
+            elif path is not None:
+                paths[column] = path
+        if BASELINE in paths and paths.get(BASELINE) == paths.get(FOLLOWUP):
+            problems.append(
+                Problem(
+                    "pair.same_path",
+                    "baseline and follow-up are the same file",
+                    file=where,
+                    field=FOLLOWUP,
+                    found=shown(paths[FOLLOWUP], self._root()),
+                    expected="two files",
+                    remedy="give the second scan",
+                )
+            )
+        patient = row.get("patient") or identifier
+        problem = check_id(patient, where)
+        if problem is not None:
+            problems.append(problem)
+        if problems:
+            raise MssegError(problems)
+        return LongitudinalSubject(
+            id=identifier,
+            patient=patient,
+            images={name: paths[name] for name in (BASELINE, FOLLOWUP)},
+            masks={name: paths[name] for name in MASK_COLUMNS if name in paths},
+            facts=facts_of_row(row, where),
+            root=self.root,
+            registered=self.registered,
+        )
+
+    def _root(self) -> Path:
+        return self.root if self.root is not None else self.manifest.parent
+
+    def _path(self, text: str, where: str, column: str) -> tuple[Path | None, Problem | None]:
+        path = Path(text)
+        problem = refuse_name(path)
+        if problem is not None:
+            return None, problem
+        escapes = ".." in path.parts or (path.is_absolute() and self.root is not None)
+        if escapes:
+            root = self._root().absolute()
+            if not Path(os.path.normpath(root / path)).is_relative_to(os.path.normpath(root)):
+                return None, Problem(
+                    "path.outside",
+                    "the path leads out of the data root",
+                    file=where,
+                    field=column,
+                    found=ascii(text)[1:-1][:80],
+                    expected="a path below the root",
+                    exit_code=ExitCode.SECURITY,
+                    remedy="set root to a folder above all files, or give the path in full",
+                )
+        return self._root() / path, None
+
+
+def _rows(path: Path, name: str) -> tuple[list[tuple[int, dict[str, str]]], list[Problem]]:
+    """Rows with their line numbers; problems of the table as a whole."""
+    real = resolve_file(path)
+    if real.stat().st_size > LARGEST_TABLE_BYTES:
+        return [], [
+            Problem(
+                "table.too_large",
+                "the table is larger than the limit",
+                file=name,
+                field="file size",
+                found=f"{real.stat().st_size} bytes",
+                expected=f"at most {LARGEST_TABLE_BYTES} bytes",
+                remedy="check the file",
+            )
+        ]
+    data = real.read_bytes()
+    encoding = _foreign_encoding(data)
+    if encoding:
+        return [], [
+            Problem(
+                "table.encoding",
+                "not UTF-8",
+                file=name,
+                field="encoding",
+                found=encoding,
+                expected="UTF-8, with or without mark",
+                remedy="save the table as UTF-8",
+            )
+        ]
+    text = data.decode("utf-8-sig")
+    if "\0" in text:
+        return [], [
+            Problem(
+                "table.character",
+                "the table holds a NUL",
+                file=name,
+                field="text",
+                found="\\0",
+                expected="text",
+                remedy="remove it",
+            )
+        ]
+    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", strict=True)
+    try:
+        header = [(column or "").strip() for column in reader.fieldnames or []]
+        problems = list(_check_header(header, name))
+        reader.fieldnames = header
+        rows = [
+            (reader.line_num, {key: (value or "").strip(" ") for key, value in row.items() if key})
+            for row in reader
+            if not any(problem.severity == "error" for problem in problems)
+        ]
+    except csv.Error:
+        return [], [
+            Problem(
+                "table.csv",
+                "not a CSV file",
+                file=name,
+                field=f"line {reader.line_num}",
+                found="unbalanced quotes or a binary file",
+                expected="comma-separated text",
+                remedy="save the table as CSV",
+            )
+        ]
+    return rows, problems
+
+
+def _foreign_encoding(data: bytes) -> str:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    try:
+        data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return "another encoding, perhaps Latin-1"
+    return ""
+
+
+def _check_header(header: list[str], name: str) -> Iterator[Problem]:
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
+        mark = ";" if ";" in header[0] else "a tab"
+        yield Problem(
+            "table.separator",
+            "the columns are not separated by commas",
+            file=name,
+            field="separator",
+            found=mark,
+            expected=",",
+            remedy="save the table with commas",
+        )
+        return
+    for column in REQUIRED:
+        if column not in header:
+            near = difflib.get_close_matches(column, header, n=1)
+            yield Problem(
+                "table.column",
+                "a column is missing",
+                file=name,
+                field=column,
+                found=f"{near[0]}?" if near else ", ".join(header[:8]) or "no header",
+                expected=", ".join(REQUIRED),
+                remedy=f"name the column {column}",
+            )
+    for column in header:
+        if header.count(column) > 1:
+            yield Problem(
+                "table.column_twice",
+                "a column occurs twice",
+                file=name,
+                field=column,
+                found=column,
+                expected="distinct columns",
+                remedy="remove one of them",
+            )
+            return
+        if column not in KNOWN:
+            near = difflib.get_close_matches(column, KNOWN, n=1)
+            yield Problem(
+                "table.unknown_column",
+                "this column is not known and was ignored",
+                file=name,
+                field=ascii(column)[1:-1][:40],
+                found=ascii(column)[1:-1][:40],
+                expected=near[0] if near else "a known column",
+                remedy=f"did you mean {near[0]}?" if near else "nothing to do",
+                severity="warning",
+            )
+
+
+def _check_cells(row: Mapping[str, str], where: str) -> Iterator[Problem]:
+    for column, value in row.items():
+        control = any(ord(letter) < 32 or ord(letter) == 127 for letter in value)
+        if control or value.startswith(_FORMULA):
+            yield Problem(
+                "table.character",
+                "the cell holds a control character or a formula",
+                file=where,
+                field=column,
+                found=ascii(value)[1:-1][:40],
+                expected="plain text",
+                remedy="correct the cell",
+            )
+        elif len(value) > 4096:
+            yield Problem(
+                "table.length",
+                "the cell is too long",
+                file=where,
+                field=column,
+                found=f"{len(value)} characters",
+                expected="at most 4096",
+                remedy="correct the cell",
+            )

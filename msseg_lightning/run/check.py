@@ -1,0 +1,179 @@
+"""Verify a data set: every file through the gate, all problems at once."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.subject import BASELINE, FOLLOWUP, TARGET, LongitudinalSubject
+from msseg_lightning.core.volume import Volume
+from msseg_lightning.read.gate import inspect_subject
+from msseg_lightning.read.nifti import DEFAULT, GateOptions
+
+
+class Source(Protocol):
+    """A reader, as far as a check needs it."""
+
+    def subjects(self) -> list[LongitudinalSubject]:
+        """The pairs."""
+
+    def skipped(self) -> list[Problem]:
+        """What was left out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SubjectReport:
+    """What the gate found in one pair.
+
+    Args:
+        id: of the pair.
+        patient: who it is.
+        problems: errors and warnings.
+        images: name -> digest of its voxels, to find copies among patients.
+        labelled: it has a reference of new lesions.
+    """
+
+    id: str
+    patient: str
+    problems: tuple[Problem, ...]
+    images: Mapping[str, str]
+    labelled: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckReport:
+    """What was found in a data set.
+
+    Args:
+        subjects: ids of the pairs that were checked.
+        problems: errors and warnings, in order of the pairs.
+        labelled: number of pairs with a reference.
+    """
+
+    subjects: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    labelled: int
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """What refuses the data set."""
+        return tuple(problem for problem in self.problems if problem.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What was accepted with a remark."""
+        return tuple(problem for problem in self.problems if problem.severity == "warning")
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """0, or that of the errors."""
+        return MssegError(self.errors).exit_code if self.errors else ExitCode.OK
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as a JSON record."""
+        return {
+            "subjects": list(self.subjects),
+            "labelled": self.labelled,
+            "errors": len(self.errors),
+            "warnings": len(self.warnings),
+            "exit_code": int(self.exit_code),
+            "problems": [problem.as_dict() for problem in self.problems],
+        }
+
+
+def check_dataset(
+    reader: Source,
+    options: GateOptions = DEFAULT,
+    workers: int | None = None,
+    advance: Callable[[int, int], None] | None = None,
+) -> CheckReport:
+    """Check every pair a reader finds.
+
+    Nothing stops at the first problem: also when the layout itself has errors they are all in the
+    report, though pairs cannot be listed then.
+
+    Args:
+        reader: of the data set.
+        options: of the gate.
+        workers: threads (unpacking and comparing release the interpreter); None takes one per
+            processor, at most 4, since each holds a whole pair.
+        advance: called with the number of pairs done and of all pairs.
+    """
+    try:
+        subjects = reader.subjects()
+    except MssegError as error:
+        return CheckReport((), (*reader.skipped(), *error.problems), 0)
+    reports = list(_check_all(subjects, options, workers, advance))
+    problems = [
+        *reader.skipped(),
+        *(problem for report in reports for problem in report.problems),
+        *_copies(reports),
+    ]
+    return CheckReport(
+        tuple(report.id for report in reports),
+        tuple(dict.fromkeys(problems)),  # a file shared by two pairs is named once
+        sum(report.labelled for report in reports),
+    )
+
+
+def _check_all(
+    subjects: Sequence[LongitudinalSubject],
+    options: GateOptions,
+    workers: int | None,
+    advance: Callable[[int, int], None] | None,
+) -> Iterator[SubjectReport]:
+    count = workers or min(4, os.cpu_count() or 1)
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        futures = [pool.submit(check_pair, subject, options) for subject in subjects]
+        if advance is not None:
+            for done, _ in enumerate(concurrent.futures.as_completed(futures), start=1):
+                advance(done, len(futures))
+        for future in futures:
+            yield future.result()
+
+
+def check_pair(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -> SubjectReport:
+    """The gate on one pair."""
+    volumes, problems = inspect_subject(subject, options)
+    return SubjectReport(
+        subject.id,
+        subject.patient,
+        tuple(problems),
+        {name: _digest(volumes[name]) for name in (BASELINE, FOLLOWUP) if name in volumes},
+        subject.labelled and (TARGET in volumes or TARGET not in subject.masks),
+    )
+
+
+def _digest(volume: Volume) -> str:
+    """Of the voxels alone: the same scan under another header is still the same scan."""
+    shape = np.array(volume.data.shape, np.int64).tobytes()
+    voxels = np.ascontiguousarray(volume.data.T)  # no copy for volumes as read
+    return hashlib.blake2b(voxels.data, digest_size=16, salt=shape[:16]).hexdigest()
+
+
+def _copies(reports: Sequence[SubjectReport]) -> Iterator[Problem]:
+    """Scans that occur under two patients: they would leak from training into testing."""
+    owners: dict[str, dict[str, str]] = defaultdict(dict)
+    for report in reports:
+        for name, digest in report.images.items():
+            owners[digest].setdefault(report.patient, f"{report.id} ({name})")
+    for places in owners.values():
+        if len(places) > 1:
+            first, *others = places.values()
+            yield Problem(
+                "data.copy",
+                "the same voxels occur under two patients",
+                file=others[0],
+                field="voxel values",
+                found=f"identical to {first}",
+                expected="each scan once",
+                remedy="remove one, or give both the same patient",
+            )
