@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,28 +50,17 @@ def load_head() -> Head:
     hull is where T1 is positive, CSF is where T1 is dark, and the ventricles are the dark
     components deeper than 12 mm. What lies outside the hull is drawn by ``render``.
     """
-    from nilearn.datasets import (
-        load_mni152_gm_template,
-        load_mni152_template,
-        load_mni152_wm_template,
-    )
     from scipy import ndimage
 
-    images = [
-        load(resolution=1)
-        for load in (load_mni152_template, load_mni152_gm_template, load_mni152_wm_template)
-    ]
-    t1, grey, white = (np.asarray(image.dataobj, np.float32) for image in images)
-    origin = np.asarray(images[0].affine[:3, 3], np.float64)
-    hull = ndimage.binary_fill_holes(t1 > 0.05)
+    t1, grey, white, origin = _template_maps()
     csf = np.clip((GREY_T1 - t1) / (GREY_T1 - CSF_T1), 0, 1)
     csf *= 1 - np.clip(white, 0, 1)
-    csf[~hull] = 1
     maps = np.stack([white, grey, csf], axis=-1)
     levels = np.round(np.clip(maps, 0, 1) * 255).astype(np.uint8)
 
     coarse = (slice(None, None, COARSE_MM),) * 3
-    brain = ndimage.binary_opening(hull[coarse], iterations=1)
+    hull = ndimage.binary_fill_holes(t1[coarse] > 0.05)
+    brain = ndimage.binary_opening(hull, iterations=1)
     depth = _signed_distance(brain)
     # A ventricle is dark and deep; the cisterns below the brain and the Sylvian fissure are not.
     dark = (csf[coarse] > 0.5) & (depth < -12)
@@ -78,18 +68,50 @@ def load_head() -> Head:
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     x, y, z = _coordinates(labels.shape, origin)
-    size = np.isin(labels, np.flatnonzero(sizes > 10))
+    large = np.isin(labels, np.flatnonzero(sizes > 10))
     body = (np.abs(x) > 2) & (np.abs(x) < 42) & (z > -18) & (z < 36) & (y > -62) & (y < 42)
     body &= ~((np.abs(x) > 30) & (y > -15))  # insular CSF
     body &= ~((np.abs(x) < 16) & (y < -24) & (z < 12))  # cisterns around the midbrain
     third = (np.abs(x) < 5) & (y > -32) & (y < 6) & (z > -14) & (z < 14)
     fourth = (np.abs(x) < 10) & (y > -54) & (y < -34) & (z > -46) & (z < -20)
-    ventricles = size & (body | third | fourth)
+    ventricles = large & (body | third | fourth)
     return Head(
         maps=levels,
         distances=np.stack([depth, _signed_distance(ventricles)], axis=-1).astype(np.float32),
         origin_mm=origin,
     )
+
+
+def _template_maps() -> tuple[NDArray[np.float32], ...]:
+    """T1, grey and white matter in [0, 1], and the world of the first voxel.
+
+    Read from nilearn's folder directly where they lie as usual: importing ``nilearn.datasets``
+    takes longer than all else here. Its loaders, which give the same values, are the way round.
+    """
+    import importlib.util
+
+    import nibabel
+
+    found = importlib.util.find_spec("nilearn")
+    places = [] if found is None else list(found.submodule_search_locations or [])
+    folder = Path(places[0] if places else ".") / "datasets" / "data"
+    files = [
+        folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
+        for name in ("t1", "gm", "wm")
+    ]
+    if all(file.is_file() for file in files):
+        images = [nibabel.nifti1.Nifti1Image.from_filename(file) for file in files]
+    else:
+        from nilearn import datasets
+
+        images = [
+            datasets.load_mni152_template(resolution=1),
+            datasets.load_mni152_gm_template(resolution=1),
+            datasets.load_mni152_wm_template(resolution=1),
+        ]
+    maps = [np.asarray(image.dataobj, np.float32) for image in images]
+    origin = np.asarray(images[0].affine[:3, 3], np.float64)
+    return (*(one / one.max() for one in maps), origin)
 
 
 def _signed_distance(mask: NDArray[np.bool_]) -> NDArray[np.float64]:

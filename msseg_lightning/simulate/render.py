@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msseg_lightning.simulate.head import COARSE_MM
-from msseg_lightning.simulate.warp import LATTICE_MM
+from msseg_lightning.simulate.warp import LATTICE_MM, trilinear
 
 NOISE_SIZE = 64
 SIGNALS = ("white", "grey", "csf", "fat", "muscle", "marrow", "bone", "skin", "free_water")
@@ -49,31 +49,13 @@ def _noise(tile, x, y, z):
 
 
 @_jit
-def _channel(volume, c, x, y, z):
-    """Trilinear value of channel ``c`` at a voxel position; the border's value outside."""
-    nx, ny, nz = volume.shape[0], volume.shape[1], volume.shape[2]
-    x = min(max(x, 0.0), nx - 1.001)
-    y = min(max(y, 0.0), ny - 1.001)
-    z = min(max(z, 0.0), nz - 1.001)
-    i, j, k = int(x), int(y), int(z)
-    fx, fy, fz = x - i, y - j, z - k
-    low = (volume[i, j, k, c] * (1 - fx) + volume[i + 1, j, k, c] * fx) * (1 - fy) + (
-        volume[i, j + 1, k, c] * (1 - fx) + volume[i + 1, j + 1, k, c] * fx
-    ) * fy
-    high = (volume[i, j, k + 1, c] * (1 - fx) + volume[i + 1, j, k + 1, c] * fx) * (1 - fy) + (
-        volume[i, j + 1, k + 1, c] * (1 - fx) + volume[i + 1, j + 1, k + 1, c] * fx
-    ) * fy
-    return low * (1 - fz) + high * fz
-
-
-@_jit
 def _to_template(x, y, z, field, field_origin, affine):
     u = (x - field_origin[0]) / LATTICE_MM
     v = (y - field_origin[1]) / LATTICE_MM
     w = (z - field_origin[2]) / LATTICE_MM
-    qx = x + _channel(field, 0, u, v, w)
-    qy = y + _channel(field, 1, u, v, w)
-    qz = z + _channel(field, 2, u, v, w)
+    qx = x + trilinear(field, 0, u, v, w)
+    qy = y + trilinear(field, 1, u, v, w)
+    qz = z + trilinear(field, 2, u, v, w)
     return (
         affine[0, 0] * qx + affine[0, 1] * qy + affine[0, 2] * qz + affine[0, 3],
         affine[1, 0] * qx + affine[1, 1] * qy + affine[1, 2] * qz + affine[1, 3],
@@ -97,9 +79,9 @@ def _brain(px, py, pz, depth, maps, origin, tile, style):
     """
     sharpness, folding, sulci, widening = style[0], style[1], style[2], style[3]
     x, y, z = px - origin[0], py - origin[1], pz - origin[2]
-    white = _channel(maps, 0, x, y, z) / 255.0
-    grey = _channel(maps, 1, x, y, z) / 255.0
-    csf = _channel(maps, 2, x, y, z) / 255.0
+    white = trilinear(maps, 0, x, y, z) / 255.0
+    grey = trilinear(maps, 1, x, y, z) / 255.0
+    csf = trilinear(maps, 2, x, y, z) / 255.0
     shallow = _step(depth, 32.0, 18.0)
     border = 4 * white * (1 - white)
     if border > 0.02:
@@ -144,7 +126,7 @@ _FLOW = np.array(
 @_jit
 def _inside(px, py, pz, depth, maps, distances, origin, tile, style, signals, flow):
     white, grey, csf = _brain(px, py, pz, depth, maps, origin, tile, style)
-    wall = _channel(
+    wall = trilinear(
         distances,
         1,
         (px - origin[0]) / COARSE_MM,
@@ -263,7 +245,7 @@ def render_signal(
                     y = to_head[1, 0] * a + to_head[1, 1] * b + to_head[1, 2] * c + to_head[1, 3]
                     z = to_head[2, 0] * a + to_head[2, 1] * b + to_head[2, 2] * c + to_head[2, 3]
                     px, py, pz = _to_template(x, y, z, field, field_origin, affine)
-                    distance = _channel(
+                    distance = trilinear(
                         distances,
                         0,
                         (px - origin[0]) / COARSE_MM,
@@ -301,7 +283,7 @@ def render_brain(shape, to_head, field, field_origin, affine, distances, origin)
                 px, py, pz = _to_template(x, y, z, field, field_origin, affine)
                 if pz < origin[2]:
                     continue  # the cord is no brain
-                distance = _channel(
+                distance = trilinear(
                     distances,
                     0,
                     (px - origin[0]) / COARSE_MM,
@@ -385,7 +367,7 @@ def render_lesion(
                         continue
                     tissue = 1.0
                     if not everywhere:
-                        distance = _channel(
+                        distance = trilinear(
                             distances,
                             0,
                             (px - origin[0]) / COARSE_MM,

@@ -1,10 +1,13 @@
+# ruff: noqa: ANN001, ANN201, ANN202
 """Smooth one-to-one deformations: a stationary velocity field on a coarse lattice."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,20 +48,40 @@ class Warp:
         return np.asarray(found)
 
 
+@numba.njit(cache=True, nogil=True)
+def trilinear(volume, channel, x, y, z):
+    """Trilinear value of one channel at a voxel position; the border's value outside. Compiled."""
+    nx, ny, nz = volume.shape[0], volume.shape[1], volume.shape[2]
+    x = min(max(x, 0.0), nx - 1.001)
+    y = min(max(y, 0.0), ny - 1.001)
+    z = min(max(z, 0.0), nz - 1.001)
+    i, j, k = int(x), int(y), int(z)
+    fx, fy, fz = x - i, y - j, z - k
+    low = (volume[i, j, k, channel] * (1 - fx) + volume[i + 1, j, k, channel] * fx) * (1 - fy) + (
+        volume[i, j + 1, k, channel] * (1 - fx) + volume[i + 1, j + 1, k, channel] * fx
+    ) * fy
+    k += 1
+    high = (volume[i, j, k, channel] * (1 - fx) + volume[i + 1, j, k, channel] * fx) * (1 - fy) + (
+        volume[i, j + 1, k, channel] * (1 - fx) + volume[i + 1, j + 1, k, channel] * fx
+    ) * fy
+    return low * (1 - fz) + high * fz
+
+
+@numba.njit(cache=True, nogil=True)
+def _interpolate(field, index):
+    found = np.empty(index.shape, np.float64)
+    for n in range(index.shape[0]):
+        for axis in range(3):
+            found[n, axis] = trilinear(field, axis, index[n, 0], index[n, 1], index[n, 2])
+    return found
+
+
 def interpolate(field: Field, points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, 3) trilinear values of a field; the border's value outside."""
-    from scipy import ndimage
-
-    index = ((points_mm - LATTICE_ORIGIN_MM) / LATTICE_MM).T
-    return np.stack(
-        [
-            ndimage.map_coordinates(field[..., axis], index, order=1, mode="nearest")
-            for axis in range(3)
-        ],
-        axis=-1,
-    ).astype(np.float64)
+    return np.asarray(_interpolate(field, (points_mm - LATTICE_ORIGIN_MM) / LATTICE_MM))
 
 
+@functools.cache
 def lattice_points() -> NDArray[np.float64]:
     """(X, Y, Z, 3) positions of the lattice in mm."""
     axes = [
