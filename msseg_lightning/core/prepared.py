@@ -156,6 +156,17 @@ class PreparedSubject:
             return positions
         return positions[np.linspace(0, len(positions) - 1, limit).astype(np.int64)]
 
+    def layer(self, name: str) -> Layer:
+        """Where a volume lies, for code that reads the words itself.
+
+        Raises:
+            MssegError: there is none of this name.
+        """
+        layer = self.layers.get(name)
+        if layer is None:
+            raise self._unknown(name, "volume")
+        return layer
+
     def array(self, file: str) -> NDArray[Any]:
         """A stored array as a read-only memory map, opened once.
 
@@ -193,8 +204,8 @@ class PreparedSubject:
             raise MssegError(problems)
 
     def _values(self, name: str, kinds: tuple[str, ...]) -> NDArray[np.float32]:
-        layer = self.layers.get(name)
-        if layer is None or layer.kind not in kinds:
+        layer = self.layer(name)
+        if layer.kind not in kinds:
             raise self._unknown(name, " or ".join(kinds))
         words = self.array(layer.file)
         part = (words >> words.dtype.type(layer.shift)) & words.dtype.type((1 << layer.bits) - 1)

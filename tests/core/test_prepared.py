@@ -113,7 +113,7 @@ def test_single_visit_without_target(tmp_path):
     assert len(prepared.voxels(BRAIN)) == np.count_nonzero(prepared.image(FOLLOWUP))
     with pytest.raises(MssegError, match="no mask"):
         prepared.voxels(TARGET)
-    with pytest.raises(MssegError, match="no image"):
+    with pytest.raises(MssegError, match="no volume"):
         prepared.image(BASELINE)
 
 

@@ -1,0 +1,177 @@
+"""Batches of patches as a function of the step, made by threads.
+
+There is no state: batch ``n`` is computed from (seed, n), so a resumed run sees what an
+uninterrupted one would, in any order, with any number of threads. Elements are numbered across
+ranks, so ranks differ and the same global batch arises for any split of it.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from msseg_lightning.core.batch import Batch
+from msseg_lightning.core.prepared import PreparedSubject
+from msseg_lightning.core.random import keyed_generator
+from msseg_lightning.core.subject import BASELINE, FOLLOWUP, TARGET
+from msseg_lightning.sample.patch import PatchSampler
+
+
+class PatchMaker(Protocol):
+    """Cuts and augments one patch; ``augment.fused.FusedAugment`` is one."""
+
+    def fill(
+        self,
+        subject: PreparedSubject,
+        centre: NDArray[np.float64],
+        image_names: Sequence[str],
+        label_names: Sequence[str],
+        generator: np.random.Generator,
+        images: NDArray[np.float32],
+        labels: NDArray[np.float32],
+    ) -> Any:
+        """Write the patch into ``images`` (C, X, Y, Z) and ``labels`` (L, X, Y, Z)."""
+
+
+class PatchLoader:
+    """Makes training batches from prepared pairs.
+
+    Args:
+        subjects: prepared pairs; they stay on disk.
+        sampler: where patches lie.
+        augment: cuts and changes them.
+        image_names: channels of ``Batch.images``.
+        target_names: channels of ``Batch.target``; the first is the main one.
+        extra_names: further masks, moved along and put into ``Batch.extra`` by name.
+        batch_size: elements per rank.
+        seed: of the run.
+        threads: that make elements; 1 makes ``batch`` run in the caller.
+    """
+
+    def __init__(
+        self,
+        subjects: Sequence[PreparedSubject],
+        sampler: PatchSampler,
+        augment: PatchMaker,
+        image_names: Sequence[str] = (BASELINE, FOLLOWUP),
+        target_names: Sequence[str] = (TARGET,),
+        extra_names: Sequence[str] = (),
+        batch_size: int = 2,
+        seed: int = 0,
+        threads: int = 1,
+    ) -> None:
+        if not subjects:
+            raise ValueError("no subjects to take patches from")
+        if batch_size < 1 or threads < 1:
+            raise ValueError("batch_size and threads must be at least 1")
+        self.subjects = list(subjects)
+        self.sampler, self.augment = sampler, augment
+        self.image_names, self.target_names = tuple(image_names), tuple(target_names)
+        self.extra_names = tuple(extra_names)
+        self.batch_size, self.seed, self.threads = batch_size, seed, threads
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """Batch of one training step.
+
+        Args:
+            step: global step, counted from 0 over the whole run.
+            rank: process of a distributed run.
+            world_size: number of processes.
+        """
+        if self.threads == 1 or self.batch_size == 1:
+            return _Pending(self, step, rank, world_size, None).result()
+        with ThreadPoolExecutor(min(self.threads, self.batch_size)) as pool:
+            return _Pending(self, step, rank, world_size, pool).result()
+
+    def iterate(
+        self, start: int, stop: int, rank: int = 0, world_size: int = 1, ahead: int = 2
+    ) -> Iterator[Batch]:
+        """Batches of the steps ``start .. stop - 1`` in order, made in the background.
+
+        At most ``ahead`` finished batches wait beside the one being used, which bounds memory.
+        Leaving the iterator early stops its threads.
+        """
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="patches")
+        waiting: collections.deque[_Pending] = collections.deque()
+        try:
+            following = start
+            while waiting or following < stop:
+                while following < stop and len(waiting) <= ahead:
+                    waiting.append(_Pending(self, following, rank, world_size, pool))
+                    following += 1
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Pending:
+    """A batch under construction: buffers, and one job per element that writes its part."""
+
+    def __init__(
+        self,
+        loader: PatchLoader,
+        step: int,
+        rank: int,
+        world_size: int,
+        pool: ThreadPoolExecutor | None,
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} of {world_size}")
+        self.loader, self.step, self.pool = loader, step, pool
+        self.first = rank * loader.batch_size
+        labels = len(loader.target_names) + len(loader.extra_names)
+        size = loader.sampler.size
+        pinned = torch.cuda.is_available()
+        shape = (loader.batch_size, len(loader.image_names), *size)
+        self.images = torch.empty(shape, pin_memory=pinned)
+        self.labels = torch.empty((loader.batch_size, labels, *size), pin_memory=pinned)
+        self.names = [""] * loader.batch_size
+        self.jobs: list[Future[None]] = []
+        if pool is not None:
+            self.jobs = [pool.submit(self._make, index) for index in range(loader.batch_size)]
+
+    def _make(self, index: int) -> None:
+        loader = self.loader
+        element = self.first + index
+        spec = loader.sampler.draw(
+            loader.subjects, keyed_generator(loader.seed, "sample", self.step, element)
+        )
+        subject = loader.subjects[spec.subject]
+        loader.augment.fill(
+            subject,
+            spec.centre,
+            loader.image_names,
+            loader.target_names + loader.extra_names,
+            keyed_generator(loader.seed, "augment", self.step, element),
+            self.images[index].numpy(),
+            self.labels[index].numpy(),
+        )
+        self.names[index] = subject.id
+
+    def result(self) -> Batch:
+        """Wait for all elements; an error of any is raised here."""
+        if self.pool is None:
+            for index in range(self.loader.batch_size):
+                self._make(index)
+        for job in self.jobs:
+            job.result()
+        targets = len(self.loader.target_names)
+        target = self.labels
+        if self.loader.extra_names:
+            target = self.labels[:, :targets].contiguous()
+        return Batch(
+            images=self.images,
+            target=target,
+            subjects=tuple(self.names),
+            weight=torch.ones(self.loader.batch_size),
+            extra={
+                name: self.labels[:, targets + place : targets + place + 1].contiguous()
+                for place, name in enumerate(self.loader.extra_names)
+            },
+        )

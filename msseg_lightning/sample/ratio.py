@@ -1,0 +1,71 @@
+"""A fixed share of patches centred on lesions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from msseg_lightning.core.prepared import PreparedSubject
+from msseg_lightning.core.subject import TARGET
+from msseg_lightning.sample.patch import PatchSpec, lattice_centre, three
+from msseg_lightning.sample.uniform import UniformSampler
+
+
+class RatioSampler:
+    """With probability ``positive_ratio`` centre the patch on a random voxel of the target.
+
+    The ratio counts draws whose centre was taken from the target; a uniform patch may meet a lesion
+    by chance and still counts as the other kind. Large lesions are chosen more often, in proportion
+    to their volume.
+
+    Args:
+        size: of the patch in voxels, one number or three.
+        positive_ratio: in [0, 1].
+        target: mask whose voxels are positive.
+        only_lesional: take positive draws from the subjects that have target voxels, each equally
+            often, so that the ratio holds in cohorts with many empty targets. False chooses the
+            subject first; an empty one then gives a uniform patch and the ratio drops.
+        jitter_voxels: positive centres move by up to this much along each axis.
+        inside: move patches at the border into the volume, as MONAI and nnU-Net do.
+    """
+
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        positive_ratio: float = 0.5,
+        target: str = TARGET,
+        only_lesional: bool = True,
+        jitter_voxels: int = 0,
+        inside: bool = True,
+    ) -> None:
+        if not 0 <= positive_ratio <= 1:
+            raise ValueError(f"positive_ratio {positive_ratio} is no share")
+        self.size = three(size)
+        self.positive_ratio = positive_ratio
+        self.target = target
+        self.only_lesional = only_lesional
+        self.jitter_voxels = jitter_voxels
+        self._uniform = UniformSampler(self.size, inside)
+
+    def draw(
+        self, subjects: Sequence[PreparedSubject], generator: np.random.Generator
+    ) -> PatchSpec:
+        """See ``PatchSampler``."""
+        if generator.random() >= self.positive_ratio:
+            return self._uniform.draw(subjects, generator)
+        choices: Sequence[int] = range(len(subjects))
+        if self.only_lesional:
+            choices = [i for i, s in enumerate(subjects) if len(s.voxels(self.target))]
+        if not choices:
+            return self._uniform.draw(subjects, generator)
+        index = int(choices[generator.integers(len(choices))])
+        subject = subjects[index]
+        places = subject.voxels(self.target)
+        if not len(places):
+            return self._uniform.draw([subject], generator)
+        voxel = places[generator.integers(len(places))]
+        if self.jitter_voxels:
+            voxel = voxel + generator.integers(-self.jitter_voxels, self.jitter_voxels + 1, 3)
+        centre = lattice_centre(voxel, self.size, subject.grid.shape, self._uniform.inside)
+        return PatchSpec(index, centre, self.size, positive=True)

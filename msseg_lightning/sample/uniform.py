@@ -1,0 +1,38 @@
+"""Patches anywhere in the brain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from msseg_lightning.core.prepared import PreparedSubject
+from msseg_lightning.core.subject import BRAIN
+from msseg_lightning.sample.patch import PatchSpec, lattice_centre, three
+
+
+class UniformSampler:
+    """Every subject equally often, then every brain voxel equally often as the centre.
+
+    Args:
+        size: of the patch in voxels, one number or three.
+        inside: move patches at the border into the volume, as MONAI and nnU-Net do.
+    """
+
+    def __init__(self, size: int | Sequence[int], inside: bool = True) -> None:
+        self.size = three(size)
+        self.inside = inside
+
+    def draw(
+        self, subjects: Sequence[PreparedSubject], generator: np.random.Generator
+    ) -> PatchSpec:
+        """See ``PatchSampler``. Where a volume has no brain voxel, any voxel may be the centre."""
+        index = int(generator.integers(len(subjects)))
+        subject = subjects[index]
+        places = subject.voxels(BRAIN)
+        if len(places):
+            voxel = places[generator.integers(len(places))]
+        else:
+            voxel = generator.integers(subject.grid.shape)
+        centre = lattice_centre(voxel, self.size, subject.grid.shape, self.inside)
+        return PatchSpec(index, centre, self.size, positive=False)
