@@ -64,7 +64,7 @@ def slice_matrix(length: int, thickness: int, interpolate: bool) -> NDArray[np.f
     starts = np.arange(0, length, thickness)
     averages = np.zeros((len(starts), length))
     centres = []
-    for number, start in enumerate(starts):
+    for number, start in enumerate(starts.tolist()):
         end = min(length, start + thickness)
         averages[number, start:end] = 1 / (end - start)
         centres.append((start + end - 1) / 2)
@@ -75,13 +75,13 @@ def slice_matrix(length: int, thickness: int, interpolate: bool) -> NDArray[np.f
 
 
 @njit(**_OPTIONS)
-def _mirrored(index: int, length: int) -> int:
+def _mirrored(index: Any, length: int) -> Any:
     """Reflect about the outer voxels' centres, however far outside."""
     if length == 1:
         return 0
     period = 2 * length - 2
-    index = abs(index) % period
-    return period - index if index >= length else index
+    place = int(abs(index)) % period
+    return period - place if place >= length else place
 
 
 @njit(**_OPTIONS)

@@ -110,6 +110,15 @@ def _interior(
 
 
 @njit(**_OPTIONS)
+def _park(x: Array, y: Array, z: Array, first: int, after: int) -> None:
+    """Put voxels outside the run on the first cell, so that whole rows can be computed."""
+    if after - first < x.size:
+        for k in range(x.size):
+            if not first <= k < after:
+                x[k] = y[k] = z[k] = _NONE
+
+
+@njit(**_OPTIONS)
 def _cells(x: Array, y: Array, z: Array, ny: int, nz: int, cell: Array) -> None:
     """Flat index of each voxel's cell; positions become fractions inside it."""
     stride_x, stride_y = np.int32(ny * nz), np.int32(nz)
@@ -143,13 +152,13 @@ def _edge(
     nx: int,
     ny: int,
     nz: int,
-    x: float,
-    y: float,
-    z: float,
+    x: Any,
+    y: Any,
+    z: Any,
     shift: int,
     bits: int,
-    zero: float,
-) -> float:
+    zero: Any,
+) -> Any:
     """One voxel at or beyond the border: clamped interpolation of ``word - zero``, or 0."""
     if (
         x < -_TOLERANCE
@@ -179,17 +188,17 @@ def _edge(
 
 
 @njit(**_OPTIONS)
-def _first_image(word: int) -> float:
+def _first_image(word: int) -> Any:
     return np.float32(np.int32(word & np.uint32(0xFFFF)))
 
 
 @njit(**_OPTIONS)
-def _second_image(word: int) -> float:
+def _second_image(word: int) -> Any:
     return np.float32(np.int32((word >> np.uint32(16)) & np.uint32(0x7FFF)))
 
 
 @njit(**_OPTIONS)
-def _target(word: int) -> float:
+def _target(word: int) -> Any:
     return np.float32(np.int32(word >> np.uint32(31)))
 
 
@@ -267,7 +276,11 @@ def resample_pair(
     nx, ny, nz = words.shape
     flat = words.reshape(-1)
     length = first_out.shape[2]
-    x, y, z = np.empty((3, length), np.float32)
+    x, y, z = (
+        np.empty(length, np.float32),
+        np.empty(length, np.float32),
+        np.empty(length, np.float32),
+    )
     cell, rows = np.empty(length, np.int32), np.empty((8, length), np.uint32)
     zero0, zero1 = np.float32(zeros[0]), np.float32(zeros[1])
     for i in range(first_out.shape[0]):
@@ -275,18 +288,20 @@ def resample_pair(
             _positions(i, j, origin, matrix, nodes, x, y, z)
             first, after = _interior(x, y, z, nx, ny, nz, nodes.size == 0)
             out0, out1, out2 = first_out[i, j], second_out[i, j], target_out[i, j]
-            for k in range(length):
-                if first <= k < after:
-                    continue
-                out0[k] = scales[0] * _edge(flat, nx, ny, nz, x[k], y[k], z[k], 0, 16, zero0)
-                out1[k] = scales[1] * _edge(flat, nx, ny, nz, x[k], y[k], z[k], 16, 15, zero1)
-                inside = _edge(flat, nx, ny, nz, x[k], y[k], z[k], 31, 1, _NONE)
-                out2[k] = _ONE if inside >= _HALF else _NONE
-            u, v, w = x[first:after], y[first:after], z[first:after]
-            _cells(u, v, w, ny, nz, cell[first:after])
-            _neighbours(flat, cell[first:after], ny, nz, rows)
-            row0, row1, row2 = out0[first:after], out1[first:after], out2[first:after]
-            _mix_pair(u, v, w, rows, zeros, scales, row0, row1, row2)
+            if first < after:
+                _park(x, y, z, first, after)
+                _cells(x, y, z, ny, nz, cell)
+                _neighbours(flat, cell, ny, nz, rows)
+                _mix_pair(x, y, z, rows, zeros, scales, out0, out1, out2)
+            if after - first < length:
+                _positions(i, j, origin, matrix, nodes, x, y, z)
+                for k in range(length):
+                    if first <= k < after:
+                        continue
+                    out0[k] = scales[0] * _edge(flat, nx, ny, nz, x[k], y[k], z[k], 0, 16, zero0)
+                    out1[k] = scales[1] * _edge(flat, nx, ny, nz, x[k], y[k], z[k], 16, 15, zero1)
+                    inside = _edge(flat, nx, ny, nz, x[k], y[k], z[k], 31, 1, _NONE)
+                    out2[k] = _ONE if inside >= _HALF else _NONE
 
 
 @njit(**_OPTIONS)
@@ -299,7 +314,7 @@ def _unpack(words: Array, shift: int, bits: int, out: Array) -> None:
 
 @njit(**_OPTIONS)
 def _mix_layer(
-    x: Array, y: Array, z: Array, values: Array, zero: float, scale: float, out: Array
+    x: Array, y: Array, z: Array, values: Array, zero: Any, scale: Any, out: Array
 ) -> None:
     """Weight the corner values of a row by its fractions."""
     v0, v1, v2, v3 = values[0], values[1], values[2], values[3]
@@ -320,8 +335,8 @@ def resample_layer(
     nodes: Array,
     shift: int,
     bits: int,
-    zero: float,
-    scale: float,
+    zero: Any,
+    scale: Any,
     cut: bool,
     out: Array,
 ) -> None:
@@ -329,7 +344,11 @@ def resample_layer(
     nx, ny, nz = words.shape
     flat = words.reshape(-1)
     length = out.shape[2]
-    x, y, z = np.empty((3, length), np.float32)
+    x, y, z = (
+        np.empty(length, np.float32),
+        np.empty(length, np.float32),
+        np.empty(length, np.float32),
+    )
     cell, rows = np.empty(length, np.int32), np.empty((8, length), words.dtype)
     values = np.empty((8, length), np.float32)
     zero32, scale32 = np.float32(zero), np.float32(scale)
@@ -338,17 +357,20 @@ def resample_layer(
             _positions(i, j, origin, matrix, nodes, x, y, z)
             first, after = _interior(x, y, z, nx, ny, nz, nodes.size == 0)
             row = out[i, j]
-            for k in range(length):
-                if not first <= k < after:
-                    row[k] = scale32 * _edge(
-                        flat, nx, ny, nz, x[k], y[k], z[k], shift, bits, zero32
-                    )
-            u, v, w = x[first:after], y[first:after], z[first:after]
-            _cells(u, v, w, ny, nz, cell[first:after])
-            _neighbours(flat, cell[first:after], ny, nz, rows)
-            for corner in range(8):
-                _unpack(rows[corner], shift, bits, values[corner, : after - first])
-            _mix_layer(u, v, w, values, zero32, scale32, row[first:after])
+            if first < after:
+                _park(x, y, z, first, after)
+                _cells(x, y, z, ny, nz, cell)
+                _neighbours(flat, cell, ny, nz, rows)
+                for corner in range(8):
+                    _unpack(rows[corner], shift, bits, values[corner])
+                _mix_layer(x, y, z, values, zero32, scale32, row)
+            if after - first < length:
+                _positions(i, j, origin, matrix, nodes, x, y, z)
+                for k in range(length):
+                    if not first <= k < after:
+                        row[k] = scale32 * _edge(
+                            flat, nx, ny, nz, x[k], y[k], z[k], shift, bits, zero32
+                        )
             if cut:
                 for k in range(length):
                     row[k] = _ONE if row[k] >= _HALF else _NONE
@@ -363,8 +385,8 @@ def copy_layer(
     high: Array,
     shift: int,
     bits: int,
-    zero: float,
-    scale: float,
+    zero: Any,
+    scale: Any,
     out: Array,
 ) -> None:
     """A patch aligned with the lattice (flips and exchanged axes only): exact, nothing is mixed.

@@ -59,7 +59,7 @@ class RatioSampler:
             choices = [i for i, s in enumerate(subjects) if len(s.voxels(self.target))]
         if not choices:
             return self._uniform.draw(subjects, generator)
-        index = int(choices[generator.integers(len(choices))])
+        index = choices[int(generator.integers(len(choices)))]
         subject = subjects[index]
         places = subject.voxels(self.target)
         if not len(places):
