@@ -27,16 +27,24 @@ from msseg_lightning.read.paths import shown
 LARGEST_BRAIN_FRACTION = 0.98
 """Of all voxels; a brain cut out tightly fills about half of its box."""
 
+DARKER_SD = 0.2
+"""Standard deviations of the head by which new lesions must be darker before that is remarked."""
+
 
 def check_subject(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -> list[Problem]:
     """Everything wrong or remarkable with the files of a pair, in one list."""
-    return inspect_subject(subject, options)[1]
+    return inspect_subject(subject, options, order=1)[1]
 
 
 def inspect_subject(
-    subject: LongitudinalSubject, options: GateOptions = DEFAULT
+    subject: LongitudinalSubject, options: GateOptions = DEFAULT, order: int = 3
 ) -> tuple[dict[str, Volume], list[Problem]]:
     """Read all files of a pair and check them one by one and against each other.
+
+    Args:
+        subject: the pair.
+        options: exceptions to the default rules.
+        order: of the splines by which images with a known transform are resampled.
 
     Returns:
         The volumes that could be read, in one storage order (that of the follow-up, or of the
@@ -66,7 +74,7 @@ def inspect_subject(
     complete = {*subject.images, *subject.masks} == set(volumes)
     problems += _check_same_image(subject, volumes)
     if complete:
-        volumes, found = _check_geometry(subject, volumes)
+        volumes, found = _check_geometry(subject, volumes, order)
         problems += found
         if not any(problem.severity == "error" for problem in problems):
             problems += _check_content(subject, volumes, options)
@@ -113,7 +121,7 @@ def _check_same_image(
 
 
 def _check_geometry(
-    subject: LongitudinalSubject, volumes: dict[str, Volume]
+    subject: LongitudinalSubject, volumes: dict[str, Volume], order: int
 ) -> tuple[dict[str, Volume], list[Problem]]:
     """Reorder all volumes like one reference and compare lattices."""
     problems: list[Problem] = []
@@ -123,51 +131,61 @@ def _check_geometry(
     ordered: dict[str, Volume] = {}
     for name, volume in volumes.items():
         if moved and name in subject.to_native:
-            ordered[name] = resample_through(volume, reference.grid, subject.to_native[name])
+            ordered[name] = resample_through(volume, reference.grid, subject.to_native[name], order)
             continue
         ordered[name] = in_order_of(volume, reference.affine)
         if name in subject.masks:
             partner = _partner(subject, name, anchor)
             problems += _check_mask_side(subject, name, partner, volumes)
         elif ordered[name] is not volume:
-            problems.append(_other_order(subject, name, anchor))
+            problems.append(_other_order(subject))
     if problems and any(problem.severity == "error" for problem in problems):
         return ordered, problems
+    apart = None if moved else _difference(ordered[FOLLOWUP].grid, ordered[BASELINE].grid)
+    if apart is not None:
+        problems.append(_different_grids(subject, apart))
     for name in subject.masks:
         partner = _partner(subject, name, anchor)
         difference = _difference(ordered[name].grid, ordered[partner].grid)
-        if difference is not None and name != partner:
-            problems.append(
-                Problem(
-                    "mask.grid",
-                    "the mask lies on another grid than its scan",
-                    file=_name(subject, name),
-                    field=difference[0],
-                    found=difference[1],
-                    expected=f"{difference[2]} as in {_name(subject, partner)}",
-                    remedy="resample the mask onto the scan with nearest neighbours, or draw it "
-                    "on this scan",
-                )
+        if difference is None or name == partner:
+            continue
+        if apart is not None and subject.registered and _on_a_visit(ordered, name):
+            continue  # the scans are what is wrong, and that was said
+        problems.append(
+            Problem(
+                "mask.grid",
+                "the mask lies on another grid than its scan",
+                file=_name(subject, name),
+                field=difference[0],
+                found=difference[1],
+                expected=f"{difference[2]} as in {_name(subject, partner)}",
+                remedy="resample the mask onto the scan with nearest neighbours, or draw it on "
+                "this scan",
             )
-    if not moved:
-        difference = _difference(ordered[FOLLOWUP].grid, ordered[BASELINE].grid)
-        if difference is not None:
-            problems.append(
-                Problem(
-                    "pair.grid",
-                    "the visits lie on different grids"
-                    + ("" if subject.registered else "; they will be registered"),
-                    file=_name(subject, FOLLOWUP),
-                    field=difference[0],
-                    found=difference[1],
-                    expected=f"{difference[2]} as in {_name(subject, BASELINE)}",
-                    remedy="register the pair first, or read it as a raw pair"
-                    if subject.registered
-                    else "nothing to do",
-                    severity="error" if subject.registered else "warning",
-                )
-            )
+        )
     return ordered, problems
+
+
+def _different_grids(subject: LongitudinalSubject, difference: tuple[str, str, str]) -> Problem:
+    field, found, expected = difference
+    return Problem(
+        "pair.grid",
+        "the visits lie on different grids"
+        + ("" if subject.registered else "; they will be registered"),
+        file=_name(subject, FOLLOWUP),
+        field=field,
+        found=found,
+        expected=f"{expected} as in {_name(subject, BASELINE)}",
+        remedy="register the pair first, or read it as a raw pair"
+        if subject.registered
+        else "nothing to do",
+        severity="error" if subject.registered else "warning",
+    )
+
+
+def _on_a_visit(volumes: Mapping[str, Volume], mask: str) -> bool:
+    grid = volumes[mask].grid
+    return any(grid.same_as(volumes[name].grid) for name in (BASELINE, FOLLOWUP))
 
 
 def _anchor(subject: LongitudinalSubject) -> str:
@@ -196,8 +214,10 @@ def _check_mask_side(
     """
     if mask == partner:
         return
-    sides = [np.linalg.det(volumes[name].affine[:3, :3]) for name in (mask, partner)]
-    if sides[0] * sides[1] < 0:
+    # a scan stored in another axis order may differ from the other visit in handedness as well
+    partners = {partner} if subject.to_native else {partner, BASELINE, FOLLOWUP}
+    side = np.linalg.det(volumes[mask].affine[:3, :3])
+    if all(side * np.linalg.det(volumes[name].affine[:3, :3]) < 0 for name in partners):
         yield Problem(
             "mask.mirrored",
             "the mask's header mirrors that of its scan left-right",
@@ -209,14 +229,14 @@ def _check_mask_side(
         )
 
 
-def _other_order(subject: LongitudinalSubject, name: str, anchor: str) -> Problem:
+def _other_order(subject: LongitudinalSubject) -> Problem:
     return Problem(
         "pair.axis_order",
         "stored in another axis order; reordered without changing a value",
-        file=_name(subject, name),
+        file=_name(subject, FOLLOWUP),
         field="affine",
         found="another order or direction of axes",
-        expected=f"that of {_name(subject, anchor)}",
+        expected=f"that of {_name(subject, BASELINE)}",
         remedy="nothing to do",
         severity="warning",
     )
@@ -270,7 +290,7 @@ def _check_content(
         )
     elif baseline.grid.same_as(followup.grid):
         change = _change(inside, baseline.data, followup.data)
-        if change < 0:
+        if change < -DARKER_SD:
             yield Problem(
                 "pair.swapped",
                 "new lesions are darker at follow-up: the visits may be exchanged",

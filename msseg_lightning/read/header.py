@@ -141,7 +141,8 @@ def parse_header(
         *_check_scaling(fields, name),
         *_check_text(fields, head, name),
     ]
-    sized = not any(p.severity == "error" and p.field == "dim" for p in problems)
+    # without sizes there are no corners, and the qform is built from the voxel size
+    sized = not any(p.severity == "error" and p.field in ("dim", "pixdim") for p in problems)
     affine: Affine | None = None
     if sized:
         shape = _shape(fields)

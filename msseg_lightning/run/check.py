@@ -142,7 +142,7 @@ def _check_all(
 
 def check_pair(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -> SubjectReport:
     """The gate on one pair."""
-    volumes, problems = inspect_subject(subject, options)
+    volumes, problems = inspect_subject(subject, options, order=1)
     return SubjectReport(
         subject.id,
         subject.patient,
