@@ -128,7 +128,7 @@ def test_several_channels_and_deep_logits():
         def forward(self, x):
             from msseg_lightning.core.network import DeepLogits
 
-            return DeepLogits(torch.cat([x, x * 2]).view(len(x), 4, *x.shape[2:]), (x,))
+            return DeepLogits(torch.cat([x, x * 2], 1), (x,))
 
     one = SlidingWindow(4, 0, batch_size=1, tiling="volume")
     volume = images(4, 4, 4)
@@ -140,6 +140,29 @@ def test_mode_of_the_network_is_left_as_found(network):
     assert network.training
     SlidingWindow(8, 0.5)(network.eval(), images(8, 8, 8))
     assert not network.training
+
+
+def test_weights_are_left_as_found(network):
+    """Their layout too: training must not round differently after a validation."""
+    weight, stride = network.conv.weight.data_ptr(), network.conv.weight.stride()
+    SlidingWindow(8, 0.5)(network, images(8, 8, 8))
+    assert (network.conv.weight.data_ptr(), network.conv.weight.stride()) == (weight, stride)
+    network(images(8, 8, 8)[None]).sum().backward()
+    network.conv.weight.grad.zero_()
+
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv3d(2, 1, 3)
+
+        def forward(self, given):
+            raise RuntimeError("stop")
+
+    broken = Broken()
+    stride = broken.conv.weight.stride()
+    with pytest.raises(RuntimeError, match="stop"):
+        SlidingWindow(8, 0.5)(broken, images(8, 8, 8))
+    assert broken.conv.weight.stride() == stride and broken.training
 
 
 def test_progress_counts_windows(network):

@@ -1,0 +1,257 @@
+"""Sliding-window inference of one pair: ours against MONAI's inferer and nnU-Net's predictor.
+
+All contenders run one network (five levels, instance norm, strided convolutions, two output
+channels) with windows of half overlap and Gaussian weights, in turn (A B C A B C ...), in one
+thread. Reported are medians of CPU seconds, their spread, ratios to the peers, the peak memory a
+contender adds (each in a fresh process) and the agreement with the plain rule inside the brain.
+nnU-Net takes part where it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import json
+import logging
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import SlidingWindowInferer
+from scipy import ndimage
+from torch import Tensor, nn
+
+from msseg_lightning.core.random import keyed_generator, keyed_seed
+from msseg_lightning.infer.sliding_window import SlidingWindow
+from msseg_lightning.network.blocks import Block, Down, Norm, Up
+from msseg_lightning.network.foreground_logit import ForegroundLogit
+from msseg_lightning.network.unet import UNet
+
+log = logging.getLogger(__name__)
+
+NNUNET, PLAIN = "nnU-Net predictor", "plain rule, same grid, one window per call"
+EXACT, EXACT_BF16 = "ours, exact, fp32", "ours, exact, bf16"
+BOX, BOX_BF16 = "ours, re-tiled, fp32", "ours, re-tiled, bf16"
+MONAI = {count: f"MONAI, {count} windows per call" for count in (2, 4)}
+
+
+def sizes(tiny: bool) -> tuple[tuple[int, int, int], int]:
+    """Volume and window."""
+    return ((48, 56, 48), 32) if tiny else ((128, 152, 128), 64)
+
+
+def pair(shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Two smooth noisy volumes (2, X, Y, Z), zero outside a brain-sized ellipsoid, and that."""
+    generator = keyed_generator(0, "benchmark inference")
+    grid = np.ogrid[tuple(slice(0, edge) for edge in shape)]
+    half = [edge * part for edge, part in zip(shape, (0.395, 0.412, 0.407), strict=True)]
+    distance = sum(
+        ((axis - (edge - 1) / 2) / size) ** 2
+        for axis, edge, size in zip(grid, shape, half, strict=True)
+    )
+    brain = distance <= 1
+    tissue = ndimage.gaussian_filter(generator.standard_normal(shape, np.float32), 4) * 20
+    noise = generator.standard_normal((2, *shape), np.float32) * 0.25
+    return torch.from_numpy((tissue + noise) * brain), torch.from_numpy(brain)
+
+
+def network() -> UNet:
+    torch.manual_seed(keyed_seed(0, "benchmark inference"))
+    block = Block("conv_norm_act", norm=Norm("instance"))
+    return UNet(2, [8, 16, 32, 64, 128], block, Down(), Up(), out_channels=2).eval()
+
+
+def contenders(tiny: bool) -> tuple[dict[str, Callable[[], Tensor]], Tensor]:
+    """Name -> run, returning the lesion logit (X, Y, Z); and the brain."""
+    shape, size = sizes(tiny)
+    images, brain = pair(shape)
+    net = network()
+    ours: nn.Module = ForegroundLogit(net)
+
+    def window(inside: Tensor | None, **settings: Any) -> Callable[[], Tensor]:
+        rule = SlidingWindow(size, 0.5, weighting="gaussian", **settings)
+        return lambda: rule(ours, images, inside)[0]
+
+    def monai(count: int) -> Callable[[], Tensor]:
+        inferer = SlidingWindowInferer(size, count, overlap=0.5, mode="gaussian", sigma_scale=0.125)
+
+        def run() -> Tensor:
+            with torch.inference_mode():
+                both = inferer(images[None], net)
+            return both[0, 1] - both[0, 0]
+
+        return run
+
+    def plain() -> Tensor:
+        """What every text book writes: windows one by one, all of them, added up."""
+        inferer = SlidingWindowInferer(size, 1, overlap=0.5, mode="gaussian", sigma_scale=0.125)
+        with torch.inference_mode():
+            return inferer(images[None], ours)[0, 0]
+
+    runs: dict[str, Callable[[], Tensor]] = {}
+    if importlib.util.find_spec("nnunetv2") is not None:
+        runs[NNUNET] = nnunet(net, images, size)
+    runs |= {MONAI[count]: monai(count) for count in MONAI}
+    runs |= {
+        PLAIN: plain,
+        EXACT: window(brain),
+        EXACT_BF16: window(brain, precision="bf16"),
+        BOX: window(brain, tiling="inside_box"),
+        BOX_BF16: window(brain, tiling="inside_box", precision="bf16"),
+    }
+    return runs, brain
+
+
+def nnunet(net: nn.Module, images: Tensor, size: int) -> Callable[[], Tensor]:
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor = nnUNetPredictor(
+        tile_step_size=0.5,
+        use_gaussian=True,
+        use_mirroring=False,
+        perform_everything_on_device=True,
+        device=torch.device("cpu"),
+        verbose=False,
+        allow_tqdm=False,
+    )
+    predictor.network, predictor.allowed_mirroring_axes = net, None
+    predictor.configuration_manager = SimpleNamespace(patch_size=[size] * 3)
+    predictor.label_manager = SimpleNamespace(num_segmentation_heads=2)
+
+    def run() -> Tensor:
+        both = predictor.predict_sliding_window_return_logits(images).float()
+        return both[1] - both[0]
+
+    return run
+
+
+def peak_mib(name: str, tiny: bool) -> float:
+    """Memory a contender adds, by its high-water mark in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.inference", "--peak", name]
+    result = subprocess.run(
+        [*command, *(["--tiny"] if tiny else [])], capture_output=True, text=True, check=True
+    )
+    return float(result.stdout.strip().splitlines()[-1])
+
+
+def added_peak(name: str, tiny: bool) -> float:
+    run = contenders(tiny)[0][name]
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+    before = status_mib("VmRSS")
+    run()
+    return status_mib("VmHWM") - before
+
+
+def status_mib(field: str) -> float:
+    """A line of this process's memory status (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def agreement(answer: Tensor, plain: Tensor, brain: Tensor) -> dict[str, float]:
+    """Relative error of logits and Dice of masks inside the brain."""
+    error = ((answer - plain)[brain].norm() / plain[brain].norm()).item()
+    # an untrained network has no lesions: take the upper tenth of its logits as the mask
+    cut = plain[brain].quantile(0.9) if int(brain.sum()) < 16_000_000 else plain[brain].median()
+    ours, theirs = (answer > cut) & brain, (plain > cut) & brain
+    both = 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()).clamp_min(1)
+    return {"relative_error": error, "mask_dice": both.item()}
+
+
+def run(rounds: int = 3, tiny: bool = False) -> dict[str, Any]:
+    """Measure all contenders.
+
+    Args:
+        rounds: how often each runs, in turn.
+        tiny: a volume of seconds.
+
+    Returns:
+        JSON-ready: ``rows`` by contender, ``ratios`` by the names of the limits they belong to,
+        and the machine.
+    """
+    torch.set_num_threads(1)
+    runs, brain = contenders(tiny)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    answers: dict[str, Tensor] = {}
+    for _ in range(rounds):
+        for name, contender in runs.items():
+            gc.collect()
+            start = time.process_time()
+            answers[name] = contender()
+            seconds[name].append(time.process_time() - start)
+    rows = {
+        name: {
+            "cpu_s": statistics.median(times),
+            "spread": (max(times) - min(times)) / statistics.median(times),
+            "peak_mib": peak_mib(name, tiny),
+            **agreement(answers[name], answers[PLAIN], brain),
+        }
+        for name, times in seconds.items()
+    }
+
+    def ratio(slow: str, fast: str) -> float | None:
+        return rows[slow]["cpu_s"] / rows[fast]["cpu_s"] if slow in rows else None
+
+    best = min(MONAI.values(), key=lambda name: rows[name]["cpu_s"])
+    return {
+        "benchmark": "inference",
+        "sizes": {"volume": sizes(tiny)[0], "window": sizes(tiny)[1], "overlap": 0.5},
+        "rounds": rounds,
+        "rows": rows,
+        "ratios": {
+            "exact fp32 vs nnU-Net (limit 1.5)": ratio(NNUNET, EXACT),
+            "exact bf16 vs nnU-Net (limit 3)": ratio(NNUNET, EXACT_BF16),
+            "re-tiled bf16 vs nnU-Net (limit 5)": ratio(NNUNET, BOX_BF16),
+            f"re-tiled bf16 vs {best} (limit 3)": ratio(best, BOX_BF16),
+            f"exact fp32 vs {best}": ratio(best, EXACT),
+        },
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "torch": torch.__version__,
+            "threads": 1,
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiny", action="store_true", help="a volume of seconds")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the result here")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak:
+        torch.set_num_threads(1)
+        sys.stdout.write(f"{added_peak(arguments.peak, arguments.tiny)}\n")
+        return
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    result = run(arguments.rounds, arguments.tiny)
+    log.info("%-46s %8s %7s %9s %10s %7s", "", "CPU s", "spread", "peak MiB", "rel.error", "Dice")
+    for name, row in result["rows"].items():
+        log.info(
+            "%-46s %8.2f %6.0f%% %9.0f %10.1e %7.4f",
+            name,
+            row["cpu_s"],
+            100 * row["spread"],
+            row["peak_mib"],
+            row["relative_error"],
+            row["mask_dice"],
+        )
+    for name, value in result["ratios"].items():
+        log.info("%-46s %s", name, "peer not installed" if value is None else f"{value:.2f}x")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
