@@ -1,0 +1,150 @@
+"""The MNI152 template that nilearn carries, and where a patient lies in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from msseg_lightning.core.lesion import label_lesions
+from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LoadedSubject
+from msseg_lightning.core.volume import Affine, Grid, Volume
+from msseg_lightning.preprocess.register import (
+    centre_of_mass_mm,
+    linear_registration,
+    pitched,
+    shifted,
+)
+from msseg_lightning.preprocess.space import MaskRule, carry_volume
+from msseg_lightning.preprocess.step import common_grid
+
+VENTRICLES = "ventricles"
+
+
+@dataclasses.dataclass(frozen=True)
+class Atlas:
+    """Template maps on one 1 mm grid of 197 x 233 x 189 voxels, RAS+.
+
+    Args:
+        grey: probability of grey matter.
+        white: probability of white matter.
+        brain: mask with ventricles and the fluid between the folds.
+        ventricles: mask of the lateral and third ventricles.
+        affine: voxel -> MNI world.
+    """
+
+    grey: NDArray[np.float32]
+    white: NDArray[np.float32]
+    brain: NDArray[np.bool_]
+    ventricles: NDArray[np.bool_]
+    affine: Affine
+
+    @property
+    def grid(self) -> Grid:
+        """The template's lattice."""
+        x, y, z = self.brain.shape
+        return Grid((x, y, z), self.affine)
+
+    def flair(self, grey: float = 1.0, white: float = 0.75, fluid: float = 0.15) -> Volume:
+        """A FLAIR-like template: tissue maps with FLAIR's order of brightness, no head.
+
+        nilearn has a T1 without skull only. Grey matter is a little brighter than white matter in
+        FLAIR and fluid is dark, as are the skull and the air around the brain.
+        """
+        rest = np.clip(1 - self.grey - self.white, 0, 1) * self.brain
+        data = grey * self.grey + white * self.white + fluid * rest
+        return Volume(data.astype(np.float32), self.affine)
+
+
+@functools.cache
+def mni152() -> Atlas:
+    """The template; read once per process from nilearn's wheel, no download.
+
+    The ventricles are the largest component of fluid (brain, grey + white below one half) that
+    keeps 5 mm away from the surface of the brain.
+    """
+    from nilearn import datasets
+
+    brain_image = datasets.load_mni152_brain_mask(resolution=1)
+    grey = datasets.load_mni152_gm_template(resolution=1).get_fdata(dtype=np.float32)
+    white = datasets.load_mni152_wm_template(resolution=1).get_fdata(dtype=np.float32)
+    brain = ndimage.binary_fill_holes(np.asarray(brain_image.dataobj) > 0)
+    fluid = brain & (grey + white < 0.5)
+    deep = ndimage.binary_erosion(brain, iterations=5)
+    labels, _ = label_lesions(fluid, 6)
+    sizes = np.bincount(labels.ravel())
+    sizes[np.unique(labels[~deep])] = 0
+    sizes[0] = 0
+    return Atlas(grey, white, brain, labels == sizes.argmax(), np.asarray(brain_image.affine))
+
+
+def affine_from_atlas(scan: Volume, levels_mm: tuple[float, ...] = (6.0, 4.0, 3.0)) -> Affine:
+    """Affine registration of the template to a FLAIR scan with or without its head.
+
+    Rigid from several nods and heights (necks and fields of view differ), then affine. The metric
+    is mutual information within the template's brain and 8 mm around it: the dark rim of fluid and
+    skull is what tells the brain from the scalp.
+
+    Returns:
+        (4, 4), MNI world -> world of the scan.
+    """
+    atlas = mni152()
+    template = atlas.flair()
+    rim = Volume(ndimage.binary_dilation(atlas.brain, iterations=8), atlas.affine)
+    centre = centre_of_mass_mm(template)
+    middle = np.eye(4)
+    middle[:3, 3] = np.mean(scan.grid.corners_mm(), axis=0) - centre
+    weight = np.eye(4)
+    weight[:3, 3] = centre_of_mass_mm(scan) - centre
+    guesses = pitched(weight, centre, (-20.0, 0.0, 20.0))
+    guesses += [*shifted([weight], (25.0,)), middle]
+    rigid = linear_registration(template, scan, "rigid", guesses, levels_mm[:1], rim)
+    rigid = linear_registration(template, scan, "rigid", [rigid], levels_mm[1:2], rim)
+    return linear_registration(template, scan, "affine", [rigid], levels_mm, rim, sampling=1.0)
+
+
+def mean_of_visits(subject: LoadedSubject, step: object) -> Volume:
+    """The mean of two visits on one grid, each divided by its 95th percentile."""
+    grid = common_grid(subject, step)
+    total = np.zeros(grid.shape, np.float32)
+    for name in (BASELINE, FOLLOWUP):
+        data = np.asarray(subject.volumes[name].data, np.float32)
+        bright = data[data > 0]
+        total += data / (np.percentile(bright, 95) if bright.size else 1.0)
+    return Volume(total / 2, grid.affine)
+
+
+@dataclasses.dataclass(frozen=True)
+class AffineToAtlas:
+    """Move a pair to the 1 mm grid of MNI152 by one affine transform for both visits (S01).
+
+    The transform comes from the mean of the visits, so that it favours neither. Adds the masks
+    ``brain`` and ``ventricles`` of the template; a ``brain`` that came with the data is replaced.
+
+    Args:
+        mask_rule: how the subject's masks are resampled.
+    """
+
+    mask_rule: MaskRule = "linear_threshold"
+
+    version: ClassVar[int] = 1
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        atlas = mni152()
+        way = affine_from_atlas(mean_of_visits(subject, self))
+        volumes = {
+            name: carry_volume(volume, atlas.grid, way, self.mask_rule)
+            for name, volume in subject.volumes.items()
+            if name != BRAIN
+        }
+        volumes[BRAIN] = Volume(atlas.brain, atlas.affine, "mask")
+        volumes[VENTRICLES] = Volume(atlas.ventricles, atlas.affine, "mask")
+        return subject.replace(
+            f"moved to MNI152 by an affine of volume ratio {abs(np.linalg.det(way[:3, :3])):.2f}",
+            volumes=volumes,
+            to_native=subject.to_native @ way,
+        )

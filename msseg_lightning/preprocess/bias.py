@@ -1,0 +1,214 @@
+"""Slow changes of brightness that the coil makes, not the brain."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LoadedSubject
+from msseg_lightning.core.volume import Grid, Volume
+from msseg_lightning.preprocess.space import carry
+from msseg_lightning.preprocess.step import common_grid, image_names, mask_of
+
+OTSU = "otsu"
+NONZERO = "nonzero"
+OTSU_BINS = 200
+"""Histogram bins of the challenge's tool, and ITK's habit for N4."""
+
+
+def n4_log_field(
+    data: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    spacing_mm: tuple[float, float, float],
+    iterations: tuple[int, ...],
+    shrink: int,
+    fwhm: float,
+    wiener_noise: float,
+    convergence: float,
+    bins: int,
+    control_points: int,
+) -> NDArray[np.float32]:
+    """(X, Y, Z) logarithm of the bias field, by SimpleITK's N4 on a thinned-out image.
+
+    Thick slices are thinned out less: each axis by the factor that comes nearest to ``shrink``
+    times the finest spacing. Voxels of the mask that are not positive are left out (N4 takes logs).
+    """
+    import SimpleITK as sitk  # noqa: N813
+
+    image = sitk.GetImageFromArray(np.ascontiguousarray(data, np.float32))
+    image.SetSpacing(spacing_mm[::-1])
+    inside = sitk.GetImageFromArray((mask & (data > 0)).astype(np.uint8))
+    inside.CopyInformation(image)
+    finest = min(spacing_mm)
+    factors = [max(1, round(shrink * finest / edge)) for edge in spacing_mm[::-1]]
+    filter_ = sitk.N4BiasFieldCorrectionImageFilter()
+    filter_.SetMaximumNumberOfIterations(list(iterations))
+    filter_.SetBiasFieldFullWidthAtHalfMaximum(fwhm)
+    filter_.SetWienerFilterNoise(wiener_noise)
+    filter_.SetConvergenceThreshold(convergence)
+    filter_.SetNumberOfHistogramBins(bins)
+    filter_.SetNumberOfControlPoints([control_points] * 3)
+    filter_.SetMaskLabel(1)
+    # float sums depend on how threads split the image; one thread makes the result reproducible
+    filter_.SetNumberOfThreads(1)
+    filter_.Execute(sitk.Shrink(image, factors), sitk.Shrink(inside, factors))
+    field = filter_.GetLogBiasFieldAsImage(image)
+    return np.asarray(sitk.GetArrayFromImage(field), np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class N4:
+    """Divide each image by the bias field that N4 finds.
+
+    Args:
+        iterations: most iterations at each resolution of the field.
+        shrink: thinning of the image on which the field is fitted.
+        fwhm: full width at half maximum of the bias histogram's peak (a width in log intensity, no
+            filter width in mm).
+        wiener_noise: of the deconvolution.
+        convergence: relative change of the field below which a resolution ends.
+        bins: of the histogram.
+        control_points: per axis at the coarsest resolution.
+        mask: where the field is fitted: ``otsu`` (bright voxels, 200 bins), ``nonzero`` or the name
+            of a mask. The whole image is divided.
+
+    The challenge's tool on masked images is ``N4((50, 40, 30), fwhm=0.3, mask="otsu")``: its option
+    ``-B 0.3`` is the FWHM, the rest its defaults. S25: ``(400, 400, 400)``; S01: ``(1000,)``,
+    ``fwhm=0.05``.
+
+    Reference:
+        Tustison et al. 2010, https://doi.org/10.1109/TMI.2010.2046908
+    """
+
+    iterations: tuple[int, ...] = (50, 50, 50, 50)
+    shrink: int = 4
+    fwhm: float = 0.15
+    wiener_noise: float = 0.01
+    convergence: float = 1e-3
+    bins: int = 200
+    control_points: int = 4
+    mask: str = BRAIN
+
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "iterations", tuple(self.iterations))
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        volumes, notes = dict(subject.volumes), []
+        for name in image_names(subject):
+            volume = subject.volumes[name]
+            data = np.asarray(volume.data, np.float32)
+            inside = self._inside(subject, data)
+            if np.count_nonzero(inside & (data > 0)) < 1000:
+                notes.append(f"{name}: too few bright voxels to correct its bias field")
+                continue
+            field = n4_log_field(
+                data,
+                inside,
+                volume.spacing_mm,
+                self.iterations,
+                self.shrink,
+                self.fwhm,
+                self.wiener_noise,
+                self.convergence,
+                self.bins,
+                self.control_points,
+            )
+            volumes[name] = Volume(data / np.exp(field), volume.affine)
+        return subject.replace(*notes, volumes=volumes)
+
+    def _inside(self, subject: LoadedSubject, data: NDArray[np.float32]) -> NDArray[np.bool_]:
+        if self.mask == OTSU:
+            from skimage.filters import threshold_otsu
+
+            return np.asarray(data > threshold_otsu(data, OTSU_BINS) if data.any() else data != 0)
+        return np.asarray(data != 0) if self.mask == NONZERO else mask_of(subject, self.mask, self)
+
+
+@dataclasses.dataclass(frozen=True)
+class DifferentialBias:
+    """Take away the smooth difference in brightness between the visits, half from each (S01).
+
+    The field is ``exp(median filter(log followup - log baseline))``; baseline is multiplied and
+    follow-up divided by its square root, so lesions smaller than the filter stay and both images
+    end on a common scale.
+
+    Args:
+        radius: of the median filter's cube, in voxels. S01 uses its tool's default; 5 is ours.
+        mask: outside it the log ratio counts as the brain's median, so the edge is not darkened.
+    """
+
+    radius: int = 5
+    mask: str = BRAIN
+
+    version: ClassVar[int] = 1
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        grid = common_grid(subject, self)
+        first = np.asarray(subject.volumes[BASELINE].data, np.float32)
+        second = np.asarray(subject.volumes[FOLLOWUP].data, np.float32)
+        inside = mask_of(subject, self.mask, self) & (first > 0) & (second > 0)
+        if not inside.any():
+            return subject.replace("no voxel is bright in both visits: differential bias not taken")
+        ratio = np.zeros(grid.shape, np.float32)
+        ratio[inside] = np.log(second[inside]) - np.log(first[inside])
+        ratio[~inside] = np.median(ratio[inside])
+        half = np.exp(self._smooth(ratio) / 2)
+        return subject.replace(
+            volumes={
+                **subject.volumes,
+                BASELINE: Volume(first * half, grid.affine),
+                FOLLOWUP: Volume(second / half, grid.affine),
+            }
+        )
+
+    def _smooth(self, ratio: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Median of every second voxel: an eighth of the samples at an eighth of the places."""
+        import SimpleITK as sitk  # noqa: N813
+
+        thin = 2 if self.radius > 2 else 1
+        small = sitk.GetImageFromArray(np.ascontiguousarray(ratio[::thin, ::thin, ::thin]))
+        median = sitk.GetArrayFromImage(sitk.Median(small, [round(self.radius / thin)] * 3))
+        sparse = np.diag([thin, thin, thin, 1.0])
+        edge = np.pad(median, ((0, 1),) * 3, mode="edge")  # even sizes end between two samples
+        x, y, z = ratio.shape
+        return np.asarray(carry(edge, sparse, Grid((x, y, z), np.eye(4))), np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoise:
+    """Smooth each image but not across edges, by curvature anisotropic diffusion.
+
+    Stands for the denoising of S01, whose tool and settings are not published.
+
+    Args:
+        iterations: diffusion steps.
+        conductance: edges stronger than this times the mean gradient stay sharp.
+    """
+
+    iterations: int = 3
+    conductance: float = 1.0
+
+    version: ClassVar[int] = 1
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        import SimpleITK as sitk  # noqa: N813
+
+        volumes = dict(subject.volumes)
+        for name in image_names(subject):
+            volume = subject.volumes[name]
+            image = sitk.GetImageFromArray(np.ascontiguousarray(volume.data, np.float32))
+            edges = np.array(volume.spacing_mm) / min(volume.spacing_mm)
+            image.SetSpacing(edges[::-1].tolist())
+            smooth = sitk.CurvatureAnisotropicDiffusion(
+                image,
+                timeStep=0.0625,  # the stability limit in 3D for unit spacing
+                conductanceParameter=self.conductance,
+                numberOfIterations=self.iterations,
+            )
+            volumes[name] = Volume(sitk.GetArrayFromImage(smooth), volume.affine)
+        return subject.replace(volumes=volumes)

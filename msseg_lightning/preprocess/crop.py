@@ -1,0 +1,85 @@
+"""Cutting the volumes down to what matters."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msseg_lightning.core.subject import BRAIN, LoadedSubject
+from msseg_lightning.core.volume import Grid, Volume
+from msseg_lightning.preprocess.step import common_grid, image_names, mask_of
+
+
+def bounding_box(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """First and last-plus-one index per axis of what is set; None for an empty mask."""
+    low, high = [], []
+    for axis in range(3):
+        other = tuple(other for other in range(3) if other != axis)
+        (hit,) = np.nonzero(mask.any(axis=other))
+        if not len(hit):
+            return None
+        low.append(hit[0])
+        high.append(hit[-1] + 1)
+    return np.array(low), np.array(high)
+
+
+def _crop(
+    subject: LoadedSubject, grid: Grid, inside: NDArray[np.bool_], margin_mm: float, what: str
+) -> LoadedSubject:
+    box = bounding_box(inside)
+    if box is None:
+        return subject.replace(f"not cropped: {what} is empty")
+    margin = np.ceil(margin_mm / np.array(grid.spacing_mm) - 1e-6).astype(int)
+    low = np.maximum(box[0] - margin, 0)
+    high = np.minimum(box[1] + margin, grid.shape)
+    window = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    affine = grid.affine.copy()
+    affine[:3, 3] = grid.affine[:3, :3] @ low + grid.affine[:3, 3]
+    return subject.replace(
+        volumes={
+            name: Volume(np.ascontiguousarray(volume.data[window]), affine, volume.kind)
+            for name, volume in subject.volumes.items()
+        }
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class CropToNonzero:
+    """Keep the smallest box outside which every image is 0 (S12, S15).
+
+    Args:
+        margin_mm: added on each side where the volume reaches so far.
+    """
+
+    margin_mm: float = 0.0
+
+    version: ClassVar[int] = 1
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        grid = common_grid(subject, self)
+        used = np.zeros(grid.shape, bool)
+        for name in image_names(subject):
+            used |= np.asarray(subject.volumes[name].data) != 0
+        return _crop(subject, grid, used, self.margin_mm, "every image")
+
+
+@dataclasses.dataclass(frozen=True)
+class CropToMask:
+    """Keep the smallest box around a mask (S02, S13, S14, S17, S25).
+
+    Args:
+        margin_mm: added on each side where the volume reaches so far.
+        mask: its name.
+    """
+
+    margin_mm: float = 0.0
+    mask: str = BRAIN
+
+    version: ClassVar[int] = 1
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        grid = common_grid(subject, self)
+        return _crop(subject, grid, mask_of(subject, self.mask, self), self.margin_mm, self.mask)

@@ -1,0 +1,114 @@
+"""Values on a common scale, volume by volume."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msseg_lightning.core.subject import BRAIN, LoadedSubject
+from msseg_lightning.core.volume import Volume
+from msseg_lightning.preprocess.step import image_names, mask_of
+
+Region = Literal["volume", "nonzero", "mask"]
+"""Where statistics are taken: everywhere, where the image is not 0, or in a mask."""
+
+
+def region_of(
+    subject: LoadedSubject, name: str, region: Region, mask: str, step: object
+) -> NDArray[np.bool_]:
+    """(X, Y, Z) voxels of one image that a region names."""
+    data = np.asarray(subject.volumes[name].data)
+    if region == "volume":
+        return np.ones(data.shape, bool)
+    return np.asarray(data != 0) if region == "nonzero" else mask_of(subject, mask, step)
+
+
+@dataclasses.dataclass(frozen=True)
+class ZScore:
+    """Mean 0 and standard deviation 1 of each image within a region.
+
+    Args:
+        region: ``volume`` (S05, S14, S17, S21), ``nonzero`` (S12, S19) or ``mask`` (S25).
+        mask: its name, for ``mask``.
+        outside: ``zero`` sets what lies outside the region to 0, the mean of the region;
+            ``scale`` shifts and scales it like the rest.
+
+    A region that is empty or of one value leaves the image 0 inside, with a note.
+    """
+
+    region: Region = "nonzero"
+    mask: str = BRAIN
+    outside: Literal["zero", "scale"] = "zero"
+
+    version: ClassVar[int] = 1
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        volumes, notes = dict(subject.volumes), []
+        for name in image_names(subject):
+            inside = region_of(subject, name, self.region, self.mask, self)
+            data = np.asarray(subject.volumes[name].data, np.float32)
+            values = data[inside].astype(np.float64)
+            mean = values.mean() if values.size else 0.0
+            deviation = values.std() if values.size else 0.0
+            if deviation <= 1e-8 * max(1.0, abs(mean)):
+                notes.append(f"{name} has one value in its {self.region}: z-scores are 0")
+                deviation = np.inf
+            scaled = ((data - mean) / deviation).astype(np.float32)
+            if self.outside == "zero":
+                scaled[~inside] = 0
+            volumes[name] = Volume(scaled, subject.volumes[name].affine)
+        return subject.replace(*notes, volumes=volumes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Percentile:
+    """Clip each image to two percentiles and map these linearly to a range (S13).
+
+    Args:
+        low: lower percentile, 0-100.
+        high: upper percentile, 0-100.
+        out_low: value of the lower percentile.
+        out_high: value of the upper one.
+        region: where percentiles are taken; every voxel is mapped.
+        mask: its name, for ``mask``.
+
+    An image of one value becomes ``out_low``.
+    """
+
+    low: float = 0.05
+    high: float = 99.5
+    out_low: float = -1.0
+    out_high: float = 1.0
+    region: Region = "volume"
+    mask: str = BRAIN
+
+    version: ClassVar[int] = 1
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        volumes = dict(subject.volumes)
+        for name in image_names(subject):
+            inside = region_of(subject, name, self.region, self.mask, self)
+            data = np.asarray(subject.volumes[name].data, np.float32)
+            values = data[inside]
+            low, high = np.percentile(values, [self.low, self.high]) if values.size else (0.0, 0.0)
+            width = (high - low) or np.inf
+            unit = np.clip((data - low) / width, 0, 1)
+            mapped = self.out_low + (self.out_high - self.out_low) * unit
+            volumes[name] = Volume(mapped.astype(np.float32), subject.volumes[name].affine)
+        return subject.replace(volumes=volumes)
+
+
+@dataclasses.dataclass(frozen=True)
+class MinMax:
+    """Map the smallest value of each image to 0 and the largest to 1 (S06, S07, S11, S26).
+
+    An image of one value becomes 0.
+    """
+
+    version: ClassVar[int] = 1
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        return Percentile(low=0.0, high=100.0, out_low=0.0, out_high=1.0)(subject)

@@ -1,0 +1,76 @@
+"""Brain masks of two visits made into one, and used."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from msseg_lightning.core.subject import BRAIN, LoadedSubject
+from msseg_lightning.core.volume import Volume
+from msseg_lightning.preprocess.step import common_grid, mask_of
+
+BASELINE_BRAIN = "baseline_brain"
+FOLLOWUP_BRAIN = "followup_brain"
+
+
+@dataclasses.dataclass(frozen=True)
+class CombineMasks:
+    """Make ``brain`` from the brain masks of the two visits.
+
+    Where the visits have no masks of their own, a ``brain`` that came with the data is kept.
+
+    Args:
+        rule: ``union`` (the organisers), ``intersection`` (S22, S25), ``followup`` (S17, S18) or
+            ``baseline`` (S02).
+    """
+
+    rule: Literal["union", "intersection", "followup", "baseline"] = "union"
+
+    version: ClassVar[int] = 1
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        if BASELINE_BRAIN not in subject.volumes and BRAIN in subject.volumes:
+            return subject
+        grid = common_grid(subject, self)
+        first = mask_of(subject, BASELINE_BRAIN, self)
+        second = mask_of(subject, FOLLOWUP_BRAIN, self)
+        combined = {
+            "union": first | second,
+            "intersection": first & second,
+            "followup": second,
+            "baseline": first,
+        }[self.rule]
+        kept = {
+            name: volume
+            for name, volume in subject.volumes.items()
+            if name not in (BASELINE_BRAIN, FOLLOWUP_BRAIN)
+        }
+        return subject.replace(volumes={**kept, BRAIN: Volume(combined, grid.affine, "mask")})
+
+
+@dataclasses.dataclass(frozen=True)
+class ApplyMask:
+    """Set images to 0 outside a mask.
+
+    Args:
+        mask: its name. An empty mask leaves the images as they are, with a note.
+    """
+
+    mask: str = BRAIN
+
+    version: ClassVar[int] = 1
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        common_grid(subject, self)
+        inside = mask_of(subject, self.mask, self)
+        if not inside.any():
+            return subject.replace(f"{self.mask} is empty: images not masked")
+        volumes = {
+            name: Volume(np.where(inside, volume.data, 0).astype(np.float32), volume.affine)
+            if volume.kind == "image"
+            else volume
+            for name, volume in subject.volumes.items()
+        }
+        return subject.replace(volumes=volumes)
