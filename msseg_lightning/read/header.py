@@ -461,6 +461,19 @@ def _orientation(
     fields: nib.Nifti1Header, shape: tuple[int, int, int], name: str, trust: Trust | None
 ) -> tuple[Affine | None, list[Problem]]:
     codes = {"qform": int(fields["qform_code"]), "sform": int(fields["sform_code"])}
+    for form, code in codes.items():
+        if code < 0:
+            return None, [
+                _problem(
+                    name,
+                    "image.orientation_code",
+                    "the meaning of the orientation is impossible",
+                    f"{form}_code",
+                    str(code),
+                    "0 to 5",
+                    "write the file again from its source",
+                )
+            ]
     if not any(code > 0 for code in codes.values()):
         return None, [
             _problem(
