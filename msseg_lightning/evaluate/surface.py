@@ -13,7 +13,12 @@ import dataclasses
 import numba
 import numpy as np
 
-from msseg_lightning.evaluate.nearest import Distances, group_voxels, nearest_distances
+from msseg_lightning.evaluate.nearest import (
+    Distances,
+    group_voxels,
+    nearest_distances,
+    stable_order,
+)
 from msseg_lightning.evaluate.runs import Indices, Runs
 
 
@@ -105,9 +110,9 @@ def _file_order(index: Indices, distances: Distances, runs: Runs) -> Distances:
     """Distances with x fastest, then y, then z."""
     if runs.x_fastest:
         return distances
-    fast, middle, slow = runs.size
-    row = index // fast
-    return distances[np.argsort(row // middle + slow * (row % middle + middle * (index % fast)))]
+    # here z is fastest and x slowest; the voxels already ascend in x
+    fast, middle, _ = runs.size
+    return distances[stable_order(index % fast * middle + index // fast % middle)]
 
 
 def _running_minimum_sum(distances: Distances) -> float:
