@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from msseg_lightning.cli.main import main
+from msseg_lightning.core.problem import ExitCode
+from tests.read import files
+
+
+@pytest.fixture
+def data(tmp_path):
+    for name in ("013", "016"):
+        files.good_pair(tmp_path / "data", name)
+    return tmp_path / "data"
+
+
+def arguments(data, *more):
+    return ["check", "read=msseg2", f"read.root={data}", *more]
+
+
+def test_sound_data_ends_with_zero(data, capsys):
+    assert main(arguments(data)) == ExitCode.OK
+    assert "2 pairs checked, 2 with a reference: 0 errors, 0 warnings - sound" in (
+        capsys.readouterr().out
+    )
+
+
+def test_refused_data_is_named_for_people_and_programs(data, capsys, tmp_path):
+    (data / "016" / files.FOLLOWUP).write_bytes(b"<html>")
+    assert main(arguments(data)) == ExitCode.DATA
+    text = capsys.readouterr().out
+    assert f"016/{files.FOLLOWUP}" in text and "->" in text and "not usable" in text
+    assert str(data) not in text
+    assert main(arguments(data, "--json", "-")) == ExitCode.DATA
+    record = json.loads(capsys.readouterr().out)
+    assert record["problems"][0]["file"] == f"016/{files.FOLLOWUP}"
+    assert main(arguments(data, "--json", str(tmp_path / "r.json"))) == ExitCode.DATA
+    assert json.loads((tmp_path / "r.json").read_text()) == record
+
+
+def test_options_of_the_gate_are_settings(data, capsys):
+    files.patch_sform(data / "013" / files.FOLLOWUP, files.AFFINE + 12 * (files.AFFINE == -19))
+    assert main(arguments(data)) == ExitCode.DATA
+    assert main(arguments(data, "+data.reading.trust=qform")) == ExitCode.OK
+    assert "the qform was followed" in capsys.readouterr().out
+    assert main(arguments(data, "+data.reading.trsut=qform")) == ExitCode.CONFIG
+
+
+def test_frequent_warnings_are_summed_up(tmp_path, capsys):
+    for number in range(5):
+        folder = files.good_pair(tmp_path, f"{number:03d}")
+        files.save(folder / files.TARGET, 0 * files.scans()[2])
+    assert main(arguments(tmp_path)) == ExitCode.OK
+    text = capsys.readouterr().out
+    assert text.count("the mask is empty") == 1 and "and 4 more with [mask.empty]" in text
+
+
+def test_no_root_is_a_matter_of_configuration(capsys):
+    assert main(["check", "read=msseg2"]) == ExitCode.CONFIG
+
+
+def test_link_out_of_the_root_is_a_security_matter(data, tmp_path):
+    (data / "013" / files.FOLLOWUP).rename(tmp_path / "x.nii.gz")
+    (data / "013" / files.FOLLOWUP).symlink_to(tmp_path / "x.nii.gz")
+    assert main(arguments(data)) == ExitCode.SECURITY
