@@ -1,0 +1,197 @@
+"""New lesions by subtraction and rules: nothing is fitted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from msseg_lightning.core.files import write_json
+from msseg_lightning.core.lesion import Connectivity, label_lesions
+from msseg_lightning.core.prediction import Prediction
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LongitudinalSubject
+from msseg_lightning.preprocess.atlas import VENTRICLES
+from msseg_lightning.preprocess.cache import PreparedCache
+from msseg_lightning.preprocess.restore import restore
+from msseg_lightning.preprocess.space import MaskRule
+
+log = logging.getLogger(__name__)
+
+RULE_FILE = "rule.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class BsiRule:
+    """Candidates of the first stage of S01, on the grid where both visits lie.
+
+    With D = follow-up - baseline, candidates are the clusters of ``D > mean(D) + SD(D)`` within the
+    brain (eroded once), outside the ventricles (eroded twice) and outside what was bright at
+    baseline already (``> mean + SD`` of the brain); they have more than ``larger_than`` voxels and
+    at least one voxel that survives an erosion.
+
+    Args:
+        brain_erosions: iterations, 6-neighbour element ``[R]``.
+        ventricle_erosions: the same.
+        bright_sd: standard deviations of the baseline above its mean in the brain.
+        rise_sd: standard deviations of D above its mean.
+        rise_region: where mean and deviation of D are taken ``[R]``: the brain or the part of it
+            where candidates may lie.
+        larger_than: voxels; a cluster of this size goes, one voxel more stays.
+        survives: ``whole`` keeps a cluster of which one voxel survives the erosion ``[R]``;
+            ``eroded`` keeps the surviving voxels only; ``off`` erodes nothing.
+        connectivity: of clusters ``[R]``.
+
+    Reference:
+        MSSEG-2 proceedings 2021, boundary shift integral and gradient boosting (S01).
+    """
+
+    brain_erosions: int = 1
+    ventricle_erosions: int = 2
+    bright_sd: float = 1.0
+    rise_sd: float = 1.0
+    rise_region: Literal["brain", "inclusion"] = "brain"
+    larger_than: int = 5
+    survives: Literal["whole", "eroded", "off"] = "whole"
+    connectivity: Connectivity = 6
+
+    def inclusion(
+        self,
+        baseline: NDArray[np.float32],
+        brain: NDArray[np.bool_],
+        ventricles: NDArray[np.bool_],
+    ) -> NDArray[np.bool_]:
+        """(X, Y, Z) voxels that may belong to a new lesion."""
+        inside = _eroded(brain, self.brain_erosions)
+        inside &= ~_eroded(ventricles, self.ventricle_erosions)
+        values = baseline[brain]
+        if values.size:
+            inside &= ~(baseline > values.mean() + self.bright_sd * values.std())
+        return inside
+
+    def candidates(
+        self,
+        baseline: NDArray[np.float32],
+        followup: NDArray[np.float32],
+        brain: NDArray[np.bool_],
+        inclusion: NDArray[np.bool_],
+    ) -> NDArray[np.bool_]:
+        """(X, Y, Z) mask of candidates; empty for an empty brain or identical visits."""
+        difference = followup.astype(np.float32) - baseline
+        values = difference[brain if self.rise_region == "brain" else inclusion]
+        if not values.size:
+            return np.zeros(brain.shape, bool)
+        risen = inclusion & (difference > values.mean() + self.rise_sd * values.std())
+        labels, count = label_lesions(risen, self.connectivity)
+        keep = np.bincount(labels.ravel(), minlength=count + 1) > self.larger_than
+        core = risen if self.survives == "off" else _eroded(risen, 1)
+        keep &= np.bincount(labels[core], minlength=count + 1) > 0
+        keep[0] = False
+        kept = keep[labels]
+        return kept & core if self.survives == "eroded" else kept
+
+
+class BsiSubtraction:
+    """The first stage of S01 as a system of its own: subtraction and rules, no learning.
+
+    The pair is prepared in MNI space (``conf/preprocess/bsi.yaml``), where the template's brain and
+    ventricles lie; the candidates come back to the native grid by nearest neighbour. There is no
+    probability: the rules are yes or no. ``inside`` of the prediction is where candidates were
+    allowed.
+
+    Args:
+        cache: prepares pairs; its chain must leave ``brain`` and ``ventricles`` on the grid.
+        rule: which voxels are candidates.
+        mask_rule: how the mask comes back to the native grid.
+        postprocess: rules applied to the mask on the native grid.
+    """
+
+    def __init__(
+        self,
+        cache: PreparedCache,
+        rule: BsiRule = BsiRule(),
+        mask_rule: MaskRule = "nearest",
+        postprocess: Sequence[Callable[[Prediction], Prediction]] = (),
+    ) -> None:
+        self.cache, self.rule, self.mask_rule = cache, rule, mask_rule
+        self.postprocess = tuple(postprocess)
+
+    def fit(
+        self, train: Sequence[LongitudinalSubject], val: Sequence[LongitudinalSubject], folder: Path
+    ) -> None:
+        """Nothing to fit; labels are never looked at."""
+        log.info("%d training pairs given; nothing is fitted", len(train))
+
+    def predict(self, subject: LongitudinalSubject) -> Prediction:
+        """Candidates of one pair, on its native grid."""
+        prepared = self.cache.prepare([subject])[0]
+        baseline, followup = prepared.image(BASELINE), prepared.image(FOLLOWUP)
+        brain, ventricles = prepared.mask(BRAIN), prepared.mask(VENTRICLES)
+        # the template's brain may reach beyond a scan's field of view, where images are 0
+        brain = brain & (baseline != 0) & (followup != 0)
+        inclusion = self.rule.inclusion(baseline, brain, ventricles)
+        found = self.rule.candidates(baseline, followup, brain, inclusion)
+
+        def home(mask: NDArray[np.bool_]) -> NDArray[np.generic]:
+            return restore(
+                mask, prepared.grid, prepared.native, prepared.to_native, "mask", self.mask_rule
+            )
+
+        prediction = Prediction(
+            subject=subject.id,
+            mask=home(found).astype(np.uint8),
+            native=prepared.native,
+            inside=home(inclusion) != 0,
+            warnings=prepared.notes,
+        )
+        for rule in self.postprocess:
+            prediction = rule(prediction)
+        return prediction
+
+    def save(self, folder: Path) -> None:
+        """The rule, which is all there is."""
+        write_json(folder / RULE_FILE, dataclasses.asdict(self.rule))
+
+    def load(self, folder: Path) -> None:
+        """Check that the saved rule is the configured one.
+
+        Raises:
+            MssegError: nothing was saved here, or another rule.
+        """
+        path = folder / RULE_FILE
+        own = dataclasses.asdict(self.rule)
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._problem(path, "the saved rule cannot be read", repr(error), "") from error
+        if saved != own:
+            differs = {key for key in {*own, *saved} if own.get(key) != saved.get(key)}
+            name = ", ".join(sorted(differs))
+            raise self._problem(path, "the saved rule is not the configured one", str(saved), name)
+
+    @staticmethod
+    def _problem(path: Path, message: str, found: str, field: str) -> MssegError:
+        return MssegError(
+            Problem(
+                "model.rule",
+                message,
+                file=path,
+                field=field,
+                found=found,
+                remedy="build the method from the configuration it was saved with",
+                exit_code=ExitCode.MODEL,
+            )
+        )
+
+
+def _eroded(mask: NDArray[np.bool_], iterations: int) -> NDArray[np.bool_]:
+    if iterations == 0:  # scipy would erode until nothing changes
+        return mask.copy()
+    return np.asarray(ndimage.binary_erosion(mask, iterations=iterations))
