@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from msseg_lightning.network.fused_norm import norm_activation
+
 Order = Literal["conv_norm_act", "norm_act_conv", "norm_conv_act"]
 
 ByDims = Mapping[int, Callable[..., nn.Module]]
@@ -174,7 +176,15 @@ class Unit(nn.Module):
 
     def run(self, features: Tensor, steps: Sequence[str]) -> Tensor:
         """Run some of the steps; shortcuts leave and join between two of them."""
-        for name in steps:
+        compiled, fused = torch.compiler.is_compiling(), False
+        for name, following in zip(steps, [*steps[1:], ""], strict=True):
+            if fused:  # this activation ran together with the norm before it
+                fused = False
+                continue
+            if name == "norm" and compiled:
+                fused = following == "act"
+                features = norm_activation(self.norm, self.act if fused else None, features)
+                continue
             features = getattr(self, name)(features)
             if name == "conv" and self.dropout is not None:
                 features = self.dropout(features)
