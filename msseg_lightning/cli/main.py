@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -117,12 +118,35 @@ def _quiet_start() -> None:
         "MLFLOW_ENABLE_DB_SQLALCHEMY_WARNINGS": "false",
     }.items():
         os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", module="lightning")
     level = os.environ.get("MSSEG_LOG", "INFO").upper()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(OncePerText())
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("msseg_lightning").setLevel(level)
     logging.getLogger("msseg").setLevel(level)
-    for noisy in ("lightning", "lightning.pytorch", "lightning.fabric", "alembic", "mlflow"):
+    for noisy in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.rank_zero",
+        "alembic",
+        "mlflow",
+    ):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+class OncePerText(logging.Filter):
+    """A finding about a file is said once, however often the file is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this text is new."""
+        text = record.getMessage()
+        new = text not in self._said
+        self._said.add(text)
+        return new
 
 
 if __name__ == "__main__":

@@ -19,8 +19,10 @@ from msseg_lightning.core.files import atomic_write, sha256_file, write_json
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import TARGET, LongitudinalSubject
+from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions, score_case
 from msseg_lightning.evaluate.summary import summarise
+from msseg_lightning.read.nifti import read_volume
 from msseg_lightning.read.splits import Split, write_split
 from msseg_lightning.run.build import Load, build_load, build_method, instantiate
 from msseg_lightning.run.compose import Config, compose_config
@@ -83,11 +85,7 @@ def labelled_subjects(config: Config) -> dict[str, LongitudinalSubject]:
         MssegError: there is none.
     """
     subjects = {subject.id: subject for subject in instantiate(config["read"]).subjects()}
-    labelled = {
-        name: subject
-        for name, subject in subjects.items()
-        if subject.labelled
-    }
+    labelled = {name: subject for name, subject in subjects.items() if subject.labelled}
     if not labelled:
         raise MssegError(
             Problem(
@@ -105,11 +103,18 @@ def make_split(config: Config, subjects: dict[str, LongitudinalSubject], load: L
     """The pairs of this fold; patients never stand on two sides."""
     pairs = list(subjects.values())
     has_lesions = {
-        subject.id: bool(load(subject).volumes[TARGET].data.any())
+        subject.id: bool(_reference(subject, load).data.any())
         for subject in track(pairs, "reading reference masks")
     }
     split: Split = instantiate(config["split"]).split(pairs, config["fold"], has_lesions)
     return split
+
+
+def _reference(subject: LongitudinalSubject, load: Load) -> Volume:
+    """The mask of new lesions alone, where it is a file; otherwise the whole pair is needed."""
+    if TARGET in subject.masks:
+        return read_volume(subject.masks[TARGET], kind="mask", root=subject.root)
+    return load(subject).volumes[TARGET]
 
 
 def _run(
