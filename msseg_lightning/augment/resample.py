@@ -203,6 +203,27 @@ def _target(word: int) -> Any:
 
 
 @njit(**_OPTIONS)
+def _cell_value(
+    a: Any,
+    b: Any,
+    c: Any,
+    d: Any,
+    e: Any,
+    f: Any,
+    g: Any,
+    h: Any,
+    fx: Any,
+    fy: Any,
+    fz: Any,
+) -> Any:
+    """Value inside a cell; written so that eight equal corners give exactly that value."""
+    near_low, near_high = a + fz * (b - a), c + fz * (d - c)
+    far_low, far_high = e + fz * (f - e), g + fz * (h - g)
+    near, far = near_low + fy * (near_high - near_low), far_low + fy * (far_high - far_low)
+    return near + fx * (far - near)
+
+
+@njit(**_OPTIONS)
 def _mix_pair(
     x: Array,
     y: Array,
@@ -221,27 +242,46 @@ def _mix_pair(
     r4, r5, r6, r7 = rows[4], rows[5], rows[6], rows[7]
     for k in range(x.size):
         fx, fy, fz = x[k], y[k], z[k]
-        gx, gy, gz = _ONE - fx, _ONE - fy, _ONE - fz
-        w0, w1, w2, w3 = gx * gy, gx * fy, fx * gy, fx * fy
         a, b, c, d = r0[k], r1[k], r2[k], r3[k]
         e, f, g, h = r4[k], r5[k], r6[k], r7[k]
-        value0 = (
-            w0 * (gz * _first_image(a) + fz * _first_image(b))
-            + w1 * (gz * _first_image(c) + fz * _first_image(d))
-            + w2 * (gz * _first_image(e) + fz * _first_image(f))
-            + w3 * (gz * _first_image(g) + fz * _first_image(h))
+        value0 = _cell_value(
+            _first_image(a),
+            _first_image(b),
+            _first_image(c),
+            _first_image(d),
+            _first_image(e),
+            _first_image(f),
+            _first_image(g),
+            _first_image(h),
+            fx,
+            fy,
+            fz,
         )
-        value1 = (
-            w0 * (gz * _second_image(a) + fz * _second_image(b))
-            + w1 * (gz * _second_image(c) + fz * _second_image(d))
-            + w2 * (gz * _second_image(e) + fz * _second_image(f))
-            + w3 * (gz * _second_image(g) + fz * _second_image(h))
+        value1 = _cell_value(
+            _second_image(a),
+            _second_image(b),
+            _second_image(c),
+            _second_image(d),
+            _second_image(e),
+            _second_image(f),
+            _second_image(g),
+            _second_image(h),
+            fx,
+            fy,
+            fz,
         )
-        value2 = (
-            w0 * (gz * _target(a) + fz * _target(b))
-            + w1 * (gz * _target(c) + fz * _target(d))
-            + w2 * (gz * _target(e) + fz * _target(f))
-            + w3 * (gz * _target(g) + fz * _target(h))
+        value2 = _cell_value(
+            _target(a),
+            _target(b),
+            _target(c),
+            _target(d),
+            _target(e),
+            _target(f),
+            _target(g),
+            _target(h),
+            fx,
+            fy,
+            fz,
         )
         out0[k] = (value0 - zero0) * scale0
         out1[k] = (value1 - zero1) * scale1
@@ -321,10 +361,8 @@ def _mix_layer(
     v4, v5, v6, v7 = values[4], values[5], values[6], values[7]
     for k in range(x.size):
         fx, fy, fz = x[k], y[k], z[k]
-        gx, gy, gz = _ONE - fx, _ONE - fy, _ONE - fz
-        near = gy * (gz * v0[k] + fz * v1[k]) + fy * (gz * v2[k] + fz * v3[k])
-        far = gy * (gz * v4[k] + fz * v5[k]) + fy * (gz * v6[k] + fz * v7[k])
-        out[k] = (gx * near + fx * far - zero) * scale
+        value = _cell_value(v0[k], v1[k], v2[k], v3[k], v4[k], v5[k], v6[k], v7[k], fx, fy, fz)
+        out[k] = (value - zero) * scale
 
 
 @njit(**_OPTIONS)
