@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
-import logging
-import os
-import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-
-LOG = logging.getLogger(__name__)
 
 EXAMPLES = """\
 examples
@@ -34,18 +29,16 @@ def main(arguments: Sequence[str]) -> ExitCode:
     options = _parser().parse_args(arguments)
     refuse_other_hosts(options.host)
     require_free_port(options.host, options.port)
-    command, environment = server(Path(options.folder), options.host, options.port)
-    LOG.info("MLflow opens at http://%s:%d in some 20 s; stop with Ctrl-C", *_address(options))
-    # Its own process group, because MLflow starts further processes that must end with it.
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        status = process.wait()
-    except KeyboardInterrupt:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=20)
-        return ExitCode.OK
-    return ExitCode.OK if status == 0 else ExitCode.STORE
+    from msseg_lightning.track.pages import serve
+    from msseg_lightning.track.store import ensure_store
+
+    uri = ensure_store(Path(options.folder))
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    sys.stdout.write(f"http://{host}:{options.port}\nopens in some 20 s; Ctrl-C stops\n")
+    sys.stdout.flush()
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(uri, options.host, options.port)
+    return ExitCode.OK
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,29 +52,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=5000, help="default: 5000")
     parser.add_argument("--host", default="127.0.0.1", help="an address of this computer")
     return parser
-
-
-def _address(options: argparse.Namespace) -> tuple[str, int]:
-    host = str(options.host)
-    return (f"[{host}]" if ":" in host else host), int(options.port)
-
-
-def server(folder: Path, host: str, port: int) -> tuple[list[str], dict[str, str]]:
-    """The server's command line and environment: one worker, no job runner, no telemetry."""
-    from msseg_lightning.track.store import ARTIFACTS, ensure_store, quiet_mlflow
-
-    quiet_mlflow()
-    uri = ensure_store(folder)
-    command = [
-        *(sys.executable, "-m", "mlflow", "server"),
-        *("--backend-store-uri", uri),
-        *("--default-artifact-root", (folder.resolve() / ARTIFACTS).as_uri()),
-        *("--host", host, "--port", str(port)),
-        *("--workers", "1"),
-        *("--allowed-hosts", f"127.0.0.1:{port},localhost:{port},[::1]:{port}"),
-    ]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    return command, environment
 
 
 def refuse_other_hosts(host: str) -> None:

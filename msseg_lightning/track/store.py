@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
+
+from msseg_lightning.core.files import flush_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,13 +40,9 @@ def quiet_mlflow() -> None:
 def open_client(uri: str) -> MlflowClient:
     """A client of the store, independent of MLflow's global state."""
     quiet_mlflow()
-    import logging
-
     from mlflow import MlflowClient
 
-    # 60 lines of "Running upgrade ..." tell a user nothing.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    _quiet_migrations()
     return MlflowClient(tracking_uri=uri)
 
 
@@ -76,12 +75,16 @@ def ensure_store(folder: Path) -> str:
 
 
 def _create(database: Path) -> None:
-    from msseg_lightning.core.files import flush_folder
+    quiet_mlflow()
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    _quiet_migrations()
     with tempfile.TemporaryDirectory(prefix=".new-store-", dir=database.parent) as scratch:
         fresh = Path(scratch) / DATABASE
-        open_client(f"sqlite:///{fresh}").search_experiments(max_results=1)
-        _close_engines(f"sqlite:///{fresh}")
+        # The artifact root is written into MLflow's "Default" experiment; without one it would be
+        # the present working folder, wherever that is.
+        store = SqlAlchemyStore(f"sqlite:///{fresh}", (database.parent / ARTIFACTS).as_uri())
+        store.engine.dispose()  # the renamed file has one owner
         fresh.chmod(0o600)
         with fresh.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -89,14 +92,10 @@ def _create(database: Path) -> None:
     flush_folder(database.parent)
 
 
-def _close_engines(uri: str) -> None:
-    """Let go of the connections MLflow keeps, so that the renamed file has no second owner."""
-    from mlflow.tracking._tracking_service import utils
-
-    store: Any = utils._get_store(uri)
-    engine = getattr(store, "engine", None)
-    if engine is not None:
-        engine.dispose()
+def _quiet_migrations() -> None:
+    """60 lines of "Running upgrade ..." tell a user nothing."""
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def store_folder(uri: str) -> Path | None:

@@ -1,5 +1,4 @@
 import socket
-import stat
 
 import pytest
 
@@ -35,13 +34,13 @@ def test_a_port_that_is_none():
         ui.require_free_port("127.0.0.1", 70_000)
 
 
-def test_the_server_is_small_and_local(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "msseg_lightning.track.store._create", lambda database: database.touch(mode=0o600)
-    )
-    command, environment = ui.server(tmp_path / "mlruns", "127.0.0.1", 5005)
-    words = " ".join(command)
-    assert "--host 127.0.0.1 --port 5005 --workers 1" in words and "0.0.0.0" not in words
-    assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
-    assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
-    assert stat.S_IMODE((tmp_path / "mlruns").stat().st_mode) == 0o700
+def test_the_store_is_served_on_this_computer(tmp_path, monkeypatch, capsys):
+    served = []
+    monkeypatch.setattr("msseg_lightning.track.store.ensure_store", lambda folder: f"at {folder}")
+    monkeypatch.setattr("msseg_lightning.track.pages.serve", lambda *where: served.append(where))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert ui.main(["--folder", str(tmp_path), "--port", str(port)]) is ExitCode.OK
+    assert served == [(f"at {tmp_path}", "127.0.0.1", port)]
+    assert f"http://127.0.0.1:{port}\n" in capsys.readouterr().out

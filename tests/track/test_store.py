@@ -18,6 +18,8 @@ def test_store_is_private_and_absolute(migrated_store):
     assert uri == f"sqlite:///{(migrated_store / DATABASE).resolve()}"
     assert stat.S_IMODE(migrated_store.stat().st_mode) == 0o700
     assert stat.S_IMODE((migrated_store / DATABASE).stat().st_mode) == 0o600
+    default = open_client(uri).get_experiment("0")
+    assert default.artifact_location == f"{(migrated_store / 'artifacts').as_uri()}/0"
     assert store_folder(uri) == migrated_store.resolve()
     assert store_folder("http://127.0.0.1:5000") is None
 
