@@ -154,9 +154,9 @@ def plan_patient(recipe: CohortRecipe, seed: int, index: int) -> Plan:
         [
             generator.uniform(11.0, 15.0),  # sharpness of the borders between tissues
             generator.uniform(0.28, 0.42),  # folding
-            generator.uniform(0.45, 0.65),  # sulci
+            generator.uniform(0.80, 1.05),  # sulci
             widening,
-            generator.uniform(0.010, 0.025),  # texture
+            generator.uniform(0.020, 0.040),  # texture
             generator.uniform(0.05, 0.30),  # bright rim of the ventricles
             generator.uniform(5.0, 8.0),  # skull, mm
             generator.uniform(4.0, 8.0),  # scalp, mm

@@ -58,7 +58,7 @@ _AT_1_5_T: Mapping[str, Tissue] = {
     PLAQUE: Tissue(1700, 230, 0.92),
 }
 _AT_3_T: Mapping[str, Tissue] = {
-    WHITE: Tissue(838, 76, 0.70),
+    WHITE: Tissue(838, 72, 0.70),
     GREY: Tissue(1331, 99, 0.82),
     CSF: Tissue(4300, 1800, 1.00),
     FAT: Tissue(382, 68, 0.90),

@@ -49,8 +49,9 @@ class LesionRecipe:
         new_log_sd: standard deviation of the logarithm of the volume.
         smallest_mm3: no lesion is drawn smaller.
         largest_new_mm3: no new lesion is drawn larger.
-        contrast: faintest and brightest new lesion, as signal over white matter's before partial
-            volume.
+        contrast: faintest and brightest new lesion, as signal over white matter's at 3 T and
+            before partial volume.
+        old_contrast: the same for old lesions.
         touching: share of new lesions that touch an old one.
         halo: strength of the dirty white matter around a lesion, at most.
         core: share of old lesions with a dark core.
@@ -67,7 +68,8 @@ class LesionRecipe:
     new_log_sd: float = 1.15
     smallest_mm3: float = 4.0
     largest_new_mm3: float = 3000.0
-    contrast: tuple[float, float] = (1.12, 1.75)
+    contrast: tuple[float, float] = (1.12, 1.65)
+    old_contrast: tuple[float, float] = (1.18, 1.52)
     touching: float = 0.08
     halo: float = 0.25
     core: float = 0.15

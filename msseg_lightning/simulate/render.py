@@ -88,15 +88,22 @@ def _brain(px, py, pz, depth, maps, origin, tile, style):
         bend = _noise(tile, px * 0.30 + 11.3, py * 0.30 + 3.1, pz * 0.30 + 40.7)
         white += folding * bend * border * (0.3 + 0.7 * shallow)
     score = csf * (1 + 0.35 * shallow) + widening * (0.3 + 0.7 * shallow)
-    cortex = shallow * _step(white, 0.45, 0.15)
-    if cortex > 0:
+    if shallow > 0:
         cerebellum = _step(pz, -12.0, -20.0) * _step(py, -36.0, -46.0)
-        sheet = _noise(tile, px * 0.21 + 31.9, py * 0.21 + 7.7, pz * 0.21 + 19.3)
+        sheet = _noise(tile, px * 0.26 + 31.9, py * 0.26 + 7.7, pz * 0.26 + 19.3)
+        # a sulcus has grey walls, also where the average brain shows white matter
+        wall = _step(abs(sheet), 0.55, 0.30) * _step(depth, 18.0, 10.0) * (1 - cerebellum)
+        white -= 0.45 * wall
+        grey += 0.15 * wall
+        cortex = shallow * _step(white, 0.50, 0.20)
         if cerebellum > 0:
             folia = math.sin((pz * 0.9 - py * 0.45 + 2.5 * sheet) * 1.25)
             score += 0.30 * sulci * cerebellum * (1 - folia * folia) * (1 - folia * folia) * cortex
         ridge = math.exp(-sheet * sheet / (0.0225 * (1 + 6 * max(widening, -0.1))))
-        score += sulci * ridge * cortex * (1 - cerebellum)
+        score += sulci * ridge * cortex * (1 - cerebellum) * (1.25 - 0.5 * _step(depth, 6.0, 20.0))
+        # between two sulci a blade of white matter reaches into the gyrus
+        blade = _step(abs(sheet), 0.50, 0.95) * _step(depth, 3.5, 7.0) * shallow
+        white += 0.45 * blade * (1 - cerebellum)
     score += _step(depth, 2.0, 0.4) * (0.9 + 2 * widening)  # CSF under the hull
     steep = sharpness * (0.45 + 0.55 * shallow)
     top = max(white, max(grey, score))
@@ -359,6 +366,9 @@ def render_lesion(
                     bay = _noise(
                         tile, dx * frequency + key, dy * frequency + 2 * key, dz * frequency + key
                     )
+                    bay += 0.5 * _noise(
+                        tile, dx * 2.7 * frequency, dy * 2.7 * frequency + key, dz * 2.7 * frequency
+                    )
                     signed = (1 + irregular * bay - away) * radius
                     if n == 0 and signed < -reach:
                         near = False
@@ -383,6 +393,6 @@ def render_lesion(
                     level[i, j, k] += weights[n] * (signed if tissue > 0.5 else min(signed, -1.5))
                     share[i, j, k] += weights[n] * tissue * inside
                     glow = halo * math.exp(min(signed, 0.0) / 1.2)
-                    dark = 1 - core * _step(away, 0.75, 0.25)
+                    dark = (1 + 0.12 * bay) * (1 - core * _step(away, 0.75, 0.25))
                     weight[i, j, k] += weights[n] * tissue * max(inside * dark, glow * (1 - inside))
     return share, weight, level

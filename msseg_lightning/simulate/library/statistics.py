@@ -45,6 +45,16 @@ class LesionStatistics:
     elongations: NDArray[np.float32]
     flatnesses: NDArray[np.float32]
 
+    @functools.cached_property
+    def cumulative(self) -> NDArray[np.float64]:
+        """Running sum of the prior, to draw places with."""
+        return np.cumsum(self.prior.ravel(), dtype=np.float64)
+
+    @functools.cached_property
+    def small_cumulative(self) -> NDArray[np.float64]:
+        """The same for small lesions."""
+        return np.cumsum(self.small_prior.ravel(), dtype=np.float64)
+
     def write(self, path: Path) -> None:
         """Write as npz: quantiles as float32, priors as bytes on a square-root scale."""
         arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
