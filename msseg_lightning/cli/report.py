@@ -23,8 +23,8 @@ are in the data. Research use only.
 def main(arguments: Sequence[str]) -> ExitCode:
     """Rebuild ``report.html`` and say where it lies."""
     options = _parser().parse_args(arguments)
+    from msseg_lightning.compare.run_report import build_report
     from msseg_lightning.run.folder import RunFolder
-    from msseg_lightning.run.report import build_report
 
     folder = RunFolder.find(str(run_path(options.run, Path(options.runs))))
     output = Path(options.output) if options.output else folder.report_file

@@ -34,11 +34,12 @@ def main(arguments: Sequence[str]) -> ExitCode:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="see `msseg show`")
     options = parser.parse_args(arguments)
 
+    from msseg_lightning.compare.run_report import build_report
     from msseg_lightning.run.compose import compose_config
     from msseg_lightning.run.experiment import train_experiment
 
     config = compose_config(options.overrides, options.experiment)
-    outcome = train_experiment(config)
+    outcome = train_experiment(config, build_report)
     sys.stdout.write(describe(outcome.summary))
     sys.stdout.write(f"\nrun     {outcome.folder.path}\nreport  {outcome.folder.report_file}\n")
     if outcome.tracking_uri:

@@ -32,6 +32,9 @@ from msseg_lightning.run.progress import track
 
 log = logging.getLogger(__name__)
 
+WriteReport = Callable[[RunFolder, Path, Callable[[str], str]], Path]
+"""(run folder, file to write, id -> shown name) -> the file."""
+
 PROTOCOL = "MSSEG-2 (animaSegPerfAnalyzer 4.2 rules)"
 
 
@@ -50,8 +53,13 @@ class Outcome:
     tracking_uri: str | None
 
 
-def train_experiment(config: Config) -> Outcome:
+def train_experiment(config: Config, report: WriteReport) -> Outcome:
     """Run an experiment from split to report, or continue it where it stopped.
+
+    Args:
+        config: from ``compose_config``.
+        report: writes the report of a run folder; ``compare`` stands above ``run``, so the
+            command line hands it down.
 
     Raises:
         MssegError: anything the user can act on; the run is marked accordingly.
@@ -66,11 +74,11 @@ def train_experiment(config: Config) -> Outcome:
         tracking = instantiate(config["track"])
         tracker = _open_run(config, folder, split, tracking)
         if tracker is None:
-            return Outcome(folder, _run(config, folder, subjects, split, load, None), None)
+            return Outcome(folder, _run(config, folder, subjects, split, load, report, None), None)
         try:
-            summary = _run(config, folder, subjects, split, load, tracker)
+            summary = _run(config, folder, subjects, split, load, report, tracker)
             if summary:
-                _log_results(tracker, folder, summary, tracking.pseudonyms.name)
+                _log_results(tracker, folder, summary, tracking.pseudonyms.name, report)
         except BaseException as error:
             tracker.finish(_status(error))
             raise
@@ -123,6 +131,7 @@ def _run(
     subjects: dict[str, LongitudinalSubject],
     split: Split,
     load: Load,
+    report: WriteReport,
     tracker: Any,
 ) -> dict[str, Any]:
     from msseg_lightning.track.lightning_logger import TrackerLogger
@@ -142,9 +151,7 @@ def _run(
     scores = score_held_out(method, held_out, load, folder, score_options(config))
     summary = write_scores(folder, scores, config, split)
     folder.update_record(status="reporting")
-    from msseg_lightning.run.report import build_report
-
-    build_report(folder, folder.report_file)
+    report(folder, folder.report_file, str)
     folder.update_record(status="finished")
     return summary
 
@@ -339,11 +346,13 @@ def tracked_settings(config: Config) -> dict[str, Any]:
 
 
 def _log_results(
-    tracker: Any, folder: RunFolder, summary: dict[str, Any], rename: Callable[[str], str]
+    tracker: Any,
+    folder: RunFolder,
+    summary: dict[str, Any],
+    rename: Callable[[str], str],
+    report: WriteReport,
 ) -> None:
     """Numbers, tables, curves, weights and report; patients under the names ``rename`` gives."""
-    from msseg_lightning.run.report import build_report
-
     tracker.log_metrics(headline_metrics(summary))
     scores = renamed(json.loads(folder.scores_file.read_text(encoding="utf-8")), rename)
     tracker.log_text(json.dumps(scores, indent=2), "scores/scores.json")
@@ -352,10 +361,10 @@ def _log_results(
     curves = folder.fit / "curves.csv"
     if curves.exists():
         tracker.log_artifact(curves, "curves")
-    report = folder.report_file
+    page = folder.report_file
     if any(rename(case) != case for case in scores_of(folder)):
-        report = build_report(folder, folder.path / "track" / "report.html", rename)
-    tracker.log_artifact(report)
+        page = report(folder, folder.path / "track" / "report.html", rename)
+    tracker.log_artifact(page)
 
 
 def scores_of(folder: RunFolder) -> list[str]:
