@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +83,7 @@ def load_head() -> Head:
     )
 
 
-def _template_maps() -> tuple[NDArray[np.float32], ...]:
+def _template_maps() -> tuple[NDArray[Any], ...]:
     """T1, grey and white matter in [0, 1], and the world of the first voxel.
 
     Read from nilearn's folder directly where they lie as usual: importing ``nilearn.datasets``

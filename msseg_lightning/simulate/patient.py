@@ -553,7 +553,7 @@ def _true_deformation(plan: Plan) -> Volume:
     first, second = plan.visits
     points = lattice_points().reshape(-1, 3)
 
-    def move(matrix: Affine, places: NDArray[Any]) -> NDArray[np.float64]:
+    def move(matrix: NDArray[Any], places: NDArray[Any]) -> NDArray[np.float64]:
         return np.asarray(places @ matrix[:3, :3].T + matrix[:3, 3])
 
     places: NDArray[np.float64] = move(plan.middle @ first.error, points)
