@@ -139,7 +139,7 @@ def insert_lesions(
         volumes.append(float(found.sum() * np.prod(spacing)))
     changed = image + ndimage.gaussian_filter(extra, blur_voxels)
     if np.issubdtype(flair.data.dtype, np.integer):
-        limits = np.iinfo(flair.data.dtype)
+        limits = np.iinfo(flair.data.dtype.name)
         changed = np.clip(np.rint(changed), limits.min, limits.max)
     return Inserted(
         flair=Volume(changed.astype(flair.data.dtype), flair.affine),
