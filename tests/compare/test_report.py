@@ -134,5 +134,8 @@ def test_the_view_lies_in_a_crescent_although_its_centre_does_not():
 
 def test_partners_follow_the_overlaps():
     _, score = pair()
-    found = next(f for f in findings_of("a", score) if f.kind == "found")
-    assert [partner.voxels for partner in found.partners] == [27]
+    findings = {finding.kind: finding for finding in findings_of("a", score)}
+    assert [partner.voxels for partner in findings["found"].partners] == [27]
+    assert findings["missed"].partners == findings["false"].partners == ()
+    places = {kind: finding.lesion.box[0] for kind, finding in findings.items()}
+    assert places == {"found": (8, 11), "missed": (20, 23), "false": (30, 33)}

@@ -9,7 +9,14 @@ from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.track import sender as sender_module
 from msseg_lightning.track import tracker as tracker_module
 from msseg_lightning.track.store import open_client
-from msseg_lightning.track.tracker import Tracker, reap_dead_runs, replay, status_of
+from msseg_lightning.track.tracker import (
+    Tracker,
+    _alive,
+    process_tags,
+    reap_dead_runs,
+    replay,
+    status_of,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -168,6 +175,12 @@ def test_dead_runs_are_marked_and_living_ones_left(store, tmp_path):
     assert found.info.status == "KILLED" and found.data.tags["interrupted"] == "true"
     assert client.get_run(alive.run_id).info.status == "RUNNING"
     alive.finish()
+
+
+def test_a_process_number_used_again_is_another_process():
+    tags = process_tags()
+    assert _alive(os.getpid(), tags["process.started"])
+    assert not _alive(os.getpid(), "1000.0")
 
 
 def test_status_of_an_exception():
