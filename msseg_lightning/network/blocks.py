@@ -141,6 +141,9 @@ class Unit(nn.Module):
         features: (B, in, X, Y[, Z]); returns (B, out, X / stride, ...).
     """
 
+    norm: nn.Module
+    act: nn.Module
+
     def __init__(
         self,
         recipe: Block,

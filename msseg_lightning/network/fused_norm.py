@@ -51,7 +51,7 @@ class NormActivation(torch.autograd.Function):
         return torch.where(affine > 0, affine, affine * slope).to(features.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         features, weight, bias, mean, rate = ctx.saved_tensors
         axes = tuple(range(2, features.ndim))
         shape = (1, -1, *(1,) * len(axes))
@@ -109,10 +109,8 @@ def norm_activation(norm: nn.Module, activation: nn.Module | None, features: Ten
         features: (B, C, X, Y[, Z]).
     """
     slope = _slope(activation)
-    if isinstance(norm, nn.GroupNorm):
-        groups, epsilon = norm.num_groups, norm.eps
-    else:
-        groups, epsilon = features.shape[1], getattr(norm, "epsilon", None)
+    groups: int = getattr(norm, "num_groups", features.shape[1])
+    epsilon = norm.eps if isinstance(norm, nn.GroupNorm) else getattr(norm, "epsilon", None)
     if slope is None or epsilon is None:
         features = norm(features)
         return features if activation is None else activation(features)

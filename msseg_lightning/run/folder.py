@@ -16,7 +16,7 @@ from msseg_lightning.core.files import atomic_write, write_json
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.run.compose import Config
 
-IRRELEVANT = ("trainer", "paths", "track", "overwrite", "sizes", "card", "data.workers")
+IRRELEVANT = ("trainer", "paths", "track", "overwrite", "sizes", "card", "data.workers", "profile")
 """Settings that may change when a run is continued: they do not change what it computes."""
 
 

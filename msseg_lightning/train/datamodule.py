@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import lightning as L
@@ -19,6 +20,13 @@ class PatchSource(Protocol):
         self, start_step: int, stop_step: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
         """Batches ``start_step`` .. ``stop_step - 1`` of one rank, made ahead by threads."""
+
+
+class Stopwatch(Protocol):
+    """Counts time by part (see ``train.profile.Clock``)."""
+
+    def time(self, part: str) -> AbstractContextManager[None]:
+        """Count what happens inside."""
 
 
 class LongitudinalDataModule(L.LightningDataModule):
@@ -44,6 +52,7 @@ class LongitudinalDataModule(L.LightningDataModule):
         super().__init__()
         self.patches, self.val = patches, list(val)
         self.epoch_steps, self.accumulate = epoch_steps, accumulate
+        self.clock: Stopwatch | None = None
 
     def train_dataloader(self) -> PatchStream:
         """The rest of the present epoch."""
@@ -71,6 +80,16 @@ class PatchStream:
         step = 0 if trainer is None else trainer.global_step
         rank, world_size = module._place()
         stop = (step // module.epoch_steps + 1) * module.epoch_steps
-        return module.patches.iterate(
+        batches = module.patches.iterate(
             step * module.accumulate, stop * module.accumulate, rank, world_size
         )
+        return batches if module.clock is None else _timed(batches, module.clock)
+
+
+def _timed(batches: Iterator[Batch], clock: Stopwatch) -> Iterator[Batch]:
+    while True:
+        with clock.time("wait for a batch"):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch

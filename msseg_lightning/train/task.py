@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple, Protocol
 
 import lightning as L
@@ -55,6 +56,7 @@ class Task(L.LightningModule):
     """
 
     validator: Validator | None = None
+    compiled = False
 
     def __init__(
         self,
@@ -143,7 +145,10 @@ class Task(L.LightningModule):
         """Score one whole volume."""
         if self.validator is None:
             raise RuntimeError("validation subjects were given but no validator")
-        self._val_rows[subject.id] = dict(self.validator(self.network, subject))
+        # windows come in other numbers than patches: each number would be compiled anew
+        eager = torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
+        with eager:
+            self._val_rows[subject.id] = dict(self.validator(self.network, subject))
 
     def on_validation_epoch_end(self) -> None:
         """Mean of each score over the pairs for which it is defined, over all ranks."""

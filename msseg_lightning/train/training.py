@@ -26,9 +26,12 @@ from msseg_lightning.train.checkpoint import (
 from msseg_lightning.train.curves import CurveFile, Progress
 from msseg_lightning.train.datamodule import LongitudinalDataModule
 from msseg_lightning.train.interruption import StopOnSignal
+from msseg_lightning.train.profile import Profile
 from msseg_lightning.train.task import Task
 
 DONE = "done.json"
+LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""Channels-last memory format of the kernels of 2D and 3D convolutions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +44,11 @@ class Hardware:
         num_nodes: how many machines.
         strategy: ``auto``, ``ddp``, ``fsdp`` ...
         precision: ``auto`` is bf16-mixed on a GPU that has it and 32-true elsewhere.
-        compile: compile the network for its fixed patch size; pays back after some 150 steps.
+        compile: compile network and loss for their fixed patch size; pays back after some 150
+            steps. Validation runs uncompiled, its windows come in other numbers.
+        channels_last: keep the channels of a voxel side by side in memory. Faster together with
+            ``compile`` and bf16-mixed, on a CPU slower without them.
+        profile: say at the end where the time went.
     """
 
     accelerator: str = "auto"
@@ -50,6 +57,20 @@ class Hardware:
     strategy: str = "auto"
     precision: str = "auto"
     compile: bool = False
+    channels_last: bool = False
+    profile: bool = False
+
+    def prepare(self, task: Task) -> None:
+        """Lay out and compile what a step runs; results stay equal to rounding."""
+        if self.channels_last:
+            for module in task.network.modules():
+                for weight in module.parameters(recurse=False):
+                    if weight.ndim in LAYOUTS:
+                        weight.data = weight.data.contiguous(memory_format=LAYOUTS[weight.ndim])
+        if self.compile:
+            task.network.compile(dynamic=False)
+            task.loss.compile(dynamic=False)
+            task.compiled = True
 
     def resolved_precision(self) -> str:
         """The precision that ``auto`` stands for on this machine."""
@@ -117,8 +138,8 @@ class Training:
             return self._take_best(task, folder)
         if last.exists():
             curves.forget_after(int(read_checkpoint(last)["global_step"]))
-        if hardware.compile:
-            task.network.compile(dynamic=False)
+        hardware.prepare(task)
+        watch = [Profile(data)] if hardware.profile else []
         warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
         try:
             trainer = L.Trainer(
@@ -135,7 +156,7 @@ class Training:
                 limit_val_batches=1.0 if data.val else 0,
                 log_every_n_steps=max(1, min(50, self.validate_every // 5)),
                 logger=[curves, *loggers],
-                callbacks=[Progress(self.steps), keep, *callbacks, StopOnSignal(keep)],
+                callbacks=[*watch, Progress(self.steps), keep, *callbacks, StopOnSignal(keep)],
                 plugins=[AtomicCheckpointIO()],
                 enable_checkpointing=False,
                 enable_progress_bar=False,

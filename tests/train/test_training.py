@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from functools import partial
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -190,3 +191,35 @@ def test_settings_below_one_are_refused_together():
         "train.steps",
         "train.batch_size",
     }
+
+
+def test_validation_runs_uncompiled(tmp_path):
+    """Windows of another size must not be compiled anew at every validation."""
+    graphs, shapes = [], []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    class Windows:
+        def __call__(self, network, subject):
+            with torch.no_grad():
+                shapes.append(network(torch.randn(3, 2, 6, 4, 8)).shape)
+            return {"score": 0.5}
+
+    class Network(nn.Module):  # the compiler leaves torch's own Sequential as it is
+        def __init__(self):
+            super().__init__()
+            self.layers = network()
+
+        def forward(self, images):
+            return self.layers(images)
+
+    module = task()
+    module.network = Network()
+    module.network.compile(dynamic=False, backend=backend)
+    module.compiled, module.validator = True, Windows()
+    data = LongitudinalDataModule(Patches(), [SimpleNamespace(id="a")], epoch_steps=2)
+    training(steps=4, validate_every=2).fit(module, data, tmp_path, CPU)
+    assert shapes == [(3, 1, 6, 4, 8)] * 2
+    assert len(graphs) == 1

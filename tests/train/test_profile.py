@@ -1,0 +1,89 @@
+import logging
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from msseg_lightning.train.curves import read_curves
+from msseg_lightning.train.datamodule import LongitudinalDataModule
+from msseg_lightning.train.profile import BESIDE, IN_LINE, Clock, Timed
+from msseg_lightning.train.training import Hardware
+from tests.train.test_training import Patches, task, training, weights
+
+WATCHED = Hardware(accelerator="cpu", precision="32-true", profile=True)
+
+
+class Slow(Patches):
+    """20 ms for every batch, of which the loader's parts take 5."""
+
+    def __init__(self):
+        super().__init__()
+        self.augment = SimpleNamespace(fill=lambda: time.sleep(0.005))
+
+    def iterate(self, *place):
+        for batch in super().iterate(*place):
+            self.augment.fill()
+            time.sleep(0.015)
+            yield batch
+
+
+class SlowValidator:
+    def __call__(self, network, subject):
+        time.sleep(0.05)
+        return {"score": 1.0}
+
+
+def test_time_is_found_where_it_was_spent(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "msseg_lightning")
+    module = task()
+    module.validator = SlowValidator()
+    data = LongitudinalDataModule(
+        Slow(), [SimpleNamespace(id="a"), SimpleNamespace(id="b")], epoch_steps=5
+    )
+    training(steps=10).fit(module, data, tmp_path, WATCHED)
+    rows = {row["name"]: row["value"] for row in read_curves(tmp_path / "curves.csv")}
+    part = {name: rows[f"profile/{name.replace(' ', '_')}_s"] for name in (*IN_LINE, *BESIDE)}
+    assert 0.2 <= part["wait for a batch"] < 0.6  # 10 batches x 20 ms
+    assert 0.05 <= part["read and augment"] < 0.3  # 10 x 5 ms, within the wait
+    assert 0.2 <= part["validate"] < 1.0  # 2 validations x 2 pairs x 50 ms
+    assert part["place patches"] == 0
+    for name in ("forward and loss", "backward", "clip and update", "checkpoint", "log and track"):
+        assert part[name] > 0, name
+    table = next(r.getMessage() for r in caplog.records if "where the time went" in r.getMessage())
+    assert all(name in table for name in (*IN_LINE, "other", *BESIDE))
+
+
+def test_watching_changes_nothing(tmp_path):
+    found = []
+    for name, hardware in (("plain", Hardware("cpu", precision="32-true")), ("watched", WATCHED)):
+        module = task()
+        data = LongitudinalDataModule(Patches(), epoch_steps=5)
+        training(steps=6).fit(module, data, tmp_path / name, hardware)
+        found.append(weights(module))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+def test_timed_object_behaves_as_the_one_inside():
+    clock = Clock()
+    inner = SimpleNamespace(fill=lambda value: value + 1, size=3)
+    timed = Timed(inner, clock, {"fill": "part"})
+    assert (timed.fill(1), timed.size) == (2, 3)
+    assert 0 < clock.seconds["part"] < 1
+    with pytest.raises(AttributeError):
+        timed.absent  # noqa: B018
+
+
+def test_channels_last_moves_layout_and_not_values():
+    module = task()
+    before = {name: value.clone() for name, value in module.network.state_dict().items()}
+    Hardware("cpu", channels_last=True).prepare(module)
+    kernel = module.network[0].weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last_3d)
+    assert not kernel.is_contiguous()
+    for name, value in module.network.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    images = torch.randn(1, 2, 4, 4, 4)
+    flat = nn.functional.conv3d(images, before["0.weight"], before["0.bias"], padding=1)
+    torch.testing.assert_close(module.network[0](images), flat)
