@@ -17,10 +17,13 @@ def test_the_border_of_the_image_makes_no_contour():
     slab, voxel = np.zeros((2, 9, 5, 5), np.uint8)
     slab[:3] = 1
     voxel[0, 2, 2] = 1
-    result = distances(voxel, slab)
-    # the voxel is 2 layers from the contour, though it lies inside the slab
-    assert result.contour_mean_mm >= 2.0
-    assert result.hausdorff_mm == pytest.approx(np.sqrt(2**2 + 2**2 + 2**2))
+    y, z = np.ogrid[-2:3, -2:3]
+    layer = np.sqrt(2**2 + y**2 + z**2)  # distances of its 25 voxels; the voxel itself is 2 away
+    for order in "CF":
+        result = distances(voxel, slab, order=order)
+        assert result.contour_mean_mm == pytest.approx(layer.mean())
+        assert result.average_symmetric_mm == pytest.approx((layer.sum() + 2) / 26)
+        assert result.hausdorff_mm == pytest.approx(np.sqrt(2**2 + 2**2 + 2**2))
 
 
 def test_running_minimum_depends_on_file_order():
