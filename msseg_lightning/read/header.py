@@ -47,6 +47,9 @@ LARGEST_CONFLICT_VOXELS = 0.5
 """Tolerance between qform and sform, and for shear: displacement of any corner. Element-wise
 comparison refuses good files, because the qform is stored rounded (Spinal Cord Toolbox #4745)."""
 
+LARGEST_FORM_CODE = 5
+"""NIfTI knows five meanings of an orientation; readers that meet others disagree on what to do."""
+
 TEXT_FIELDS = ("descrip", "aux_file", "intent_name", "db_name", "data_type")
 # what programs write about themselves; anything else may be about a person
 _SOFTWARE = re.compile(
@@ -462,7 +465,7 @@ def _orientation(
 ) -> tuple[Affine | None, list[Problem]]:
     codes = {"qform": int(fields["qform_code"]), "sform": int(fields["sform_code"])}
     for form, code in codes.items():
-        if code < 0:
+        if not 0 <= code <= LARGEST_FORM_CODE:
             return None, [
                 _problem(
                     name,

@@ -59,6 +59,12 @@ def test_layout_problems_are_a_report_too(tmp_path):
     assert report.exit_code is ExitCode.DATA and report.errors[0].code == "data.root"
 
 
+def test_our_own_cohort_is_sound(tiny_cohort):
+    report = check_dataset(Msseg2(tiny_cohort))
+    assert not report.errors, "\n".join(map(str, report.errors))
+    assert {problem.code for problem in report.warnings} <= {"mask.empty"}
+
+
 def test_real_scans_are_sound(open_ms):
     report = check_dataset(OpenMs(open_ms, reverse=False))
     assert not report.errors, "\n".join(map(str, report.errors))
