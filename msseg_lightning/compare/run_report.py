@@ -26,6 +26,9 @@ from msseg_lightning.run.compose import Config
 from msseg_lightning.run.folder import RunFolder, data_name
 from msseg_lightning.train.curves import read_curves
 
+LARGEST_BRAIN_MM3 = 2.2e6
+"""Brain with all its fluid rarely exceeds 2 litres; a head has 4."""
+
 
 def build_report(
     folder: RunFolder, output: Path, rename: Callable[[str], str] = lambda case: case
@@ -159,12 +162,18 @@ def _loader(
     return volumes
 
 
-def _brain(loaded: LoadedSubject) -> Volume:
-    """Where no mask came with the data: the non-zero voxels of stripped scans, else Otsu's."""
+def _brain(loaded: LoadedSubject) -> Volume | None:
+    """A mask where none came with the data: non-zero voxels of stripped scans, else Otsu's.
+
+    None where the result is too large for a brain: then it holds scalp and face, and the report
+    goes without pictures. Zero air alone proves nothing, scanners write it too.
+    """
     from msseg_lightning.preprocess.otsu import OtsuBrain
 
     followup = loaded.volumes[FOLLOWUP]
-    nonzero = np.asarray(followup.data) > 0
-    if nonzero.mean() < 0.4:  # a head scan has noise in the air
-        return Volume(nonzero.astype(np.uint8), followup.affine, "mask")
-    return OtsuBrain()(loaded).volumes[BRAIN]
+    nonzero = (np.asarray(followup.data) > 0).astype(np.uint8)
+    for mask in (Volume(nonzero, followup.affine, "mask"), OtsuBrain()(loaded).volumes[BRAIN]):
+        volume_mm3 = np.count_nonzero(mask.data) * mask.grid.voxel_volume_mm3
+        if 0 < volume_mm3 <= LARGEST_BRAIN_MM3:
+            return mask
+    return None

@@ -1,6 +1,16 @@
 import json
 
-from msseg_lightning.compare.run_report import score_from, shown_summary
+import numpy as np
+
+from msseg_lightning.compare.run_report import _brain, score_from, shown_summary
+from msseg_lightning.core.subject import (
+    BASELINE,
+    FOLLOWUP,
+    LoadedSubject,
+    LongitudinalSubject,
+    Native,
+)
+from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.summary import summarise
 from tests.compare.phantom import pair
 
@@ -18,3 +28,20 @@ def test_headline_of_one_case_with_lesions():
     # one of two found, one of two predictions false; one case has no interval
     assert group["lesions detected"] == "1 of 2" and group["false lesions"] == 1
     assert group["lesion F1"] == {"mean": 0.5, "low": None, "high": None}
+
+
+def head(radius_mm, spacing_mm=4.0):
+    """A ball in air of zeros, 60 voxels wide, seen twice."""
+    place = (np.indices((60, 60, 60)) - 29.5) * spacing_mm
+    data = 100.0 * (np.sqrt((place**2).sum(0)) < radius_mm)
+    affine = np.diag([spacing_mm] * 3 + [1.0])
+    scan = Volume(data.astype(np.float32), affine)
+    subject = LongitudinalSubject("a", "a", {})
+    return LoadedSubject(subject, {BASELINE: scan, FOLLOWUP: scan}, Native(scan.grid, b""))
+
+
+def test_what_is_too_large_for_a_brain_is_not_taken_for_one():
+    stripped = _brain(head(70.0))  # 1.4 litres
+    assert stripped is not None
+    assert np.count_nonzero(stripped.data) == np.count_nonzero(head(70.0).volumes[FOLLOWUP].data)
+    assert _brain(head(100.0)) is None  # 4.2 litres: a head in zero air
