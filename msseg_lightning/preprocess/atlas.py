@@ -102,9 +102,12 @@ def affine_from_atlas(scan: Volume, levels_mm: tuple[float, ...] = (6.0, 4.0, 3.
     weight[:3, 3] = centre_of_mass_mm(scan) - centre
     guesses = pitched(weight, centre, (-20.0, 0.0, 20.0))
     guesses += [*shifted([weight], (25.0,)), middle]
-    rigid = linear_registration(template, scan, "rigid", guesses, levels_mm[:1], rim)
-    rigid = linear_registration(template, scan, "rigid", [rigid], levels_mm[1:2], rim)
-    return linear_registration(template, scan, "affine", [rigid], levels_mm, rim, sampling=1.0)
+    fit = functools.partial(
+        linear_registration, template, scan, inside=rim, iterations=60, gradient_tolerance=1e-4
+    )
+    rigid = fit("rigid", guesses, levels_mm[:1])
+    rigid = fit("rigid", [rigid], levels_mm[1:2])
+    return fit("affine", [rigid], levels_mm, sampling=1.0)
 
 
 def mean_of_visits(subject: LoadedSubject, step: object) -> Volume:

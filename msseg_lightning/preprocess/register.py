@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
+import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -25,7 +28,25 @@ if TYPE_CHECKING:
     import SimpleITK as sitk  # noqa: N813
 
 OF_BASELINE = (BASELINE, BASELINE_LESIONS, BASELINE_BRAIN)
+log = logging.getLogger(__name__)
+
 SEED = 20210927  # of the metric's random sample; any fixed number makes results repeatable
+
+
+@contextlib.contextmanager
+def single_thread() -> Iterator[None]:
+    """One ITK thread: the order of sums, and so the last digits, depends on their number.
+
+    Set for the whole process, since the parts of a registration start threads of their own.
+    """
+    import SimpleITK as sitk  # noqa: N813
+
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def coarse(volume: Volume, spacing_mm: float) -> Volume:
@@ -72,6 +93,7 @@ def shift_between(fixed: Volume, moving: Volume) -> Affine:
     return guess
 
 
+@single_thread()
 def linear_registration(
     fixed: Volume,
     moving: Volume,
@@ -81,6 +103,8 @@ def linear_registration(
     inside: Volume | None = None,
     sampling: float = 0.25,
     bins: int = 40,
+    iterations: int = 200,
+    gradient_tolerance: float = 1e-8,
 ) -> Affine:
     """Linear transform that maximises Mattes mutual information, coarse to fine.
 
@@ -96,12 +120,21 @@ def linear_registration(
         inside: mask of ``fixed`` where the metric is taken; its whole field of view where None.
         sampling: share of voxels in the metric at the finest level; all at coarser ones.
         bins: of the joint histogram.
+        iterations: most steps per level.
+        gradient_tolerance: slope of the metric at which a level ends. The default goes on to a
+            fraction of a voxel; 1e-4 is several times faster and good to a voxel of the level.
 
     Returns:
         (4, 4), fixed world -> moving world.
+
+    Raises:
+        MssegError: a scan has one value everywhere, or the optimiser found no overlap.
     """
     import SimpleITK as sitk  # noqa: N813
 
+    for what, volume in (("fixed", fixed), ("moving", moving)):
+        if np.asarray(volume.data).min() == np.asarray(volume.data).max():
+            raise MssegError(_unregistered(f"the {what} scan has one value everywhere"))
     best = [np.asarray(guess, float) for guess in guesses]
     for level, spacing in enumerate(levels_mm):
         still, moved = to_itk(coarse(fixed, spacing)), to_itk(coarse(moving, spacing))
@@ -113,7 +146,6 @@ def linear_registration(
         found = []
         for start in best:
             method = sitk.ImageRegistrationMethod()
-            method.SetNumberOfThreads(1)  # the order of sums depends on the number of threads
             method.SetMetricAsMattesMutualInformation(bins)
             if mask is not None:
                 method.SetMetricFixedMask(mask)
@@ -122,14 +154,32 @@ def linear_registration(
                 method.SetMetricSamplingPercentage(sampling, SEED)
             method.SetInterpolator(sitk.sitkLinear)
             method.SetOptimizerAsRegularStepGradientDescent(
-                spacing, 1e-3 * spacing, 60, relaxationFactor=0.6
+                spacing,
+                1e-4 * spacing,
+                iterations,
+                relaxationFactor=0.7,
+                gradientMagnitudeTolerance=gradient_tolerance,
             )
             method.SetOptimizerScalesFromPhysicalShift()
             method.SetInitialTransform(_transform(start, model, fixed), inPlace=False)
-            result = method.Execute(still, moved)
+            try:
+                result = method.Execute(still, moved)
+            except RuntimeError as error:  # every sample fell outside the moving scan
+                log.warning("a start of the registration failed: %s", str(error).split("\n")[-1])
+                continue
             found.append((method.GetMetricValue(), matrix_of(result)))
+        if not found:
+            raise MssegError(_unregistered("no start of the registration led to an overlap"))
         best = [min(found, key=lambda pair: pair[0])[1]]
     return best[0]
+
+
+def _unregistered(message: str) -> Problem:
+    return Problem(
+        "preprocess.registration",
+        message,
+        remedy="look at both scans: are they of one head, and is either of them empty?",
+    )
 
 
 def _transform(start: Affine, model: str, fixed: Volume) -> Any:

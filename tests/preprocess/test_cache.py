@@ -1,0 +1,159 @@
+import dataclasses
+import logging
+import multiprocessing
+import os
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.subject import (
+    BASELINE,
+    FOLLOWUP,
+    TARGET,
+    LoadedSubject,
+    LongitudinalSubject,
+    Native,
+)
+from msseg_lightning.core.volume import Grid, Volume
+from msseg_lightning.preprocess.cache import PreparedCache
+from msseg_lightning.preprocess.intensity import ZScore
+from msseg_lightning.preprocess.pipeline import Preprocess
+
+
+def load(subject):
+    """Stands for the reader: brightness from the file's first byte. ``bad`` files are refused, and
+    ``kill`` ends the process as the kernel does when memory is short."""
+    content = subject.images[BASELINE].read_bytes()
+    if content == b"bad":
+        raise MssegError(Problem("image.bad", f"{subject.id}: cannot be read"))
+    if content == b"kill":
+        os._exit(9)
+    if content == b"bug":
+        raise RuntimeError("a mistake of ours")
+    data = np.random.default_rng(content[0]).random((8, 9, 7)).astype(np.float32)
+    volumes = {
+        BASELINE: Volume(data, np.eye(4)),
+        FOLLOWUP: Volume(data + 1, np.eye(4)),
+        TARGET: Volume(data > 0.9, np.eye(4), "mask"),
+    }
+    return LoadedSubject(subject, volumes, Native(Grid((8, 9, 7), np.eye(4)), b""))
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """Leaves one file per call behind."""
+
+    folder: str
+
+    version: ClassVar[int] = 1
+
+    def __call__(self, subject):
+        (Path(self.folder) / f"{os.getpid()}-{len(list(Path(self.folder).iterdir()))}").touch()
+        return subject
+
+
+@pytest.fixture
+def subjects(tmp_path):
+    def make(contents):
+        pairs = []
+        for number, content in enumerate(contents):
+            path = tmp_path / f"{number}.nii"
+            path.write_bytes(content)
+            pairs.append(LongitudinalSubject(f"p{number}", f"p{number}", {BASELINE: path}))
+        return pairs
+
+    return make
+
+
+@pytest.fixture
+def calls(tmp_path):
+    folder = tmp_path / "calls"
+    folder.mkdir()
+    return folder
+
+
+def test_made_once_and_found_again(subjects, calls, tmp_path):
+    pairs = subjects([b"a", b"b", b"c"])
+    chain = Preprocess([Counted(str(calls)), ZScore("volume")])
+    cache = PreparedCache(tmp_path / "cache", chain, load)
+    first = cache.prepare(pairs)
+    assert [entry.id for entry in first] == ["p0", "p1", "p2"]
+    expected = ZScore("volume")(load(pairs[1])).volumes[BASELINE].data
+    np.testing.assert_allclose(first[1].image(BASELINE), expected, atol=1e-4)
+    cache.prepare(pairs)
+    assert len(list(calls.iterdir())) == 3
+    assert not list((tmp_path / "cache").glob(".partial*"))
+    pairs[0].images[BASELINE].write_bytes(b"z")
+    cache.prepare(pairs)
+    assert len(list(calls.iterdir())) == 4
+
+
+def test_a_broken_entry_is_built_again(subjects, calls, tmp_path, caplog):
+    (pair,) = subjects([b"a"])
+    chain = Preprocess([Counted(str(calls))])
+    cache = PreparedCache(tmp_path / "cache", chain, load)
+    entry = cache.prepare([pair])[0]
+    before = np.array(entry.image(BASELINE))
+    array = next(entry.folder.glob("pair.npy"))
+    raw = bytearray(array.read_bytes())
+    raw[-5] ^= 255  # one flipped byte, size unchanged
+    array.write_bytes(raw)
+    with caplog.at_level(logging.WARNING):
+        again = cache.prepare([pair])[0]
+    np.testing.assert_array_equal(again.image(BASELINE), before)
+    assert "damaged" in caplog.text
+    (again.folder / "meta.json").unlink()
+    cache.prepare([pair])
+    assert len(list(calls.iterdir())) == 3
+
+
+def test_all_problems_name_their_pair_and_good_pairs_are_kept(subjects, tmp_path):
+    pairs = subjects([b"bad", b"a", b"bug"])
+    cache = PreparedCache(tmp_path / "cache", Preprocess(), load)
+    with pytest.raises(MssegError) as caught:
+        cache.prepare(pairs)
+    assert [problem.code for problem in caught.value.problems] == ["image.bad", "preprocess.failed"]
+    assert "p2" in str(caught.value) and "mistake" in str(caught.value)
+    assert cache.place(pairs[1]).is_dir()
+    assert not list((tmp_path / "cache").glob(".partial*"))
+
+
+def test_workers_agree_with_one_process(subjects, tmp_path):
+    pairs = subjects([b"a", b"b", b"c"])
+    chain = Preprocess([ZScore("volume")])
+    one = PreparedCache(tmp_path / "one", chain, load).prepare(pairs)
+    two = PreparedCache(tmp_path / "two", chain, load, workers=2).prepare(pairs)
+    assert [entry.sha256 for entry in one] == [entry.sha256 for entry in two]
+
+
+def test_a_killed_worker_is_named_and_others_are_finished(subjects, tmp_path):
+    pairs = subjects([b"a", b"kill", b"c"])
+    cache = PreparedCache(tmp_path / "cache", Preprocess(), load, workers=2)
+    with pytest.raises(MssegError, match="p1") as caught:
+        cache.prepare(pairs)
+    assert [problem.code for problem in caught.value.problems] == ["preprocess.killed"]
+    assert caught.value.exit_code == ExitCode.ENVIRONMENT
+    assert cache.place(pairs[0]).is_dir() and cache.place(pairs[2]).is_dir()
+
+
+def _prepare(folder, calls, pairs):
+    PreparedCache(folder, Preprocess([Counted(str(calls))]), load).prepare(pairs)
+
+
+def test_several_processes_share_a_cache(subjects, calls, tmp_path):
+    pairs = subjects([b"a", b"b", b"c", b"d"])
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=_prepare, args=(tmp_path / "cache", calls, pairs)) for _ in range(4)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    cache = PreparedCache(tmp_path / "cache", Preprocess([Counted(str(calls))]), load)
+    for entry in cache.prepare(pairs):
+        entry.verify()

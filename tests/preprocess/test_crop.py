@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from msseg_lightning.core.problem import ExitCode, MssegError
+from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP
+from msseg_lightning.core.volume import Volume
+from msseg_lightning.preprocess.crop import CropToMask, CropToNonzero, bounding_box
+
+
+def test_box_by_hand():
+    mask = np.zeros((6, 5, 4), bool)
+    assert bounding_box(mask) is None
+    mask[1, 2, 0] = mask[3, 2, 3] = True
+    low, high = bounding_box(mask)
+    assert low.tolist() == [1, 2, 0] and high.tolist() == [4, 3, 4]
+
+
+def test_nonzero_box_covers_both_visits(phantom):
+    subject = phantom.pair(phantom.grid("anisotropic"), brain=False)
+    first, second = np.zeros((60, 64, 14), np.float32), np.zeros((60, 64, 14), np.float32)
+    first[10:20, 5:9, 3], second[15:30, 5:8, 3:6] = 1, -1
+    affine = subject.volumes[BASELINE].affine
+    volumes = {BASELINE: Volume(first, affine), FOLLOWUP: Volume(second, affine)}
+    cropped = CropToNonzero()(subject.replace(volumes=volumes))
+    assert cropped.grid.shape == (20, 4, 3)
+    np.testing.assert_allclose(cropped.grid.affine @ [0, 0, 0, 1], affine @ [10, 5, 3, 1])
+
+
+def test_margin_in_mm_stops_at_the_border(phantom):
+    subject = phantom.pair(phantom.grid("anisotropic"))
+    mask = np.zeros((60, 64, 14), bool)
+    mask[1:5, 30, 7] = True
+    volumes = {**subject.volumes, BRAIN: Volume(mask, subject.grid.affine, "mask")}
+    cropped = CropToMask(margin_mm=3.0)(subject.replace(volumes=volumes))
+    # ceil(3 / 0.72) = 5 voxels in plane, one slice; 1 - 5 stops at 0
+    assert cropped.grid.shape == (10, 11, 3)
+
+
+def test_empty_and_missing(phantom):
+    subject = phantom.pair(phantom.grid("canonical"))
+    nothing = np.zeros(subject.grid.shape, bool)
+    empty = {**subject.volumes, BRAIN: Volume(nothing, subject.grid.affine, "mask")}
+    same = CropToMask()(subject.replace(volumes=empty))
+    assert same.grid.shape == subject.grid.shape and "not cropped" in same.notes[-1]
+    with pytest.raises(MssegError, match="cord") as caught:
+        CropToMask(mask="cord")(subject)
+    assert caught.value.exit_code == ExitCode.CONFIG

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from msseg_lightning.core.problem import MssegError
+from msseg_lightning.core.subject import BASELINE, BRAIN, TARGET
+from msseg_lightning.core.volume import Volume
+from msseg_lightning.preprocess.mask import ApplyMask, CombineMasks
+
+
+@pytest.fixture
+def visits(phantom):
+    subject = phantom.pair(phantom.grid("canonical"), brain=False)
+    affine = subject.grid.affine
+    first, second = np.zeros(subject.grid.shape, bool), np.zeros(subject.grid.shape, bool)
+    first[:10], second[8:] = True, True
+    return subject.replace(
+        volumes={
+            **subject.volumes,
+            "baseline_brain": Volume(first, affine, "mask"),
+            "followup_brain": Volume(second, affine, "mask"),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "planes"), [("union", 44), ("intersection", 2), ("followup", 36), ("baseline", 10)]
+)
+def test_rules(visits, rule, planes):
+    combined = CombineMasks(rule)(visits)
+    assert np.asarray(combined.volumes[BRAIN].data)[:, 0, 0].sum() == planes
+    assert "baseline_brain" not in combined.volumes
+
+
+def test_given_brain_is_kept_and_missing_masks_are_named(phantom, visits):
+    given = phantom.pair(phantom.grid("canonical"))
+    assert CombineMasks()(given) is given
+    volumes = {n: v for n, v in visits.volumes.items() if n != "followup_brain"}
+    with pytest.raises(MssegError, match="followup_brain"):
+        CombineMasks()(visits.replace(volumes=volumes))
+
+
+def test_apply_mask(phantom):
+    subject = phantom.pair(phantom.grid("canonical"))
+    masked = ApplyMask()(subject)
+    inside = np.asarray(subject.volumes[BRAIN].data)
+    image, before = (np.asarray(s.volumes[BASELINE].data) for s in (masked, subject))
+    assert not image[~inside].any()
+    np.testing.assert_array_equal(image[inside], before[inside])
+    assert masked.volumes[TARGET] is subject.volumes[TARGET]
+
+
+def test_empty_mask_leaves_the_scan(phantom):
+    subject = phantom.pair(phantom.grid("canonical"))
+    nothing = Volume(np.zeros(subject.grid.shape, bool), subject.grid.affine, "mask")
+    same = ApplyMask()(subject.replace(volumes={**subject.volumes, BRAIN: nothing}))
+    assert same.volumes[BASELINE] is subject.volumes[BASELINE] and "empty" in same.notes[-1]
