@@ -362,8 +362,8 @@ class _Renderer:
         return _Box((where[0], where[1], where[2]), share, weight, level)
 
 
-def _scan(plan: Plan, visit: int) -> tuple[Grid, NDArray[np.float32]]:
-    """The raw scan of one visit."""
+def scan_visit(plan: Plan, visit: int) -> tuple[Grid, NDArray[np.float32]]:
+    """The raw scan of one visit on its own grid, as values the scanner stores."""
     scanner = plan.visits[visit].scanner
     grid = acquire.centred_grid(
         _spacing(plan.recipe, scanner), plan.recipe.field_of_view_mm, plan.recipe.centre_mm
@@ -409,7 +409,7 @@ def render_patient(plan: Plan) -> SimulatedPatient:
     boxes: dict[int, _Box] = {}
     renderers: list[_Renderer] = []
     for visit in (0, 1):
-        raw_grid, raw = _scan(plan, visit)
+        raw_grid, raw = scan_visit(plan, visit)
         to_head = plan.middle @ plan.visits[visit].error
         to_raw = np.linalg.inv(plan.visits[visit].pose @ raw_grid.affine) @ to_head @ grid.affine
         moved = acquire.resample(raw, to_raw, grid.shape)
