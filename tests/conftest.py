@@ -27,3 +27,30 @@ def open_ms() -> Path:
     if not folder.is_dir():
         pytest.skip("the public open_ms scans are not beside the checkout (set MSSEG_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained_run(tiny_cohort, tmp_path_factory) -> Path:
+    """A finished run of a tiny pre_unet on the tiny cohort, made by the real command."""
+    from msseg_lightning.cli.main import main
+
+    place = tmp_path_factory.mktemp("trained")
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        assert main(["train", "pre_unet", *tiny_words(tiny_cohort), "track=off"]) == 0
+    finally:
+        os.chdir(before)
+    (run,) = (place / "runs" / "pre_unet").iterdir()
+    return run
+
+
+def tiny_words(cohort: Path) -> list[str]:
+    """Overrides that make any network experiment take seconds on the tiny cohort."""
+    return [
+        f"read.root={cohort}",
+        "split=file",
+        f"split.path={cohort / 'split.json'}",
+        "size=tiny",
+        "data.workers=1",
+    ]

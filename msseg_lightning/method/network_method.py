@@ -52,6 +52,7 @@ class NetworkMethod:
         training: how long; ``hardware``: on what.
         infer: window rule.
         score: ``(mask, reference, spacing_mm) -> named scores`` for the choice of a checkpoint.
+        name: of the system; kept with the weights.
         postprocess: rules applied in order to the map on the native grid.
         loggers, callbacks: for tracking; see Lightning.
     """
@@ -65,6 +66,7 @@ class NetworkMethod:
         training: Training,
         infer: SlidingWindow,
         score: Callable[..., dict[str, float]],
+        name: str = "",
         postprocess: Postprocess = (),
         hardware: Hardware = Hardware(),
         loggers: Sequence[object] = (),
@@ -73,6 +75,7 @@ class NetworkMethod:
         self.cache, self.channels, self.patches = cache, channels, patches
         self.task, self.training, self.hardware = task, training, hardware
         self.infer, self.score, self.postprocess = infer, score, tuple(postprocess)
+        self.name = name
         self.loggers, self.callbacks = list(loggers), list(callbacks)
 
     def fit(
@@ -106,8 +109,7 @@ class NetworkMethod:
         device = self._device()
         network = self.task.network.to(device)
         images = torch.from_numpy(prepared.stack(self.channels.images))
-        with torch.autocast(device.type, torch.bfloat16, enabled=self._autocast()):
-            answer = self.infer(network, images.to(device), images.ne(0).any(0).to(device))
+        answer = self.infer(network, images.to(device), images.ne(0).any(0).to(device))
         logit = self.infer.level == "logit"
         outside = UNSEEN_LOGIT if logit else 0.0  # what the map is where no window looked
         home = restore(
@@ -131,19 +133,16 @@ class NetworkMethod:
         return prediction
 
     def save(self, folder: Path) -> None:
-        """Weights as safetensors."""
-        save_weights(self.task.network, folder)
+        """Weights as safetensors, with a card that names the system."""
+        save_weights(self.task.network, folder, self.name)
 
     def load(self, folder: Path) -> None:
         """Weights from ``save``, checked against the card beside them."""
-        load_weights(self.task.network, folder)
+        load_weights(self.task.network, folder, self.name)
 
     def _device(self) -> torch.device:
         gpu = self.hardware.accelerator != "cpu" and torch.cuda.is_available()
         return torch.device("cuda" if gpu else "cpu")
-
-    def _autocast(self) -> bool:
-        return self.hardware.resolved_precision() == "bf16-mixed"
 
     def _require_lesions(self, subjects: Sequence[PreparedSubject]) -> None:
         target = self.channels.target

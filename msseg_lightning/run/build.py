@@ -25,9 +25,9 @@ def instantiate(node: Any, partial: bool = False) -> Any:
 def build_load(config: Config) -> Load:
     """The gate with this configuration's options."""
     from msseg_lightning.read.load import load_subject
-    from msseg_lightning.read.nifti import GateOptions
+    from msseg_lightning.read.nifti import gate_options
 
-    return functools.partial(load_subject, options=GateOptions(**config["data"]["reading"]))
+    return functools.partial(load_subject, options=gate_options(config["data"]["reading"]))
 
 
 def build_cache(config: Config) -> Any:
@@ -77,6 +77,7 @@ def build_method(config: Config, loggers: Sequence[object] = ()) -> Method:
         training=Training(**train),
         infer=instantiate(config["infer"]),
         score=monitor_scores,
+        name=config["name"],
         postprocess=rules,
         hardware=Hardware(**config["trainer"]),
         loggers=loggers,

@@ -225,7 +225,7 @@ def _compose(overrides: Sequence[str]) -> Any:
     try:
         with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
             return compose("config", overrides=[search, *overrides])
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise MssegError(_explain(error, overrides)) from error
 
 

@@ -71,7 +71,7 @@ def train_experiment(config: Config, report: WriteReport) -> Outcome:
         subjects = labelled_subjects(config)
         split = make_split(config, subjects, load)
         write_split(folder.split_file, split)
-        tracking = instantiate(config["track"])
+        tracking = instantiate(config["track"]) or None
         tracker = _open_run(config, folder, split, tracking)
         if tracker is None:
             return Outcome(folder, _run(config, folder, subjects, split, load, report, None), None)

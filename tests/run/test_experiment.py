@@ -1,0 +1,112 @@
+"""A run leaves everything that is needed to trust and to repeat it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from msseg_lightning.cli.main import main
+from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.run.experiment import headline_metrics, renamed, without_places
+
+
+def words(cohort):
+    return [
+        "train",
+        "pre_unet",
+        f"read.root={cohort}",
+        "split=file",
+        f"split.path={cohort / 'split.json'}",
+        "size=tiny",
+        "data.workers=1",
+        "track=off",
+    ]
+
+
+def test_the_folder_of_a_run_tells_how_it_was_made(trained_run):
+    record = json.loads((trained_run / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["experiment"] == "pre_unet"
+    assert {"version", "commit", "environment", "split_hash", "data_hash"} <= set(record)
+    split = json.loads((trained_run / "split.json").read_text())
+    assert (split["train"], split["test"]) == (["001", "002"], ["003", "004"])
+    scores = json.loads((trained_run / "scores.json").read_text())
+    assert scores["summary"]["with_lesions"]["cases"] == ["003"]
+    assert scores["summary"]["without_lesions"]["cases"] == ["004"]
+    assert (trained_run / "model" / "weights.safetensors").exists()
+    assert yaml.safe_load((trained_run / "model" / "config.yaml").read_text())["name"] == "pre_unet"
+
+
+def test_a_finished_run_is_not_trained_again(trained_run, tiny_cohort, monkeypatch):
+    monkeypatch.chdir(trained_run.parents[2])
+    before = (trained_run / "fit" / "last.ckpt").stat().st_mtime_ns
+    assert main(words(tiny_cohort)) == ExitCode.OK
+    assert (trained_run / "fit" / "last.ckpt").stat().st_mtime_ns == before
+
+
+def test_other_settings_in_the_same_folder_are_refused(
+    trained_run, tiny_cohort, monkeypatch, capsys
+):
+    monkeypatch.chdir(trained_run.parents[2])
+    assert main([*words(tiny_cohort), "train.steps=5"]) == ExitCode.MODEL
+    assert "train.steps: 4 -> 5" in capsys.readouterr().err
+
+
+def test_killed_at_a_random_step_the_same_command_ends_with_equal_weights(
+    trained_run, tiny_cohort, tmp_path
+):
+    command = [sys.executable, "-m", "msseg_lightning", *words(tiny_cohort)]
+    command += ["train.checkpoint_minutes=0"]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    child = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    last = tmp_path / "runs" / "pre_unet" / "tiny-tiny-fold0-seed0" / "fit" / "last.ckpt"
+    while not last.exists() and child.poll() is None:
+        time.sleep(0.002)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert not (last.parent / "done.json").exists(), "it finished before it was killed"
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == ExitCode.OK, done.stderr
+    weights = load_file(last.parents[1] / "model" / "weights.safetensors")
+    expected = load_file(trained_run / "model" / "weights.safetensors")
+    assert set(weights) == set(expected)
+    assert all(bool((weights[name] == expected[name]).all()) for name in expected)
+
+
+def test_headline_metrics_keep_the_two_groups_apart(trained_run):
+    scores = json.loads((trained_run / "scores.json").read_text())
+    metrics = headline_metrics(scores["summary"])
+    assert metrics["test/cases_with_new_lesions"] == 1
+    assert metrics["test/cases_without_new_lesions"] == 1
+    assert "test/dice" in metrics and "test/false_lesions_per_case_without" in metrics
+
+
+def test_scores_can_be_shared_under_other_names(trained_run):
+    scores = json.loads((trained_run / "scores.json").read_text())
+    text = json.dumps(renamed(scores, lambda case: f"case-{ord(case[-1])}"))
+    assert '"003"' not in text and "case-51" in text
+
+
+def test_what_is_tracked_does_not_tell_where_the_data_lies():
+    config = {"read": {"root": "/home/someone/hospital"}, "paths": {"runs": "runs"}, "name": "x"}
+    assert "someone" not in str(without_places(config))
+
+
+@pytest.mark.parametrize("target", ["ground_truth"])
+def test_data_without_any_reference_is_refused(target, tiny_cohort, tmp_path, monkeypatch, capsys):
+    import shutil
+
+    copy = tmp_path / "tiny"
+    shutil.copytree(tiny_cohort, copy, ignore=shutil.ignore_patterns(f"{target}*"))
+    monkeypatch.chdir(tmp_path)
+    assert main(words(copy)) == ExitCode.DATA
+    assert "new_lesions" in capsys.readouterr().err
