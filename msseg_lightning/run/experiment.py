@@ -73,7 +73,7 @@ def train_experiment(config: Config, report: WriteReport) -> Outcome:
         write_split(folder.split_file, split)
         tracking = instantiate(config["track"]) or None
         tracker = _open_run(config, folder, split, tracking)
-        if tracker is None:
+        if tracker is None or tracking is None:
             return Outcome(folder, _run(config, folder, subjects, split, load, report, None), None)
         try:
             summary = _run(config, folder, subjects, split, load, report, tracker)
