@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -39,13 +39,30 @@ class PatchMaker(Protocol):
         """Write the patch into ``images`` (C, X, Y, Z) and ``labels`` (L, X, Y, Z)."""
 
 
+@runtime_checkable
+class BatchMaker(Protocol):
+    """Cuts and augments a whole batch on a device; ``augment.batched.BatchedAugment`` is one."""
+
+    def make(
+        self,
+        subjects: Sequence[PreparedSubject],
+        centres: Sequence[NDArray[np.float64]],
+        size: tuple[int, int, int],
+        image_names: Sequence[str],
+        label_names: Sequence[str],
+        generators: Sequence[np.random.Generator],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (B, C, X, Y, Z) and labels (B, L, X, Y, Z), one entry of each list per element."""
+
+
 class PatchLoader:
     """Makes training batches from prepared pairs.
 
     Args:
         subjects: prepared pairs; they stay on disk.
         sampler: where patches lie.
-        augment: cuts and changes them.
+        augment: cuts and changes them, patch by patch in threads or batch by batch on a device;
+            both get the same generators, so they make the same patches.
         image_names: channels of ``Batch.images``.
         target_names: channels of ``Batch.target``; the first is the main one.
         extra_names: further masks, moved along and put into ``Batch.extra`` by name.
@@ -58,7 +75,7 @@ class PatchLoader:
         self,
         subjects: Sequence[PreparedSubject],
         sampler: PatchSampler,
-        augment: PatchMaker,
+        augment: PatchMaker | BatchMaker,
         image_names: Sequence[str] = (BASELINE, FOLLOWUP),
         target_names: Sequence[str] = (TARGET,),
         extra_names: Sequence[str] = (),
@@ -84,6 +101,8 @@ class PatchLoader:
             rank: process of a distributed run.
             world_size: number of processes.
         """
+        if isinstance(self.augment, BatchMaker):
+            return self._on_device(self.augment, step, rank, world_size)
         if self.threads == 1 or self.batch_size == 1:
             return _Pending(self, step, rank, world_size, None).result()
         with ThreadPoolExecutor(min(self.threads, self.batch_size)) as pool:
@@ -97,6 +116,10 @@ class PatchLoader:
         At most ``ahead`` finished batches wait beside the one being used, which bounds memory.
         Leaving the iterator early stops its threads.
         """
+        if isinstance(self.augment, BatchMaker):  # the device works ahead on its own
+            for step in range(start, stop):
+                yield self._on_device(self.augment, step, rank, world_size)
+            return
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="patches")
         waiting: collections.deque[_Pending] = collections.deque()
         try:
@@ -108,6 +131,49 @@ class PatchLoader:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def element(
+        self, step: int, element: int
+    ) -> tuple[PreparedSubject, NDArray[np.float64], np.random.Generator]:
+        """Subject, centre and augmentation draws of one element, numbered across ranks."""
+        generator = keyed_generator(self.seed, "sample", step, element)
+        spec = self.sampler.draw(self.subjects, generator)
+        changes = keyed_generator(self.seed, "augment", step, element)
+        return self.subjects[spec.subject], spec.centre, changes
+
+    def assemble(self, images: torch.Tensor, labels: torch.Tensor, names: Sequence[str]) -> Batch:
+        """Split labels (B, targets + extras, X, Y, Z) into their places."""
+        targets = len(self.target_names)
+        return Batch(
+            images=images,
+            target=labels[:, :targets].contiguous() if self.extra_names else labels,
+            subjects=tuple(names),
+            weight=torch.ones(self.batch_size, device=images.device),
+            extra={
+                name: labels[:, targets + place : targets + place + 1].contiguous()
+                for place, name in enumerate(self.extra_names)
+            },
+        )
+
+    def _on_device(self, maker: BatchMaker, step: int, rank: int, world_size: int) -> Batch:
+        first = first_element(self.batch_size, rank, world_size)
+        elements = [self.element(step, first + index) for index in range(self.batch_size)]
+        subjects, centres, generators = zip(*elements, strict=True)
+        names = self.target_names + self.extra_names
+        size = self.sampler.size
+        images, labels = maker.make(subjects, centres, size, self.image_names, names, generators)
+        return self.assemble(images, labels, [subject.id for subject in subjects])
+
+
+def first_element(batch_size: int, rank: int, world_size: int) -> int:
+    """Number of a rank's first element in the global batch.
+
+    Raises:
+        ValueError: there is no such rank.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} of {world_size}")
+    return rank * batch_size
 
 
 class _Pending:
@@ -121,10 +187,8 @@ class _Pending:
         world_size: int,
         pool: ThreadPoolExecutor | None,
     ) -> None:
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank {rank} of {world_size}")
         self.loader, self.step, self.pool = loader, step, pool
-        self.first = rank * loader.batch_size
+        self.first = first_element(loader.batch_size, rank, world_size)
         labels = len(loader.target_names) + len(loader.extra_names)
         size = loader.sampler.size
         pinned = torch.cuda.is_available()
@@ -138,17 +202,14 @@ class _Pending:
 
     def _make(self, index: int) -> None:
         loader = self.loader
-        element = self.first + index
-        spec = loader.sampler.draw(
-            loader.subjects, keyed_generator(loader.seed, "sample", self.step, element)
-        )
-        subject = loader.subjects[spec.subject]
+        subject, centre, generator = loader.element(self.step, self.first + index)
+        assert not isinstance(loader.augment, BatchMaker)
         loader.augment.fill(
             subject,
-            spec.centre,
+            centre,
             loader.image_names,
             loader.target_names + loader.extra_names,
-            keyed_generator(loader.seed, "augment", self.step, element),
+            generator,
             self.images[index].numpy(),
             self.labels[index].numpy(),
         )
@@ -161,17 +222,4 @@ class _Pending:
                 self._make(index)
         for job in self.jobs:
             job.result()
-        targets = len(self.loader.target_names)
-        target = self.labels
-        if self.loader.extra_names:
-            target = self.labels[:, :targets].contiguous()
-        return Batch(
-            images=self.images,
-            target=target,
-            subjects=tuple(self.names),
-            weight=torch.ones(self.loader.batch_size),
-            extra={
-                name: self.labels[:, targets + place : targets + place + 1].contiguous()
-                for place, name in enumerate(self.loader.extra_names)
-            },
-        )
+        return self.loader.assemble(self.images, self.labels, self.names)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from msseg_lightning.augment.batched import BatchedAugment
 from msseg_lightning.augment.fused import FusedAugment
 from msseg_lightning.augment.recipe import Affine, Blur, Flip, Gamma, Noise, Recipe
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, TARGET
@@ -79,6 +80,20 @@ def test_the_fused_engine_gives_the_same_bits_from_several_threads(cohort):
         assert same(batch, single.batch(step))
         assert torch.isfinite(batch.images).all()
         assert batch.images.std() > 0.1
+
+
+def test_a_device_makes_the_same_patches(cohort):
+    recipe = Recipe(flip=Flip(), affine=Affine(1.0, (15, 15, 15)), noise=Noise(1.0))
+    engines = (FusedAugment(recipe), BatchedAugment(recipe))
+    sampler = RatioSampler((8, 10, 12))
+    host, device = (
+        PatchLoader(cohort, sampler, engine, extra_names=(BRAIN,), seed=2) for engine in engines
+    )
+    for first, second in zip(host.iterate(3, 6), device.iterate(3, 6), strict=True):
+        assert torch.allclose(first.images, second.images, atol=1e-3)
+        assert first.subjects == second.subjects
+        assert (first.extra[BRAIN] != second.extra[BRAIN]).float().mean() < 0.01
+    assert torch.equal(device.batch(5).images, second.images)
 
 
 def test_resuming_equals_not_stopping(cohort):
