@@ -1,0 +1,63 @@
+"""What the fused engines do not offer, from MONAI: a slow path for rare operations.
+
+MONAI's transforms draw from a random state of their own, which is set from the patch's generator
+here, so the promise that a batch depends on its step alone holds. TorchIO's draw from torch's
+global generator, which the training thread uses at the same time; behind background threads they
+would change its dropout, hence there is no such adapter.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from msseg_lightning.augment.fused import FusedAugment
+from msseg_lightning.core.prepared import PreparedSubject
+
+
+class MonaiTransform:
+    """Cut (and augment) with the fused engine, then apply a MONAI dictionary transform.
+
+    Args:
+        transform: random dictionary transform, or a ``Compose`` of such, on the keys ``images``
+            (C, X, Y, Z) and ``labels`` (L, X, Y, Z); it must keep the size of the patch.
+        first: makes the patch.
+    """
+
+    def __init__(self, transform: Any, first: FusedAugment | None = None) -> None:
+        self.transform = transform
+        self.first = first if first is not None else FusedAugment()
+        self._local = threading.local()
+
+    def fill(
+        self,
+        subject: PreparedSubject,
+        centre: NDArray[np.float64],
+        image_names: Sequence[str],
+        label_names: Sequence[str],
+        generator: np.random.Generator,
+        images: NDArray[np.float32],
+        labels: NDArray[np.float32],
+    ) -> None:
+        """Write one patch; see ``FusedAugment.fill``.
+
+        Raises:
+            ValueError: the transform changed the size.
+        """
+        self.first.fill(subject, centre, image_names, label_names, generator, images, labels)
+        if not hasattr(self._local, "transform"):  # it is stateful: every thread has its own
+            self._local.transform = copy.deepcopy(self.transform)
+        transform = self._local.transform
+        transform.set_random_state(seed=int(generator.integers(1 << 32)))
+        result = transform({"images": torch.tensor(images), "labels": torch.tensor(labels)})
+        for name, out in (("images", images), ("labels", labels)):
+            if tuple(result[name].shape) != out.shape:
+                found = tuple(result[name].shape)
+                raise ValueError(f"{name} have shape {found} after MONAI, expected {out.shape}")
+            out[:] = np.asarray(result[name])
