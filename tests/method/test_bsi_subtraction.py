@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 
@@ -191,10 +189,11 @@ def test_real_scans_both_ways(open_ms, tmp_path):
     )
     subjects = OpenMs(open_ms).subjects()
     method = BsiSubtraction(PreparedCache(tmp_path, chain, load_subject))
+    assert len(subjects) == 6  # three complete patients, each also with time reversed
     for subject in subjects:
-        begun = time.monotonic()
         prediction = method.predict(subject)
         reference = load_subject(subject).volumes["new_lesions"]
-        row = score_case(prediction.mask, reference.data, reference.affine)
-        print(subject.id, f"{time.monotonic() - begun:.0f} s", row)
+        row = score_case(prediction.mask, reference.data, reference.spacing_mm)
+        # a rule of 1 SD finds far too much in 3 mm slices: no claim about the score
+        assert row.has_new_lesions and row.predicted_volume_mm3 > 0
         assert prediction.mask.shape == reference.data.shape
