@@ -233,10 +233,10 @@ def _place(
 ) -> NDArray[np.float64]:
     """A centre in tissue, by the prior; new lesions keep 3 mm from all others or touch an old one.
 
-    ``nearest`` limits the distance to the ventricles. Candidates are tried in lots; after the last
-    lot the last place in tissue is taken: a full brain has no room.
+    ``nearest`` limits the distance to the ventricles. Candidates are tried in lots; if none of them
+    has room enough, the one with most room is taken: a brain may be full.
     """
-    best = np.array([26.0, -20.0, 30.0])
+    best, widest = np.array([26.0, -20.0, 30.0]), -np.inf
     old = [other for other in others if other.fate == "stable"]
     rivals = [other for other in others if not (touching and other.fate == "stable")]
     rival_centres = np.array([other.centre_mm for other in rivals]).reshape(-1, 3)
@@ -260,13 +260,14 @@ def _place(
         if not fits.any():
             continue
         points = points[fits]
-        best = points[-1]
         if not new or not rivals:
             return np.asarray(points[0])
         gaps = np.linalg.norm(points[:, None] - rival_centres, axis=2) - rival_reach - 1.5 * radius
-        free = gaps.min(1) > 3.0
-        if free.any():
-            return np.asarray(points[np.argmax(free)])
+        room = gaps.min(1)
+        if (room > 3.0).any():
+            return np.asarray(points[np.argmax(room > 3.0)])
+        if room.max() > widest:
+            widest, best = float(room.max()), points[int(np.argmax(room))]
     return best
 
 

@@ -68,8 +68,8 @@ class LesionRecipe:
     new_log_sd: float = 1.15
     smallest_mm3: float = 4.0
     largest_new_mm3: float = 3000.0
-    contrast: tuple[float, float] = (1.18, 1.75)
-    old_contrast: tuple[float, float] = (1.28, 1.60)
+    contrast: tuple[float, float] = (1.22, 1.80)
+    old_contrast: tuple[float, float] = (1.32, 1.68)
     touching: float = 0.08
     halo: float = 0.25
     core: float = 0.15
