@@ -43,6 +43,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
             f"read.root={options.cohort}",
             "split=file",
             f"split.path={options.cohort / 'split.json'}",
+            "split.validation=0.25",
             "size=cpu",
             "track=mlflow_plain_ids",
             *options.overrides,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from msseg_lightning.core.subject import (
 )
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.score import CaseScore, Lesion
+from msseg_lightning.evaluate.summary import dice_as_published
 from msseg_lightning.run.build import build_load, instantiate
 from msseg_lightning.run.compose import Config
 from msseg_lightning.run.folder import RunFolder, data_name
@@ -53,7 +55,7 @@ def build_report(
             for case, score in scores.items()
         ],
         curves=read_curves(folder.fit / "curves.csv"),
-        summary=shown_summary(content["summary"]),
+        summary=shown_summary(content["summary"]) | published_dice(scores),
         notes=_notes(config, content["summary"]),
     )
     return write_report(context, output)
@@ -122,6 +124,22 @@ def shown_summary(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "false volume per case (mm³)": _interval(absent["false_volume_mm3"]),
         }
     return shown
+
+
+def published_dice(scores: dict[str, CaseScore]) -> dict[str, dict[str, Any]]:
+    """Dice under the conventions by which papers count empty cases; only for their tables."""
+    if all(score.has_new_lesions for score in scores.values()):
+        return {}
+    return {
+        "dice_as_papers_count_empty_cases": {
+            words: _interval(dataclasses.asdict(dice_as_published(scores, convention)))
+            for words, convention in (
+                ("all cases, empty and predicted empty = 1 (S12, S13)", "one_if_both_empty"),
+                ("cases with new lesions only (S18, S26, official)", "undefined_without_reference"),
+                ("all cases, smoothed (S01)", "modified"),
+            )
+        }
+    }
 
 
 def _interval(statistic: dict[str, Any]) -> dict[str, Any]:

@@ -304,10 +304,15 @@ class FromFile:
     Args:
         path: JSON as written by :func:`write_split`, or ``{"folds": [...], "data_hash": ...}``
             with one such object for each fold. ``val`` may be left out.
+        validation: share of the training patients to take for validation where the file names
+            none; drawn by patient, stratified.
+        seed: of that draw.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, validation: float = 0.0, seed: int = 0) -> None:
         self.path = Path(path)
+        self.validation = _share(validation)
+        self.seed = seed
 
     def split(
         self,
@@ -347,6 +352,11 @@ class FromFile:
             raise MssegError(problems)
         if not then:
             logger.warning("%s states no data_hash; only the ids were compared", name)
+        if self.validation and not parts["val"]:
+            wanted = set(parts["train"])
+            patients = _patients([one for one in subjects if one.id in wanted], has_lesions)
+            val, train = _draw(patients, self.validation, self.seed, f"validation file {fold}")
+            parts |= {"train": list(_pairs(train)), "val": list(_pairs(val))}
         return Split(
             train=tuple(parts["train"]),
             val=tuple(parts["val"]),

@@ -159,6 +159,15 @@ def test_file_comes_back(make, tmp_path):
     assert refused(lambda: FromFile(tmp_path / "all.json").split(subjects, 3)) is ExitCode.CONFIG
 
 
+def test_a_file_without_validation_gets_its_share_from_training_patients(make, tmp_path):
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps({"train": names(6)[:4], "test": names(6)[4:]}))
+    split = FromFile(path, validation=0.25).split(make(names(6)))
+    assert len(split.val) == 1 and len(split.train) == 3
+    assert set(split.train) | set(split.val) == set(names(6)[:4])
+    assert set(split.test) == set(names(6)[4:])
+
+
 def test_file_of_other_data_is_refused(make, tmp_path, scan):
     subjects = make(names(6))
     path = tmp_path / "split.json"
