@@ -104,6 +104,11 @@ def labelled_subjects(config: Config) -> dict[str, LongitudinalSubject]:
                 remedy="training needs labelled pairs; `msseg predict` needs none",
             )
         )
+    if len(labelled) < len(subjects):
+        left = sorted(set(subjects) - set(labelled))
+        log.warning(
+            "%d pairs without a reference are left out: %s", len(left), ", ".join(left[:20])
+        )
     return labelled
 
 
@@ -252,6 +257,7 @@ def scores_table(cases: dict[str, dict[str, Any]]) -> str:
 def _open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) -> Any:
     """The MLflow run of this fold below the run of its experiment; None where tracking is off."""
     from msseg_lightning.track.environment import environment_record
+    from msseg_lightning.track.tracker import reap_dead_runs
 
     environment = environment_record()
     record = folder.record()
@@ -268,6 +274,7 @@ def _open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) ->
     )
     if tracking is None:
         return None
+    reap_dead_runs(tracking.uri())
     family = f"{config['name']}-{data_name(config)}-{config['size']}-seed{config['seed']}"
     tags = {
         "system": config["name"],
@@ -336,7 +343,7 @@ def tracked_settings(config: Config) -> dict[str, Any]:
         default = {}
     always = ("train.", "sample.", "fold", "seed", "size", "split._target_")
     skip = ("paths.", "sizes.", "card.", "track.", "read.root", "trainer.")
-    return {
+    return {"system": config["name"], "data": data_name(config)} | {
         key: value
         for key, value in flat.items()
         if not key.startswith(skip)
@@ -392,16 +399,16 @@ def headline_metrics(summary: dict[str, Any]) -> dict[str, float]:
     """The few numbers by which runs are compared; the two groups of cases apart."""
     present, absent = summary["with_lesions"], summary["without_lesions"]
     found = {
-        "test/cases_with_new_lesions": len(present["cases"]),
-        "test/cases_without_new_lesions": len(absent["cases"]),
-        "test/pooled_lesion_f1": present["lesions"]["f1"],
-        "test/pooled_lesion_sensitivity": present["lesions"]["sensitivity"],
-        "test/pooled_lesion_precision": present["lesions"]["precision"],
-        "test/clean_share_of_cases_without": absent["clean_share"],
-        "test/false_lesions_per_case_without": absent["false_lesions"]["mean"],
-        "test/false_volume_mm3_per_case_without": absent["false_volume_mm3"]["mean"],
+        "result/cases_with_new_lesions": len(present["cases"]),
+        "result/cases_without_new_lesions": len(absent["cases"]),
+        "result/pooled_lesion_f1": present["lesions"]["f1"],
+        "result/pooled_lesion_sensitivity": present["lesions"]["sensitivity"],
+        "result/pooled_lesion_precision": present["lesions"]["precision"],
+        "result/clean_share_of_cases_without": absent["clean_share"],
+        "result/false_lesions_per_case_without": absent["false_lesions"]["mean"],
+        "result/false_volume_mm3_per_case_without": absent["false_volume_mm3"]["mean"],
     } | {
-        f"test/{NAMES[name]}": statistic["mean"]
+        f"result/{NAMES[name]}": statistic["mean"]
         for name, statistic in present["measures"].items()
         if name in NAMES
     }

@@ -85,9 +85,9 @@ def test_killed_at_a_random_step_the_same_command_ends_with_equal_weights(
 def test_headline_metrics_keep_the_two_groups_apart(trained_run):
     scores = json.loads((trained_run / "scores.json").read_text())
     metrics = headline_metrics(scores["summary"])
-    assert metrics["test/cases_with_new_lesions"] == 1
-    assert metrics["test/cases_without_new_lesions"] == 1
-    assert "test/dice" in metrics and "test/false_lesions_per_case_without" in metrics
+    assert metrics["result/cases_with_new_lesions"] == 1
+    assert metrics["result/cases_without_new_lesions"] == 1
+    assert "result/dice" in metrics and "result/false_lesions_per_case_without" in metrics
 
 
 def test_scores_can_be_shared_under_other_names(trained_run):
