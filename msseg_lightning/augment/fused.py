@@ -95,8 +95,25 @@ class FusedAugment:
     ) -> None:
         size = images.shape[1:]
         origin = parameters.origin(np.asarray(centre, float), size)
-        outputs: dict[str, Images] = dict(zip(image_names, images, strict=True))
-        outputs |= dict(zip(label_names, labels, strict=True))
+        outputs: dict[str, Images] = {}
+        repeated: list[tuple[Images, str]] = []
+        for name, out in zip((*image_names, *label_names), (*images, *labels), strict=True):
+            if name in outputs:
+                repeated.append((out, name))
+            else:
+                outputs[name] = out
+        self._cut_once(subject, origin, parameters, outputs, size)
+        for out, name in repeated:
+            out[:] = outputs[name]
+
+    def _cut_once(
+        self,
+        subject: PreparedSubject,
+        origin: NDArray[np.float64],
+        parameters: Parameters,
+        outputs: dict[str, Images],
+        size: tuple[int, ...],
+    ) -> None:
         layers = {name: subject.layer(name) for name in outputs}
         if parameters.nodes is None and _on_lattice(origin, parameters.matrix):
             for name, layer in layers.items():

@@ -34,7 +34,7 @@ def pair(tmp_path_factory) -> PreparedSubject:
     volumes = {
         BASELINE: Volume(images[0], affine),
         FOLLOWUP: Volume(images[1], affine),
-        "ratio": Volume(images[2], affine),
+        "baseline_ratio": Volume(images[2], affine),
         TARGET: Volume(target, affine, "mask"),
         BRAIN: Volume(inside.astype(np.uint8), affine, "mask"),
         "followup_lesions": Volume(np.roll(target, 3, 0), affine, "mask"),

@@ -23,7 +23,7 @@ from msseg_lightning.augment.recipe import (
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, TARGET
 
-IMAGES, LABELS = (BASELINE, FOLLOWUP, "ratio"), (TARGET, BRAIN)
+IMAGES, LABELS = (BASELINE, FOLLOWUP, "baseline_ratio"), (TARGET, BRAIN)
 EVERYTHING = Recipe(
     flip=Flip(),
     affine=Affine(1.0, (15, 10, 20), (0.8, 1.2), shear=0.05, translation_mm=2),

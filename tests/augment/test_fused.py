@@ -25,7 +25,7 @@ from msseg_lightning.augment.recipe import (
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, TARGET
 
-IMAGES = (BASELINE, FOLLOWUP, "ratio")
+IMAGES = (BASELINE, FOLLOWUP, "baseline_ratio")
 LABELS = (TARGET, BRAIN, "followup_lesions", "soft")
 CENTRE = np.array([21.5, 25.5, 18.5])
 
@@ -56,7 +56,7 @@ def cut(pair, parameters, centre, size, images=IMAGES, labels=LABELS):
 
 
 def plain(matrix=None, nodes=None):
-    neutral = {name: Intensity() for name in ("baseline", "followup", "ratio")}
+    neutral = {name: Intensity() for name in ("baseline", "followup")}
     return Parameters(np.eye(3) if matrix is None else matrix, np.zeros(3), nodes, neutral)
 
 
@@ -135,13 +135,27 @@ def test_names_and_order_are_free(pair):
     size = (10, 12, 14)
     matrix = np.array([[0.9, 0.1, 0], [-0.1, 1, 0], [0, 0, 1.1]])
     everything = dict(zip(IMAGES, cut(pair, plain(matrix), CENTRE, size)[0], strict=True))
-    for names in [(FOLLOWUP,), (FOLLOWUP, BASELINE), ("ratio", FOLLOWUP)]:
+    for names in [(FOLLOWUP,), (FOLLOWUP, BASELINE), ("baseline_ratio", FOLLOWUP)]:
         image, label = cut(pair, plain(matrix), CENTRE, size, names, ())
         assert label.shape[0] == 0
         for name, found in zip(names, image, strict=True):
             assert np.abs(found - everything[name]).max() < 1e-5
     with pytest.raises(Exception, match="no volume"):
         cut(pair, plain(), CENTRE, size, ("t1",), ())
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.1])
+def test_a_name_may_come_twice(pair, angle):
+    matrix = np.array([[1, angle, 0], [-angle, 1, 0], [0, 0, 1]])
+    names = (BASELINE, BRAIN, BASELINE)
+    image = np.full((3, 10, 12, 14), np.nan, np.float32)
+    label = np.full((2, 10, 12, 14), np.nan, np.float32)
+    parameters = Parameters(
+        matrix, np.zeros(3), None, {name: Intensity() for name in ("baseline", "brain")}
+    )
+    FusedAugment().apply(pair, CENTRE, names, (BRAIN, BRAIN), parameters, image, label)
+    assert np.array_equal(image[0], image[2]) and np.isfinite(image).all()
+    assert np.array_equal(image[1], label[0]) and np.array_equal(label[0], label[1])
 
 
 def test_flips_keep_target_on_the_image(pair):
@@ -189,14 +203,12 @@ def test_repeated_and_distinct(pair):
 def test_noise_differs_between_images_but_parameters_may_be_shared(pair):
     size = (32, 32, 24)
     noise = Recipe(noise=Noise(1.0, (0.2, 0.2), per_visit=False))
-    image, label = np.empty((2, *size), np.float32), np.empty((0, *size), np.float32)
-    FusedAugment(noise).fill(
-        pair, CENTRE, (BASELINE, FOLLOWUP), (), keyed_generator(0), image, label
-    )
-    clean = cut(pair, plain(), CENTRE, size, (BASELINE, FOLLOWUP), ())[0]
-    first, second = (image - clean).reshape(2, -1)
-    assert np.allclose([first.std(), second.std()], 0.2, atol=0.005)
-    assert abs(np.corrcoef(first, second)[0, 1]) < 0.03
+    image, label = np.empty((3, *size), np.float32), np.empty((0, *size), np.float32)
+    FusedAugment(noise).fill(pair, CENTRE, IMAGES, (), keyed_generator(0), image, label)
+    clean = cut(pair, plain(), CENTRE, size, IMAGES, ())[0]
+    added = (image - clean).reshape(3, -1)
+    assert np.allclose(added.std(1), 0.2, atol=0.005)
+    assert np.abs(np.corrcoef(added) - np.eye(3)).max() < 0.03
 
 
 def test_every_operation_together_equals_the_slow_way(pair):

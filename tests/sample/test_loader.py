@@ -114,6 +114,16 @@ def test_all_draws_differ(cohort):
     assert not same(made.batch(0), loader(cohort, seed=8).batch(0))
 
 
+def test_changes_differ_where_the_place_is_the_same(cohort):
+    """A patch as large as the volume has one place: only the augmentation can differ."""
+    sampler = UniformSampler(cohort[0].grid.shape)
+    made = PatchLoader(cohort[:1], sampler, NoisyCut(), batch_size=2)
+    elements = [
+        element.numpy().tobytes() for step in range(3) for element in made.batch(step).images
+    ]
+    assert len(set(elements)) == 6
+
+
 def test_ranks_share_one_global_batch(cohort):
     whole = loader(cohort, batch_size=4).batch(5)
     parts = [loader(cohort, batch_size=2).batch(5, rank, 2) for rank in range(2)]
