@@ -128,6 +128,23 @@ class PreparedSubject:
         """(C, X, Y, Z) float32 of several images."""
         return np.stack([self.image(name) for name in names])
 
+    def patch(self, names: Sequence[str], box: tuple[slice, slice, slice]) -> NDArray[np.float32]:
+        """(C, x, y, z) float32 of several images inside a box of voxels; nothing else is read.
+
+        Args:
+            names: images, in order.
+            box: one slice with steps of 1 per axis.
+        """
+        layers = [self.layer(name) for name in names]
+        for name, layer in zip(names, layers, strict=True):
+            if layer.kind != "image":
+                raise self._unknown(name, "image")
+        inside = [self.array(layer.file)[box] for layer in layers]
+        values = np.empty((len(layers), *inside[0].shape), np.float32)
+        for words, layer, part in zip(inside, layers, values, strict=True):
+            _decode(words, layer, part)
+        return values
+
     def label(self, name: str) -> NDArray[np.float32]:
         """(X, Y, Z) float32 in [0, 1] of a mask or soft label."""
         return self._values(name, ("mask", "soft"))
@@ -208,10 +225,8 @@ class PreparedSubject:
         if layer.kind not in kinds:
             raise self._unknown(name, " or ".join(kinds))
         words = self.array(layer.file)
-        part = (words >> words.dtype.type(layer.shift)) & words.dtype.type((1 << layer.bits) - 1)
-        values = part.astype(np.float32)
-        values -= np.float32(layer.zero)
-        values *= np.float32(layer.scale)
+        values = np.empty(words.shape, np.float32)
+        _decode(words, layer, values)
         return values
 
     def _unknown(self, name: str, kind: str) -> MssegError:
@@ -322,6 +337,20 @@ class PreparedSubject:
             },
         )
         return PreparedSubject.open(folder)
+
+
+def _decode(words: NDArray[Any], layer: Layer, values: NDArray[np.float32]) -> None:
+    """Write the float32 values of one layer; the last axis of ``words`` is contiguous."""
+    shift = layer.shift
+    if words.itemsize == 4 and shift % 16 == 0 and layer.bits <= 16:
+        # a visit is half of a word: converted from where it lies, without a shifted copy
+        words, shift = words.astype("<u4", copy=False).view("<u2")[..., shift // 16 :: 2], 0
+    if shift:
+        words = words >> words.dtype.type(shift)
+    if shift + layer.bits < 8 * words.itemsize:
+        words = words & words.dtype.type((1 << layer.bits) - 1)
+    np.subtract(words, np.float32(layer.zero), out=values, dtype=np.float32, casting="unsafe")
+    values *= np.float32(layer.scale)
 
 
 def _voxel_file(name: str) -> str:

@@ -75,6 +75,13 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
         ]
 
 
+def seconds_since_start() -> float:
+    """Wall seconds since this process was started."""
+    import psutil
+
+    return time.time() - psutil.Process().create_time()
+
+
 class Progress(L.Callback):
     """A bar on a terminal, a line now and then in a log file.
 
@@ -89,6 +96,7 @@ class Progress(L.Callback):
         self._task: Any = None
         self._began = self._said = 0.0
         self._first = 0
+        self._stepped = False
 
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Open the bar where the run stands."""
@@ -116,6 +124,12 @@ class Progress(L.Callback):
         """Move on; the loss is read (and the device waited for) only a few times a minute."""
         if not trainer.is_global_zero:
             return
+        if not self._stepped:
+            self._stepped = True
+            log.info(
+                "first step %.1f s after the start of the process (%.1f CPU s)",
+                *(seconds_since_start(), time.process_time()),
+            )
         now, step = time.monotonic(), trainer.global_step
         speak = now - self._said > (2.0 if self._bar else self.interval_s) or step >= self.total
         if self._bar is not None:

@@ -65,6 +65,17 @@ def test_values_return_within_half_a_step_and_zero_exactly(tmp_path):
     assert set(prepared.mask_names) == {TARGET, BRAIN}
 
 
+def test_a_patch_is_a_piece_of_the_volumes(tmp_path):
+    extra = {"baseline_t1": Volume(np.arange(np.prod(SHAPE)).reshape(SHAPE) - 7.0, AFFINE)}
+    prepared = PreparedSubject.write(pair(extra), tmp_path / "case01")
+    names, box = [FOLLOWUP, "baseline_t1", BASELINE], (slice(2, 9), slice(5, 6), slice(3, 17))
+    patch = prepared.patch(names, box)
+    assert (patch.dtype, patch.shape) == (np.float32, (3, 7, 1, 14))
+    np.testing.assert_array_equal(patch, prepared.stack(names)[(slice(None), *box)])
+    with pytest.raises(MssegError, match="no image of this name"):
+        prepared.patch([TARGET], box)
+
+
 def test_quantise_by_hand():
     # range -1..3 on 0..5: scale 4/4 = 1, zero on word 1
     words, scale, zero = quantise(np.array([-1.0, 0.0, 0.4, 3.0]), 5)

@@ -223,3 +223,12 @@ def test_validation_runs_uncompiled(tmp_path):
     training(steps=4, validate_every=2).fit(module, data, tmp_path, CPU)
     assert shapes == [(3, 1, 6, 4, 8)] * 2
     assert len(graphs) == 1
+
+
+def test_the_first_step_tells_how_long_it_took(tmp_path, caplog):
+    caplog.set_level("INFO", "msseg_lightning")
+    data = LongitudinalDataModule(Patches(), epoch_steps=5)
+    training(steps=3).fit(task(), data, tmp_path, CPU)
+    lines = [r.getMessage() for r in caplog.records if "first step" in r.getMessage()]
+    assert len(lines) == 1
+    assert 0 < float(lines[0].split()[2]) < 24 * 3600

@@ -1,0 +1,198 @@
+"""Reading: whole scans through the gate against nibabel, patches against nnU-Net's blosc2 store.
+
+A whole scan is 182 x 218 x 182 with scanner noise everywhere (a skull-stripped one unpacks faster)
+or skull-stripped, as uint16 and as float32, ``.nii.gz``. The gate also checks header, checksum,
+length and values, which nibabel does not; both end with a float32 array. A patch is two visits of
+96^3 as float32, page cache warm: ours from the prepared store's memory map.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import harness
+from benchmarks.harness import Row
+from benchmarks.patches import prepare, synthetic
+from msseg_lightning.core.prepared import PreparedSubject
+from msseg_lightning.core.random import keyed_generator
+from msseg_lightning.core.subject import BASELINE, FOLLOWUP
+from msseg_lightning.read.nifti import read_volume
+
+PATCHES = 8
+"""Places read by one call."""
+
+
+def scans(folder: Path, images: NDArray[np.float32]) -> dict[str, Path]:
+    """One scan in several forms."""
+    import nibabel
+
+    # nilearn and nibabel write level 1 by default, scanners' converters (pigz) level 6
+    nibabel.openers.Opener.default_compresslevel = 6
+    noise = np.abs(keyed_generator("benchmark reading").normal(0, 12, images.shape[1:]))
+    inside = images[0] != 0
+    counts = np.clip(images[0] * 200 + 1000, 1, 4000)
+    forms = {
+        "whole head, uint16": np.where(inside, counts, noise).astype(np.uint16),
+        "whole head, float32": (np.where(inside, counts, noise) * 0.37).astype(np.float32),
+        "brain only, uint16": np.where(inside, counts, 0).astype(np.uint16),
+    }
+    paths = {}
+    for name, data in forms.items():
+        paths[name] = folder / f"{name.replace(', ', '_').replace(' ', '_')}.nii.gz"
+        image = nibabel.Nifti1Image(data, np.eye(4))
+        image.header.set_xyzt_units("mm")
+        image.set_sform(np.eye(4), 1)
+        image.set_qform(np.eye(4), 1)
+        nibabel.save(image, paths[name])
+    return paths
+
+
+def with_nibabel(path: Path) -> NDArray[np.float32]:
+    import nibabel
+
+    return np.asarray(nibabel.load(path).dataobj, dtype=np.float32)
+
+
+def with_simpleitk(path: Path) -> NDArray[np.float32]:
+    import SimpleITK
+
+    image = SimpleITK.ReadImage(str(path), SimpleITK.sitkFloat32)
+    return SimpleITK.GetArrayFromImage(image)
+
+
+def gated(path: Path) -> NDArray[np.generic]:
+    return read_volume(path).data
+
+
+def blosc2_reader(images: NDArray[np.float32], edge: int, folder: Path) -> tuple[Any, int]:
+    """``box -> patch`` from nnU-Net's store, and the bytes it takes."""
+    import blosc2
+    from nnunetv2.training.dataloading.nnunet_dataset import (
+        comp_blosc2_params,
+        nnUNetDatasetBlosc2,
+    )
+
+    blosc2.set_nthreads(1)
+    folder.mkdir()
+    blocks, chunks = comp_blosc2_params(images.shape, (edge,) * 3)
+    mask = np.zeros((1, *images.shape[1:]), np.int8)
+    nnUNetDatasetBlosc2.save_case(
+        images, mask, {}, str(folder / "case"), chunks, blocks, chunks, blocks
+    )
+
+    def read(box: tuple[slice, ...]) -> NDArray[np.float32]:
+        stored = blosc2.open(
+            urlpath=str(folder / "case.b2nd"), mode="r", dparams={"nthreads": 1}, mmap_mode="r"
+        )
+        return np.ascontiguousarray(stored[(slice(0, 2), *box)], np.float32)
+
+    return read, sum(file.stat().st_size for file in folder.iterdir())
+
+
+def our_reader(subject: PreparedSubject) -> Callable[[tuple[slice, ...]], NDArray[np.float32]]:
+    """``box -> patch`` from the prepared store."""
+    return lambda box: subject.patch((BASELINE, FOLLOWUP), box)
+
+
+def run(rounds: int = 7, tiny: bool = False) -> dict[str, Any]:
+    """Compare readers; see the module.
+
+    Raises:
+        AssertionError: readers disagree about a voxel.
+    """
+    shape, edge = ((64, 72, 64), 32) if tiny else ((182, 218, 182), 96)
+    pair = synthetic(shape, 0)
+    rows, timings, absent = [], {}, []
+    with tempfile.TemporaryDirectory(prefix="reading-") as name:
+        folder = Path(name)
+        for form, path in scans(folder, pair[0]).items():
+            readers: dict[str, Callable[[], Any]] = {
+                label: (lambda read=read, path=path: read(path))
+                for label, read in (
+                    ("ours", gated),
+                    ("nibabel", with_nibabel),
+                    ("SimpleITK", with_simpleitk),
+                )
+            }
+            expected = readers["nibabel"]()
+            assert np.array_equal(readers["ours"](), expected), form
+            assert np.array_equal(readers["SimpleITK"]().T, expected), form
+            found = harness.alternate(readers, rounds)
+            timings |= {f"{form}, {label}": timing for label, timing in found.items()}
+            ours, peer = found["ours"], found["nibabel"]
+            other = found["SimpleITK"].cpu_s / ours.cpu_s
+            rows.append(
+                Row.faster(
+                    f"read .nii.gz, {form}",
+                    ours.cpu_s * 1e3,
+                    peer.cpu_s * 1e3,
+                    2.5,
+                    note=f"nibabel; SimpleITK {other:.2f} x; spread {ours.spread:.0%}",
+                )
+            )
+        subject = prepare(pair, folder / "prepared")
+        patches = {"ours": our_reader(subject)}
+        try:
+            patches["nnU-Net blosc2"], disk = blosc2_reader(pair[0], edge, folder / "blosc2")
+        except ImportError as error:
+            absent.append({"name": "nnU-Net blosc2", "reason": str(error)})
+            disk = None
+        draw = keyed_generator("benchmark reading", "boxes")
+        boxes = [
+            tuple(slice(low, low + edge) for low in draw.integers(0, np.subtract(shape, edge) + 1))
+            for _ in range(PATCHES)
+        ]
+        for read in patches.values():
+            error = np.abs(read(boxes[0]) - pair[0][(slice(None), *boxes[0])]).max()
+            assert error < 1e-3 * np.ptp(pair[0]), error  # ours is quantised to 16 and 15 bits
+        found = harness.alternate(
+            {
+                label: (lambda read=read: [read(box) for box in boxes] and None)
+                for label, read in patches.items()
+            },
+            rounds,
+            units=PATCHES,
+        )
+        timings |= {f"patch 2 x {edge}^3, {label}": timing for label, timing in found.items()}
+        peer_timing = found.get("nnU-Net blosc2")
+        rows.append(
+            Row.faster(
+                f"read a patch of 2 x {edge}^3",
+                found["ours"].cpu_s * 1e3,
+                None if peer_timing is None else peer_timing.cpu_s * 1e3,
+                2.5,
+                note=f"nnU-Net blosc2; spread {found['ours'].spread:.0%}",
+            )
+        )
+        voxels = float(np.prod(shape))
+        packed = (subject.folder / "pair.npy").stat().st_size / voxels
+        whole = sum(file.stat().st_size for file in subject.folder.iterdir()) / voxels
+        compressed = "" if disk is None else f"; nnU-Net's, compressed, {disk / voxels:.2f}"
+        rows.append(
+            Row.at_most(
+                "two visits and mask on disk",
+                packed,
+                4.01,
+                "bytes/voxel",
+                note=f"with brain plane, candidate lists and record {whole:.2f}{compressed}",
+            )
+        )
+    return {
+        "benchmark": "reading",
+        "sizes": {"volume": shape, "patch": edge},
+        "rounds": rounds,
+        "tiny": tiny,
+        "timings": {name: vars(timing) for name, timing in timings.items()},
+        "absent": absent,
+        "rows": [vars(row) for row in rows],
+    }
+
+
+if __name__ == "__main__":
+    harness.main(run, rounds=7)
