@@ -3,7 +3,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint bench ui setup clean
+.PHONY: demo test lint bench ui setup
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
@@ -17,8 +17,8 @@ setup: $(STAMP)  ## create .venv and install everything
 demo: $(STAMP)  ## train, predict, score, report and track on the embedded cohort
 	@$(BIN)/msseg demo $(ARGS)
 
-test: $(STAMP)  ## the fast tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP)  ## the fast tests, a process per core
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## formatting, lint rules, types and the dependency rule
 	@$(BIN)/ruff format --check .
