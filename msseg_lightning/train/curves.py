@@ -147,9 +147,10 @@ class Progress(L.Callback):
 
     @staticmethod
     def _describe(trainer: L.Trainer) -> str:
+        latest = getattr(trainer.lightning_module, "latest", {})
         shown = {
             name: float(value)
-            for name, value in trainer.callback_metrics.items()
+            for name, value in (trainer.callback_metrics | latest).items()
             if name in ("train/loss", "val/score", "val/dice", "val/lesion_f1")
         }
         return "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
