@@ -13,6 +13,7 @@ EXAMPLES = """\
 examples
   msseg report runs/pre_unet/msseg2-fold0-seed0
   msseg report runs/pre_unet/msseg2-fold0-seed0 --output fold0.html
+  msseg report runs/pre_unet/msseg2-fold0-seed0 --pictures figures
   msseg report 0b1c...                        MLflow's id of a run under runs/
 
 The file needs no network. Its pictures show brains only, never faces; case ids stand in it as they
@@ -23,12 +24,16 @@ are in the data. Research use only.
 def main(arguments: Sequence[str]) -> ExitCode:
     """Rebuild ``report.html`` and say where it lies."""
     options = _parser().parse_args(arguments)
-    from msseg_lightning.compare.run_report import build_report
+    from msseg_lightning.compare.report import write_pictures
+    from msseg_lightning.compare.run_report import build_report, context_of
     from msseg_lightning.run.folder import RunFolder
 
     folder = RunFolder.find(str(run_path(options.run, Path(options.runs))))
     output = Path(options.output) if options.output else folder.report_file
     sys.stdout.write(f"{build_report(folder, output)}\n")
+    if options.pictures:
+        files = write_pictures(context_of(folder, str), Path(options.pictures))
+        sys.stdout.write(f"{len(files)} pictures in {options.pictures}\n")
     return ExitCode.OK
 
 
@@ -41,6 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", metavar="RUN", help="run folder, or MLflow's id of a run")
     parser.add_argument("--output", metavar="FILE", help="default: report.html in the run folder")
+    parser.add_argument(
+        "--pictures", metavar="FOLDER", help="also write each lesion's picture as a PNG"
+    )
     parser.add_argument("--runs", default="runs", help="where run ids are looked up")
     return parser
 

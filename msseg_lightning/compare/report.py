@@ -235,6 +235,39 @@ def _cards(
                 bar.advance(task)
 
 
+def write_pictures(context: ReportContext, folder: Path, *, max_lesions: int = 60) -> list[Path]:
+    """Write the picture of each lesion that the report shows as ``<case>_<kind>_<label>.png``.
+
+    Rows are axial, coronal and sagittal planes; columns baseline, follow-up, difference and the
+    overlay of reference (blue) and prediction (orange).
+
+    Returns:
+        The files, in the order of the report. Pairs without a brain mask give none.
+    """
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    scored = [(case, case.score) for case in context.cases if case.score is not None]
+    shown = select([f for case, score in scored for f in findings_of(case.id, score)], max_lesions)
+    written = []
+    for case in context.cases:
+        wanted = [finding for finding in shown if finding.case == case.id]
+        volumes = case.load() if wanted else None
+        pictures = _pictures(case.id, volumes) if volumes is not None else None
+        if volumes is None or pictures is None:
+            continue
+        for finding in wanted:
+            own = volumes.prediction if finding.kind == "false" else volumes.reference
+            if own is None:
+                continue
+            picture = pictures.lesion(view_point(own, finding.lesion))
+            file = folder / f"{case.id}_{finding.kind}_{finding.lesion.label}.png"
+            with atomic_write(file) as temporary:
+                Image.fromarray(picture).save(temporary, format="PNG", optimize=True)
+            written.append(file)
+    return written
+
+
 def _pictures(case: str, volumes: CaseVolumes) -> CasePictures | None:
     try:
         return CasePictures(volumes)

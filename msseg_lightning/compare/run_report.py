@@ -42,12 +42,17 @@ def build_report(
         output: the HTML file.
         rename: id -> name as shown, e.g. a pseudonym.
     """
+    return write_report(context_of(folder, rename), output)
+
+
+def context_of(folder: RunFolder, rename: Callable[[str], str]) -> ReportContext:
+    """What a run's folder holds for a report or for its pictures."""
     config, record = folder.config(), folder.record()
     content = json.loads(folder.scores_file.read_text(encoding="utf-8"))
     scores = {case: score_from(row) for case, row in content["cases"].items()}
     load = build_load(config)
     subjects = {subject.id: subject for subject in instantiate(config["read"]).subjects()}
-    context = ReportContext(
+    return ReportContext(
         setting=setting(config, record, content),
         card={"name": config["name"], **config["card"]},
         cases=[
@@ -58,7 +63,6 @@ def build_report(
         summary=shown_summary(content["summary"]) | published_dice(scores),
         notes=_notes(config, content["summary"]),
     )
-    return write_report(context, output)
 
 
 def score_from(row: dict[str, Any]) -> CaseScore:
