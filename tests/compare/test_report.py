@@ -10,6 +10,7 @@ from msseg_lightning.compare.report import (
     findings_of,
     select,
     view_point,
+    write_pictures,
     write_report,
 )
 from msseg_lightning.core.volume import Volume
@@ -139,3 +140,14 @@ def test_partners_follow_the_overlaps():
     assert findings["missed"].partners == findings["false"].partners == ()
     places = {kind: finding.lesion.box[0] for kind, finding in findings.items()}
     assert places == {"found": (8, 11), "missed": (20, 23), "false": (30, 33)}
+
+
+def test_each_lesion_is_also_a_picture_of_three_planes_and_four_columns(tmp_path):
+    from PIL import Image
+
+    files = write_pictures(context([scored_case("c")]), tmp_path / "figures")
+    assert {file.name.split("_")[1] for file in files} == {"missed", "false", "found"}
+    for file in files:
+        with Image.open(file) as picture:
+            width, height = picture.size
+        assert width * 3 == height * 4
