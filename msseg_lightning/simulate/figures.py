@@ -257,7 +257,7 @@ def pair_figure(folder: Path, path: Path) -> None:
         max(len(chosen), 1), 4, figsize=(12, 3.8 * max(len(chosen), 1)), squeeze=False
     )
     top = float(np.percentile(first[inside], 99.7))
-    for row, plane in zip(axes, chosen, strict=True):
+    for row, plane in zip(axes, chosen, strict=False):  # one empty row for a pair without any
         edge = min(PAIR_VOXELS, *new.shape[:2])
         middle = np.argwhere(new[:, :, plane] > 0).mean(0)
         low = np.clip(np.rint(middle - edge / 2), 0, np.array(new.shape[:2]) - edge).astype(int)
