@@ -26,7 +26,12 @@ lint: $(STAMP)  ## formatting, lint rules, types and the dependency rule
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(STAMP)  ## benchmarks against the named peers
+PEERS := benchmarks/.peers
+$(PEERS)/.ready: benchmarks/peers.txt $(STAMP)
+	@rm -rf $(PEERS)
+	@$(BIN)/python -m pip install -q --no-deps --target $(PEERS) -r benchmarks/peers.txt && touch $@ || echo "The peers could not be installed; they are reported as absent."
+
+bench: $(STAMP) $(PEERS)/.ready  ## benchmarks against the named peers (ARGS=--tiny for a look)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 ui: $(STAMP)  ## MLflow on 127.0.0.1

@@ -129,7 +129,7 @@ def first_step(folder: Path, rounds: int) -> Row:
                 *(*MSSEG, "train", "pre_unet", f"read.root={cohort}", "size=cpu"),
                 *("split=file", f"split.path={cohort / 'split.json'}", "train.steps=1"),
                 *(f"paths.runs={folder / f'runs{turn}'}", f"paths.cache={folder / 'cache'}"),
-                *(f"track.folder={folder / f'mlruns{turn}'}",),
+                *(f"track.folder={folder / 'mlruns'}",),
             ]
         )
         match = FIRST_STEP.search(answer.stderr + answer.stdout)

@@ -88,8 +88,8 @@ class Task(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make every draw inside the step a function of the step."""
         seed = keyed_seed(self.seed, "step", self.global_step, self.global_rank) >> 1
-        # torch.manual_seed would also queue a call, with a stack trace, for every kind of device
-        # this machine lacks: milliseconds per step, and memory that grows with the steps
+        # torch.manual_seed also queues a call, with a stack trace, for every kind of device this
+        # machine lacks, which costs a step a millisecond
         torch.default_generator.manual_seed(seed)
         if torch.cuda.is_available():
             torch.cuda.manual_seed_all(seed)
