@@ -16,6 +16,8 @@ examples
       --baseline B.nii.gz --followup F.nii.gz --output new.nii.gz --probability p.nii.gz
   msseg predict 3f2a...e1 -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz    an MLflow run id
   msseg predict models:/pre_unet@champion --table pairs.csv --folder predictions
+  msseg predict runs/pre_unet/msseg2-fold0-seed0 --folder out read=open_ms read.root=/data/open_ms
+      every pair of a data set in any layout; scored where it has references
 
 pairs.csv has the columns id, baseline_flair, followup_flair and, if wanted, output.
 The mask lies on the follow-up's own grid (the common grid, where the pair shares one) with its
@@ -25,7 +27,7 @@ Research use only; not a medical device.
 
 
 def main(arguments: Sequence[str]) -> ExitCode:
-    """Predict one pair or a table of pairs."""
+    """Predict one pair, a table of pairs or a data set."""
     parser = argparse.ArgumentParser(
         prog="msseg predict",
         description=__doc__,
@@ -38,16 +40,35 @@ def main(arguments: Sequence[str]) -> ExitCode:
     parser.add_argument("-o", "--output", type=Path, help="mask of new lesions to write")
     parser.add_argument("--probability", type=Path, help="also write the probability map")
     parser.add_argument("--table", type=Path, help="CSV of many pairs")
-    parser.add_argument("--folder", type=Path, default=Path("predictions"), help="for --table")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("predictions"), help="for --table and data sets"
+    )
+    parser.add_argument(
+        "--include-training",
+        action="store_true",
+        help="also predict pairs of a data set that the system was trained on",
+    )
     parser.add_argument("--mlruns", default="mlruns", help="tracking folder, for run ids")
-    options = parser.parse_args(arguments)
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="key=value",
+        help="a data set (read=... read.root=...) and settings of infer, postprocess, data, paths",
+    )
+    options = parser.parse_intermixed_args(arguments)
     single = (options.baseline, options.followup, options.output)
-    if (options.table is None) != all(single) or (options.table is not None and any(single)):
-        parser.error("give --baseline, --followup and --output, or --table alone")
+    if [any(single), options.table is not None, bool(options.settings)].count(True) != 1 or (
+        any(single) and not all(single)
+    ):
+        parser.error(
+            "give --baseline, --followup and --output, or --table alone, or a data set as key=value"
+        )
 
     from msseg_lightning.run import predict
 
     model = predict.find_model(options.model, options.mlruns)
+    if options.settings:
+        return predict_data_set(model, options)
     method, _ = predict.load_method(model)
     if options.table is None:
         subject = predict.pair_subject("pair", options.baseline, options.followup)
@@ -84,6 +105,25 @@ def predict_table(method: object, model: Path, options: argparse.Namespace) -> E
     sys.stdout.write(f"{len(pairs) - len(refused)} of {len(pairs)} pairs predicted\n")
     if refused:
         sys.stderr.write(f"left out: {', '.join(refused)}\n")
+        return ExitCode.PARTIAL
+    return ExitCode.OK
+
+
+def predict_data_set(model: Path, options: argparse.Namespace) -> ExitCode:
+    """Every pair of a data set; scored where there are references."""
+    from msseg_lightning.cli.train import describe
+    from msseg_lightning.run.apply import apply_to_data_set
+
+    log = logging.getLogger("msseg")
+    applied = apply_to_data_set(model, options.settings, options.folder, options.include_training)
+    for name, error in applied.refused.items():
+        for problem in error.problems:
+            log.error("%s: %s", name, problem)
+    total = len(applied.predicted) + len(applied.refused)
+    sys.stdout.write(f"{len(applied.predicted)} of {total} pairs predicted in {options.folder}\n")
+    sys.stdout.write(describe(applied.summary))
+    if applied.refused:
+        sys.stderr.write(f"left out: {', '.join(applied.refused)}\n")
         return ExitCode.PARTIAL
     return ExitCode.OK
 

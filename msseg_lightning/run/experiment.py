@@ -153,8 +153,14 @@ def _run(
     save_model(method, config, folder)
     folder.update_record(status="predicting")
     held_out = [subjects[name] for name in split.test]
-    scores = score_held_out(method, held_out, load, folder, score_options(config))
-    summary = write_scores(folder, scores, config, split)
+    options = score_options(config)
+    scores = score_held_out(method, held_out, load, folder, options)
+    facts = {
+        "split": {"kind": split.kind, "fold": split.fold, "data_hash": split.data_hash},
+        "seed": config["seed"],
+        "commit": folder.record().get("commit"),
+    }
+    summary = write_scores(folder.path, scores, options, facts)
     folder.update_record(status="reporting")
     report(folder, folder.report_file, str)
     folder.update_record(status="finished")
@@ -193,51 +199,68 @@ def score_held_out(
     options: ScoreOptions,
 ) -> dict[str, CaseScore]:
     """Predict each pair on its native grid, write it, score it against its reference."""
-    scores = {}
-    for subject in track(subjects, "predicting held-out pairs"):
-        prediction = predict_to_file(method, subject, folder.predictions, model=folder.model)
-        reference = load(subject).volumes[TARGET]
-        if not reference.grid.same_as(prediction.native.grid):
-            raise MssegError(
-                Problem(
-                    "evaluate.grid",
-                    "prediction and reference lie on different grids",
-                    file=subject.id,
-                    field="affine",
-                    remedy="references must lie on the grid of the delivered prediction",
-                    exit_code=ExitCode.DATA,
-                )
-            )
-        scores[subject.id] = score_case(
-            prediction.mask, reference.data, reference.spacing_mm, options
-        )
+    scores = {
+        subject.id: score_pair(method, subject, load, folder.predictions, folder.model, options)
+        for subject in track(subjects, "predicting held-out pairs")
+    }
     positive = sum(score.predicted_volume_mm3 > 0 for score in scores.values())
     if scores and not positive:
         log.warning("0 of %d held-out pairs have any predicted lesion", len(scores))
     return scores
 
 
+def score_pair(
+    method: Method,
+    subject: LongitudinalSubject,
+    load: Load,
+    predictions: Path,
+    model: Path,
+    options: ScoreOptions,
+) -> CaseScore:
+    """Predict one pair, write the files of ``predict_to_file`` and score the mask.
+
+    Raises:
+        MssegError: the pair is refused, or its reference lies on another grid (exit 3).
+    """
+    prediction = predict_to_file(method, subject, predictions, model)
+    reference = load(subject).volumes[TARGET]
+    if not reference.grid.same_as(prediction.native.grid):
+        raise MssegError(
+            Problem(
+                "evaluate.grid",
+                "prediction and reference lie on different grids",
+                file=subject.id,
+                field="affine",
+                remedy="references must lie on the grid of the delivered prediction",
+                exit_code=ExitCode.DATA,
+            )
+        )
+    return score_case(prediction.mask, reference.data, reference.spacing_mm, options)
+
+
 def write_scores(
-    folder: RunFolder, scores: dict[str, CaseScore], config: Config, split: Split
+    folder: Path, scores: dict[str, CaseScore], options: ScoreOptions, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """``scores.json`` (all) and ``scores.csv`` (one row per pair); returns the summary."""
+    """``scores.json`` (all, with ``facts``) and ``scores.csv`` (one row per pair).
+
+    Returns:
+        The two-group summary.
+    """
     summary = summarise(scores).as_dict()
     cases = {name: score.as_dict() for name, score in scores.items()}
     write_json(
-        folder.scores_file,
+        folder / "scores.json",
         {
             "protocol": PROTOCOL,
-            "options": dataclasses.asdict(score_options(config)),
+            "options": dataclasses.asdict(options),
             "scorer_version": __version__,
-            "split": {"kind": split.kind, "fold": split.fold, "data_hash": split.data_hash},
-            "seed": config["seed"],
+            **facts,
             "threshold": "fixed by the experiment, not chosen on these pairs",
-            "commit": folder.record().get("commit"),
             "summary": summary,
             "cases": cases,
         },
     )
-    with atomic_write(folder.path / "scores.csv") as temporary:
+    with atomic_write(folder / "scores.csv") as temporary:
         temporary.write_text(scores_table(cases), encoding="utf-8")
     return summary
 

@@ -67,11 +67,9 @@ def write_prediction(
 
 def side_car(prediction: Prediction, model: Path) -> dict[str, Any]:
     """What a reader of the mask must know; nothing of the patient."""
-    config = json_safe_config(model)
-    weights = model / "weights.safetensors"
     return {
-        "system": config.get("name"),
-        "model_sha256": sha256_file(weights) if weights.exists() else None,
+        "system": json_safe_config(model).get("name"),
+        "model_sha256": weights_hash(model),
         "version": __version__,
         "new_lesion_voxels": int(prediction.mask.sum()),
         "new_lesion_volume_mm3": round(
@@ -80,6 +78,12 @@ def side_car(prediction: Prediction, model: Path) -> dict[str, Any]:
         "warnings": list(prediction.warnings),
         "use": "research use only; not a medical device",
     }
+
+
+def weights_hash(model: Path) -> str | None:
+    """SHA-256 of the weights; None for a method without any."""
+    weights = model / "weights.safetensors"
+    return sha256_file(weights) if weights.exists() else None
 
 
 def json_safe_config(model: Path) -> Config:
