@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from msseg_lightning.core.method import Method
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_seed
 from msseg_lightning.core.subject import LoadedSubject, LongitudinalSubject
 from msseg_lightning.run.compose import Config
@@ -16,10 +17,34 @@ Load = Callable[[LongitudinalSubject], LoadedSubject]
 
 
 def instantiate(node: Any, partial: bool = False) -> Any:
-    """Build an object and everything inside it; with ``partial`` the caller completes it."""
+    """Build an object and everything inside it; with ``partial`` the caller completes it.
+
+    Raises:
+        MssegError: what the object itself said, or that it refused a setting (exit 2).
+    """
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate as build
 
-    return None if node is None else build(node, _convert_="all", _partial_=partial)
+    if node is None:
+        return None
+    try:
+        return build(node, _convert_="all", _partial_=partial)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, MssegError):
+            raise error.__cause__ from None
+        raise MssegError(_refused(node, error.__cause__ or error)) from error
+
+
+def _refused(node: Any, error: BaseException) -> Problem:
+    """A class that does not take what the configuration gives it."""
+    target = str(node.get("_target_", "")) if isinstance(node, Mapping) else ""
+    return Problem(
+        "config.value",
+        f"this setting cannot be used: {' '.join(str(error).split())[:400]}",
+        field=target.rpartition(".")[2],
+        remedy="`msseg show EXPERIMENT` prints every setting",
+        exit_code=ExitCode.CONFIG,
+    )
 
 
 def build_load(config: Config) -> Load:
@@ -61,18 +86,28 @@ def build_method(config: Config, loggers: Sequence[object] = ()) -> Method:
     train = dict(config["train"])
     pieces = {name: train.pop(name) for name in ("task", "optimizer", "scheduler")}
     train.pop("_target_")
+    optimizer = instantiate(pieces["optimizer"], partial=True)
+    scheduler = instantiate(pieces["scheduler"], partial=True)
+    _try_optimizer(pieces["optimizer"], optimizer, scheduler)
     task = instantiate(pieces["task"], partial=True)(
         network=instantiate(config["network"]),
         loss=instantiate(config["loss"]),
-        optimizer=instantiate(pieces["optimizer"], partial=True),
-        scheduler=instantiate(pieces["scheduler"], partial=True),
+        optimizer=optimizer,
+        scheduler=scheduler,
         seed=config["seed"],
     )
     channels = Channels(tuple(config["channels"]["images"]), config["channels"]["target"])
     return method(
         cache=cache,
         channels=channels,
-        patches=functools.partial(_patches, config, channels),
+        # built now: a wrong patch size must not wait until every pair is prepared
+        patches=functools.partial(
+            _patches,
+            config,
+            channels,
+            instantiate(config["sample"]),
+            instantiate(config["augment"]),
+        ),
         task=task,
         training=Training(**train),
         infer=instantiate(config["infer"]),
@@ -97,13 +132,31 @@ def monitor_scores(mask: Any, reference: Any, spacing_mm: Any) -> dict[str, floa
     }
 
 
-def _patches(config: Mapping[str, Any], channels: Any, subjects: Sequence[Any]) -> Any:
+def _try_optimizer(node: Any, optimizer: Any, scheduler: Any) -> None:
+    """Build both once for a single weight, so that a rate out of range is refused at the start."""
+    import torch
+
+    try:
+        built = optimizer([torch.nn.Parameter(torch.zeros(1))])
+        if scheduler is not None:
+            scheduler(built)
+    except (TypeError, ValueError) as error:
+        raise MssegError(_refused(node, error)) from error
+
+
+def _patches(
+    config: Mapping[str, Any],
+    channels: Any,
+    sampler: Any,
+    augment: Any,
+    subjects: Sequence[Any],
+) -> Any:
     from msseg_lightning.sample.loader import PatchLoader
 
     return PatchLoader(
         subjects=subjects,
-        sampler=instantiate(config["sample"]),
-        augment=instantiate(config["augment"]),
+        sampler=sampler,
+        augment=augment,
         image_names=channels.images,
         target_names=(channels.target,),
         batch_size=config["train"]["batch_size"],
