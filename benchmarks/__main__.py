@@ -27,7 +27,16 @@ from benchmarks.harness import ROOT, Row
 from benchmarks.rows import rows_of
 
 BENCHMARKS = (
-    *("patches", "training_step", "inference", "scoring", "reading", "preprocessing", "startup"),
+    *(
+        "patches",
+        "training_step",
+        "inference",
+        "scoring",
+        "reading",
+        "preprocessing",
+        "startup",
+        "gpu",
+    ),
 )
 PEERS = ROOT / "benchmarks" / ".peers"
 RESULTS = ROOT / "benchmarks" / "results"
