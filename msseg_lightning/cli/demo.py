@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -27,22 +28,25 @@ def main(arguments: Sequence[str]) -> ExitCode:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--experiment", default="pre_unet", help="a name from `msseg list`")
-    parser.add_argument("--cohort", type=Path, default=Path("cohorts/small"))
+    parser.add_argument("--preset", default="small", help="of `msseg simulate`")
+    parser.add_argument("--cohort", type=Path, help="where it lies; default cohorts/PRESET")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_args(arguments)
 
     from msseg_lightning.cli import simulate, train
 
     began = time.monotonic()
-    say(f"1  a cohort whose every lesion is known -> {options.cohort}")
-    simulate.main([str(options.cohort), "preset=small"])
+    cohort = options.cohort or Path("cohorts") / options.preset
+    workers = min(4, os.cpu_count() or 1)
+    say(f"1  a cohort whose every lesion is known -> {cohort}")
+    simulate.main([str(cohort), f"preset={options.preset}", f"workers={workers}"])
     say(f"2  {options.experiment} at CPU size: train, predict, score, report, track")
     code = train.main(
         [
             options.experiment,
-            f"read.root={options.cohort}",
+            f"read.root={cohort}",
             "split=file",
-            f"split.path={options.cohort / 'split.json'}",
+            f"split.path={cohort / 'split.json'}",
             "split.validation=0.25",
             "size=cpu",
             "track=mlflow_plain_ids",

@@ -100,3 +100,21 @@ def test_a_missing_value_names_the_key_to_give():
         compose_config([], "pre_unet")
     assert caught.value.exit_code == ExitCode.CONFIG
     assert "read.root" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "field"),
+    [
+        ("train.optimizer.lr=.nan", "train.optimizer.lr"),
+        ("train.optimizer.lr=.inf", "train.optimizer.lr"),
+        ("preprocess.steps.resample.spacing_mm=.inf", "preprocess.steps.resample.spacing_mm"),
+        ("seed=-1", "seed"),
+        ("seed=4294967296", "seed"),
+        ("fold=-1", "fold"),
+        ("name=../../elsewhere", "name"),
+    ],
+)
+def test_numbers_are_finite_and_a_name_is_no_path(override, field):
+    error = refused(override)
+    assert error.exit_code == ExitCode.CONFIG
+    assert [problem.field for problem in error.problems] == [field]

@@ -1,0 +1,18 @@
+"""A bar never changes what is worked on, and never speaks into a log file."""
+
+from __future__ import annotations
+
+import pytest
+
+from msseg_lightning.run.progress import track
+
+
+def test_every_item_comes_once_and_in_order(capsys):
+    assert list(track([3, 1, 2], "counting", patience_s=0.0)) == [3, 1, 2]
+    assert capsys.readouterr().err == ""
+
+
+def test_an_error_in_the_work_comes_through():
+    with pytest.raises(ZeroDivisionError):
+        for item in track([1, 0], "dividing"):
+            1 / item

@@ -1,0 +1,23 @@
+"""A second signal does not wait."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from msseg_lightning.train.interruption import EXIT_CODES, StopOnSignal
+
+
+def test_the_exit_codes_are_those_of_a_shell():
+    assert {int(number): int(code) for number, code in EXIT_CODES.items()} == {2: 130, 15: 143}
+
+
+def test_the_first_signal_waits_for_the_step_and_the_second_does_not():
+    before = signal.getsignal(signal.SIGINT)
+    stop = StopOnSignal(checkpoints=None)
+    stop.on_train_start(None, None)
+    signal.raise_signal(signal.SIGINT)  # nothing happens yet
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before
