@@ -21,8 +21,9 @@ from msseg_lightning.simulate.head import load_head
 from msseg_lightning.simulate.lesion import Lesion, draw_lesions
 from msseg_lightning.simulate.library.statistics import QUANTILES, shipped_statistics
 from msseg_lightning.simulate.measure import BINS, ScanMeasures, measure_scan
-from msseg_lightning.simulate.patient import plan_patient, scan_visit
+from msseg_lightning.simulate.plan import plan_patient
 from msseg_lightning.simulate.recipe import CohortRecipe
+from msseg_lightning.simulate.scan import scan_visit
 
 Slice = NDArray[np.float32]
 
