@@ -95,9 +95,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.OK
     except OSError as error:
         return _environment(error)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            return _unforeseen()
+        sys.stderr.write(
+            f"msseg: [environment.memory] out of memory ({' '.join(str(error).split())[:200]}) -> "
+            "free some, or lower train.batch_size=... sample.size=... data.workers=...; "
+            "nothing is half written\n"
+        )
+        return ExitCode.ENVIRONMENT
     except Exception:
-        logging.getLogger("msseg").exception("unforeseen error; please report it with this text")
-        return ExitCode.INTERNAL
+        return _unforeseen()
+
+
+def _unforeseen() -> int:
+    logging.getLogger("msseg").exception("unforeseen error; please report it with this text")
+    return ExitCode.INTERNAL
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: torch says so in a RuntimeError, on a GPU in a subclass of it."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
 
 
 def _environment(error: OSError) -> int:

@@ -329,7 +329,9 @@ class FromFile:
         name = shown(self.path)
         content = self._read(name)
         chosen, common = content, content
-        if "folds" in content:
+        if "folds" not in content and fold != content.get("fold"):
+            _check_fold(fold, 1)  # one division is not five folds with the same patients
+        elif "folds" in content:
             _check_fold(fold, len(content["folds"]))
             chosen = content["folds"][fold]
         parts: dict[str, list[str]] = {part: chosen.get(part, []) for part in PARTS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -117,7 +118,46 @@ def compose_config(overrides: Sequence[str] = (), experiment: str | None = None)
             )
         ) from error
     assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items()}
+    config = {str(key): value for key, value in resolved.items()}
+    _check_ranges(config)
+    return config
+
+
+LARGEST_SEED = 2**32 - 1
+
+
+def _check_ranges(config: Config) -> None:
+    """Numbers are finite; fold and seed are whole numbers from 0; the name is no path.
+
+    What else a number must be, the class says that takes it.
+    """
+    wrong = [
+        (key, value, "a finite number")
+        for key, value in _leaves({**config, "card": {}, "sizes": {}}).items()
+        for number in (value if isinstance(value, list) else [value])
+        if isinstance(number, float) and not math.isfinite(number)
+    ]
+    wrong += [
+        (key, config[key], f"a whole number from 0 to {LARGEST_SEED}")
+        for key in ("fold", "seed")
+        if not isinstance(config[key], int) or not 0 <= config[key] <= LARGEST_SEED
+    ]
+    name = config["name"]
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", str(name)):
+        wrong.append(("name", name, "letters, digits, _ and -: a folder is named by it"))
+    if wrong:
+        raise MssegError(
+            Problem(
+                "config.range",
+                "the value is out of range",
+                field=key,
+                found=str(value),
+                expected=expected,
+                remedy=f"set {key} to {expected}",
+                exit_code=ExitCode.CONFIG,
+            )
+            for key, value, expected in wrong
+        )
 
 
 def _size(overrides: Sequence[str], chosen: Sequence[str]) -> list[str]:

@@ -107,12 +107,12 @@ class Training:
                 "the value is out of range",
                 field=f"train.{name}",
                 found=str(value),
-                expected="at least 1",
+                expected="a whole number, at least 1",
                 remedy=f"set train.{name}=1 or more",
                 exit_code=ExitCode.CONFIG,
             )
             for name in ("steps", "batch_size", "validate_every", "accumulate")
-            if (value := getattr(self, name)) < 1
+            if not isinstance(value := getattr(self, name), int) or value < 1
         ]
         if problems:
             raise MssegError(problems)
@@ -164,6 +164,16 @@ class Training:
                 use_distributed_sampler=False,
                 deterministic="warn" if torch.cuda.is_available() else True,
             )
+        except ValueError as error:
+            raise MssegError(
+                Problem(
+                    "train.trainer",
+                    f"Lightning refuses a setting: {error}",
+                    field="trainer",
+                    remedy="`msseg show EXPERIMENT` prints what works, under trainer",
+                    exit_code=ExitCode.CONFIG,
+                )
+            ) from error
         except MisconfigurationException as error:
             raise MssegError(
                 Problem(

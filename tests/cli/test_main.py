@@ -62,3 +62,21 @@ def test_a_refused_setting_ends_with_its_code_and_a_remedy(capsys):
 
 def test_the_usage_lists_the_exit_codes():
     assert "3 data" in usage()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), ExitCode.ENVIRONMENT),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), ExitCode.ENVIRONMENT),
+        (RuntimeError("a bug"), ExitCode.INTERNAL),
+        (KeyError("a bug"), ExitCode.INTERNAL),
+    ],
+)
+def test_running_out_of_memory_is_the_machines_business(error, code, monkeypatch, capsys):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr("msseg_lightning.cli.list.main", fail)
+    assert main(["list"]) == code
+    assert ("train.batch_size" in capsys.readouterr().err) == (code == ExitCode.ENVIRONMENT)

@@ -153,6 +153,9 @@ def test_file_comes_back(make, tmp_path):
     write_split(tmp_path / "split.json", split)
     again = FromFile(tmp_path / "split.json").split(subjects)
     assert parts(again) == parts(split) and again.data_hash == split.data_hash
+    own_fold = FromFile(tmp_path / "split.json").split(subjects, 1)  # the one it was written for
+    assert parts(own_fold) == parts(split)
+    assert refused(lambda: FromFile(tmp_path / "split.json").split(subjects, 2)) is ExitCode.CONFIG
     folds = {"folds": [dataclasses.asdict(KFold(3).split(subjects, n)) for n in range(3)]}
     (tmp_path / "all.json").write_text(json.dumps(folds))
     assert parts(FromFile(tmp_path / "all.json").split(subjects, 1)) == parts(split)

@@ -186,11 +186,20 @@ def test_a_missing_device_is_an_environment_error(tmp_path):
 
 def test_settings_below_one_are_refused_together():
     with pytest.raises(MssegError) as caught:
-        training(steps=0, batch_size=-1)
+        training(steps=0, batch_size=-1, validate_every=2.5)
     assert {problem.field for problem in caught.value.problems} == {
         "train.steps",
         "train.batch_size",
+        "train.validate_every",
     }
+
+
+@pytest.mark.parametrize("hardware", [{"accelerator": "abacus"}, {"precision": "7-true"}])
+def test_a_setting_lightning_does_not_know_is_a_configuration_error(tmp_path, hardware):
+    data = LongitudinalDataModule(Patches(), epoch_steps=5)
+    with pytest.raises(MssegError) as caught:
+        training().fit(task(), data, tmp_path, Hardware(**hardware))
+    assert caught.value.exit_code == ExitCode.CONFIG
 
 
 def test_validation_runs_uncompiled(tmp_path):
