@@ -170,13 +170,18 @@ def _loader(
     folder: RunFolder,
 ) -> Callable[[], CaseVolumes]:
     def volumes() -> CaseVolumes:
-        from msseg_lightning.read.nifti import read_volume
+        from msseg_lightning.read.nifti import GateOptions, read_volume
 
         loaded = load(subject)
         return CaseVolumes(
             baseline=loaded.volumes[BASELINE],
             followup=loaded.volumes[FOLLOWUP],
-            prediction=read_volume(folder.predictions / f"{subject.id}.nii.gz", kind="mask"),
+            prediction=read_volume(
+                folder.predictions / f"{subject.id}.nii.gz",
+                # a system that marks everything is shown, not refused
+                options=GateOptions(largest_mask_fraction=1.0),
+                kind="mask",
+            ),
             reference=loaded.volumes.get(TARGET),
             brain=loaded.volumes.get(BRAIN) or _brain(loaded),
         )

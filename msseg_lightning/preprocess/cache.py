@@ -88,6 +88,17 @@ class PreparedCache:
             self._ensure(subject)
         except MssegError as error:
             return list(error.problems)
+        except (OSError, MemoryError) as error:
+            return [
+                Problem(
+                    "preprocess.environment",
+                    f"{subject.id} could not be prepared: {error or 'out of memory'}",
+                    file=self.folder,
+                    field=subject.id,
+                    remedy="check free space, memory and permissions, or set paths.cache=OTHER",
+                    exit_code=ExitCode.ENVIRONMENT,
+                )
+            ]
         except Exception as error:
             log.exception("preprocessing %s failed", subject.id)
             return [
@@ -102,6 +113,8 @@ class PreparedCache:
         return []
 
     def _ensure(self, subject: LongitudinalSubject) -> None:
+        if not all(file.is_file() for file in subject.files().values()):
+            self.load(subject)  # says what is wrong; hashing a named pipe would wait for ever
         place = self.place(subject)
         if self._whole(place):
             return

@@ -1,8 +1,9 @@
 import json
 
+import nibabel
 import numpy as np
 
-from msseg_lightning.compare.run_report import _brain, score_from, shown_summary
+from msseg_lightning.compare.run_report import _brain, _loader, score_from, shown_summary
 from msseg_lightning.core.subject import (
     BASELINE,
     FOLLOWUP,
@@ -10,8 +11,10 @@ from msseg_lightning.core.subject import (
     LongitudinalSubject,
     Native,
 )
-from msseg_lightning.core.volume import Volume
+from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.evaluate.summary import summarise
+from msseg_lightning.read.nifti import write_volume
+from msseg_lightning.run.folder import RunFolder
 from tests.compare.phantom import pair
 
 
@@ -45,3 +48,16 @@ def test_what_is_too_large_for_a_brain_is_not_taken_for_one():
     assert stripped is not None
     assert np.count_nonzero(stripped.data) == np.count_nonzero(head(70.0).volumes[FOLLOWUP].data)
     assert _brain(head(100.0)) is None  # 4.2 litres: a head in zero air
+
+
+def test_a_system_that_marks_everything_is_shown_not_refused(tmp_path):
+    grid = Grid((6, 6, 6), np.eye(4))
+    scan = Volume(np.ones(grid.shape, np.float32), grid.affine)
+    run = RunFolder(tmp_path)
+    header = nibabel.Nifti1Image(scan.data, np.eye(4)).header
+    native = Native(grid, header.binaryblock)
+    write_volume(run.predictions / "a.nii.gz", np.ones(grid.shape, np.uint8), native, "mask")
+    subject = LongitudinalSubject(id="a", patient="a", images={})
+    loaded = LoadedSubject(subject, {BASELINE: scan, FOLLOWUP: scan}, native)
+    volumes = _loader(subject, lambda _: loaded, run)()
+    assert volumes.prediction.data.all()

@@ -139,6 +139,29 @@ def test_a_killed_worker_is_named_and_others_are_finished(subjects, tmp_path):
     assert cache.place(pairs[0]).is_dir() and cache.place(pairs[2]).is_dir()
 
 
+def refuse(subject):
+    """Stands for the gate, which never opens what is no regular file."""
+    raise MssegError(Problem("image.missing", f"{subject.id}: there is no such file"))
+
+
+@pytest.mark.parametrize("make", [lambda path: None, Path.mkdir, os.mkfifo])
+def test_the_gate_explains_what_is_no_file(make, tmp_path):
+    """A missing file was an internal error, and hashing a pipe waited for ever."""
+    make(tmp_path / "scan")
+    images = {BASELINE: tmp_path / "scan", FOLLOWUP: tmp_path / "scan"}
+    subject = LongitudinalSubject(id="a", patient="a", images=images)
+    with pytest.raises(MssegError, match="there is no such file") as caught:
+        PreparedCache(tmp_path / "cache", Preprocess([]), refuse).prepare([subject])
+    assert caught.value.exit_code == ExitCode.DATA
+
+
+def test_a_full_disk_is_the_machines_business(subjects, tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(MssegError) as caught:
+        PreparedCache(tmp_path / "cache", Preprocess([]), load).prepare(subjects([b"1"]))
+    assert caught.value.exit_code == ExitCode.ENVIRONMENT
+
+
 def _prepare(folder, calls, pairs):
     PreparedCache(folder, Preprocess([Counted(str(calls))]), load).prepare(pairs)
 
