@@ -41,8 +41,10 @@ def load_subject(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
         raise MssegError(errors)
-    for problem in problems:
-        logger.warning("%s", problem)
+    for problem in problems:  # a pair without new lesions is as good as any other
+        logger.log(
+            logging.DEBUG if problem.code == "mask.empty" else logging.WARNING, "%s", problem
+        )
     notes = [str(problem) for problem in problems]
     native_name = _native_name(subject)
     native = native_of(subject.files()[native_name], options, subject.root)

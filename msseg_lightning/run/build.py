@@ -73,8 +73,8 @@ def build_method(config: Config, loggers: Sequence[object] = ()) -> Method:
     """The system: a network with everything around it, or a method without gradients."""
     cache = build_cache(config)
     method = instantiate(config["method"], partial=True)
-    rules = [instantiate(rule) for rule in (config["postprocess"] or {}).get("rules", {}).values()]
-    if config["network"] is None:
+    rules = [instantiate(rule) for rule in (config.get("postprocess") or {}).get("rules", {}).values()]
+    if config.get("network") is None:
         return method(cache=cache, **({"postprocess": rules} if rules else {}))
 
     import torch

@@ -71,7 +71,7 @@ def train_experiment(config: Config, report: WriteReport) -> Outcome:
         subjects = labelled_subjects(config)
         split = make_split(config, subjects, load)
         write_split(folder.split_file, split)
-        tracking = instantiate(config["track"]) or None
+        tracking = instantiate(config.get("track")) or None
         tracker = _open_run(config, folder, split, tracking)
         if tracker is None or tracking is None:
             return Outcome(folder, _run(config, folder, subjects, split, load, report, None), None)
@@ -181,7 +181,7 @@ def _status(error: BaseException) -> str:
 
 def score_options(config: Config) -> ScoreOptions:
     """Thresholds of the official scorer."""
-    return ScoreOptions(**(config["evaluate"] or {}))
+    return ScoreOptions(**(config.get("evaluate") or {}))
 
 
 def save_model(method: Method, config: Config, folder: RunFolder) -> None:
