@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.problem import ExitCode, MssegError
 
 EXAMPLES = """\
 examples
@@ -66,13 +66,15 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
     from msseg_lightning.run import predict
 
+    if all(single):  # before anything is loaded
+        outputs = [file for file in (options.output, options.probability) if file is not None]
+        predict.check_outputs(outputs, [options.baseline, options.followup])
     model = predict.find_model(options.model, options.mlruns)
     if options.settings:
         return predict_data_set(model, options)
     method, _ = predict.load_method(model)
     if options.table is None:
         subject = predict.pair_subject("pair", options.baseline, options.followup)
-        check_places(options)
         prediction = method.predict(subject)
         record = predict.side_car(prediction, model)
         predict.write_prediction(prediction, options.output, options.probability, record)
@@ -126,32 +128,3 @@ def predict_data_set(model: Path, options: argparse.Namespace) -> ExitCode:
         sys.stderr.write(f"left out: {', '.join(applied.refused)}\n")
         return ExitCode.PARTIAL
     return ExitCode.OK
-
-
-def check_places(options: argparse.Namespace) -> None:
-    """An output never overwrites an input."""
-    inputs = {options.baseline.resolve(), options.followup.resolve()}
-    for output in (options.output, options.probability):
-        if output is not None and output.resolve() in inputs:
-            raise MssegError(
-                Problem(
-                    "predict.overwrites_input",
-                    "the output would overwrite an input",
-                    file=output,
-                    field="--output",
-                    remedy="choose another file name",
-                    exit_code=ExitCode.CONFIG,
-                )
-            )
-        if output is not None and not output.name.endswith((".nii", ".nii.gz")):
-            raise MssegError(
-                Problem(
-                    "predict.format",
-                    "masks are written as NIfTI",
-                    file=output,
-                    field="--output",
-                    expected="a name that ends in .nii.gz or .nii",
-                    remedy=f"use {output.name}.nii.gz",
-                    exit_code=ExitCode.CONFIG,
-                )
-            )

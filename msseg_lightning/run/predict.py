@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from msseg_lightning.run.compose import Config, refuse_targets
 from msseg_lightning.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
+
+SECTIONS = ("trainer", "preprocess", "paths", "data", "method", "network", "postprocess", "seed")
+"""What a stored configuration must hold for the system to be built again."""
 
 
 def predict_to_file(
@@ -87,12 +90,35 @@ def weights_hash(model: Path) -> str | None:
 
 
 def json_safe_config(model: Path) -> Config:
-    """The configuration that lies beside a model."""
+    """The configuration that lies beside a model; empty where there is none.
+
+    Raises:
+        MssegError: it is damaged, or holds more than plain values (exit 4).
+    """
     import yaml
 
     file = model / "config.yaml"
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return content if isinstance(content, dict) else {}
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise _damaged(file, " ".join(str(error).split())[:200]) from error
+    if not isinstance(content, dict):
+        raise _damaged(file, type(content).__name__)
+    return content
+
+
+def _damaged(file: Path, found: str) -> MssegError:
+    return MssegError(
+        Problem(
+            "model.config",
+            "the configuration beside the model cannot be used",
+            file=file,
+            found=found,
+            expected="config.yaml as `msseg train` wrote it",
+            remedy="copy the model folder again from where it came from",
+            exit_code=ExitCode.MODEL,
+        )
+    )
 
 
 def find_model(text: str, tracking_folder: str = "mlruns") -> Path:
@@ -142,6 +168,9 @@ def load_method(model: Path, overrides: Mapping[str, Any] | None = None) -> tupl
     """Rebuild a trained system from its folder. Targets are checked before anything is built."""
     config = json_safe_config(model)
     refuse_targets(config)
+    missing = [key for key in ("name", *SECTIONS) if key not in config]
+    if missing:
+        raise _damaged(model / "config.yaml", f"nothing under {', '.join(missing)}")
     config["trainer"] = {**config["trainer"], "devices": 1, "num_nodes": 1, "strategy": "auto"}
     for place, value in (overrides or {}).items():
         group, key = place.split(".")
@@ -159,15 +188,63 @@ def pair_subject(name: str, baseline: Path, followup: Path) -> LongitudinalSubje
 
 
 def read_pairs(table: Path) -> list[tuple[LongitudinalSubject, Path | None]]:
-    """Rows of a CSV with ``id, baseline_flair, followup_flair`` and, if wanted, ``output``."""
+    """Rows of a CSV with ``id, baseline_flair, followup_flair`` and, if wanted, ``output``.
+
+    Raises:
+        MssegError: the table is refused (exit 3), or an output would overwrite a scan of any row
+            or the output of another one (exit 2).
+    """
     from msseg_lightning.read.table import TableReader
 
+    subjects = TableReader(table).subjects()  # refuses what is no table
     outputs: dict[str, Path] = {}
     with table.open(newline="", encoding="utf-8-sig") as stream:
         for row in csv.DictReader(stream):
             if row.get("output"):
                 outputs[row.get("id", "")] = Path(row["output"])
-    return [(subject, outputs.get(subject.id)) for subject in TableReader(table).subjects()]
+    inputs = [file for subject in subjects for file in subject.files().values()]
+    check_outputs(list(outputs.values()), inputs)
+    return [(subject, outputs.get(subject.id)) for subject in subjects]
+
+
+def check_outputs(outputs: Sequence[Path], inputs: Iterable[Path]) -> None:
+    """Every output is a NIfTI file of its own, and no input.
+
+    Raises:
+        MssegError: with every output that is not (exit 2); nothing has been read or written.
+    """
+    scans = {file.resolve() for file in inputs}
+    seen: set[Path] = set()
+    problems = []
+    for output in outputs:
+        place = output.resolve()
+        if place in scans or place in seen:
+            what = "an input" if place in scans else "another output"
+            problems.append(
+                Problem(
+                    "predict.overwrites",
+                    f"the output would overwrite {what}",
+                    file=output,
+                    field="output",
+                    remedy="choose another file name",
+                    exit_code=ExitCode.CONFIG,
+                )
+            )
+        elif not output.name.endswith((".nii", ".nii.gz")):
+            problems.append(
+                Problem(
+                    "predict.format",
+                    "masks are written as NIfTI",
+                    file=output,
+                    field="output",
+                    expected="a name that ends in .nii.gz or .nii",
+                    remedy=f"use {output.name}.nii.gz",
+                    exit_code=ExitCode.CONFIG,
+                )
+            )
+        seen.add(place)
+    if problems:
+        raise MssegError(problems)
 
 
 def run_of(model: Path) -> RunFolder | None:

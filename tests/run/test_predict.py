@@ -12,7 +12,7 @@ import pytest
 
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode, MssegError
-from msseg_lightning.run.predict import find_model, load_method
+from msseg_lightning.run.predict import check_outputs, find_model, load_method, read_pairs
 
 
 @pytest.fixture
@@ -95,3 +95,48 @@ def test_changed_weights_are_refused(trained_run, tmp_path):
     with pytest.raises(MssegError) as caught:
         load_method(copy)
     assert caught.value.exit_code == ExitCode.SECURITY
+
+
+@pytest.mark.parametrize(
+    "content", [b"a: [1\n b", b"", b"name: pre_unet\n", b"\xff\xfe\x00", b"- 1"]
+)
+def test_a_damaged_configuration_is_a_model_error(content, tmp_path):
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(MssegError) as caught:
+        load_method(tmp_path)
+    assert caught.value.exit_code == ExitCode.MODEL
+    assert caught.value.problems[0].remedy
+
+
+def test_a_tag_in_a_stored_configuration_builds_nothing(tmp_path):
+    text = f"a: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']\n"
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(MssegError):
+        load_method(tmp_path)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("outputs", [("a.nii.gz", "a.nii.gz"), ("", "scan.nii.gz"), ("", "x.png")])
+def test_an_output_of_a_table_overwrites_neither_scan_nor_mask(outputs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("scan", "second"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    rows = [f"p{n},scan.nii.gz,second.nii.gz,{output}" for n, output in enumerate(outputs)]
+    table = tmp_path / "pairs.csv"
+    table.write_text("\n".join(["id,baseline_flair,followup_flair,output", *rows]))
+    with pytest.raises(MssegError) as caught:
+        read_pairs(table)
+    assert caught.value.exit_code == ExitCode.CONFIG
+
+
+def test_mask_and_map_need_two_files(tmp_path):
+    with pytest.raises(MssegError, match="another output"):
+        check_outputs([tmp_path / "a.nii.gz", tmp_path / "a.nii.gz"], [])
+
+
+def test_a_table_in_another_encoding_is_refused(tmp_path):
+    table = tmp_path / "pairs.csv"
+    table.write_bytes("id,baseline_flair,followup_flair\né,x,y\n".encode("latin-1"))
+    with pytest.raises(MssegError) as caught:
+        read_pairs(table)
+    assert caught.value.exit_code == ExitCode.DATA
