@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -28,6 +29,7 @@ class RatioSampler:
             subject first; an empty one then gives a uniform patch and the ratio drops.
         jitter_voxels: positive centres move by up to this much along each axis.
         inside: move patches at the border into the volume, as MONAI and nnU-Net do.
+        where: what the other centres are drawn from, ``brain`` or ``volume``.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class RatioSampler:
         only_lesional: bool = True,
         jitter_voxels: int = 0,
         inside: bool = True,
+        where: Literal["brain", "volume"] = "brain",
     ) -> None:
         if not 0 <= positive_ratio <= 1:
             raise ValueError(f"positive_ratio {positive_ratio} is no share")
@@ -46,7 +49,7 @@ class RatioSampler:
         self.target = target
         self.only_lesional = only_lesional
         self.jitter_voxels = jitter_voxels
-        self._uniform = UniformSampler(self.size, inside)
+        self._uniform = UniformSampler(self.size, inside, where)
 
     def draw(
         self, subjects: Sequence[PreparedSubject], generator: np.random.Generator

@@ -1,8 +1,9 @@
-"""Patches anywhere in the brain."""
+"""Patches anywhere in the brain, or anywhere in the volume."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -12,15 +13,27 @@ from msseg_lightning.sample.patch import PatchSpec, lattice_centre, three
 
 
 class UniformSampler:
-    """Every subject equally often, then every brain voxel equally often as the centre.
+    """Every subject equally often, then every voxel of the brain (or volume) equally often.
+
+    A network that is slid over whole heads must meet scalp and air in training too: take
+    ``volume`` wherever preprocessing leaves them in.
 
     Args:
         size: of the patch in voxels, one number or three.
         inside: move patches at the border into the volume, as MONAI and nnU-Net do.
+        where: what the centres are drawn from.
     """
 
-    def __init__(self, size: int | Sequence[int], inside: bool = True) -> None:
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        inside: bool = True,
+        where: Literal["brain", "volume"] = "brain",
+    ) -> None:
+        if where not in ("brain", "volume"):
+            raise ValueError(f"where {where!r} is neither brain nor volume")
         self.size = three(size)
+        self.where = where
         self.inside = inside
 
     def draw(
@@ -29,7 +42,7 @@ class UniformSampler:
         """See ``PatchSampler``. Where a volume has no brain voxel, any voxel may be the centre."""
         index = int(generator.integers(len(subjects)))
         subject = subjects[index]
-        places = subject.voxels(BRAIN)
+        places = subject.voxels(BRAIN) if self.where == "brain" else ()
         if len(places):
             voxel = places[generator.integers(len(places))]
         else:

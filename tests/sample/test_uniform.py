@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import BRAIN
@@ -23,3 +24,18 @@ def test_patches_stay_inside(cohort):
         start = spec.centre - (np.array(spec.size) - 1) / 2
         assert (start >= 0).all() and (start == np.rint(start)).all()
         assert (start + spec.size <= cohort[0].grid.shape).all()
+
+
+def test_over_the_whole_volume_most_centres_lie_outside_the_brain(cohort):
+    sampler = UniformSampler(1, where="volume")
+    inside = [
+        cohort[spec.subject].mask(BRAIN)[tuple(spec.centre.astype(int))]
+        for spec in (sampler.draw(cohort, keyed_generator("volume", i)) for i in range(600))
+    ]
+    share = np.mean([subject.mask(BRAIN).mean() for subject in cohort])
+    assert abs(np.mean(inside) - share) < 0.08
+
+
+def test_any_other_place_is_refused():
+    with pytest.raises(ValueError, match="neither"):
+        UniformSampler(1, where="skull")
