@@ -100,7 +100,8 @@ class Task(L.LightningModule):
         self.latest = {"train/loss": loss.detach()}
         self.latest |= {f"train/{name}": value.detach() for name, value in logs.items()}
         # Lightning's log costs half a millisecond: it is called for the steps that are written
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set at run time
+        if (self.global_step + 1) % every == 0:
             for name, value in self.latest.items():
                 self.log(name, value, batch_size=len(batch.subjects))
         return loss
