@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.harness import ROOT, Row
+from benchmarks.harness import PEERS, ROOT, Row
 from benchmarks.rows import rows_of
 
 BENCHMARKS = (
@@ -38,7 +38,6 @@ BENCHMARKS = (
         "gpu",
     ),
 )
-PEERS = ROOT / "benchmarks" / ".peers"
 RESULTS = ROOT / "benchmarks" / "results"
 
 

@@ -28,6 +28,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[1]
+PEERS = ROOT / "benchmarks" / ".peers"
 PACKAGES = (
     *("torch", "lightning", "numpy", "scipy", "numba", "monai", "torchio", "nibabel", "isal"),
     *("SimpleITK", "nnunetv2", "batchgeneratorsv2", "dynamic-network-architectures", "blosc2"),
@@ -177,12 +178,11 @@ def command_seconds(command: Sequence[str], **options: Any) -> tuple[float, floa
 
 def record() -> dict[str, Any]:
     """Date, commit, machine and versions of a measurement."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
+    places = [*sys.path, str(PEERS)]  # what lies first is what is imported
+    found: dict[str, importlib.metadata.Distribution] = {}
+    for entry in importlib.metadata.distributions(path=places):
+        found.setdefault(entry.metadata["Name"], entry)
+    versions = {name: found[name].version if name in found else None for name in PACKAGES}
     return {
         "date": datetime.datetime.now().isoformat(timespec="minutes"),
         "commit": _git("rev-parse", "--short", "HEAD"),
