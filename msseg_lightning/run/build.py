@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,11 @@ def build_cache(config: Config) -> Any:
     from msseg_lightning.preprocess.pipeline import Preprocess
 
     steps = [instantiate(step) for step in config["preprocess"]["steps"].values() if step]
+    reading = config["data"]["reading"]
+    # what the gate was told decides what is read, and what it would refuse
+    kind = f"-{keyed_seed(json.dumps(reading, sort_keys=True)):016x}" if reading else ""
     return PreparedCache(
-        Path(config["paths"]["cache"]) / "prepared",
+        Path(config["paths"]["cache"]) / f"prepared{kind}",
         Preprocess(steps),
         build_load(config),
         workers=config["data"]["workers"],
@@ -73,7 +77,9 @@ def build_method(config: Config, loggers: Sequence[object] = ()) -> Method:
     """The system: a network with everything around it, or a method without gradients."""
     cache = build_cache(config)
     method = instantiate(config["method"], partial=True)
-    rules = [instantiate(rule) for rule in (config.get("postprocess") or {}).get("rules", {}).values()]
+    rules = [
+        instantiate(rule) for rule in (config.get("postprocess") or {}).get("rules", {}).values()
+    ]
     if config.get("network") is None:
         return method(cache=cache, **({"postprocess": rules} if rules else {}))
 

@@ -22,7 +22,7 @@ from msseg_lightning.core.subject import TARGET, LongitudinalSubject
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions, score_case
 from msseg_lightning.evaluate.summary import summarise
-from msseg_lightning.read.nifti import read_volume
+from msseg_lightning.read.nifti import GateOptions, gate_options, read_volume
 from msseg_lightning.read.splits import Split, write_split
 from msseg_lightning.run.build import Load, build_load, build_method, instantiate
 from msseg_lightning.run.compose import Config, compose_config
@@ -115,19 +115,50 @@ def labelled_subjects(config: Config) -> dict[str, LongitudinalSubject]:
 def make_split(config: Config, subjects: dict[str, LongitudinalSubject], load: Load) -> Split:
     """The pairs of this fold; patients never stand on two sides."""
     pairs = list(subjects.values())
+    refuse_copies(pairs)
+    options = gate_options(config["data"]["reading"])
     has_lesions = {
-        subject.id: bool(_reference(subject, load).data.any())
+        subject.id: bool(_reference(subject, load, options).data.any())
         for subject in track(pairs, "reading reference masks")
     }
     split: Split = instantiate(config["split"]).split(pairs, config["fold"], has_lesions)
     return split
 
 
-def _reference(subject: LongitudinalSubject, load: Load) -> Volume:
+def _reference(subject: LongitudinalSubject, load: Load, options: GateOptions) -> Volume:
     """The mask of new lesions alone, where it is a file; otherwise the whole pair is needed."""
     if TARGET in subject.masks:
-        return read_volume(subject.masks[TARGET], kind="mask", root=subject.root)
+        return read_volume(subject.masks[TARGET], "mask", options, subject.root)
     return load(subject).volumes[TARGET]
+
+
+def refuse_copies(subjects: Sequence[LongitudinalSubject]) -> None:
+    """The same scan under two patients would be learned and then tested on.
+
+    Files are compared byte by byte; `msseg check` also finds copies stored in another way.
+
+    Raises:
+        MssegError: one problem per copy (exit 3).
+    """
+    owners: dict[str, tuple[str, Path]] = {}
+    problems = []
+    for subject in subjects:
+        for file in filter(Path.is_file, subject.images.values()):
+            patient, first = owners.setdefault(sha256_file(file), (subject.patient, file))
+            if patient != subject.patient:
+                problems.append(
+                    Problem(
+                        "data.copy",
+                        "the same scan lies under two patients",
+                        file=Path(*file.parts[-2:]),
+                        field="bytes",
+                        found=f"identical to {Path(*first.parts[-2:])}",
+                        expected="each scan once",
+                        remedy="remove one, or give both the same patient",
+                    )
+                )
+    if problems:
+        raise MssegError(problems)
 
 
 def _run(

@@ -3,7 +3,7 @@
 import pytest
 
 from msseg_lightning.core.problem import ExitCode, MssegError
-from msseg_lightning.run.build import build_method, instantiate
+from msseg_lightning.run.build import build_cache, build_method, instantiate
 from msseg_lightning.run.compose import compose_config
 
 TINY = ("read.root=none", "size=tiny")
@@ -37,3 +37,11 @@ def test_what_the_object_itself_said_comes_through():
         instantiate(node)
     assert caught.value.problems[0].field == "overlap"
     assert caught.value.problems[0].found == "2"
+
+
+def test_pairs_read_under_other_rules_are_not_taken_from_the_cache():
+    """Prepared under trust=qform, a scan must not come back under trust=sform."""
+    rules = [[], ["+data.reading.trust=qform"], ["+data.reading.trust=sform"]]
+    folders = [build_cache(compose_config([*TINY, *rule], "pre_unet")).folder for rule in rules]
+    assert len(set(folders)) == 3
+    assert folders[0].name == "prepared"

@@ -15,8 +15,9 @@ import yaml
 from safetensors.torch import load_file
 
 from msseg_lightning.cli.main import main
-from msseg_lightning.core.problem import ExitCode
-from msseg_lightning.run.experiment import headline_metrics, renamed, without_places
+from msseg_lightning.core.problem import ExitCode, MssegError
+from msseg_lightning.core.subject import BASELINE, FOLLOWUP, LongitudinalSubject
+from msseg_lightning.run.experiment import headline_metrics, refuse_copies, renamed, without_places
 
 
 def words(cohort):
@@ -110,3 +111,19 @@ def test_data_without_any_reference_is_refused(target, tiny_cohort, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     assert main(words(copy)) == ExitCode.DATA
     assert "new_lesions" in capsys.readouterr().err
+
+
+def test_a_scan_under_two_patients_is_refused_before_training(tmp_path):
+    def pair(name, patient, *contents):
+        images = {}
+        for visit, content in zip((BASELINE, FOLLOWUP), contents, strict=True):
+            images[visit] = tmp_path / f"{name}-{visit}.nii.gz"
+            images[visit].write_bytes(content)
+        return LongitudinalSubject(id=name, patient=patient, images=images)
+
+    shared = [pair("a", "p1", b"1", b"2"), pair("b", "p1", b"2", b"3")]
+    refuse_copies(shared)  # the follow-up of one interval is the baseline of the next
+    with pytest.raises(MssegError) as caught:
+        refuse_copies([*shared, pair("c", "p2", b"3", b"4")])
+    assert caught.value.exit_code == ExitCode.DATA
+    assert [problem.file.name for problem in caught.value.problems] == ["c-baseline_flair.nii.gz"]
