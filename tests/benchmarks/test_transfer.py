@@ -1,0 +1,72 @@
+"""Counting and comparing at equal numbers of false lesions, worked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.transfer import Point, Reference, at_budget, compared, draw, frontier, markdown
+from msseg_lightning.core.subject import BRAIN, TARGET, LoadedSubject, LongitudinalSubject, Native
+from msseg_lightning.core.volume import Grid, Volume
+
+
+def reference_of(lesions, brain, patient="a"):
+    affine = np.diag([1.0, 1.0, 3.0, 1.0])
+    subject = LongitudinalSubject(id=patient, patient=patient, images={})
+    volumes = {
+        BRAIN: Volume(brain, affine, "mask"),
+        TARGET: Volume(lesions, affine, "mask"),
+    }
+    return Reference.of(LoadedSubject(subject, volumes, Native(Grid(brain.shape, affine), b"")))
+
+
+def case(true, detected, predicted, matched):
+    return {"true": true, "detected": detected, "predicted": predicted, "matched": matched}
+
+
+def test_what_lies_outside_the_brain_does_not_count():
+    brain = np.zeros((20, 20, 6), bool)
+    brain[2:18, 2:18, 1:5] = True
+    lesions = np.zeros_like(brain)
+    lesions[4:7, 4:7, 2:4] = True  # 18 voxels of 3 mm3
+    lesions[12:14, 12:14, 2] = True  # four voxels, missed
+    marked = np.zeros_like(brain)
+    marked[4:7, 4:7, 2:4] = True
+    marked[9:11, 4:6, 2] = True  # false
+    marked[0:2, 0:2, 0] = True  # outside
+    found = reference_of(lesions, brain).match(marked.astype(np.uint8))
+    assert found == case(true=2, detected=1, predicted=2, matched=1)
+
+
+def points():
+    """Two pairs of 10 and 30 lesions: (sensitivity, false per pair) (.5, 3), (.25, 1), (.2, 2)."""
+    return [
+        Point("loose", {"a": case(10, 8, 10, 6), "b": case(30, 12, 14, 12)}),
+        Point("strict", {"a": case(10, 4, 5, 4), "b": case(30, 6, 7, 6)}),
+        Point("bad", {"a": case(10, 2, 4, 2), "b": case(30, 6, 8, 6)}),
+    ]
+
+
+def test_lesions_are_pooled_and_false_ones_averaged_over_pairs():
+    loose, strict, bad = points()
+    assert (loose.sensitivity(), loose.false_per_pair()) == (0.5, 3.0)
+    assert (strict.sensitivity(), strict.false_per_pair()) == (0.25, 1.0)
+    assert (bad.sensitivity(), bad.false_per_pair()) == (0.2, 2.0)
+    assert loose.sensitivity(["a"]) == 0.8
+    assert frontier(points()) == [(1.0, 0.25), (3.0, 0.5)]  # `bad` is beaten at both
+
+
+def test_a_budget_is_never_exceeded():
+    assert at_budget(points(), 2.9).name == "strict"
+    assert at_budget(points(), 3.0).name == "loose"
+    assert at_budget(points(), 0.5) is None
+
+
+def test_table_and_figure(tmp_path):
+    empty = np.ones((4, 4, 4), bool)
+    references = {name: reference_of(empty, empty, name) for name in ("a", "b")}
+    rows = list(compared(points(), points()[1:2], references))
+    two = next(row for row in rows if row["false_lesions_per_pair"] == 2.0)
+    assert two["network"]["by_patient"] == {"a": 0.4, "b": 0.2}
+    assert "| 2 | 10 of 40 (0.25); 0.40, 0.20 | 10 of 40 (0.25); 0.40, 0.20 |" in markdown(rows)
+    draw(points(), points(), "title", tmp_path / "froc.png")
+    assert 2_000 < (tmp_path / "froc.png").stat().st_size < 200_000
