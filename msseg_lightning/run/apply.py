@@ -18,10 +18,10 @@ from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.read.splits import data_hash
 from msseg_lightning.run.build import build_load, build_method, instantiate
 from msseg_lightning.run.compose import Config, compose_config, refuse_targets
-from msseg_lightning.run.experiment import score_options, score_pair, write_scores
 from msseg_lightning.run.folder import data_name
 from msseg_lightning.run.predict import json_safe_config, predict_to_file, run_of, weights_hash
 from msseg_lightning.run.progress import track
+from msseg_lightning.run.scores import score_options, score_pair, write_scores
 
 CHANGEABLE = ("read", "data", "infer", "postprocess", "paths", "trainer")
 """Settings that do not touch what was trained: which data, how windows slide, which rules."""

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP, LongitudinalSubject
-from msseg_lightning.run.experiment import headline_metrics, refuse_copies, renamed, without_places
+from msseg_lightning.run.experiment import refuse_copies
+from msseg_lightning.run.tracked import headline_metrics, renamed, without_places
 
 
 def words(cohort):

@@ -1,0 +1,206 @@
+"""What MLflow is told about a run: names, tags, settings, results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from msseg_lightning import __version__
+from msseg_lightning.core.files import sha256_file, write_json
+from msseg_lightning.core.problem import ExitCode, MssegError
+from msseg_lightning.read.splits import Split
+from msseg_lightning.run.compose import Config, compose_config
+from msseg_lightning.run.folder import RunFolder, data_name, flatten
+from msseg_lightning.run.scores import PROTOCOL, scores_table
+
+WriteReport = Callable[[RunFolder, Path, Callable[[str], str]], Path]
+"""(run folder, file to write, id -> shown name) -> the file."""
+
+
+def open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) -> Any:
+    """The MLflow run of this fold below the run of its experiment; None where tracking is off."""
+    from msseg_lightning.track.environment import environment_record
+    from msseg_lightning.track.tracker import reap_dead_runs
+
+    environment = environment_record()
+    record = folder.record()
+    git = environment.get("git") or {}
+    folder.update_record(
+        experiment=config["name"],
+        data=data_name(config),
+        version=__version__,
+        commit=git.get("commit"),
+        environment=environment,
+        split_hash=sha256_file(folder.split_file)[:16],
+        data_hash=split.data_hash,
+        status="started",
+    )
+    if tracking is None:
+        return None
+    reap_dead_runs(tracking.uri())
+    family = f"{config['name']}-{data_name(config)}-{config['size']}-seed{config['seed']}"
+    tags = {
+        "system": config["name"],
+        "system_id": config["card"].get("id", ""),
+        "family": config["card"].get("family", ""),
+        "data": data_name(config),
+        "size": config["size"],
+        "seed": config["seed"],
+        "commit": git.get("commit") or "unknown",
+        "version": __version__,
+        "protocol": PROTOCOL,
+    }
+    parent_folder = folder.path.parent / f".parent-{family}"
+    parent = tracking.start(
+        "msseg",
+        family,
+        spool=parent_folder,
+        tags={**tags, "level": "experiment"},
+        resume_run_id=remembered(parent_folder),
+    )
+    tracker = tracking.start(
+        "msseg",
+        f"{family}-fold{config['fold']}",
+        spool=folder.path / "track",
+        parent=parent,
+        tags={
+            **tags,
+            "level": "fold",
+            "fold": config["fold"],
+            "split": split.kind,
+            "data_hash": split.data_hash,
+            "split_hash": folder.record()["split_hash"],
+        },
+        params=tracked_settings(config),
+        resume_run_id=record.get("mlflow_run_id"),
+    )
+    if parent.run_id:
+        write_json(parent_folder / "run.json", {"mlflow_run_id": parent.run_id})
+    parent.finish("FINISHED")
+    folder.update_record(mlflow_run_id=tracker.run_id)
+    rename = tracking.pseudonyms.name
+    parts = {
+        part: [rename(case) for case in getattr(split, part)] for part in ("train", "val", "test")
+    }
+    tracker.log_text(json.dumps(parts, indent=2), "split.json")
+    tracker.log_text(yaml.safe_dump(without_places(config), sort_keys=False), "config.yaml")
+    tracker.log_text(json.dumps(environment, indent=2, default=str), "environment.json")
+    return tracker
+
+
+def remembered(parent_folder: Path) -> str | None:
+    """MLflow's id of the experiment's run, from an earlier fold."""
+    file = parent_folder / "run.json"
+    if not file.exists():
+        return None
+    return str(json.loads(file.read_text(encoding="utf-8"))["mlflow_run_id"])
+
+
+def tracked_settings(config: Config) -> dict[str, Any]:
+    """Settings worth a column in MLflow: the rhythm of training and whatever was overridden."""
+    flat = flatten(config)
+    try:
+        default = flatten(
+            compose_config((f"read.root={config['read'].get('root')}",), config["name"])
+        )
+    except MssegError:
+        default = {}
+    always = ("train.", "sample.", "fold", "seed", "size", "split._target_")
+    skip = ("paths.", "sizes.", "card.", "track.", "read.root", "trainer.")
+    return {"system": config["name"], "data": data_name(config)} | {
+        key: value
+        for key, value in flat.items()
+        if not key.startswith(skip)
+        and (key.startswith(always) or default.get(key, value) != value)
+        and "_target_" not in key
+    }
+
+
+def log_results(
+    tracker: Any,
+    folder: RunFolder,
+    summary: dict[str, Any],
+    rename: Callable[[str], str],
+    report: WriteReport,
+) -> None:
+    """Numbers, tables, curves, weights and report; patients under the names ``rename`` gives."""
+    tracker.log_metrics(headline_metrics(summary))
+    scores = renamed(json.loads(folder.scores_file.read_text(encoding="utf-8")), rename)
+    tracker.log_text(json.dumps(scores, indent=2), "scores/scores.json")
+    tracker.log_text(scores_table(scores["cases"]), "scores/scores.csv")
+    tracker.log_artifact(folder.model, "model")
+    curves = folder.fit / "curves.csv"
+    if curves.exists():
+        tracker.log_artifact(curves, "curves")
+    page = folder.report_file
+    if any(rename(case) != case for case in scores_of(folder)):
+        page = report(folder, folder.path / "track" / "report.html", rename)
+    tracker.log_artifact(page)
+
+
+def ending(error: BaseException) -> str:
+    """KILLED for signals, FAILED for everything else."""
+    from msseg_lightning.track.tracker import status_of
+
+    if isinstance(error, MssegError) and error.exit_code in (
+        ExitCode.INTERRUPTED,
+        ExitCode.TERMINATED,
+    ):
+        return "KILLED"
+    return status_of(error)
+
+
+def scores_of(folder: RunFolder) -> list[str]:
+    """Ids of the scored pairs."""
+    return list(json.loads(folder.scores_file.read_text(encoding="utf-8"))["cases"])
+
+
+def renamed(content: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
+    """``scores.json`` with other names for the pairs."""
+    summary = {
+        group: {**values, "cases": [rename(case) for case in values["cases"]]}
+        for group, values in content["summary"].items()
+    }
+    cases = {rename(case): score for case, score in content["cases"].items()}
+    return {**content, "summary": summary, "cases": cases}
+
+
+def without_places(config: Config) -> Config:
+    """A configuration that does not tell where on this machine anything lies."""
+    read = {**config["read"], "root": data_name(config)} if "root" in config["read"] else {}
+    return {**config, "read": read or config["read"], "paths": {}}
+
+
+def headline_metrics(summary: dict[str, Any]) -> dict[str, float]:
+    """The few numbers by which runs are compared; the two groups of cases apart."""
+    present, absent = summary["with_lesions"], summary["without_lesions"]
+    found = {
+        "result/cases_with_new_lesions": len(present["cases"]),
+        "result/cases_without_new_lesions": len(absent["cases"]),
+        "result/pooled_lesion_f1": present["lesions"]["f1"],
+        "result/pooled_lesion_sensitivity": present["lesions"]["sensitivity"],
+        "result/pooled_lesion_precision": present["lesions"]["precision"],
+        "result/clean_share_of_cases_without": absent["clean_share"],
+        "result/false_lesions_per_case_without": absent["false_lesions"]["mean"],
+        "result/false_volume_mm3_per_case_without": absent["false_volume_mm3"]["mean"],
+    } | {
+        f"result/{NAMES[name]}": statistic["mean"]
+        for name, statistic in present["measures"].items()
+        if name in NAMES
+    }
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+NAMES = {
+    "Dice": "dice",
+    "F1_score": "lesion_f1",
+    "SensL": "lesion_sensitivity",
+    "PPVL": "lesion_precision",
+    "HausdorffDistance": "hausdorff_mm",
+    "average_symmetric_surface_distance_mm": "average_symmetric_surface_distance_mm",
+}
+"""Official measures, over cases with new lesions only -> names in MLflow."""
