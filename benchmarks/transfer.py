@@ -77,10 +77,9 @@ NETWORK = (
 """Deviations from the experiment ``pre_unet``."""
 PROBABILITIES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.997)
 DEFAULT_PROBABILITY = 0.5
-RULES = tuple(
-    BsiRule(rise_sd=rise, larger_than=size)
-    for size in (5, 50)
-    for rise in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+RULES = (
+    *(BsiRule(rise_sd=rise) for rise in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)),
+    *(BsiRule(rise_sd=rise, larger_than=50) for rise in (1.5, 2.0, 3.0, 4.0)),
 )
 DEFAULT_RULE = BsiRule()
 BUDGETS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
@@ -223,20 +222,24 @@ def network_points(out: Path, references: Mapping[str, Reference]) -> list[Point
 def bsi_points(
     open_ms: Path, work: Path, subjects: Sequence[Any], references: Mapping[str, Reference]
 ) -> list[Point]:
-    """One point per rule of the subtraction."""
+    """One point per rule of the subtraction; kept in ``bsi.json``."""
+    kept = work / "bsi.json"
+    if kept.exists():
+        return [Point(**point) for point in json.loads(kept.read_text(encoding="utf-8"))]
     overrides = ("read=open_ms", f"read.root={open_ms}", f"paths.cache={work / 'cache'}")
     cache = build_cache(compose_config((*overrides, "data.workers=1"), "bsi_subtraction"))
-    points = []
-    for rule in RULES:
-        method = BsiSubtraction(cache, rule)
-        cases = {s.id: references[s.id].match(method.predict(s).mask) for s in subjects}
-        points.append(Point(f"rise_sd {rule.rise_sd}, larger_than {rule.larger_than}", cases))
-        log.info(
-            "%s: %.3f at %.1f",
-            points[-1].name,
-            points[-1].sensitivity(),
-            points[-1].false_per_pair(),
-        )
+    cases: dict[BsiRule, dict[str, dict[str, int]]] = {rule: {} for rule in RULES}
+    for subject in subjects:
+        cache.prepare([subject])
+        for rule in RULES:
+            mask = BsiSubtraction(cache, rule).predict(subject).mask
+            cases[rule][subject.id] = references[subject.id].match(mask)
+        log.info("bsi_subtraction: %s", subject.id)
+    points = [
+        Point(f"rise_sd {rule.rise_sd}, larger_than {rule.larger_than}", cases[rule])
+        for rule in RULES
+    ]
+    write_json(kept, [dataclasses.asdict(point) for point in points])
     return points
 
 
