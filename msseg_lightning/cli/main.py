@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import importlib
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msseg_lightning import __version__
@@ -81,8 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.CONFIG
     _quiet_start()
     try:
-        module = importlib.import_module(f"msseg_lightning.cli.{command}")
-        return int(module.main(rest))
+        with _unwinding():
+            module = importlib.import_module(f"msseg_lightning.cli.{command}")
+            return int(module.main(rest))
     except MssegError as error:
         for problem in error.problems:
             sys.stderr.write(f"msseg: {problem}\n")
@@ -120,6 +124,23 @@ def out_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or "can't allocate memory" in str(error)
     )
+
+
+@contextlib.contextmanager
+def _unwinding() -> Iterator[None]:
+    """SIGTERM unwinds, so that locks are freed and tracking learns of the end; training saves."""
+
+    def terminate(number: int, frame: object) -> None:
+        raise SystemExit(int(ExitCode.TERMINATED))
+
+    if threading.current_thread() is not threading.main_thread():  # signals are not ours there
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _environment(error: OSError) -> int:

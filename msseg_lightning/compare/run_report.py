@@ -12,6 +12,7 @@ import numpy as np
 
 from msseg_lightning.compare.picture import CaseVolumes
 from msseg_lightning.compare.report import ReportCase, ReportContext, write_report
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import (
     BASELINE,
     BRAIN,
@@ -48,6 +49,18 @@ def build_report(
 def context_of(folder: RunFolder, rename: Callable[[str], str]) -> ReportContext:
     """What a run's folder holds for a report or for its pictures."""
     config, record = folder.config(), folder.record()
+    if not folder.scores_file.exists():
+        raise MssegError(
+            Problem(
+                "run.no_scores",
+                "this run has no scores yet",
+                file=folder.path,
+                field="scores.json",
+                found=f"status {record.get('status', 'unknown')}",
+                remedy="give its `msseg train` command again to finish it",
+                exit_code=ExitCode.MODEL,
+            )
+        )
     content = json.loads(folder.scores_file.read_text(encoding="utf-8"))
     scores = {case: score_from(row) for case, row in content["cases"].items()}
     load = build_load(config)

@@ -49,7 +49,7 @@ class NetworkMethod:
         channels: names of inputs and target.
         patches: prepared training pairs -> source of batches.
         task: network, loss, optimiser.
-        training: how long; ``hardware``: on what.
+        training: how long; ``hardware``: on what (one device by default).
         infer: window rule.
         score: ``(mask, reference, spacing_mm) -> named scores`` for the choice of a checkpoint.
         name: of the system; kept with the weights.
@@ -68,12 +68,12 @@ class NetworkMethod:
         score: Callable[..., dict[str, float]],
         name: str = "",
         postprocess: Postprocess = (),
-        hardware: Hardware = Hardware(),
+        hardware: Hardware | None = None,
         loggers: Sequence[object] = (),
         callbacks: Sequence[object] = (),
     ) -> None:
         self.cache, self.channels, self.patches = cache, channels, patches
-        self.task, self.training, self.hardware = task, training, hardware
+        self.task, self.training, self.hardware = task, training, hardware or Hardware()
         self.infer, self.score, self.postprocess = infer, score, tuple(postprocess)
         self.name = name
         self.loggers, self.callbacks = list(loggers), list(callbacks)

@@ -69,8 +69,21 @@ class RunFolder:
 
     def config(self) -> Config:
         """The configuration the run was made from."""
-        content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        assert isinstance(content, dict)
+        try:
+            content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            content = None
+        if not isinstance(content, dict):
+            raise MssegError(
+                Problem(
+                    "run.config_damaged",
+                    "the configuration of this run cannot be read",
+                    file=self.config_file,
+                    expected="YAML as `msseg train` wrote it",
+                    remedy="restore the file, or train again with overwrite=true",
+                    exit_code=ExitCode.MODEL,
+                )
+            )
         return content
 
     def record(self) -> dict[str, Any]:

@@ -80,3 +80,19 @@ def test_running_out_of_memory_is_the_machines_business(error, code, monkeypatch
     monkeypatch.setattr("msseg_lightning.cli.list.main", fail)
     assert main(["list"]) == code
     assert ("train.batch_size" in capsys.readouterr().err) == (code == ExitCode.ENVIRONMENT)
+
+
+def test_sigterm_outside_training_ends_with_its_own_code(tmp_path):
+    script = (
+        "import os, signal, sys, types; import msseg_lightning.cli.main as cli\n"
+        "module = types.SimpleNamespace(main=lambda _: os.kill(os.getpid(), signal.SIGTERM))\n"
+        "sys.modules['msseg_lightning.cli.list'] = module\nsys.exit(cli.main(['list']))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True)
+    assert done.returncode == ExitCode.TERMINATED
+
+
+def test_a_run_without_scores_has_no_report_yet(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("name: x\n")
+    assert main(["report", str(tmp_path)]) == ExitCode.MODEL
+    assert "msseg train" in capsys.readouterr().err

@@ -66,3 +66,11 @@ def test_a_second_process_is_refused_and_told_who_is_there(tmp_path):
 def test_flatten_and_compare_by_hand():
     assert flatten({"a": {"b": 1}, "c": []}) == {"a.b": 1, "c": []}
     assert compare({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == {"b": (2, 3), "c": (None, 4)}
+
+
+@pytest.mark.parametrize("text", ["{", "- a", "\x00"])
+def test_a_damaged_configuration_is_refused(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(MssegError) as caught:
+        RunFolder.find(str(tmp_path)).config()
+    assert caught.value.exit_code == ExitCode.MODEL
