@@ -89,11 +89,12 @@ def lesion(grid, way=None):
     return ((x - 8) / 4) ** 2 + ((y + 4) / 5) ** 2 + ((z + 1) / 5) ** 2 < 1
 
 
-def make_pair(grid, brain=True, identity="p1"):
-    """A pair on one grid: the follow-up has a new bright lesion."""
-    first, inside = head(grid, seed=1)
-    second, _ = head(grid, seed=2)
-    target = lesion(grid)
+def make_pair(grid, brain=True, identity="p1", size=1.0):
+    """A pair on one grid: the follow-up has a new bright lesion. ``size`` enlarges the head."""
+    way = np.diag([1 / size, 1 / size, 1 / size, 1.0])
+    first, inside = head(grid, way, seed=1)
+    second, _ = head(grid, way, seed=2)
+    target = lesion(grid, way)
     second = np.where(target, 160, second).astype(np.float32)
     volumes = {
         BASELINE: Volume(first, grid.affine),
@@ -122,9 +123,9 @@ class Phantom:
     world = staticmethod(world_points)
 
     @staticmethod
-    def grid(name):
+    def grid(name, size=1.0):
         directions, spacing, shape = AFFINES[name]
-        return centred(directions, spacing, shape)
+        return centred(directions, tuple(size * edge for edge in spacing), shape)
 
     @staticmethod
     def signed_permutations():
