@@ -111,5 +111,5 @@ class KeepCheckpoints(L.Callback):
 
     def save_last(self, trainer: L.Trainer) -> None:
         """Write ``last.ckpt``."""
-        trainer.save_checkpoint(self.folder / LAST)
+        trainer.save_checkpoint(self.folder / LAST, weights_only=False)
         self._saved_at = time.monotonic()

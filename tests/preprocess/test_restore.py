@@ -127,3 +127,37 @@ def test_outside_the_working_grid_is_zero_and_shapes_are_checked(phantom):
     assert back.sum() == 1000 and back.dtype == np.float32
     with pytest.raises(ValueError, match="do not lie"):
         restore(ones[1:], small, subject.native, np.eye(4), "probability")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("turn", ["as-simulated", "left-handed", "oblique"])
+@pytest.mark.parametrize("chain", NEEDS_A_HEAD)
+def test_chains_that_register_an_atlas_bring_the_mask_back(tiny_cohort, phantom, chain, turn):
+    from msseg_lightning.core.subject import Native
+    from msseg_lightning.core.volume import Volume
+    from msseg_lightning.read.load import load_subject
+    from msseg_lightning.read.msseg2 import Msseg2
+
+    subject = {one.id: one for one in Msseg2(tiny_cohort).subjects()}["003"]
+    loaded = load_subject(subject)
+    volumes = {}
+    for name, volume in loaded.volumes.items():
+        data, affine = np.asarray(volume.data), volume.affine.copy()
+        if turn == "left-handed":  # the same head, stored from the other end of its second axis
+            data = np.ascontiguousarray(data[:, ::-1])
+            affine = affine @ np.array(
+                [[1, 0, 0, 0], [0, -1, 0, data.shape[1] - 1], [0, 0, 1, 0], [0, 0, 0, 1.0]]
+            )
+        elif turn == "oblique":  # the head and its grid, tilted in the scanner
+            way = np.eye(4)
+            way[:3, :3] = phantom.rotation(8, -5, 10)
+            affine = way @ affine
+        volumes[name] = Volume(data, affine, volume.kind)
+    native = Native(volumes[TARGET].grid, b"")
+    turned = loaded.replace(volumes=volumes, native=native)
+    steps = hydra.utils.instantiate(OmegaConf.load(CHAINS / f"{chain}.yaml"), _convert_="all")
+    working, back = come_back(turned, list(steps["steps"].values()), phantom)
+    before = np.asarray(volumes[TARGET].data)
+    assert before.any() and phantom.dice(back, before) > 0.95
+    # the reference's side of the head: the sign of x in the world, before any tilt
+    assert (np.diag(working.grid.affine)[:3] > 0).all()
