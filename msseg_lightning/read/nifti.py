@@ -129,7 +129,10 @@ def read_volume(
     if volume is None:
         raise MssegError([problem for problem in problems if problem.severity == "error"])
     for problem in problems:
-        logger.warning("%s", problem)
+        # a mask without lesions is as good as any other
+        logger.log(
+            logging.DEBUG if problem.code == "mask.empty" else logging.WARNING, "%s", problem
+        )
     return volume
 
 
