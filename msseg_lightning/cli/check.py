@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in train")
     parser.add_argument("--json", metavar="FILE", help="the report as JSON; - is standard output")
-    parser.add_argument("--workers", type=int, metavar="N", help="pairs checked side by side")
+    parser.add_argument("--workers", type=_count, metavar="N", help="pairs checked side by side")
     return parser
 
 
@@ -125,3 +125,10 @@ class _Bar:
             self._progress.start()
             self._task = self._progress.add_task("checking pairs", total=total)
         self._progress.update(self._task, completed=done)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of processes: 1 or more")
+    return value

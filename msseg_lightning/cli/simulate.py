@@ -58,6 +58,8 @@ def main(arguments: Sequence[str]) -> ExitCode:
         else:
             rest.append(item)
     recipe = load_recipe(own["preset"], rest)
+    if min(recipe.train, recipe.test) < 0 or recipe.size < 1:
+        raise _wrong("train, test", f"{recipe.train}, {recipe.test}", "0 or more, one in all")
     seed, workers = _number("seed", own["seed"]), _number("workers", own["workers"])
     indices = _patients(own["patients"], recipe.size)
     write_cohort(options.out, recipe, seed, max(workers, 1), indices)

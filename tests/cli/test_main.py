@@ -96,3 +96,11 @@ def test_a_run_without_scores_has_no_report_yet(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text("name: x\n")
     assert main(["report", str(tmp_path)]) == ExitCode.MODEL
     assert "msseg train" in capsys.readouterr().err
+
+
+def test_numbers_below_one_are_usage_errors(tmp_path, capsys):
+    assert main(["simulate", str(tmp_path / "c"), "preset=tiny", "train=-4"]) == ExitCode.CONFIG
+    assert not (tmp_path / "c").exists()
+    with pytest.raises(SystemExit) as caught:
+        main(["check", "read=msseg2", f"read.root={tmp_path}", "--workers", "-1"])
+    assert caught.value.code == ExitCode.CONFIG
