@@ -159,5 +159,5 @@ def test_chains_that_register_an_atlas_bring_the_mask_back(tiny_cohort, phantom,
     working, back = come_back(turned, list(steps["steps"].values()), phantom)
     before = np.asarray(volumes[TARGET].data)
     assert before.any() and phantom.dice(back, before) > 0.95
-    # the reference's side of the head: the sign of x in the world, before any tilt
+    # Dice would be 0 on the other side; the working grid itself runs to R, A and S
     assert (np.diag(working.grid.affine)[:3] > 0).all()
