@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -10,7 +11,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from msseg_lightning.augment.recipe import AXES, Affine, Elastic, Recipe
+from msseg_lightning.augment.recipe import (
+    AXES,
+    Affine,
+    BiasField,
+    Blur,
+    Elastic,
+    Gamma,
+    Noise,
+    OneOf,
+    Operation,
+    Recipe,
+    Scale,
+    Sharpen,
+    Shift,
+    ThickSlices,
+)
 from msseg_lightning.core.volume import Grid
 
 Matrix = NDArray[np.float64]
@@ -189,8 +205,6 @@ def _intensities(
     }
 
     def apply(operation: Any, values: Callable[[], dict[str, Any]]) -> None:
-        if operation is None:
-            return
         if operation.per_visit:
             for name in names:
                 if generator.random() < operation.probability:
@@ -200,52 +214,61 @@ def _intensities(
             for name in names:
                 found[name].update(shared)
 
-    def thick_slices() -> dict[str, Any]:
-        assert recipe.thick_slices is not None
-        chosen = recipe.thick_slices.axes[int(generator.integers(len(recipe.thick_slices.axes)))]
-        low, high = recipe.thick_slices.voxels
-        return {
-            "thick_axis": axes[AXES.index(chosen)],
-            "thick_voxels": int(generator.integers(low, high + 1)),
-            "thick_interpolate": recipe.thick_slices.interpolate,
-        }
-
-    def blur() -> dict[str, Any]:
-        assert recipe.blur is not None
-        sigma = generator.uniform(*recipe.blur.sigma_voxels, 1 if recipe.blur.same_axes else 3)
-        x, y, z = np.broadcast_to(sigma, 3).tolist()
-        return {"blur_sigma": (x, y, z)}
-
-    def sharpen() -> dict[str, Any]:
-        assert recipe.sharpen is not None
-        return {
-            "sharpen_amount": generator.uniform(*recipe.sharpen.amount),
-            "sharpen_sigma": generator.uniform(*recipe.sharpen.sigma_voxels),
-        }
-
-    def bias_field() -> dict[str, Any]:
-        assert recipe.bias_field is not None
-        i, j, k = np.indices((4, 4, 4))
-        inside = (i + j + k) <= recipe.bias_field.degree
-        return {"bias": generator.uniform(*recipe.bias_field.coefficient, (4, 4, 4)) * inside}
-
-    def single(field: str, limits: tuple[float, float], offset: float = 0.0) -> dict[str, Any]:
-        return {field: offset + float(generator.uniform(*limits))}
-
-    apply(recipe.thick_slices, thick_slices)
-    apply(recipe.blur, blur)
-    apply(recipe.sharpen, sharpen)
-    if recipe.noise is not None:
-        sd = recipe.noise.sd
-        apply(recipe.noise, lambda: single("noise_sd", sd))
-    if recipe.gamma is not None:
-        gamma = recipe.gamma.gamma
-        apply(recipe.gamma, lambda: single("gamma", gamma))
-    apply(recipe.bias_field, bias_field)
-    if recipe.scale is not None:
-        change = recipe.scale.change
-        apply(recipe.scale, lambda: single("scale", change, 1.0))
-    if recipe.shift is not None:
-        offset = recipe.shift.offset
-        apply(recipe.shift, lambda: single("shift", offset))
+    for operation in (
+        recipe.thick_slices,
+        recipe.blur,
+        recipe.sharpen,
+        recipe.noise,
+        recipe.gamma,
+        recipe.bias_field,
+        recipe.scale,
+        recipe.shift,
+    ):
+        if operation is not None:
+            apply(operation, functools.partial(_values, operation, axes, generator))
+    if recipe.one_of is not None:
+        apply(recipe.one_of, functools.partial(_chosen, recipe.one_of, axes, generator))
     return {name: Intensity(**values) for name, values in found.items()}
+
+
+def _chosen(group: OneOf, axes: tuple[int, int, int], generator: np.random.Generator) -> Any:
+    """Numbers of one operation of a group."""
+    operations = list(group.operations.values())
+    index = int(generator.choice(len(operations), p=group.shares()))
+    return _values(operations[index], axes, generator)
+
+
+def _values(
+    operation: Operation, axes: tuple[int, int, int], generator: np.random.Generator
+) -> dict[str, Any]:
+    """Numbers of one operation that happens, by field of ``Intensity``."""
+    match operation:
+        case ThickSlices():
+            chosen = operation.axes[int(generator.integers(len(operation.axes)))]
+            low, high = operation.voxels
+            return {
+                "thick_axis": axes[AXES.index(chosen)],
+                "thick_voxels": int(generator.integers(low, high + 1)),
+                "thick_interpolate": operation.interpolate,
+            }
+        case Blur():
+            sigma = generator.uniform(*operation.sigma_voxels, 1 if operation.same_axes else 3)
+            x, y, z = np.broadcast_to(sigma, 3).tolist()
+            return {"blur_sigma": (x, y, z)}
+        case Sharpen():
+            return {
+                "sharpen_amount": generator.uniform(*operation.amount),
+                "sharpen_sigma": generator.uniform(*operation.sigma_voxels),
+            }
+        case Noise():
+            return {"noise_sd": float(generator.uniform(*operation.sd))}
+        case Gamma():
+            return {"gamma": float(generator.uniform(*operation.gamma))}
+        case BiasField():
+            i, j, k = np.indices((4, 4, 4))
+            inside = (i + j + k) <= operation.degree
+            return {"bias": generator.uniform(*operation.coefficient, (4, 4, 4)) * inside}
+        case Scale():
+            return {"scale": 1 + float(generator.uniform(*operation.change))}
+        case Shift():
+            return {"shift": float(generator.uniform(*operation.offset))}

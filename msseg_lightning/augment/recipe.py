@@ -16,6 +16,7 @@ Ranges are (low, high), drawn uniformly.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Literal
 
 Range = tuple[float, float]
@@ -210,6 +211,46 @@ class Shift:
     per_visit: bool = True
 
 
+Operation = ThickSlices | Blur | Sharpen | Noise | Gamma | BiasField | Scale | Shift
+"""What changes intensities."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """At most one of several intensity operations, never two together.
+
+    A recipe that also has an operation of the group outside of it lets the group's draw win.
+
+    Args:
+        operations: name -> operation. Their own ``probability`` and ``per_visit`` say nothing here.
+        none: probability that no operation happens.
+        weights: name -> how often each is taken, in any unit; None is equally often.
+        per_visit: see the module; True also chooses the operation for each visit apart.
+    """
+
+    operations: Mapping[str, Operation]
+    none: float = 0.0
+    weights: Mapping[str, float] | None = None
+    per_visit: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.operations or not 0 <= self.none <= 1:
+            raise ValueError(f"none is {self.none} of {len(self.operations)} operations")
+        if self.weights is not None and set(self.weights) != set(self.operations):
+            raise ValueError(f"weights {sorted(self.weights)} of {sorted(self.operations)}")
+
+    @property
+    def probability(self) -> float:
+        """Of any operation at all."""
+        return 1 - self.none
+
+    def shares(self) -> list[float]:
+        """Probability of each operation, in order, given that one happens."""
+        weights = self.weights or dict.fromkeys(self.operations, 1.0)
+        total = sum(weights.values())
+        return [weights[name] / total for name in self.operations]
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """All operations of an experiment; None leaves one out."""
@@ -225,3 +266,4 @@ class Recipe:
     bias_field: BiasField | None = None
     scale: Scale | None = None
     shift: Shift | None = None
+    one_of: OneOf | None = None
