@@ -141,6 +141,24 @@ class PatchLoader:
         changes = keyed_generator(self.seed, "augment", step, element)
         return self.subjects[spec.subject], spec.centre, changes
 
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of one element's images and labels."""
+        labels = len(self.target_names) + len(self.extra_names)
+        return (len(self.image_names), *self.sampler.size), (labels, *self.sampler.size)
+
+    def make(
+        self, step: int, element: int, images: NDArray[np.float32], labels: NDArray[np.float32]
+    ) -> str:
+        """Write one element into its place of the batch; returns the id of its pair.
+
+        A loader of another kind of element overrides this and ``shapes``.
+        """
+        assert not isinstance(self.augment, BatchMaker)
+        subject, centre, generator = self.element(step, element)
+        names = self.target_names + self.extra_names
+        self.augment.fill(subject, centre, self.image_names, names, generator, images, labels)
+        return subject.id
+
     def assemble(self, images: torch.Tensor, labels: torch.Tensor, names: Sequence[str]) -> Batch:
         """Split labels (B, targets + extras, X, Y, Z) into their places."""
         targets = len(self.target_names)
@@ -189,31 +207,22 @@ class _Pending:
     ) -> None:
         self.loader, self.step, self.pool = loader, step, pool
         self.first = first_element(loader.batch_size, rank, world_size)
-        labels = len(loader.target_names) + len(loader.extra_names)
-        size = loader.sampler.size
         pinned = torch.cuda.is_available()
-        shape = (loader.batch_size, len(loader.image_names), *size)
-        self.images = torch.empty(shape, pin_memory=pinned)
-        self.labels = torch.empty((loader.batch_size, labels, *size), pin_memory=pinned)
+        images, labels = ((loader.batch_size, *shape) for shape in loader.shapes())
+        self.images = torch.empty(images, pin_memory=pinned)
+        self.labels = torch.empty(labels, pin_memory=pinned)
         self.names = [""] * loader.batch_size
         self.jobs: list[Future[None]] = []
         if pool is not None:
             self.jobs = [pool.submit(self._make, index) for index in range(loader.batch_size)]
 
     def _make(self, index: int) -> None:
-        loader = self.loader
-        subject, centre, generator = loader.element(self.step, self.first + index)
-        assert not isinstance(loader.augment, BatchMaker)
-        loader.augment.fill(
-            subject,
-            centre,
-            loader.image_names,
-            loader.target_names + loader.extra_names,
-            generator,
+        self.names[index] = self.loader.make(
+            self.step,
+            self.first + index,
             self.images[index].numpy(),
             self.labels[index].numpy(),
         )
-        self.names[index] = subject.id
 
     def result(self) -> Batch:
         """Wait for all elements; an error of any is raised here."""
