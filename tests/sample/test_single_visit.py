@@ -18,7 +18,8 @@ from msseg_lightning.core.subject import (
 )
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.sample.ratio import RatioSampler
-from msseg_lightning.sample.single_visit import LESIONS, SCAN, SingleVisitLoader, Visit
+from msseg_lightning.sample.single_visit import SingleVisitLoader
+from msseg_lightning.sample.visit import FLAIR, LESIONS
 
 SHAPE = (20, 24, 16)
 
@@ -53,8 +54,8 @@ def loader(subjects, recipe=None, **options):
 def test_each_visit_comes_with_its_own_lesions(pair):
     first, second = loader([pair]).subjects
     assert first.mask(LESIONS).sum() == 27 and second.mask(LESIONS).sum() == 54
-    assert first.image(SCAN).max() == pytest.approx(2, abs=1e-3)
-    assert second.image(SCAN).max() == pytest.approx(4, abs=1e-3)
+    assert first.image(FLAIR).max() == pytest.approx(2, abs=1e-3)
+    assert second.image(FLAIR).max() == pytest.approx(4, abs=1e-3)
     assert len(first.voxels(LESIONS)) == 27 and len(second.voxels(LESIONS)) == 54
     assert len(first.voxels(BRAIN)) == np.prod(SHAPE)
 
@@ -75,16 +76,9 @@ def test_batches_hold_one_scan_and_the_mask_of_that_scan(pair, recipe):
     assert visits == {2, 4}
 
 
-def test_a_pair_with_one_outlined_visit_gives_one_sample(pair):
-    (only,) = loader([pair], visits={FOLLOWUP: FOLLOWUP_LESIONS}).subjects
-    assert isinstance(only, Visit) and only.mask(LESIONS).sum() == 54
-    (only,) = loader([pair], visits={BASELINE: BASELINE_LESIONS, "t1": "t1_lesions"}).subjects
-    assert only.mask(LESIONS).sum() == 27
-
-
 def test_the_names_of_the_stage_do_not_decide_what_is_trained_on(pair):
     source = loader([pair], image_names=("x",), target_names=("y",))
-    assert (source.image_names, source.target_names) == ((SCAN,), (LESIONS,))
+    assert (source.image_names, source.target_names) == ((FLAIR,), (LESIONS,))
 
 
 def test_data_without_such_masks_are_refused_with_a_way_out(cohort):
