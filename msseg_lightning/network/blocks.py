@@ -7,6 +7,7 @@ or a way of upsampling that a paper needs is added here once and is then open to
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, cast
 
@@ -17,11 +18,17 @@ from torch.nn import functional
 from msseg_lightning.network.fused_norm import norm_activation
 
 Order = Literal["conv_norm_act", "norm_act_conv", "norm_conv_act"]
+Shortcut = Literal["identity", "convolution"]
 
 ByDims = Mapping[int, Callable[..., nn.Module]]
 
 CONVOLUTIONS: ByDims = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: ByDims = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+CONVOLVE: dict[int, Callable[..., Tensor]] = {2: functional.conv2d, 3: functional.conv3d}
+TRANSPOSE: dict[int, Callable[..., Tensor]] = {
+    2: functional.conv_transpose2d,
+    3: functional.conv_transpose3d,
+}
 MAX_POOLS: ByDims = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 BATCH_NORMS: ByDims = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 DROPOUTS: ByDims = {2: nn.Dropout2d, 3: nn.Dropout3d}
@@ -209,6 +216,10 @@ class Block:
         activation: of every unit.
         bias: of every 3x3x3 convolution.
         dropout: share of channels zeroed after each convolution.
+        shortcut: of a residual block. ``identity`` is the one above, joined before the last
+            activation. ``convolution`` always sends the input through a convolution of the
+            block's kernel with bias, and adds it after the last activation, so that no activation
+            stands between the levels' shortcuts (S13).
     """
 
     order: Order = "conv_norm_act"
@@ -218,10 +229,13 @@ class Block:
     activation: Activation = Activation()
     bias: bool = True
     dropout: float = 0.0
+    shortcut: Shortcut = "identity"
 
     def __post_init__(self) -> None:
         if self.order not in ("conv_norm_act", "norm_act_conv", "norm_conv_act"):
             raise ValueError(f"order {self.order!r} is not known")
+        if self.shortcut not in ("identity", "convolution"):
+            raise ValueError(f"shortcut {self.shortcut!r} is not identity or convolution")
 
     def build(
         self,
@@ -251,6 +265,8 @@ class Block:
             )
             for index in range(self.units)
         )
+        if self.residual and self.shortcut == "convolution":
+            return ConvolvedResidualBlock(units, in_channels, out_channels, kernel, stride)
         if self.residual:
             return ResidualBlock(units, self.order, in_channels, out_channels, stride)
         return nn.Sequential(*units)
@@ -303,27 +319,103 @@ class ResidualBlock(nn.Module):
         return last.run(features + carried, last.steps[-1:])
 
 
+class ConvolvedResidualBlock(nn.Module):
+    """Units beside one convolution of the same input; both are added at the end (see ``Block``)."""
+
+    def __init__(
+        self,
+        units: nn.ModuleList,
+        in_channels: int,
+        out_channels: int,
+        kernel: tuple[int, ...],
+        stride: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        self.units = nn.Sequential(*units)
+        self.shortcut = CONVOLUTIONS[len(kernel)](
+            in_channels,
+            out_channels,
+            kernel,
+            stride=stride,
+            padding=tuple(edge // 2 for edge in kernel),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.shortcut(features) + self.units(features)
+
+
+class Blurred(nn.Module):
+    """Strided convolution, either way, whose kernel is smeared by a box as wide as the stride.
+
+    Plain strided convolutions see the features through a lattice: shifted by one voxel, a small
+    lesion answers differently. Averaging over all positions of the lattice before the stride (and
+    after it, on the way up) is the same as convolving the kernel itself with that box, once per
+    pass: a 3^3 kernel and stride 2 act as 4^3. The size changes by exactly the stride.
+
+    Args:
+        channels: in and out.
+        stride: per axis; along axes of stride 1 nothing is smeared.
+        up: enlarge (transposed convolution) instead of shrink.
+        gain: sum of the box; times the stride's volume on the way up, where that many fewer
+            voxels meet each kernel. 1 leaves the size of the features alone.
+
+    Shapes:
+        features: (B, channels, X, Y[, Z]); returns (B, channels, X / stride, ...) or the reverse.
+
+    Reference:
+        Zhang 2019, https://arxiv.org/abs/1904.11486, for the idea
+    """
+
+    box: Tensor
+
+    def __init__(self, channels: int, stride: tuple[int, ...], up: bool, gain: float = 1.0) -> None:
+        super().__init__()
+        dims, volume = len(stride), math.prod(stride)
+        layer = (TRANSPOSED if up else CONVOLUTIONS)[dims]
+        self.convolution = layer(channels, channels, 3, stride=stride, padding=1)
+        self.stride, self.up = stride, up
+        total = gain * volume if up else gain
+        self.register_buffer("box", torch.full((1, 1, *stride), total / volume), persistent=False)
+
+    def kernel(self) -> Tensor:
+        """The kernel that acts: (in or out, out or in, 2 + stride, ...)."""
+        weight = cast(Tensor, self.convolution.weight)
+        planes = weight.reshape(-1, 1, *weight.shape[2:])
+        padding = tuple(step - 1 for step in self.stride)
+        smeared = CONVOLVE[len(self.stride)](planes, self.box.to(planes.dtype), padding=padding)
+        return smeared.view(*weight.shape[:2], *smeared.shape[2:])
+
+    def forward(self, features: Tensor) -> Tensor:
+        run = (TRANSPOSE if self.up else CONVOLVE)[len(self.stride)]
+        bias = self.convolution.bias
+        return run(features, self.kernel(), bias, stride=self.stride, padding=1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Down:
     """How a level hands its features to the coarser one.
 
     Args:
         kind: ``in_block`` is a strided first convolution inside the next block, ``max_pool`` a
-            pooling in front of it.
+            pooling in front of it, ``blurred`` a smeared strided convolution (see ``Blurred``).
         dropout: share of features zeroed after a pooling.
         whole_channels: that dropout takes channels instead of single voxels.
+        gain: of ``blurred``.
     """
 
-    kind: Literal["in_block", "max_pool"] = "in_block"
+    kind: Literal["in_block", "max_pool", "blurred"] = "in_block"
     dropout: float = 0.0
     whole_channels: bool = False
+    gain: float = 1.0
 
-    def build(self, stride: tuple[int, ...]) -> nn.Module:
+    def build(self, stride: tuple[int, ...], channels: int) -> nn.Module:
         """What stands in front of the block; nothing where the block strides itself."""
         if self.kind == "in_block":
             return nn.Identity()
+        if self.kind == "blurred":
+            return Blurred(channels, stride, up=False, gain=self.gain)
         if self.kind != "max_pool":
-            raise ValueError(f"down {self.kind!r} is not in_block or max_pool")
+            raise ValueError(f"down {self.kind!r} is not in_block, max_pool or blurred")
         dims = len(stride)
         drop = DROPOUTS[dims] if self.whole_channels else nn.Dropout
         pool = MAX_POOLS[dims](stride)
@@ -349,15 +441,17 @@ class Up:
     """How the decoder enlarges.
 
     Args:
-        kind: ``transposed`` convolution to the finer level's channels, or ``linear`` interpolation
-            that keeps the channels.
+        kind: ``transposed`` convolution to the finer level's channels, or, keeping the channels,
+            ``linear`` interpolation or a ``blurred`` transposed convolution (see ``Blurred``).
         kernel: edge of the transposed convolution; ``None`` is the stride (no overlap).
         bias: of the transposed convolution.
+        gain: of ``blurred``.
     """
 
-    kind: Literal["transposed", "linear"] = "transposed"
+    kind: Literal["transposed", "linear", "blurred"] = "transposed"
     kernel: int | None = None
     bias: bool = True
+    gain: float = 1.0
 
     def channels(self, coarse: int, fine: int) -> int:
         """Channels after enlarging."""
@@ -371,8 +465,10 @@ class Up:
         """
         if self.kind == "linear":
             return LinearUp(stride)
+        if self.kind == "blurred":
+            return Blurred(coarse, stride, up=True, gain=self.gain)
         if self.kind != "transposed":
-            raise ValueError(f"up {self.kind!r} is not transposed or linear")
+            raise ValueError(f"up {self.kind!r} is not transposed, linear or blurred")
         kernel = stride if self.kernel is None else (self.kernel,) * len(stride)
         # size = (n - 1) * stride - 2 * padding + kernel + extra, wanted: n * stride
         padding = tuple(

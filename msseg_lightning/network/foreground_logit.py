@@ -24,6 +24,8 @@ class ForegroundLogit(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        if hasattr(network, "divisor"):
+            self.divisor = network.divisor
 
     def forward(self, images: Tensor) -> Tensor:
         both = self.network(images)

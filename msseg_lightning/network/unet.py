@@ -18,7 +18,7 @@ class UNet(nn.Module):
 
     Level 0 has the images' resolution. On the way down every level shrinks by its stride and has
     its own width; on the way up features are enlarged, the skip of that level is put in front of
-    them and a block follows. 1x1x1 heads on the finest ``heads`` levels give the logits. In
+    them and a block follows. Heads (1x1x1) on the finest ``heads`` levels give the logits. In
     training a network with several heads returns ``DeepLogits`` (full, half, quarter resolution,
     ...), in evaluation only the full one.
 
@@ -36,6 +36,9 @@ class UNet(nn.Module):
         first_norm: norm of the very first unit where that of ``block`` does not fit the images.
         out_channels: channels of the logits.
         dims: 2 or 3.
+        head_kernel: edge of the heads' kernels.
+        offset: added to the images first. Patches and windows continue a volume with 0, so black
+            must be 0 until here; a paper's range of -1 to 1 is prepared as 0 to 2, with -1 here.
 
     Shapes:
         images: (B, in_channels, X, Y[, Z]), every edge divisible by ``divisor``.
@@ -60,6 +63,8 @@ class UNet(nn.Module):
         first_norm: Norm | None = None,
         out_channels: int = 1,
         dims: int = 3,
+        head_kernel: int = 1,
+        offset: float = 0.0,
     ) -> None:
         super().__init__()
         levels = len(widths)
@@ -75,6 +80,7 @@ class UNet(nn.Module):
             raise ValueError("the first level keeps the resolution: its stride is 1")
         ones = (1,) * dims
         self.in_channels, self.dims, self.heads_count = in_channels, dims, heads
+        self.offset = offset
         self.divisor = tuple(math.prod(step[axis] for step in steps) for axis in range(dims))
         self.stem = (
             CONVOLUTIONS[dims](in_channels, widths[0], 3, padding=1, bias=False) if stem else None
@@ -82,7 +88,7 @@ class UNet(nn.Module):
         self.downs, self.encoder = nn.ModuleList(), nn.ModuleList()
         channels = widths[0] if stem else in_channels
         for level, width in enumerate(widths):
-            self.downs.append(down.build(steps[level]) if level else nn.Identity())
+            self.downs.append(down.build(steps[level], channels) if level else nn.Identity())
             stride = steps[level] if down.kind == "in_block" else ones
             norm = first_norm if level == 0 else None
             self.encoder.append(block.build(channels, width, edges[level], stride, norm))
@@ -95,10 +101,15 @@ class UNet(nn.Module):
             self.decoder.append(block.build(joined, fine, edges[level], ones))
             channels = fine
         for level in range(heads):
-            self.heads.append(CONVOLUTIONS[dims](widths[level], out_channels, 1))
+            self.heads.append(
+                CONVOLUTIONS[dims](
+                    widths[level], out_channels, head_kernel, padding=head_kernel // 2
+                )
+            )
 
     def forward(self, images: Tensor) -> Tensor | DeepLogits:
         self._check(images)
+        images = images + self.offset if self.offset else images
         features = images if self.stem is None else self.stem(images)
         skips = []
         for down, block in zip(self.downs, self.encoder, strict=True):

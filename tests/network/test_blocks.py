@@ -5,6 +5,7 @@ from torch import nn
 from msseg_lightning.network.blocks import (
     Activation,
     Block,
+    Blurred,
     Down,
     InstanceNorm,
     Norm,
@@ -112,11 +113,11 @@ def test_up_along_some_axes_only():
 
 def test_dropout_after_pooling_zeroes_half():
     torch.manual_seed(0)
-    down = Down("max_pool", dropout=0.5).build(TWO)
+    down = Down("max_pool", dropout=0.5).build(TWO, 4)
     output = down(torch.ones(1, 16, 16, 16, 16))
     assert abs(float((output == 0).float().mean()) - 0.5) < 0.02
     assert bool((down.eval()(torch.ones(1, 1, 4, 4, 4)) == 1).all())
-    channels = Down("max_pool", 0.5, whole_channels=True).build(TWO)(torch.ones(1, 16, 4, 4, 4))
+    channels = Down("max_pool", 0.5, whole_channels=True).build(TWO, 16)(torch.ones(1, 16, 4, 4, 4))
     assert set(channels.mean((0, 2, 3, 4)).tolist()) <= {0.0, 2.0}
 
 
@@ -124,3 +125,85 @@ def test_per_axis():
     assert per_axis(2, 3) == (2, 2, 2) and per_axis([1, 2, 2], 3) == (1, 2, 2)
     with pytest.raises(ValueError, match="needs 3 numbers"):
         per_axis([1, 2], 3)
+
+
+def test_blurred_kernels_are_four_wide_and_halve_or_double():
+    torch.manual_seed(0)
+    down, up = Down("blurred").build(TWO, 6), Up("blurred").build(6, 4, TWO)
+    assert isinstance(down, Blurred) and isinstance(up, Blurred)
+    for module, edges in ((down, (5, 3, 2)), (up, (20, 12, 8))):
+        assert tuple(module.kernel().shape) == (6, 6, 4, 4, 4)
+        assert tuple(module(torch.randn(1, 6, 10, 6, 4)).shape) == (1, 6, *edges)
+    assert Up("blurred").channels(6, 4) == 6
+    # a kernel of ones along one axis: 1 1 1 smeared by 1/2 1/2 is 1/2 1 1 1/2
+    with torch.no_grad():
+        down.convolution.weight.fill_(1)
+    line = torch.tensor([0.5, 1, 1, 0.5])
+    expected = torch.einsum("i,j,k->ijk", line, line, line)
+    torch.testing.assert_close(down.kernel()[2, 3], expected)
+    assert len(down.state_dict()) == 2  # weight and bias: the box is no weight
+
+
+def test_blurred_is_the_plain_convolution_of_averaged_features():
+    """Down: plain stride 2 after a 2^3 box filter. Flat axes (stride 1) are left sharp."""
+    torch.manual_seed(0)
+    for stride in (TWO, (1, 2, 2)):
+        module = Blurred(3, stride, up=False, gain=0.25)
+        features = torch.randn(1, 3, 8, 8, 8)
+        pad = [edge for step in reversed(stride) for edge in (0, step - 1)]
+        box = torch.full((3, 1, *stride), 1 / torch.tensor(stride).prod().item())
+        blurred = nn.functional.conv3d(nn.functional.pad(features, pad), box, groups=3)
+        plain = module.convolution
+        expected = nn.functional.conv3d(
+            blurred, plain.weight * 0.25, plain.bias, stride=stride, padding=1
+        )
+        answer = module(features)
+        inner = (..., slice(1, None), slice(1, None), slice(1, None))  # away from the padding
+        torch.testing.assert_close(answer[inner], expected[inner])
+
+
+def test_enlarging_keeps_the_size_of_the_features():
+    """The box of the way up sums to 8: a kernel that copies the middle copies a flat map."""
+    up = Blurred(1, TWO, up=True)
+    with torch.no_grad():
+        up.convolution.weight.zero_()
+        up.convolution.bias.zero_()
+        up.convolution.weight[0, 0, 1, 1, 1] = 1
+        inner = up(torch.ones(1, 1, 4, 4, 4))[..., 2:-2, 2:-2, 2:-2]
+    torch.testing.assert_close(inner, torch.ones_like(inner))
+
+
+def test_blurring_lessens_what_a_shift_of_one_voxel_changes():
+    """S13: the answer to a shifted input differs less than with a plain strided convolution."""
+    torch.manual_seed(0)
+    blurred = Blurred(4, TWO, up=False)
+    images = torch.randn(2, 4, 24, 24, 24)
+    images = nn.functional.avg_pool3d(images, 3, 1, 1)  # scans are smooth
+    with torch.no_grad():
+
+        def change(run):
+            still, moved = run(images), run(images.roll(1, 2))
+            return float((still - moved).square().mean() / still.var())
+
+        plain = change(blurred.convolution)
+        assert change(blurred) < 0.75 * plain
+
+
+def test_convolved_shortcut_joins_after_the_last_activation():
+    torch.manual_seed(0)
+    block = Block(
+        residual=True,
+        shortcut="convolution",
+        norm=Norm("batch"),
+        bias=False,
+        activation=Activation("relu"),
+    ).build(4, 4, KERNEL, ONE)
+    features = torch.randn(2, 4, 6, 6, 6)
+    inner = block.units(features)
+    assert float(inner.detach().min()) == 0  # ends with the ReLU
+    torch.testing.assert_close(block(features), inner + block.shortcut(features))
+    assert block.shortcut.kernel_size == KERNEL and block.shortcut.bias is not None
+    assert float(block(features).detach().min()) < 0  # nothing follows the sum
+    assert all(unit.conv.bias is None for unit in block.units)
+    with pytest.raises(ValueError, match="shortcut"):
+        Block(shortcut="sum")

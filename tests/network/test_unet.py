@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,39 @@ def small(heads=3, **changes):
 
 def test_pre_unet_has_the_papers_parameters():
     assert count(preset("pre_unet")) == 26_265_603
+
+
+def test_antialiased_unet_has_the_papers_parameters():
+    assert count(preset("antialiased_unet")) == 9_472_282
+
+
+def test_nnunet_has_its_parameters():
+    """Two 3^3 convolutions per level and way, transposed 2^3 convolutions, norms, four heads."""
+    widths, total = [32, 64, 128, 256, 320, 320], 0
+    for before, width in zip([2, *widths], widths, strict=False):
+        total += 27 * width * (before + width) + 2 * 3 * width  # bias, and weight and bias of norm
+    for fine, coarse in itertools.pairwise(widths):
+        total += 8 * coarse * fine + fine + 27 * fine * 3 * fine + 6 * fine
+    total += sum(width + 1 for width in widths[:4])
+    assert count(preset("nnunet")) == total == 31_195_332
+
+
+def test_images_of_minus_one_to_one_are_prepared_from_zero_on():
+    torch.manual_seed(0)
+    block = Block(norm=Norm("none"))
+    network = UNet(2, [4, 6], block, Down(), Up(), offset=-1.0).eval()
+    images = torch.rand(1, 2, 8, 8, 8) * 2
+    with torch.no_grad():
+        answer = network(images)
+        network.offset = 0.0
+        torch.testing.assert_close(answer, network(images - 1))
+        assert not torch.allclose(answer, network(images))
+
+
+def test_a_wider_head_keeps_the_size():
+    network = UNet(2, [4, 6], Block(), Down(), Up(), head_kernel=3, out_channels=2)
+    assert network.heads[0].kernel_size == (3, 3, 3)
+    assert tuple(network(torch.randn(2, 2, 8, 8, 8)).shape) == (2, 2, 8, 8, 8)
 
 
 def test_pre_unet_norm_act_conv_by_hooks():
