@@ -25,6 +25,7 @@ from msseg_lightning.train.checkpoint import (
 )
 from msseg_lightning.train.curves import CurveFile, Progress
 from msseg_lightning.train.datamodule import LongitudinalDataModule
+from msseg_lightning.train.early_stop import StopWithoutProgress
 from msseg_lightning.train.interruption import StopOnSignal
 from msseg_lightning.train.profile import Profile
 from msseg_lightning.train.task import Task
@@ -91,6 +92,8 @@ class Training:
         accumulate: batches per optimiser step.
         clip_norm: gradient norm limit; None for no limit.
         checkpoint_minutes: longest time whose work a crash may cost.
+        stop_after: validations in a row without a better score before training ends; None trains
+            all ``steps``.
     """
 
     steps: int
@@ -99,6 +102,7 @@ class Training:
     accumulate: int = 1
     clip_norm: float | None = None
     checkpoint_minutes: float = 10.0
+    stop_after: int | None = None
 
     def __post_init__(self) -> None:
         problems = [
@@ -111,8 +115,9 @@ class Training:
                 remedy=f"set train.{name}=1 or more",
                 exit_code=ExitCode.CONFIG,
             )
-            for name in ("steps", "batch_size", "validate_every", "accumulate")
+            for name in ("steps", "batch_size", "validate_every", "accumulate", "stop_after")
             if not isinstance(value := getattr(self, name), int) or value < 1
+            if value is not None or name != "stop_after"
         ]
         if problems:
             raise MssegError(problems)
@@ -140,6 +145,9 @@ class Training:
             curves.forget_after(int(read_checkpoint(last)["global_step"]))
         hardware.prepare(task)
         watch = [Profile(data)] if hardware.profile else []
+        patience: list[L.Callback] = []
+        if self.stop_after is not None:
+            patience = [StopWithoutProgress(keep, self.stop_after, self.validate_every)]
         warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
         try:
             trainer = L.Trainer(
@@ -156,7 +164,14 @@ class Training:
                 limit_val_batches=1.0 if data.val else 0,
                 log_every_n_steps=max(1, min(50, self.validate_every // 5)),
                 logger=[curves, *loggers],
-                callbacks=[*watch, Progress(self.steps), keep, *callbacks, StopOnSignal(keep)],
+                callbacks=[
+                    *watch,
+                    Progress(self.steps),
+                    keep,
+                    *patience,
+                    *callbacks,
+                    StopOnSignal(keep),
+                ],
                 plugins=[AtomicCheckpointIO()],
                 enable_checkpointing=False,
                 enable_progress_bar=False,

@@ -42,3 +42,35 @@ def test_flat_images_give_an_empty_mask(phantom):
     flat = Volume(np.full(subject.grid.shape, 5, np.float32), subject.grid.affine)
     found = OtsuBrain()(subject.replace(volumes={BASELINE: flat, FOLLOWUP: flat}))
     assert not np.asarray(found.volumes[BRAIN].data).any() and "empty" in found.notes[-1]
+
+
+def test_large_slices_are_filled_although_the_hole_is_open_above(phantom):
+    """A cup: in 3D its inside is open, in each axial slice it is a hole."""
+    grid = phantom.grid("canonical")
+    x, y, z = np.moveaxis(phantom.world(grid), -1, 0)
+    cup = (abs(x) < 14) & (abs(y) < 14) & (abs(z) < 14)
+    hollow = (abs(x) < 5) & (abs(y) < 5) & (z > -8)
+    data = (cup & ~hollow).astype(np.float32)
+    subject = phantom.pair(grid, brain=False)
+    volumes = {name: Volume(data, grid.affine) for name in (BASELINE, FOLLOWUP)}
+    subject = subject.replace(volumes=volumes)
+    inside = hollow & (abs(z) < 7)
+
+    def filled(**options):
+        found = OtsuBrain(1, 1, 1, slice_closing=1, **options)(subject)
+        return np.asarray(found.volumes[BRAIN].data)[inside].mean()
+
+    assert filled(close_above=0.1) == 1 and filled(close_above=0.99) < 0.1
+
+
+def test_components_that_touch_at_a_corner_are_one(phantom):
+    grid = phantom.grid("canonical")
+    data = np.zeros(grid.shape, np.float32)
+    x, y, z = (size // 2 for size in grid.shape)
+    data[x - 4 : x, y - 4 : y, z - 4 : z] = 1
+    data[x : x + 4, y : y + 4, z : z + 4] = 1
+    volumes = {name: Volume(data, grid.affine) for name in (BASELINE, FOLLOWUP)}
+    subject = phantom.pair(grid, brain=False).replace(volumes=volumes)
+    found = np.asarray(OtsuBrain(0, 0, 1, empty_below=0)(subject).volumes[BRAIN].data)
+    assert found[data > 0].all()
+    assert not np.asarray(OtsuBrain(1, 1, 1)(subject).volumes[BRAIN].data)[data > 0].all()
