@@ -19,6 +19,7 @@ from msseg_lightning.augment.parameters import Intensity, Parameters, draw, visi
 from msseg_lightning.augment.recipe import Recipe
 from msseg_lightning.core.prepared import PAIR, Layer, PreparedSubject
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP, TARGET
+from msseg_lightning.core.volume import Grid
 
 Images = NDArray[np.float32]
 _NO_NODES = np.zeros((0, 0, 0, 3), np.float32)
@@ -82,6 +83,31 @@ class FusedAugment:
         self._cut(subject, centre, image_names, label_names, parameters, images, labels)
         for channel, name in enumerate(image_names):
             self._intensity(parameters.visits[visit_of(name)], channel, images[channel], size)
+
+    def alter(
+        self,
+        images: Images,
+        image_names: Sequence[str],
+        grid: Grid,
+        generator: np.random.Generator,
+    ) -> Parameters:
+        """Draw parameters and change the intensities of a patch that is cut already.
+
+        Args:
+            images: (C, X, Y, Z) float32, C-contiguous, changed in place; nothing moves.
+            image_names: one per channel; what comes before the first underscore is the visit.
+            grid: whose axes the patch has.
+            generator: keyed by what the patch is for.
+
+        Returns:
+            What was drawn.
+        """
+        size = images.shape[1:]
+        visits = [visit_of(name) for name in image_names]
+        parameters = draw(self.recipe, grid, size, visits, generator)
+        for channel, name in enumerate(image_names):
+            self._intensity(parameters.visits[visit_of(name)], channel, images[channel], size)
+        return parameters
 
     def _cut(
         self,

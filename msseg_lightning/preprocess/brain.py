@@ -124,6 +124,8 @@ class AtlasBrainExtraction:
         volumes = {name: v for name, v in subject.volumes.items() if name != BRAIN}
         notes = []
         for image, mask in ((BASELINE, BASELINE_BRAIN), (FOLLOWUP, FOLLOWUP_BRAIN)):
+            if image not in subject.volumes:  # a visit alone
+                continue
             scan = subject.volumes[image]
             brain = carried_brain(scan, self.smoothness_mm)
             litres = brain.sum() * scan.grid.voxel_volume_mm3 / 1e6

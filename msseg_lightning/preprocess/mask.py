@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from msseg_lightning.core.subject import BRAIN, LoadedSubject
+from msseg_lightning.core.subject import BASELINE, BRAIN, LoadedSubject
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.preprocess.step import common_grid, mask_of
 
@@ -19,7 +19,8 @@ FOLLOWUP_BRAIN = "followup_brain"
 class CombineMasks:
     """Make ``brain`` from the brain masks of the two visits.
 
-    Where the visits have no masks of their own, a ``brain`` that came with the data is kept.
+    Where the visits have no masks of their own, a ``brain`` that came with the data is kept; of a
+    visit alone its own mask is the brain.
 
     Args:
         rule: ``union`` (the organisers), ``intersection`` (S22, S25), ``followup`` (S17, S18) or
@@ -34,8 +35,9 @@ class CombineMasks:
         if BASELINE_BRAIN not in subject.volumes and BRAIN in subject.volumes:
             return subject
         grid = common_grid(subject, self)
-        first = mask_of(subject, BASELINE_BRAIN, self)
         second = mask_of(subject, FOLLOWUP_BRAIN, self)
+        alone = BASELINE not in subject.volumes
+        first = second if alone else mask_of(subject, BASELINE_BRAIN, self)
         combined = {
             "union": first | second,
             "intersection": first & second,

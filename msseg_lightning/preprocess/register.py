@@ -214,7 +214,7 @@ class HalfwayRegistration:
     The preparation of the challenge's own data: neither visit is favoured, both are interpolated
     once and alike. A pair that shares a grid is left alone, since moving it again would blur it
     twice. The working grid is axis-aligned RAS+ and covers the native scan. Lesion and brain masks
-    of the baseline move with it, all other masks with the follow-up.
+    of the baseline move with it, all other masks with the follow-up. A visit alone stays as it is.
 
     Args:
         spacing_mm: of the working grid; None takes the finer of the two visits along each axis.
@@ -238,6 +238,8 @@ class HalfwayRegistration:
             object.__setattr__(self, "spacing_mm", tuple(self.spacing_mm))
 
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        if BASELINE not in subject.volumes:  # a visit alone
+            return subject
         baseline, followup = subject.volumes[BASELINE], subject.volumes[FOLLOWUP]
         if baseline.grid.same_as(followup.grid):
             return subject

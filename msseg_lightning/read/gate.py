@@ -41,6 +41,8 @@ def inspect_subject(
 ) -> tuple[dict[str, Volume], list[Problem]]:
     """Read all files of a pair and check them one by one and against each other.
 
+    A subject of one visit (see ``read.single_timepoint``) is its follow-up scan and masks.
+
     Args:
         subject: the pair.
         options: exceptions to the default rules.
@@ -141,7 +143,10 @@ def _check_geometry(
             problems.append(_other_order(subject))
     if problems and any(problem.severity == "error" for problem in problems):
         return ordered, problems
-    apart = None if moved else _difference(ordered[FOLLOWUP].grid, ordered[BASELINE].grid)
+    single = BASELINE not in ordered  # one visit alone: nothing to compare it with
+    apart = None
+    if not (moved or single):
+        apart = _difference(ordered[FOLLOWUP].grid, ordered[BASELINE].grid)
     if apart is not None:
         problems.append(_different_grids(subject, apart))
     for name in subject.masks:
@@ -215,7 +220,7 @@ def _check_mask_side(
     if mask == partner:
         return
     # a scan stored in another axis order may differ from the other visit in handedness as well
-    partners = {partner} if subject.to_native else {partner, BASELINE, FOLLOWUP}
+    partners = {partner} if subject.to_native else {partner, *subject.images}
     side = np.linalg.det(volumes[mask].affine[:3, :3])
     if all(side * np.linalg.det(volumes[name].affine[:3, :3]) < 0 for name in partners):
         yield Problem(
@@ -266,6 +271,8 @@ def _difference(one: Grid, other: Grid) -> tuple[str, str, str] | None:
 def _check_content(
     subject: LongitudinalSubject, volumes: Mapping[str, Volume], options: GateOptions
 ) -> Iterator[Problem]:
+    if BASELINE not in volumes:
+        return
     baseline, followup = volumes[BASELINE], volumes[FOLLOWUP]
     if baseline.grid.same_as(followup.grid):
         yield from _check_mirror(subject, baseline, followup, options)

@@ -1,0 +1,128 @@
+"""Scans of one visit with a mask of all their lesions: a user's own folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msseg_lightning.core.problem import Problem
+from msseg_lightning.core.subject import (
+    BRAIN,
+    FOLLOWUP,
+    FOLLOWUP_LESIONS,
+    Facts,
+    LoadedSubject,
+    LongitudinalSubject,
+)
+from msseg_lightning.read.load import load_subject
+from msseg_lightning.read.participants import read_participants
+from msseg_lightning.read.reader import check_ids, existing_root, raise_errors
+
+IMAGE = "flair.nii.gz"
+MASKS = {FOLLOWUP_LESIONS: "lesions.nii.gz", BRAIN: "brain_mask.nii.gz"}
+
+
+class SingleTimepoint:
+    """One folder for each scan: ``NNN/flair.nii.gz``, ``lesions.nii.gz``, ``brain_mask.nii.gz``.
+
+    The scan is read as the follow-up of a pair that has no baseline: whatever learns from one visit
+    asks for ``followup_flair`` and ``followup_lesions`` and so takes pairs and single scans alike.
+    Nothing new can be learned about change from such a subject alone, and nothing that needs
+    ``baseline_flair`` accepts it.
+
+    Both masks may be absent; lesions are then marked by preprocessing or by another reader's data.
+    Covariates come from a ``participants.tsv`` beside the folders. Folders without a scan and a
+    mask are ignored.
+
+    Args:
+        root: the folder that holds the scans' folders; None is no scan at all.
+        prefix: put before the folder's name to name subject and patient. Folder ``001`` here and
+            patient ``001`` of the pairs are different people; where they are the same, set it to
+            ``""``, and what is tested is kept out of what is learned from.
+        labelled_only: leave out scans without ``lesions.nii.gz``.
+    """
+
+    def __init__(
+        self, root: str | Path | None, prefix: str = "single-", labelled_only: bool = False
+    ) -> None:
+        self.root = None if root is None else Path(root)
+        self.prefix = prefix
+        self.labelled_only = labelled_only
+        self._skipped: list[Problem] = []
+
+    def subjects(self) -> list[LongitudinalSubject]:
+        """Every scan, ordered by folder name.
+
+        Raises:
+            MssegError: no scan at all, a mask without its scan, names that cannot be ids.
+        """
+        if self.root is None:
+            return []
+        root = existing_root(self.root)
+        facts = read_participants(root / "participants.tsv", root)
+        problems: list[Problem] = []
+        found = []
+        self._skipped = []
+        for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+            subject = self._subject(folder, root, facts.get(folder.name, Facts()), problems)
+            if subject is not None:
+                found.append(subject)
+        problems += check_ids(found, "folder names")
+        if not found and not problems:
+            problems.append(
+                Problem(
+                    "data.empty",
+                    "no scan was found",
+                    file=root.name,
+                    field="read.root",
+                    found=f"no folder with {IMAGE}",
+                    expected=f"NNN/{IMAGE}",
+                    remedy="give the folder that holds the scans' folders",
+                )
+            )
+        raise_errors(problems)
+        return found
+
+    def skipped(self) -> list[Problem]:
+        """Scans left out by the last call of ``subjects``."""
+        return list(self._skipped)
+
+    def load(self, subject: LongitudinalSubject) -> LoadedSubject:
+        """Read one of them through the gate.
+
+        Raises:
+            MssegError: with everything that is wrong with its files.
+        """
+        return load_subject(subject)
+
+    def _subject(
+        self, folder: Path, root: Path, facts: Facts, problems: list[Problem]
+    ) -> LongitudinalSubject | None:
+        masks = {name: folder / file for name, file in MASKS.items() if (folder / file).exists()}
+        if not (folder / IMAGE).exists():
+            if masks:
+                problems.append(
+                    Problem(
+                        "pair.missing_image",
+                        "there is a mask but no scan",
+                        file=f"{folder.name}/{IMAGE}",
+                        field="file",
+                        found=", ".join(path.name for path in masks.values()),
+                        expected=IMAGE,
+                        remedy="restore the scan, or remove the folder",
+                    )
+                )
+            return None
+        if self.labelled_only and FOLLOWUP_LESIONS not in masks:
+            self._skipped.append(
+                Problem(
+                    "pair.unlabelled",
+                    "left out: it has no mask of lesions",
+                    file=folder.name,
+                    field=MASKS[FOLLOWUP_LESIONS],
+                    severity="warning",
+                )
+            )
+            return None
+        name = f"{self.prefix}{folder.name}"
+        images = {FOLLOWUP: folder / IMAGE}
+        return LongitudinalSubject(name, name, images, masks, facts, root=root)
