@@ -126,11 +126,19 @@ def draw(
     spacing = np.asarray(grid.spacing_mm)
     axes = anatomical_axes(grid)
     matrix, translation = np.eye(3), np.zeros(3)
-    if recipe.affine is not None and generator.random() < recipe.affine.probability:
-        in_mm, shift_mm = _affine(recipe.affine, axes, generator)
+    affine, elastic = recipe.affine, recipe.elastic
+    if recipe.elastic_share is not None:
+        if generator.random() < recipe.elastic_share:
+            affine = None
+        else:
+            elastic = None
+    if affine is not None and generator.random() < affine.probability:
+        in_mm, shift_mm = _affine(affine, axes, generator)
         # offsets are measured in voxels, angles only make sense in millimetres
         matrix = in_mm * spacing[None, :] / spacing[:, None]
         translation = shift_mm / spacing
+    if recipe.permute is not None and generator.random() < recipe.permute.probability:
+        matrix = matrix[:, generator.permutation(3)]
     if recipe.flip is not None:
         signs = np.ones(3)
         for axis in recipe.flip.axes:
@@ -138,8 +146,8 @@ def draw(
                 signs[axes[AXES.index(axis)]] = -1
         matrix = matrix * signs[None, :]
     nodes = None
-    if recipe.elastic is not None and generator.random() < recipe.elastic.probability:
-        nodes = _displacement(recipe.elastic, spacing, size, generator)
+    if elastic is not None and generator.random() < elastic.probability:
+        nodes = _displacement(elastic, spacing, size, generator)
     return Parameters(matrix, translation, nodes, _intensities(recipe, axes, visits, generator))
 
 

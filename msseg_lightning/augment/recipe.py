@@ -38,6 +38,20 @@ class Flip:
 
 
 @dataclasses.dataclass(frozen=True)
+class Permute:
+    """Exchange the axes of the patch, each of the six orders equally often.
+
+    Together with flips of all axes at 0.5 all 48 orientations of the voxel lattice are equally
+    frequent. Axes are exchanged as they are: where voxels are not cubes, so is their spacing.
+
+    Args:
+        probability: of drawing an order; one of the six is the old one.
+    """
+
+    probability: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Affine:
     """Rotate, scale, shear and move about the centre of the patch, in millimetres.
 
@@ -253,7 +267,12 @@ class OneOf:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """All operations of an experiment; None leaves one out."""
+    """All operations of an experiment; None leaves one out.
+
+    ``elastic_share`` makes affine and elastic exclude each other: it is the probability that a
+    patch gets its chance of the elastic deformation alone, otherwise of the affine alone. None
+    lets both happen.
+    """
 
     flip: Flip | None = None
     affine: Affine | None = None
@@ -267,3 +286,5 @@ class Recipe:
     scale: Scale | None = None
     shift: Shift | None = None
     one_of: OneOf | None = None
+    elastic_share: float | None = None
+    permute: Permute | None = None

@@ -102,6 +102,23 @@ def test_elastic_equals_scipy(pair, size):
     assert_equals_slow(pair, parameters, CENTRE, size)
 
 
+@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+def test_orientations_are_exact_and_the_label_follows(pair, order):
+    """Patch axis k runs along volume axis order[k], with any flips; voxels are copied."""
+    for signs in itertools.product((1, -1), repeat=3):
+        matrix = np.eye(3)[:, order] * signs
+        size, centre = (12, 16, 20), np.array([21.5, 25.5, 19.5])
+        image, label = cut(pair, plain(matrix), centre, size)
+        lengths = [size[order.index(axis)] for axis in range(3)]  # of the box in the volume
+        starts = [int(c - (n - 1) / 2) for c, n in zip(centre, lengths, strict=True)]
+        box = tuple(slice(a, a + n) for a, n in zip(starts, lengths, strict=True))
+        turn = tuple(slice(None, None, sign) for sign in signs)
+        for name, found in zip((*IMAGES, *LABELS), (*image, *label), strict=True):
+            volume = pair.image(name) if name in IMAGES else pair.label(name)
+            expected = volume[box].transpose(order)[turn]
+            np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=name)
+
+
 @pytest.mark.parametrize("signs", itertools.product((1, -1), repeat=3))
 def test_flips_are_exact(pair, signs):
     image, label = cut(pair, plain(np.diag(signs).astype(float)), CENTRE, (20, 16, 12))

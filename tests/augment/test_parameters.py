@@ -17,6 +17,7 @@ from msseg_lightning.augment.recipe import (
     Flip,
     Gamma,
     Noise,
+    Permute,
     Recipe,
     Scale,
     Shift,
@@ -148,3 +149,21 @@ def test_same_generator_same_draw():
     assert first.nodes is not None and second.nodes is not None
     assert np.array_equal(first.nodes, second.nodes) and first.visits == second.visits
     assert not np.array_equal(first.matrix, third.matrix)
+
+
+def test_all_48_orientations_are_drawn_about_equally_often():
+    drawn = many(Recipe(permute=Permute(), flip=Flip(0.5)), count=1920)
+    matrices, counts = np.unique([p.matrix for p in drawn], axis=0, return_counts=True)
+    assert len(matrices) == 48
+    assert np.allclose(matrices @ matrices.transpose(0, 2, 1), np.eye(3))
+    assert counts.min() > 15 and counts.max() < 70  # 40 expected
+
+
+def test_affine_and_elastic_exclude_each_other():
+    """S13: three patches in four are deformed, one of five of these elastically."""
+    recipe = Recipe(affine=Affine(0.75, (45,) * 3), elastic=Elastic(0.75), elastic_share=0.2)
+    drawn = many(recipe, count=800)
+    affine = np.array([not np.array_equal(p.matrix, np.eye(3)) for p in drawn])
+    elastic = np.array([p.nodes is not None for p in drawn])
+    assert not (affine & elastic).any()
+    assert abs(affine.mean() - 0.6) < 0.06 and abs(elastic.mean() - 0.15) < 0.05
