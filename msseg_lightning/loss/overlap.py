@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 
@@ -28,6 +29,8 @@ class SoftDice(nn.Module):
             sums over all patches first, so that a batch with one lesion is one problem.
         empty: ``count`` patches without lesion as the formula says, or ``ignore`` them (with
             ``reduction="batch"``: ignore a batch without any).
+        background: take the mean with the same fraction of the background, ``1 - p`` against
+            ``1 - g``, as losses over both classes of a softmax do.
 
     Shapes:
         logits: (B, K, X, Y, Z), before the sigmoid; each channel is a fraction of its own.
@@ -44,6 +47,7 @@ class SoftDice(nn.Module):
         smooth: float,
         reduction: Literal["sample", "batch"] = "sample",
         empty: Literal["count", "ignore"] = "count",
+        background: bool = False,
     ) -> None:
         super().__init__()
         if smooth <= 0:
@@ -51,13 +55,17 @@ class SoftDice(nn.Module):
         if reduction not in ("sample", "batch") or empty not in ("count", "ignore"):
             raise ValueError(f"unknown reduction {reduction!r} or empty {empty!r}")
         self.squared_denominator, self.smooth = squared_denominator, smooth
-        self.reduction, self.empty = reduction, empty
+        self.reduction, self.empty, self.background = reduction, empty, background
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         if logits.shape != target.shape:
             raise ValueError(f"logits {tuple(logits.shape)}, target {tuple(target.shape)}")
         probability = logits.float().sigmoid()
         target = target.float()
+        if self.background:
+            # the sigmoid of -z, not 1 - p: exact where p rounds to 1
+            probability = torch.cat([probability, (-logits.float()).sigmoid()], dim=1)
+            target = torch.cat([target, 1 - target], dim=1)
         axes = list(range(2, logits.ndim)) + ([0] if self.reduction == "batch" else [])
         hit = (probability * target).sum(axes)  # (B, K) or (K,)
         lesion = target.sum(axes)

@@ -1,0 +1,56 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from msseg_lightning.loss.combined import WeightedSum
+from msseg_lightning.loss.cross_entropy import CrossEntropy
+from msseg_lightning.loss.overlap import SoftDice
+from tests.contracts import check_loss
+
+
+def test_value_by_hand():
+    # p = 3/4 for a lesion, 1/4 for a background voxel: both cost -ln 3/4
+    logits = torch.tensor([math.log(3), -math.log(3)]).view(1, 1, 2, 1, 1)
+    target = torch.tensor([1.0, 0.0]).view(1, 1, 2, 1, 1)
+    assert CrossEntropy()(logits, target).item() == pytest.approx(math.log(4 / 3))
+    # (100 + 1) / 2 voxels / 2 classes
+    weighted = CrossEntropy(lesion=100, mean_over_classes=True)(logits, target)
+    assert weighted.item() == pytest.approx(math.log(4 / 3) * 101 / 4)
+
+
+def test_equals_the_softmax_over_two_classes():
+    both = torch.randn(2, 2, 4, 4, 4)
+    target = (torch.rand(2, 4, 4, 4) > 0.8).long()
+    expected = functional.cross_entropy(both, target)
+    ours = CrossEntropy()(both[:, 1:] - both[:, :1], target[:, None].float())
+    torch.testing.assert_close(ours, expected)
+
+
+def test_s13_as_its_code_writes_it():
+    """0.5 * mean over classes of -w mean(g log p) + 0.5 * mean over classes of 1 - Dice."""
+    torch.manual_seed(0)
+    loss = WeightedSum(
+        {
+            "logistic": CrossEntropy(1, 100, mean_over_classes=True),
+            "dice": SoftDice(True, 1e-8, background=True),
+        },
+        {"logistic": 0.5, "dice": 0.5},
+    )
+    both = torch.randn(3, 2, 6, 6, 6)
+    lesion = (torch.rand(3, 1, 6, 6, 6) > 0.9).float()
+    p, g = both.softmax(1), torch.cat([1 - lesion, lesion], 1)
+    logistic = -((g * p.log()).mean((2, 3, 4)) * torch.tensor([1.0, 100.0])).mean()
+    overlap = 2 * (p * g).sum((2, 3, 4)) / (p.square() + g.square()).sum((2, 3, 4))
+    expected = 0.5 * logistic + 0.5 * (1 - overlap).mean()
+    torch.testing.assert_close(loss(both[:, 1:] - both[:, :1], lesion), expected)
+    check_loss(loss)
+
+
+def test_bad_settings():
+    for wrong in ({"background": -1}, {"background": 0, "lesion": 0}):
+        with pytest.raises(ValueError, match="weights"):
+            CrossEntropy(**wrong)
+    with pytest.raises(ValueError, match="target"):
+        CrossEntropy()(torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 1, 2, 2, 1))
