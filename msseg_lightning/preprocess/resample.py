@@ -70,3 +70,52 @@ class Resample:
         if (x, y, z) == volume.spacing_mm:
             return volume
         return carry_volume(volume, respaced(volume.grid, (x, y, z)), mask_rule=self.mask_rule)
+
+
+@dataclasses.dataclass(frozen=True)
+class SimpleRatioResample:
+    """Resample to a voxel size near a target, by the simplest ratio to the volume's own (S13).
+
+    Along each axis the ratios n/1, n/2, n/3, ... (for voxels that are too large: their inverses)
+    are tried, n the whole number that comes nearest to the target, until the new voxel is within
+    the tolerance. So 0.45 mm becomes 0.9 mm by leaving out every second position, which blurs less
+    than 1 mm would, and 1.05 mm is left alone.
+
+    Args:
+        spacing_mm: target of every axis.
+        tolerance_mm: a voxel size this near is near enough, > 0.
+        mask_rule: see ``Resample``.
+    """
+
+    spacing_mm: float = 1.0
+    tolerance_mm: float = 0.11
+    mask_rule: MaskRule = "linear_threshold"
+
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.tolerance_mm <= 0 or self.spacing_mm <= 0:
+            raise ValueError(f"{self}: target and tolerance must be above 0")
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        return subject.replace(
+            volumes={name: self._resample(volume) for name, volume in subject.volumes.items()}
+        )
+
+    def _resample(self, volume: Volume) -> Volume:
+        x, y, z = (self.near(spacing) for spacing in volume.spacing_mm)
+        if (x, y, z) == volume.spacing_mm:
+            return volume
+        return carry_volume(volume, respaced(volume.grid, (x, y, z)), mask_rule=self.mask_rule)
+
+    def near(self, spacing_mm: float) -> float:
+        """The new voxel size of an axis."""
+        found, parts = spacing_mm, 0
+        # headers hold float32: 0.6000001 mm is 0.6 mm
+        while abs(found - self.spacing_mm) > self.tolerance_mm + 1e-6:
+            parts += 1
+            if spacing_mm < self.spacing_mm:
+                found = spacing_mm * round(self.spacing_mm / spacing_mm * parts) / parts
+            else:
+                found = spacing_mm / (round(spacing_mm / self.spacing_mm * parts) / parts)
+        return found
