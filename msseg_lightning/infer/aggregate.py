@@ -132,6 +132,53 @@ def flips(
         yield answer.flip(turned) if axes else answer
 
 
+class Flipped:
+    """A window rule over mirrored copies of the volume, each answer turned back, then combined.
+
+    Called like the window it stands for, so it is an inference rule of its own.
+
+    Args:
+        window: predicts one volume; its ``level`` says what it returns.
+        axes: spatial axes that are mirrored, alone and together: three give eight copies.
+        level: where the answers are combined; None is the window's own.
+        rule: ``mean`` or ``majority`` (of binary answers).
+        threshold: of the step to binary.
+    """
+
+    def __init__(
+        self,
+        window: Window,
+        axes: Sequence[int] = (0, 1, 2),
+        level: Level | None = None,
+        rule: Rule = "mean",
+        threshold: float = 0.5,
+    ) -> None:
+        self.window = window
+        level = level or getattr(window, "level", "logit")
+        self._ensemble = Ensemble(window, level, rule, flip_sets(axes), threshold)
+        # votes and their shares are read as probabilities
+        self.level: Level = "logit" if level == "logit" else "probability"
+
+    def __call__(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        inside: Tensor | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Predict one volume; see ``SlidingWindow``. Progress counts the windows of all copies."""
+        copies, before = len(self._ensemble.flips), 0
+
+        def count(done: int, windows: int) -> None:
+            nonlocal before
+            assert progress is not None
+            progress(before + done, copies * windows)
+            before += windows if done == windows else 0
+
+        told = None if progress is None else count
+        return self._ensemble([network], images, inside, told)
+
+
 class Ensemble:
     """Members x flips, one forward pass of one member in memory at a time.
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from msseg_lightning.core.problem import ExitCode, MssegError
-from msseg_lightning.infer.aggregate import Ensemble, combine, convert, flip_sets, flips
+from msseg_lightning.infer.aggregate import Ensemble, Flipped, combine, convert, flip_sets, flips
 from msseg_lightning.infer.sliding_window import SlidingWindow
 
 
@@ -123,3 +123,30 @@ def test_ensemble_is_the_mean_over_members_and_flips():
 def test_flips_must_be_axes():
     with pytest.raises(ValueError, match="axes 0, 1, 2"):
         Ensemble(SlidingWindow(8, 0.5), "logit", flips=((3,),))
+
+
+@pytest.mark.parametrize(("axes", "copies"), [((0, 1, 2), 8), ((0,), 2), ((), 1)])
+def test_flipped_window_is_the_mean_over_its_copies(axes, copies):
+    torch.manual_seed(0)
+    network, images, calls = nn.Conv3d(2, 1, 3, padding=1), torch.randn(2, 8, 8, 8), []
+    network.register_forward_hook(lambda m, i, o: calls.append(m))
+    rule = Flipped(SlidingWindow(8, 0, level="probability"), axes)
+    assert rule.level == "probability"
+    told = []
+    answer = rule(network, images, None, lambda done, total: told.append((done, total)))
+    assert len(calls) == copies and told == [(i + 1, copies) for i in range(copies)]
+    with torch.no_grad():
+        expected = sum(
+            network(images.flip(turn)[None])[0].flip(turn).sigmoid()
+            for turn in ([1 + axis for axis in chosen] for chosen in flip_sets(axes))
+        )
+    torch.testing.assert_close(answer, expected / copies)
+
+
+def test_flipped_majority_is_read_as_a_probability():
+    network = nn.Conv3d(2, 1, 1)
+    rule = Flipped(SlidingWindow(8, 0), level="binary", rule="majority")
+    assert rule.level == "probability"
+    answer = rule(network, torch.randn(2, 8, 8, 8))
+    assert set(answer.unique().tolist()) <= {0.0, 1.0}
+    assert Flipped(SlidingWindow(8, 0)).level == "logit"

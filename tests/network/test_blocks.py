@@ -186,7 +186,7 @@ def test_blurring_lessens_what_a_shift_of_one_voxel_changes():
             return float((still - moved).square().mean() / still.var())
 
         plain = change(blurred.convolution)
-        assert change(blurred) < 0.75 * plain
+        assert change(blurred) < 0.6 * plain  # 0.53
 
 
 def test_convolved_shortcut_joins_after_the_last_activation():
