@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from msseg_lightning.core.batch import Batch
 from msseg_lightning.core.prepared import PreparedSubject
@@ -48,11 +49,13 @@ class Task(L.LightningModule):
         loss: ``(network output, target (B, K, X, Y, Z)) -> scalar``.
         optimizer: takes parameter groups, returns the optimiser.
         scheduler: takes the optimiser, returns a learning-rate scheduler stepped after every
-            optimiser step; None keeps the rate.
+            optimiser step; None keeps the rate. One of type ``ReduceLROnPlateau`` is stepped after
+            every validation instead.
         decay: which weights the optimiser's ``weight_decay`` acts on: all, or the kernels of
             convolutions alone.
         seed: of everything a step draws (dropout); keyed by step, so that resuming changes nothing.
         patience: steps in a row with a loss that is not finite before training stops.
+        monitor: the validation score that a ``ReduceLROnPlateau`` reads, without ``val/``.
     """
 
     validator: Validator | None = None
@@ -67,6 +70,7 @@ class Task(L.LightningModule):
         decay: Literal["all", "convolution_kernels"] = "all",
         seed: int = 0,
         patience: int = 10,
+        monitor: str = "score",
     ) -> None:
         super().__init__()
         self.network = network
@@ -76,6 +80,9 @@ class Task(L.LightningModule):
         self.decay = decay
         self.seed = seed
         self.patience = patience
+        self.monitor = monitor
+        self.plateau: ReduceLROnPlateau | None = None
+        self._plateau_state: dict[str, Any] | None = None
         self.latest: dict[str, Tensor] = {}
         self._bad_steps = 0
         self._val_rows: dict[str, dict[str, float]] = {}
@@ -133,8 +140,27 @@ class Task(L.LightningModule):
         optimizer = self.make_optimizer(self.parameter_groups(self.network))
         if self.make_scheduler is None:
             return optimizer
-        scheduler = {"scheduler": self.make_scheduler(optimizer), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        scheduler = self.make_scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            # Lightning would step it after the checkpoint of that validation is written, and skip
+            # that step in a run that goes on from there
+            self.plateau = scheduler
+            if self._plateau_state is not None:
+                scheduler.load_state_dict(self._plateau_state)
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What the plateau scheduler remembers; the rate itself travels with the optimiser."""
+        if self.plateau is not None:
+            checkpoint["plateau"] = self.plateau.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Kept until the optimiser is built."""
+        self._plateau_state = checkpoint.get("plateau")
 
     def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
         """All trainable parameters; with ``convolution_kernels`` the others get no decay."""
@@ -168,7 +194,10 @@ class Task(L.LightningModule):
             values = np.array([row[name] for row in rows if name in row], dtype=np.float64)
             defined = values[np.isfinite(values)]
             if len(defined):
-                self.log(f"val/{name}", float(defined.mean()), rank_zero_only=True)
+                mean = float(defined.mean())
+                self.log(f"val/{name}", mean, rank_zero_only=True)
+                if name == self.monitor and self.plateau is not None:
+                    self.plateau.step(mean)
 
     def _gather(self, rows: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
         if self.trainer.world_size == 1:
@@ -222,10 +251,17 @@ class WholeVolumeValidator:
         self.images, self.target, self.threshold = tuple(images), target, threshold
 
     def __call__(self, network: nn.Module, subject: PreparedSubject) -> dict[str, float]:
-        """Named scores of this pair and ``score``, their summary."""
+        """Named scores of this pair and two summaries.
+
+        ``score`` is :func:`whole_volume_score`. ``dice_or_empty`` is the Dice coefficient where
+        an empty answer to an empty reference counts 1 and any other answer to it 0, the convention
+        of S12 and S13.
+        """
         images = torch.from_numpy(subject.stack(self.images))
         answer = self.infer(network, images, images.ne(0).any(0))[0].float().cpu()
         probability = answer.sigmoid() if self.level == "logit" else answer
         found = probability.numpy() > self.threshold
         rows = dict(self.score(found, subject.mask(self.target), subject.grid.spacing_mm))
+        dice = rows.get("dice", np.nan)
+        rows["dice_or_empty"] = dice if np.isfinite(dice) else float(not found.any())
         return {**rows, "score": whole_volume_score(rows)}

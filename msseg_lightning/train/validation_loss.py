@@ -1,0 +1,54 @@
+"""The loss on pairs the network is not trained on, beside their whole-volume scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from msseg_lightning.core.prepared import PreparedSubject
+from msseg_lightning.train.datamodule import PatchSource
+from msseg_lightning.train.task import Task
+
+
+class ValidationLossTask(Task):
+    """A task that also knows ``val/loss``, so that a learning rate can follow it.
+
+    Scores of whole volumes stay at 0 until the first lesion is found, and a rate that fell
+    whenever they stand still would fall long before that; the loss moves from the first step.
+    It is taken on the same few batches of every validation pair each time.
+
+    Args:
+        cut: prepared pairs -> source of batches, e.g. a loader without augmentation; called with
+            the keyword ``subjects``.
+        batches: of each pair.
+        monitor: what a ``ReduceLROnPlateau`` reads, ``loss`` or a score.
+        named: the arguments of ``Task``.
+    """
+
+    def __init__(
+        self,
+        *,
+        cut: Callable[..., PatchSource],
+        batches: int = 4,
+        monitor: str = "loss",
+        **named: Any,
+    ) -> None:
+        super().__init__(monitor=monitor, **named)
+        if batches < 1:
+            raise ValueError(f"{batches} batches say nothing about the loss")
+        self.cut, self.batches = cut, batches
+
+    def validation_step(self, subject: PreparedSubject, batch_idx: int) -> None:
+        """Score one whole volume, then measure the loss on pieces of it."""
+        super().validation_step(subject, batch_idx)
+        self._val_rows[subject.id]["loss"] = self._loss_of([subject])
+
+    def _loss_of(self, subjects: Sequence[PreparedSubject]) -> float:
+        source = self.cut(subjects=subjects)
+        losses = [
+            self.step(batch.to(self.device)).loss.detach().float()
+            for batch in source.iterate(0, self.batches)
+        ]
+        return float(torch.stack(losses).mean())
