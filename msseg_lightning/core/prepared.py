@@ -17,6 +17,8 @@ import base64
 import dataclasses
 import json
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -204,6 +206,51 @@ class PreparedSubject:
                 raise MssegError(_broken(self.folder / file, str(error))) from error
             self._arrays[file] = known
         return known
+
+    def with_image(self, name: str, data: NDArray[np.floating], folder: Path) -> PreparedSubject:
+        """The same pair with one more image, in a folder of its own that shares the old arrays.
+
+        Args:
+            name: of the image.
+            data: (X, Y, Z) on the working grid, finite.
+            folder: appears whole or not at all.
+
+        Raises:
+            MssegError: the name is taken or values are not finite.
+            ValueError: another shape.
+        """
+        if data.shape != self.grid.shape:
+            raise ValueError(f"image of shape {data.shape} for a grid of {self.grid.shape}")
+        if name in self.layers or not _NAME.fullmatch(name) or not np.isfinite(data).all():
+            raise MssegError(
+                Problem(
+                    "prepared.name",
+                    f"{self.id}: this image cannot be added",
+                    field=name,
+                    expected="a new name of letters, digits and _, finite values",
+                    remedy="give the stage's image another name",
+                )
+            )
+        words, scale, zero = quantise(data, MAX_FIRST)
+        layer, file = Layer("image", f"{name}.npy", 0, 16, scale, zero), f"{name}.npy"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+        try:
+            for known in self.sha256:
+                try:
+                    (temporary / known).hardlink_to(self.folder / known)
+                except OSError:  # another disk, or one without links
+                    shutil.copyfile(self.folder / known, temporary / known)
+            np.save(temporary / file, words.astype(np.uint16), allow_pickle=False)
+            meta = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+            meta["layers"][name] = dataclasses.asdict(layer)
+            meta["sha256"][file] = sha256_file(temporary / file)
+            write_json(temporary / "meta.json", meta)
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return PreparedSubject.open(folder)
 
     def verify(self) -> None:
         """Compare every array with the checksum taken when it was written.

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.infer.sliding_window import UNSEEN_LOGIT, SlidingWindow
+from msseg_lightning.method.derived_image import DerivedImage
 from msseg_lightning.network.weights import load_weights, save_weights
 from msseg_lightning.preprocess.cache import PreparedCache
 from msseg_lightning.preprocess.restore import restore
@@ -34,11 +36,11 @@ class Channels:
 
     Args:
         images: channels in order.
-        target: the mask it learns.
+        target: the mask it learns; None for a stage that learns from the images alone.
     """
 
     images: tuple[str, ...]
-    target: str
+    target: str | None
 
 
 class NetworkMethod:
@@ -50,10 +52,12 @@ class NetworkMethod:
         patches: prepared training pairs -> source of batches.
         task: network, loss, optimiser.
         training: how long; ``hardware``: on what (one device by default).
-        infer: window rule.
+        infer: window rule; None for a stage that neither validates nor predicts.
         score: ``(mask, reference, spacing_mm) -> named scores`` for the choice of a checkpoint.
         name: of the system; kept with the weights.
         postprocess: rules applied in order to the map on the native grid.
+        derived: images that earlier stages add to every prepared pair.
+        train_on: ``all`` training pairs, or only those ``with_lesions``.
         loggers, callbacks: for tracking; see Lightning.
     """
 
@@ -64,18 +68,20 @@ class NetworkMethod:
         patches: Callable[[Sequence[PreparedSubject]], PatchSource],
         task: Task,
         training: Training,
-        infer: SlidingWindow,
+        infer: SlidingWindow | None,
         score: Callable[..., dict[str, float]],
         name: str = "",
         postprocess: Postprocess = (),
         hardware: Hardware | None = None,
+        derived: Sequence[DerivedImage] = (),
+        train_on: Literal["all", "with_lesions"] = "all",
         loggers: Sequence[object] = (),
         callbacks: Sequence[object] = (),
     ) -> None:
         self.cache, self.channels, self.patches = cache, channels, patches
         self.task, self.training, self.hardware = task, training, hardware or Hardware()
         self.infer, self.score, self.postprocess = infer, score, tuple(postprocess)
-        self.name = name
+        self.name, self.derived, self.train_on = name, tuple(derived), train_on
         self.loggers, self.callbacks = list(loggers), list(callbacks)
 
     def fit(
@@ -83,11 +89,21 @@ class NetworkMethod:
     ) -> None:
         """Prepare all pairs, then train; continues where ``folder`` says it stopped."""
         prepared = self.cache.prepare([*train, *val])
+        target = self.channels.target
+        if target is not None:
+            self._require_lesions(prepared[: len(train)], target)
+        prepared = [self._with_images(pair) for pair in prepared]
+        for image in self.derived:
+            image.audit(prepared, folder / f"audit_{image.name}.csv")
         for_training, for_validation = prepared[: len(train)], prepared[len(train) :]
-        self._require_lesions(for_training)
-        self.task.validator = WholeVolumeValidator(
-            self.infer, self.infer.level, self.score, self.channels.images, self.channels.target
-        )
+        if target is not None and self.train_on == "with_lesions":
+            for_training = [pair for pair in for_training if len(pair.voxels(target))]
+        if self.infer is None or target is None:
+            for_validation = []
+        else:
+            self.task.validator = WholeVolumeValidator(
+                self.infer, self.infer.level, self.score, self.channels.images, target
+            )
         data = LongitudinalDataModule(
             self.patches(for_training),
             for_validation,
@@ -105,7 +121,8 @@ class NetworkMethod:
 
     def predict(self, subject: LongitudinalSubject) -> Prediction:
         """Map on the working grid -> native grid -> rules. Nothing outside the volume is lesion."""
-        prepared = self.cache.prepare([subject])[0]
+        assert self.infer is not None, "this stage predicts nothing"
+        prepared = self._with_images(self.cache.prepare([subject])[0])
         device = self._device()
         network = self.task.network.to(device)
         images = torch.from_numpy(prepared.stack(self.channels.images))
@@ -140,12 +157,17 @@ class NetworkMethod:
         """Weights from ``save``, checked against the card beside them."""
         load_weights(self.task.network, folder, self.name)
 
+    def _with_images(self, prepared: PreparedSubject) -> PreparedSubject:
+        for image in self.derived:
+            prepared = image.add(prepared)
+        return prepared
+
     def _device(self) -> torch.device:
         gpu = self.hardware.accelerator != "cpu" and torch.cuda.is_available()
         return torch.device("cuda" if gpu else "cpu")
 
-    def _require_lesions(self, subjects: Sequence[PreparedSubject]) -> None:
-        target = self.channels.target
+    @staticmethod
+    def _require_lesions(subjects: Sequence[PreparedSubject], target: str) -> None:
         missing = [subject.id for subject in subjects if target not in subject.mask_names]
         if missing:
             raise MssegError(

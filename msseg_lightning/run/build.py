@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_seed
-from msseg_lightning.core.subject import LoadedSubject, LongitudinalSubject
+from msseg_lightning.core.subject import TARGET, LoadedSubject, LongitudinalSubject
 from msseg_lightning.run.compose import Config
 
+if TYPE_CHECKING:
+    from msseg_lightning.method.staged import Fitted, Track
+
+Given = Mapping[str, "Fitted"]
 Load = Callable[[LongitudinalSubject], LoadedSubject]
 
 
@@ -73,13 +78,41 @@ def build_cache(config: Config) -> Any:
     )
 
 
-def build_method(config: Config, loggers: Sequence[object] = ()) -> Method:
-    """The system: a network with everything around it, or a method without gradients."""
+def build_method(
+    config: Config,
+    loggers: Sequence[object] = (),
+    held_out: Iterable[str] = (),
+    track: Track | None = None,
+) -> Method:
+    """The system: an ensemble, a graph of stages, a network, or a method without gradients.
+
+    Args:
+        config: resolved.
+        loggers: of the last stage.
+        held_out: patients of the pairs that are only tested; no stage may be fitted on them.
+        track: opens a tracked run of its own for each stage or member.
+    """
+    from msseg_lightning.method.staged import untracked
+
+    track = track or untracked
+    if config.get("ensemble"):
+        return _ensemble(config, frozenset(held_out), track)
+    if config.get("stages"):
+        return _staged(config, loggers, frozenset(held_out), track)
+    return _single(config, loggers)
+
+
+def _single(config: Config, loggers: Sequence[object], given: Given | None = None) -> Any:
+    """One network with everything around it, or a method without gradients.
+
+    Args:
+        config: resolved.
+        loggers: of its training.
+        given: stage -> what it left; its networks become arguments as ``uses`` says.
+    """
     cache = build_cache(config)
     method = instantiate(config["method"], partial=True)
-    rules = [
-        instantiate(rule) for rule in (config.get("postprocess") or {}).get("rules", {}).values()
-    ]
+    rules = postprocess_rules(config)
     if config.get("network") is None:
         return method(cache=cache, **({"postprocess": rules} if rules else {}))
 
@@ -88,6 +121,7 @@ def build_method(config: Config, loggers: Sequence[object] = ()) -> Method:
     from msseg_lightning.method.network_method import Channels
     from msseg_lightning.train.training import Hardware, Training
 
+    extra, images = _given_to(config, given or {})
     torch.manual_seed(keyed_seed(config["seed"], "weights") >> 1)
     train = dict(config["train"])
     pieces = {name: train.pop(name) for name in ("task", "optimizer", "scheduler")}
@@ -96,11 +130,12 @@ def build_method(config: Config, loggers: Sequence[object] = ()) -> Method:
     scheduler = instantiate(pieces["scheduler"], partial=True)
     _try_optimizer(pieces["optimizer"], optimizer, scheduler)
     task = instantiate(pieces["task"], partial=True)(
-        network=instantiate(config["network"]),
-        loss=instantiate(config["loss"]),
+        network=_complete(config["network"], extra["network"]),
+        loss=_complete(config["loss"], extra["loss"]),
         optimizer=optimizer,
         scheduler=scheduler,
         seed=config["seed"],
+        **extra["train.task"],
     )
     channels = Channels(tuple(config["channels"]["images"]), config["channels"]["target"])
     return method(
@@ -108,11 +143,14 @@ def build_method(config: Config, loggers: Sequence[object] = ()) -> Method:
         channels=channels,
         # built now: a wrong patch size must not wait until every pair is prepared
         patches=functools.partial(
-            _patches,
-            config,
-            channels,
-            instantiate(config["sample"]),
-            instantiate(config["augment"]),
+            instantiate(config["loader"], partial=True),
+            sampler=_complete(config["sample"], extra["sample"]),
+            augment=_complete(config["augment"], extra["augment"]),
+            image_names=channels.images,
+            target_names=() if channels.target is None else (channels.target,),
+            batch_size=config["train"]["batch_size"],
+            seed=config["seed"],
+            **extra["loader"],
         ),
         task=task,
         training=Training(**train),
@@ -121,8 +159,186 @@ def build_method(config: Config, loggers: Sequence[object] = ()) -> Method:
         name=config["name"],
         postprocess=rules,
         hardware=Hardware(**config["trainer"]),
+        derived=images,
         loggers=loggers,
     )
+
+
+def _complete(node: Any, arguments: Mapping[str, Any]) -> Any:
+    """Build a node with objects that no configuration can hold."""
+    if not arguments:
+        return instantiate(node)
+    try:
+        return instantiate(node, partial=True)(**arguments)
+    except (TypeError, ValueError) as error:
+        raise MssegError(_refused(node, error)) from error
+
+
+USABLE = ("network", "loss", "loader", "sample", "augment", "train.task")
+"""Nodes of the configuration that can be handed an earlier stage's network."""
+
+
+def _given_to(config: Config, given: Given) -> tuple[dict[str, dict[str, Any]], list[Any]]:
+    """What ``uses`` gives to which node, and the images that stages make.
+
+    Raises:
+        MssegError: it names a node that takes nothing (exit 2).
+    """
+    extra: dict[str, dict[str, Any]] = {node: {} for node in USABLE}
+    images = []
+    for place, stage in (config.get("uses") or {}).items():
+        node, _, argument = str(place).rpartition(".")
+        if node == "images":
+            if stage in given:
+                images.append(given[stage].image(argument))
+        elif node not in extra:
+            raise MssegError(
+                Problem(
+                    "config.uses",
+                    "nothing there can be handed a stage",
+                    field=f"uses.{place}",
+                    found=str(stage),
+                    expected=", ".join(f"{name}.ARGUMENT" for name in (*USABLE, "images")),
+                    remedy="see `uses` in an experiment with stages",
+                    exit_code=ExitCode.CONFIG,
+                )
+            )
+        elif stage in given:
+            extra[node][argument] = given[stage].network()
+    return extra, images
+
+
+def _staged(
+    config: Config, loggers: Sequence[object], held_out: frozenset[str], track: Track
+) -> Method:
+    from msseg_lightning.method.staged import Stage, StagedMethod
+
+    code = code_hash()
+    stages: list[Stage] = []
+    maps: dict[str, Any] = {}
+    for name in config["stages"]:
+        part = stage_config(config, name)
+        _check_uses(part, name, [stage.name for stage in stages])
+        if part.get("maps"):
+            maps[name] = instantiate(part["maps"])
+        own = part["read"] != config["read"]
+        stages.append(
+            Stage(
+                name=name,
+                settings=_decisive(part),
+                make=functools.partial(_single, part, ()),
+                store=Path(config["paths"]["cache"]) / "stages",
+                code=code,
+                subjects=instantiate(part["read"]).subjects if own else None,
+                out_of_fold=part.get("out_of_fold") or 1,
+                uses=tuple(dict.fromkeys((part.get("uses") or {}).values())),
+                maps=maps.get(name),
+            )
+        )
+    _check_uses(config, "the last stage", [stage.name for stage in stages])
+    return StagedMethod(
+        stages=stages,
+        make=functools.partial(_single, config, ()),
+        settings=_decisive(config),
+        code=code,
+        images={
+            str(place).removeprefix("images."): stage
+            for place, stage in (config.get("uses") or {}).items()
+            if str(place).startswith("images.")
+        },
+        maps=maps,
+        held_out=held_out,
+        loggers=loggers,
+        track=track,
+    )
+
+
+def _check_uses(config: Config, name: str, earlier: Sequence[str]) -> None:
+    unknown = sorted(set((config.get("uses") or {}).values()) - set(earlier))
+    if unknown:
+        raise MssegError(
+            Problem(
+                "config.uses",
+                f"{name} uses a stage that is not fitted before it",
+                field="uses",
+                found=", ".join(unknown),
+                expected=", ".join(earlier) or "no stage stands before it",
+                remedy="name an earlier stage, or change their order",
+                exit_code=ExitCode.CONFIG,
+            )
+        )
+
+
+SETTINGS_OF_A_STAGE = (
+    "preprocess",
+    "sample",
+    "loader",
+    "augment",
+    "network",
+    "loss",
+    "train",
+    "infer",
+    "maps",
+    "method",
+    "channels",
+    "uses",
+    "seed",
+    "out_of_fold",
+)
+"""What decides the weights of a stage, beside its data and the code."""
+
+
+def _decisive(config: Config) -> dict[str, Any]:
+    return {key: config.get(key) for key in SETTINGS_OF_A_STAGE}
+
+
+def stage_config(config: Config, name: str) -> Config:
+    """The whole configuration of one stage: its own settings, and where it runs."""
+    shared = {key: config[key] for key in ("data", "paths", "trainer", "seed", "read")}
+    return {**shared, "postprocess": None, **config["stages"][name], "name": config["name"]}
+
+
+def code_hash() -> str:
+    """SHA-256 over the program: what a stage learned is reused only by the code that made it."""
+    package = Path(__file__).resolve().parents[1]
+    total = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        if path.relative_to(package).parts[0] not in ("cli", "compare", "track", "run", "simulate"):
+            total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def _ensemble(config: Config, held_out: frozenset[str], track: Track) -> Method:
+    from msseg_lightning.method.ensemble import EnsembleMethod
+
+    ensemble = config["ensemble"]
+    alone = {**config, "ensemble": None}
+    configs = ensemble.get("configs") or {config["name"]: alone}
+    shared = {key: config[key] for key in ("data", "paths", "trainer", "seed", "read")}
+
+    def make(name: str) -> Method:
+        return build_method({**configs[name], **shared}, (), held_out, track)
+
+    load = build_load(config)
+
+    def has_lesions(subject: LongitudinalSubject) -> bool:
+        return bool(load(subject).volumes[TARGET].data.any())
+
+    return EnsembleMethod(
+        {name: functools.partial(make, name) for name in configs},
+        folds=ensemble["folds"],
+        has_lesions=has_lesions,
+        level=ensemble["level"],
+        rule=ensemble["rule"],
+        postprocess=postprocess_rules(config),
+        track=track,
+    )
+
+
+def postprocess_rules(config: Config) -> list[Any]:
+    """The ordered rules on a map."""
+    rules = (config.get("postprocess") or {}).get("rules", {})
+    return [instantiate(rule) for rule in rules.values()]
 
 
 def monitor_scores(mask: Any, reference: Any, spacing_mm: Any) -> dict[str, float]:
@@ -148,23 +364,3 @@ def _try_optimizer(node: Any, optimizer: Any, scheduler: Any) -> None:
             scheduler(built)
     except (TypeError, ValueError) as error:
         raise MssegError(_refused(node, error)) from error
-
-
-def _patches(
-    config: Mapping[str, Any],
-    channels: Any,
-    sampler: Any,
-    augment: Any,
-    subjects: Sequence[Any],
-) -> Any:
-    from msseg_lightning.sample.loader import PatchLoader
-
-    return PatchLoader(
-        subjects=subjects,
-        sampler=sampler,
-        augment=augment,
-        image_names=channels.images,
-        target_names=(channels.target,),
-        batch_size=config["train"]["batch_size"],
-        seed=config["seed"],
-    )

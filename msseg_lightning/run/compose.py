@@ -24,6 +24,7 @@ FOREIGN_TARGETS = frozenset(
         "torch.optim.lr_scheduler.ExponentialLR",
         "torch.optim.lr_scheduler.LinearLR",
         "torch.optim.lr_scheduler.PolynomialLR",
+        "torch.optim.lr_scheduler.ReduceLROnPlateau",
         "torch.optim.lr_scheduler.StepLR",
         "monai.networks.nets.SegResNet",
         "monai.networks.nets.DynUNet",
@@ -106,6 +107,8 @@ def compose_config(overrides: Sequence[str] = (), experiment: str | None = None)
     _check_types(overrides, defaults, _leaves(plain))
     try:
         resolved = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        assert isinstance(resolved, dict) and isinstance(plain, dict)
+        resolved["stages"] = expanded_stages({str(key): value for key, value in plain.items()})
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", "") or ""
         raise MssegError(
@@ -120,7 +123,66 @@ def compose_config(overrides: Sequence[str] = (), experiment: str | None = None)
     assert isinstance(resolved, dict)
     config = {str(key): value for key, value in resolved.items()}
     _check_ranges(config)
+    for name in (config["ensemble"] or {}).get("members") or ():
+        # size=NAME means the members' own size of that name
+        member = compose_config((f"size={config['size']}",), name)
+        kept = {key: value for key, value in member.items() if key not in OF_THE_RUN}
+        config["ensemble"].setdefault("configs", {})[name] = kept
     return config
+
+
+OF_THE_RUN = (
+    "card",
+    "sizes",
+    "size",
+    "read",
+    "split",
+    "fold",
+    "seed",
+    "evaluate",
+    "track",
+    "data",
+    "paths",
+    "trainer",
+    "profile",
+    "overwrite",
+    "experiments",
+)
+"""Settings that members of an ensemble and stages share with the run they belong to."""
+
+
+def expanded_stages(plain: Mapping[str, Any]) -> Config:
+    """Every stage in full: the experiment's own configuration with the stage's groups in place.
+
+    A mapping with a ``_target_`` of its own replaces the experiment's, one without is merged into
+    it, anything else replaces. Interpolations are resolved inside the stage: ``${train.steps}`` is
+    the stage's.
+
+    Args:
+        plain: the experiment, interpolations unresolved.
+    """
+    from omegaconf import OmegaConf
+
+    found = {}
+    base = {key: value for key, value in plain.items() if key not in ("stages", "ensemble", "uses")}
+    for name, changes in (plain.get("stages") or {}).items():
+        full = merge(base, changes or {})
+        resolved = OmegaConf.to_container(
+            OmegaConf.create(full), resolve=True, throw_on_missing=True
+        )
+        assert isinstance(resolved, dict)
+        kept = {str(key): value for key, value in resolved.items() if key not in OF_THE_RUN}
+        if "read" in (changes or {}):
+            kept["read"] = resolved["read"]
+        found[name] = kept
+    return found
+
+
+def merge(old: Any, new: Any) -> Any:
+    """``new`` over ``old``; a mapping with a ``_target_`` is taken whole."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping) or "_target_" in new:
+        return new
+    return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
 
 
 LARGEST_SEED = 2**32 - 1
@@ -182,7 +244,8 @@ def _size(overrides: Sequence[str], chosen: Sequence[str]) -> list[str]:
             )
         )
     return [
-        f"{key}={str(value).replace(' ', '')}" for key, value in _leaves(sizes[names[-1]]).items()
+        f"{key}={'null' if value is None else str(value).replace(' ', '')}"
+        for key, value in _leaves(sizes[names[-1]]).items()
     ]
 
 

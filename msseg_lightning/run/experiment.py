@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -24,7 +25,16 @@ from msseg_lightning.run.compose import Config
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.progress import track
 from msseg_lightning.run.scores import score_options, score_pair, write_scores
-from msseg_lightning.run.tracked import WriteReport, ending, log_results, open_run
+from msseg_lightning.run.tracked import (
+    WriteReport,
+    ending,
+    log_results,
+    open_run,
+    tracked_part,
+)
+
+if TYPE_CHECKING:
+    from msseg_lightning.method.staged import Track
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +75,10 @@ def train_experiment(config: Config, report: WriteReport) -> Outcome:
         tracking = instantiate(config.get("track")) or None
         tracker = open_run(config, folder, split, tracking)
         if tracker is None or tracking is None:
-            return Outcome(folder, _run(config, folder, subjects, split, load, report, None), None)
+            return Outcome(folder, _run(config, folder, subjects, split, load, report), None)
         try:
-            summary = _run(config, folder, subjects, split, load, report, tracker)
+            part = functools.partial(tracked_part, tracking, tracker, folder, config)
+            summary = _run(config, folder, subjects, split, load, report, tracker, part)
             if summary:
                 log_results(tracker, folder, summary, tracking.pseudonyms.name, report)
         except BaseException as error:
@@ -159,11 +170,17 @@ def _run(
     split: Split,
     load: Load,
     report: WriteReport,
-    tracker: Any,
+    tracker: Any = None,
+    part: Track | None = None,
 ) -> dict[str, Any]:
     from msseg_lightning.track.lightning_logger import TrackerLogger
 
-    method = build_method(config, [TrackerLogger(tracker)] if tracker is not None else [])
+    method = build_method(
+        config,
+        [TrackerLogger(tracker)] if tracker is not None else [],
+        held_out={subjects[name].patient for name in split.test},
+        track=part,
+    )
     folder.update_record(status="fitting")
     method.fit(
         [subjects[name] for name in split.train],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 
 SECTIONS = ("trainer", "preprocess", "paths", "data", "method", "network", "postprocess", "seed")
 """What a stored configuration must hold for the system to be built again."""
+
+
+LOADER = {"_target_": "msseg_lightning.sample.loader.PatchLoader"}
 
 
 def predict_to_file(
@@ -84,9 +88,11 @@ def side_car(prediction: Prediction, model: Path) -> dict[str, Any]:
 
 
 def weights_hash(model: Path) -> str | None:
-    """SHA-256 of the weights; None for a method without any."""
-    weights = model / "weights.safetensors"
-    return sha256_file(weights) if weights.exists() else None
+    """SHA-256 of the weights, over all files where there are several; None without any."""
+    files = sorted(model.rglob("weights.safetensors"))
+    if len(files) > 1:
+        return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
+    return sha256_file(files[0]) if files else None
 
 
 def json_safe_config(model: Path) -> Config:
@@ -171,6 +177,8 @@ def load_method(model: Path, overrides: Mapping[str, Any] | None = None) -> tupl
     missing = [key for key in ("name", *SECTIONS) if key not in config]
     if missing:
         raise _damaged(model / "config.yaml", f"nothing under {', '.join(missing)}")
+    for key, value in {"loader": LOADER, "stages": {}, "uses": {}, "ensemble": None}.items():
+        config.setdefault(key, value)  # systems trained before these settings existed
     config["trainer"] = {**config["trainer"], "devices": 1, "num_nodes": 1, "strategy": "auto"}
     for place, value in (overrides or {}).items():
         group, key = place.split(".")

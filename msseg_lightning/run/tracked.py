@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +95,44 @@ def open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) -> 
     return tracker
 
 
+@contextlib.contextmanager
+def tracked_part(
+    tracking: Any,
+    parent: Any,
+    folder: RunFolder,
+    config: Config,
+    name: str,
+    tags: Mapping[str, object],
+) -> Iterator[list[object]]:
+    """A run below the fold's run for one stage or member; yields its loggers."""
+    from msseg_lightning.track.lightning_logger import TrackerLogger
+
+    spool = folder.path / "track" / name
+    tracker = tracking.start(
+        "msseg",
+        name,
+        spool=spool,
+        parent=parent,
+        tags={
+            "system": config["name"],
+            "data": data_name(config),
+            "fold": config["fold"],
+            "seed": config["seed"],
+            "level": "stage" if "stage" in tags else "member",
+            **tags,
+        },
+        resume_run_id=remembered(spool),
+    )
+    if tracker.run_id:
+        write_json(spool / "run.json", {"mlflow_run_id": tracker.run_id})
+    try:
+        yield [TrackerLogger(tracker)]
+    except BaseException as error:
+        tracker.finish(ending(error))
+        raise
+    tracker.finish("FINISHED")
+
+
 def remembered(parent_folder: Path) -> str | None:
     """MLflow's id of the experiment's run, from an earlier fold."""
     file = parent_folder / "run.json"
@@ -133,6 +174,8 @@ def log_results(
     tracker.log_text(json.dumps(scores, indent=2), "scores/scores.json")
     tracker.log_text(scores_table(scores["cases"]), "scores/scores.csv")
     tracker.log_artifact(folder.model, "model")
+    for table in sorted(folder.fit.rglob("audit_*.csv")):
+        tracker.log_text(renamed_audit(table, rename), f"stages/{table.name}")
     curves = folder.fit / "curves.csv"
     if curves.exists():
         tracker.log_artifact(curves, "curves")
@@ -167,6 +210,19 @@ def renamed(content: dict[str, Any], rename: Callable[[str], str]) -> dict[str, 
     }
     cases = {rename(case): score for case, score in content["cases"].items()}
     return {**content, "summary": summary, "cases": cases}
+
+
+def renamed_audit(table: Path, rename: Callable[[str], str]) -> str:
+    """The table of which model saw which patient, under other names."""
+    with table.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.reader(stream))
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(rows[0])
+    for pair, patient, model, seen, saw in rows[1:]:
+        others = " ".join(map(rename, seen.split()))
+        writer.writerow([rename(pair), rename(patient), model, others, saw])
+    return text.getvalue()
 
 
 def without_places(config: Config) -> Config:

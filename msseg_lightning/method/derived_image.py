@@ -1,0 +1,119 @@
+"""An image of every pair that an earlier stage's networks make, never seeing what they learned."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from msseg_lightning.core.files import atomic_write
+from msseg_lightning.core.prepared import PreparedSubject
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+
+Maps = Callable[[nn.Module, PreparedSubject], NDArray[np.float32]]
+"""(network, prepared pair) -> (X, Y, Z) float32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One fitted network.
+
+    Args:
+        network: loads it, frozen.
+        key: names its weights.
+        patients: whose scans it was trained on; None where that is not recorded (a delivered
+            model applied to new pairs).
+    """
+
+    network: Callable[[], nn.Module]
+    key: str
+    patients: frozenset[str] | None
+
+
+class DerivedImage:
+    """Adds one image to prepared pairs.
+
+    A pair gets the mean of the maps of those networks that have not seen its patient: for a
+    training pair of a stage fitted out of fold that is one network, for a new pair it is all.
+
+    Args:
+        name: of the image.
+        maps: makes it.
+        sources: the fitted networks.
+    """
+
+    def __init__(self, name: str, maps: Maps, sources: Sequence[Source]) -> None:
+        self.name, self.maps, self.sources = name, maps, tuple(sources)
+        self._networks: dict[str, nn.Module] = {}
+
+    def add(self, prepared: PreparedSubject) -> PreparedSubject:
+        """The pair with the image; made once and kept beside the prepared pair.
+
+        Raises:
+            MssegError: every network was trained on this patient (exit 3).
+        """
+        chosen = self.allowed(prepared.patient)
+        if not chosen:
+            raise MssegError(
+                Problem(
+                    "stage.leak",
+                    f"every model of the stage behind {self.name!r} was trained on this patient",
+                    file=prepared.id,
+                    field="out_of_fold",
+                    found=f"{len(self.sources)} model(s)",
+                    expected="one that has not seen the patient",
+                    remedy="fit the stage out of fold (out_of_fold: 4), or on other patients",
+                    exit_code=ExitCode.DATA,
+                )
+            )
+        key = "-".join(source.key[:12] for source in chosen)
+        folder = prepared.folder.with_name(f"{prepared.folder.name}-{self.name}-{key}"[:240])
+        try:
+            known = PreparedSubject.open(folder)
+            known.verify()
+            return known
+        except MssegError:
+            pass
+        total = np.zeros(prepared.grid.shape, np.float32)
+        with torch.inference_mode():
+            for source in chosen:
+                total += self.maps(self._network(source), prepared)
+        return prepared.with_image(self.name, total / len(chosen), folder)
+
+    def allowed(self, patient: str) -> list[Source]:
+        """The networks that have not seen a patient."""
+        return [
+            source
+            for source in self.sources
+            if source.patients is None or patient not in source.patients
+        ]
+
+    def audit(self, prepared: Sequence[PreparedSubject], file: Path) -> None:
+        """Write which network made the image of which pair, and that it had not seen the patient.
+
+        Args:
+            prepared: the pairs.
+            file: a CSV: pair, patient, model, patients it was trained on, saw this patient.
+        """
+        stream = io.StringIO()
+        table = csv.writer(stream)
+        table.writerow(["pair", "patient", "model", "trained_on", "saw_this_patient"])
+        for pair in prepared:
+            for source in self.allowed(pair.patient):
+                seen = source.patients or frozenset()
+                row = [pair.id, pair.patient, source.key[:12], " ".join(sorted(seen))]
+                table.writerow([*row, pair.patient in seen])
+        with atomic_write(file) as temporary:
+            temporary.write_text(stream.getvalue(), encoding="utf-8")
+
+    def _network(self, source: Source) -> nn.Module:
+        if source.key not in self._networks:
+            self._networks = {source.key: source.network()}  # one in memory at a time
+        return self._networks[source.key]

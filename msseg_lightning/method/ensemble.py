@@ -1,0 +1,166 @@
+"""Several systems, or one system on several folds of its training patients, answering as one."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msseg_lightning.core.method import Method
+from msseg_lightning.core.prediction import Prediction
+from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.method.staged import Track, untracked
+
+log = logging.getLogger(__name__)
+
+Pairs = Sequence[LongitudinalSubject]
+
+
+def inner_folds(
+    subjects: Pairs, folds: int, has_lesions: Callable[[LongitudinalSubject], bool]
+) -> list[tuple[list[LongitudinalSubject], list[LongitudinalSubject]]]:
+    """Deal patients into folds: pairs to train a member on, pairs it is validated with.
+
+    Patients with and without new lesions are dealt in turn, so that both spread evenly. Where fewer
+    patients have new lesions than there are folds, those patients train every member and validate
+    none: a member that never sees a lesion cannot be trained.
+
+    Args:
+        subjects: all training pairs.
+        folds: how many; 1 is one member trained on everything.
+        has_lesions: whether a pair shows new lesions.
+    """
+    patients = sorted({subject.patient for subject in subjects})
+    positive = {subject.patient for subject in subjects if has_lesions(subject)}
+    dealt = [name for name in patients if name in positive]
+    if len(dealt) < folds and folds > 1:
+        log.warning(
+            "%d patients with new lesions for %d members: they train all and validate none",
+            len(dealt),
+            folds,
+        )
+        dealt = []
+    dealt += [name for name in patients if name not in positive]
+    place = {name: index % folds for index, name in enumerate(dealt)} if folds > 1 else {}
+    return [
+        (
+            [subject for subject in subjects if place.get(subject.patient) != fold],
+            [subject for subject in subjects if place.get(subject.patient) == fold],
+        )
+        for fold in range(folds)
+    ]
+
+
+class EnsembleMethod:
+    """Members are fitted and asked one after the other, so memory does not grow with their number.
+
+    Each member answers on the pair's native grid; answers are combined there (averages commute with
+    the linear resampling that brought them).
+
+    Args:
+        members: name -> maker of an unfitted system.
+        folds: every member is fitted once per fold of the training patients.
+        has_lesions: whether a pair shows new lesions; spreads patients over folds.
+        level: ``probability`` combines maps, ``binary`` the members' final masks.
+        rule: ``mean``, or ``majority``: more than half of the members' masks.
+        postprocess: rules applied to the combined map.
+        track: opens a tracked run per member.
+    """
+
+    def __init__(
+        self,
+        members: Mapping[str, Callable[[], Method]],
+        folds: int,
+        has_lesions: Callable[[LongitudinalSubject], bool],
+        level: Literal["probability", "binary"] = "probability",
+        rule: Literal["mean", "majority"] = "mean",
+        postprocess: Sequence[Callable[[Prediction], Prediction]] = (),
+        track: Track = untracked,
+    ) -> None:
+        if folds < 1 or not members:
+            raise ValueError("an ensemble needs at least one member and one fold")
+        if rule not in ("mean", "majority") or level not in ("probability", "binary"):
+            raise ValueError(f"rule {rule!r} or level {level!r} is unknown")
+        if rule == "majority" and level != "binary":
+            raise ValueError("a majority is counted at the binary level")
+        self.members, self.folds, self.has_lesions = dict(members), folds, has_lesions
+        self.level, self.rule, self.postprocess = level, rule, tuple(postprocess)
+        self.track = track
+        self.models: Path | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """One name per fitted member."""
+        return [f"{name}-fold{fold}" for fold in range(self.folds) for name in self.members]
+
+    def fit(self, train: Pairs, val: Pairs, folder: Path) -> None:
+        """Fit every member; those that are finished in ``folder`` are kept as they are.
+
+        Each member validates on the fold it leaves out, so the pairs set aside for validation join
+        the others first. A single fold keeps the two apart.
+        """
+        parts = [(list(train), list(val))]
+        if self.folds > 1:
+            parts = inner_folds([*train, *val], self.folds, self.has_lesions)
+        for fold, (fitted_on, validated_on) in enumerate(parts):
+            for name, make in self.members.items():
+                place = folder / f"{name}-fold{fold}"
+                log.info("member %s, one of %d", place.name, len(self.names))
+                method = make()
+                with self.track(place.name, {"member": name, "member_fold": fold}) as loggers:
+                    if hasattr(method, "loggers"):
+                        method.loggers = loggers
+                    method.fit(fitted_on, validated_on, place)
+                method.save(place / "model")
+        self.models = folder
+
+    def predict(self, subject: LongitudinalSubject) -> Prediction:
+        """Mean (or majority) of the members' answers."""
+        assert self.models is not None, "fit or load comes first"
+        total: NDArray[np.float32] | None = None
+        warnings: dict[str, None] = {}
+        for fold in range(self.folds):
+            for name, make in self.members.items():
+                method = make()
+                method.load(self._model(self.models, f"{name}-fold{fold}"))
+                answer = method.predict(subject)
+                values = answer.mask if self.level == "binary" else answer.probability
+                assert values is not None, f"member {name} answers without probabilities"
+                total = values.astype(np.float32) if total is None else total + values
+                warnings |= dict.fromkeys(answer.warnings)
+        assert total is not None
+        mean = (total / len(self.names)).astype(np.float32)
+        if self.rule == "majority":
+            mean = (mean > 0.5).astype(np.float32)
+        prediction = Prediction(
+            subject=subject.id,
+            mask=(mean > 0.5).astype(np.uint8),
+            native=answer.native,
+            probability=mean,
+            warnings=tuple(warnings),
+        )
+        for rule in self.postprocess:
+            prediction = rule(prediction)
+        return prediction
+
+    def save(self, folder: Path) -> None:
+        """Every member's model below ``folder/members``."""
+        assert self.models is not None, "nothing was fitted"
+        for name in self.names:
+            source = self._model(self.models, name)
+            if source != (target := folder / "members" / name):
+                shutil.copytree(source, target, dirs_exist_ok=True)
+
+    def load(self, folder: Path) -> None:
+        """Members from ``save``; each is checked when its turn comes."""
+        self.models = folder / "members"
+
+    @staticmethod
+    def _model(folder: Path, name: str) -> Path:
+        fitted = folder / name / "model"
+        return fitted if fitted.is_dir() else folder / name

@@ -1,0 +1,299 @@
+"""Systems of several stages: earlier ones are fitted first and handed down frozen.
+
+A stage is a network with its own data, loss and length of training. What it leaves behind lies in a
+folder named by a hash of all it was made from: its settings, the code, every prepared input and the
+stages it builds upon. A changed value or file therefore means another folder, an unchanged one is
+found again, and whatever was interrupted continues in its own folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from msseg_lightning.core.files import sha256_file, write_json
+from msseg_lightning.core.prediction import Prediction
+from msseg_lightning.core.problem import MssegError, Problem
+from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.method.derived_image import DerivedImage, Maps, Source
+from msseg_lightning.method.network_method import NetworkMethod
+
+log = logging.getLogger(__name__)
+
+Pairs = Sequence[LongitudinalSubject]
+Track = Callable[[str, Mapping[str, object]], AbstractContextManager[list[object]]]
+"""(name, tags) -> loggers of a run of its own, closed at the end."""
+
+
+@contextlib.contextmanager
+def untracked(name: str, tags: Mapping[str, object]) -> Any:
+    """No loggers."""
+    yield []
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """What a finished stage leaves to later ones.
+
+    Args:
+        name: of the stage.
+        key: hash of all it was made from.
+        sources: its networks: one, or one per fold.
+        maps: how its networks make an image of a pair, where they do.
+    """
+
+    name: str
+    key: str
+    sources: tuple[Source, ...]
+    maps: Maps | None = None
+
+    def network(self) -> nn.Module:
+        """The fitted network, frozen: no gradient, evaluation mode for good."""
+        return self.sources[0].network()
+
+    def image(self, name: str) -> DerivedImage:
+        """The stage's image of every pair."""
+        if self.maps is None:
+            raise MssegError(
+                Problem(
+                    "config.stage",
+                    f"stage {self.name!r} makes no images",
+                    field=f"stages.{self.name}.maps",
+                    expected="a class that turns a network and a pair into an image",
+                    remedy="give the stage `maps:`, or use another stage",
+                )
+            )
+        return DerivedImage(name, self.maps, self.sources)
+
+
+Make = Callable[[Mapping[str, Fitted]], NetworkMethod]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage before the last.
+
+    Args:
+        name: of the stage.
+        settings: everything of the configuration that decides what it learns.
+        make: fitted earlier stages -> unfitted method.
+        store: folder of all fitted stages.
+        code: hash of the program.
+        subjects: its own pairs; None takes the training pairs of the run.
+        out_of_fold: number of networks, each fitted without one part of the patients; 1 fits one
+            network on all.
+        uses: earlier stages it builds upon.
+        maps: turns a fitted network into an image of a pair.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    make: Make
+    store: Path
+    code: str
+    subjects: Callable[[], Pairs] | None = None
+    out_of_fold: int = 1
+    uses: tuple[str, ...] = ()
+    maps: Maps | None = None
+
+    def ensure(
+        self, train: Pairs, held_out: frozenset[str], fitted: Mapping[str, Fitted], track: Track
+    ) -> Fitted:
+        """Fit what is not fitted yet.
+
+        Args:
+            train: training pairs of the run.
+            held_out: patients no stage may see: those the run validates and tests with.
+            fitted: earlier stages.
+            track: opens a run for each network that is fitted or taken as it is.
+
+        Raises:
+            MssegError: no pairs are left to fit on (exit 3).
+        """
+        own = self.subjects() if self.subjects is not None else train
+        pairs = [subject for subject in own if subject.patient not in held_out]
+        if not pairs:
+            raise MssegError(
+                Problem(
+                    "stage.no_data",
+                    f"stage {self.name!r} has nothing to be fitted on",
+                    field=f"stages.{self.name}.read",
+                    found=f"{len(own)} pairs, all of patients the run is tested with",
+                    expected="pairs of other patients",
+                    remedy="give the stage other data",
+                )
+            )
+        patients = sorted({subject.patient for subject in pairs})
+        sources, keys = [], []
+        for fold in range(self.out_of_fold):
+            left_out = set(patients[fold :: self.out_of_fold]) if self.out_of_fold > 1 else set()
+            part = [subject for subject in pairs if subject.patient not in left_out]
+            source = self._ensure_one(fold, part, fitted, track)
+            sources.append(source)
+            keys.append(source.key)
+        return Fitted(self.name, digest(keys), tuple(sources), self.maps)
+
+    def _ensure_one(
+        self, fold: int, pairs: Pairs, fitted: Mapping[str, Fitted], track: Track
+    ) -> Source:
+        method = self.make({name: fitted[name] for name in self.uses})
+        key = self._key(method, pairs, fitted)
+        folder = self.store / f"{self.name}-{key[:24]}"
+        name = self.name if self.out_of_fold == 1 else f"{self.name}-fold{fold}"
+        finished = folder / "stage.json"
+        known = finished.exists()
+        with track(name, {"stage": self.name, "stage_key": key[:24], "reused": known}) as loggers:
+            if known:
+                log.info("stage %s is fitted already (%s)", name, folder)
+            else:
+                log.info("stage %s is fitted on %d pairs (%s)", name, len(pairs), folder)
+                start = time.monotonic()
+                method.loggers = loggers
+                method.fit(pairs, [], folder / "fit")
+                method.save(folder / "model")
+                facts = {
+                    "stage": self.name,
+                    "key": key,
+                    "patients": len({subject.patient for subject in pairs}),
+                    "minutes": round((time.monotonic() - start) / 60, 2),
+                }
+                write_json(finished, facts)
+        return Source(
+            functools.partial(frozen_network, self.make, folder / "model"),
+            key,
+            frozenset(subject.patient for subject in pairs),
+        )
+
+    def _key(self, method: NetworkMethod, pairs: Pairs, fitted: Mapping[str, Fitted]) -> str:
+        return digest(
+            {
+                "settings": self.settings,
+                "code": self.code,
+                "inputs": inputs(method, pairs),
+                "stages": {name: fitted[name].key for name in self.uses},
+            }
+        )
+
+
+class StagedMethod:
+    """Stages in order, then the network that predicts.
+
+    Args:
+        stages: earlier ones, in the order they are fitted.
+        make: fitted stages -> the last stage's method.
+        settings: what decides the last stage, for its key.
+        code: hash of the program.
+        images: name of an image -> stage that makes it, for the last stage.
+        maps: name of an image -> how; needed when a saved system is loaded.
+        held_out: patients that no stage may see.
+        loggers: of the last stage.
+        track: opens a run per stage.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        make: Make,
+        settings: Mapping[str, Any],
+        code: str,
+        images: Mapping[str, str],
+        maps: Mapping[str, Maps],
+        held_out: frozenset[str] = frozenset(),
+        loggers: Sequence[object] = (),
+        track: Track = untracked,
+    ) -> None:
+        self.loggers = list(loggers)
+        self.stages, self.make, self.settings, self.code = tuple(stages), make, settings, code
+        self.images, self.maps, self.held_out, self.track = images, maps, held_out, track
+        self.last: NetworkMethod | None = None
+        self.fitted: dict[str, Fitted] = {}
+
+    def fit(self, train: Pairs, val: Pairs, folder: Path) -> None:
+        """Fit or find every stage, then fit the last one in ``folder``.
+
+        A last stage that was made from other values, inputs or stages is fitted anew.
+        """
+        held_out = self.held_out | {subject.patient for subject in val}
+        for stage in self.stages:
+            self.fitted[stage.name] = stage.ensure(train, held_out, self.fitted, self.track)
+        self.last = self.make(self.fitted)
+        self.last.loggers = self.loggers
+        key = digest(
+            {
+                "settings": self.settings,
+                "code": self.code,
+                "inputs": inputs(self.last, [*train, *val]),
+                "stages": {name: stage.key for name, stage in self.fitted.items()},
+            }
+        )
+        record = folder / "stages.json"
+        if record.exists() and json.loads(record.read_text(encoding="utf-8"))["key"] != key:
+            log.warning("an earlier stage, an input or the code changed: the last stage is redone")
+            shutil.rmtree(folder)
+        write_json(
+            record,
+            {"key": key, "stages": {name: stage.key for name, stage in self.fitted.items()}},
+        )
+        self.last.fit(train, val, folder)
+
+    def predict(self, subject: LongitudinalSubject) -> Prediction:
+        """Predict with the last stage."""
+        assert self.last is not None, "fit or load comes first"
+        return self.last.predict(subject)
+
+    def save(self, folder: Path) -> None:
+        """The last stage's weights, and those of stages that make its images."""
+        assert self.last is not None, "nothing was fitted"
+        self.last.save(folder)
+        for stage in sorted(set(self.images.values())):
+            for index, source in enumerate(self.fitted[stage].sources):
+                model = source.network.args[1]  # type: ignore[attr-defined]  # a partial, see Stage
+                shutil.copytree(model, folder / "stages" / stage / str(index), dirs_exist_ok=True)
+
+    def load(self, folder: Path) -> None:
+        """A saved system: the last stage, and the stages its images need."""
+        makers = {stage.name: stage.make for stage in self.stages}
+        fitted = {}
+        for stage in set(self.images.values()):
+            models = sorted((folder / "stages" / stage).glob("*"), key=lambda path: int(path.name))
+            sources = [
+                Source(
+                    functools.partial(frozen_network, makers[stage], model),
+                    sha256_file(model / "weights.safetensors"),
+                    None,
+                )
+                for model in models
+            ]
+            fitted[stage] = Fitted(stage, "", tuple(sources), self.maps.get(stage))
+        self.last = self.make(fitted)
+        self.last.load(folder)
+
+
+def frozen_network(make: Make, model: Path) -> nn.Module:
+    """A fitted stage's network: no gradient, evaluation mode."""
+    method = make({})
+    method.load(model)
+    return method.task.network.requires_grad_(False).eval()
+
+
+def inputs(method: NetworkMethod, subjects: Pairs) -> list[str]:
+    """Content keys of prepared pairs: scans, masks and preprocessing."""
+    return sorted(method.cache.place(subject).name for subject in subjects)
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of plain values."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
