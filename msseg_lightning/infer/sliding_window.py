@@ -171,18 +171,7 @@ class SlidingWindow:
         sums /= weights  # 0 / 0 where nothing was seen, replaced next
         seen = weights > 0
         sums.masked_fill_(~seen, unseen)
-        if not bool(torch.isfinite(sums).all()):
-            raise MssegError(
-                Problem(
-                    "infer.not_finite",
-                    "The network answered with NaN or infinity.",
-                    field="logits",
-                    found=f"{int((~torch.isfinite(sums)).sum())} voxels",
-                    expected="finite numbers",
-                    remedy="check images and weights; with fp16 try bf16 or fp32",
-                    exit_code=ExitCode.NUMERICAL,
-                )
-            )
+        require_finite(sums)
         # the padded volume back to the given one; the box may cover only a part of it
         result = torch.full((sums.shape[0], *images.shape[1:]), unseen, device=sums.device)
         source, goal = [], []
@@ -334,6 +323,22 @@ def check_inside(inside: Tensor | None, shape: tuple[int, int, int]) -> None:
                 found="no voxel" if same else "x".join(map(str, inside.shape)),
                 expected="one voxel or more" if same else "x".join(map(str, shape)),
                 remedy="check the brain mask of this pair",
+            )
+        )
+
+
+def require_finite(values: Tensor) -> None:
+    """Refuse an answer with NaN or infinity with exit 7."""
+    if not bool(torch.isfinite(values).all()):
+        raise MssegError(
+            Problem(
+                "infer.not_finite",
+                "The network answered with NaN or infinity.",
+                field="logits",
+                found=f"{int((~torch.isfinite(values)).sum())} voxels",
+                expected="finite numbers",
+                remedy="check images and weights; with fp16 try bf16 or fp32",
+                exit_code=ExitCode.NUMERICAL,
             )
         )
 
