@@ -135,7 +135,8 @@ def flips(
 class Flipped:
     """A window rule over mirrored copies of the volume, each answer turned back, then combined.
 
-    Called like the window it stands for, so it is an inference rule of its own.
+    Called like the window it stands for, so it is an inference rule of its own. During training
+    volumes are validated with the plain window (``for_validation``).
 
     Args:
         window: predicts one volume; its ``level`` says what it returns.
@@ -153,7 +154,7 @@ class Flipped:
         rule: Rule = "mean",
         threshold: float = 0.5,
     ) -> None:
-        self.window = window
+        self.window = self.for_validation = window
         level = level or getattr(window, "level", "logit")
         self._ensemble = Ensemble(window, level, rule, flip_sets(axes), threshold)
         # votes and their shares are read as probabilities

@@ -228,7 +228,9 @@ class WholeVolumeValidator:
     """Sliding window over a prepared pair, threshold, score on the working grid.
 
     Args:
-        infer: ``(network, images (C, X, Y, Z), inside (X, Y, Z)) -> map (K, X, Y, Z)``.
+        infer: ``(network, images (C, X, Y, Z), inside (X, Y, Z)) -> map (K, X, Y, Z)``. One with
+            an attribute ``for_validation`` hands validation to that simpler rule (mirrored copies
+            would make it eight times as long).
         level: whether that map holds logits or probabilities.
         score: ``(mask, reference, spacing_mm) -> named scores``.
         images: channels, by name.
@@ -247,6 +249,9 @@ class WholeVolumeValidator:
         target: str,
         threshold: float = 0.5,
     ) -> None:
+        simpler = getattr(infer, "for_validation", None)
+        if simpler is not None:
+            infer, level = simpler, simpler.level
         self.infer, self.level, self.score = infer, level, score
         self.images, self.target, self.threshold = tuple(images), target, threshold
 

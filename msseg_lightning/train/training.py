@@ -94,6 +94,8 @@ class Training:
         checkpoint_minutes: longest time whose work a crash may cost.
         stop_after: validations in a row without a better score before training ends; None trains
             all ``steps``.
+        monitor: validation score by which weights are kept and training ends, larger is better;
+            ``score`` and ``dice_or_empty`` are explained in ``train.task``.
     """
 
     steps: int
@@ -103,6 +105,7 @@ class Training:
     clip_norm: float | None = None
     checkpoint_minutes: float = 10.0
     stop_after: int | None = None
+    monitor: str = "score"
 
     def __post_init__(self) -> None:
         problems = [
@@ -137,7 +140,7 @@ class Training:
             MssegError: no such device (5), loss not finite (7), stopped by a signal (130, 143).
         """
         curves = CurveFile(folder / "curves.csv")
-        keep = KeepCheckpoints(folder, minutes=self.checkpoint_minutes)
+        keep = KeepCheckpoints(folder, f"val/{self.monitor}", self.checkpoint_minutes)
         last = folder / LAST
         if (folder / DONE).exists():
             return self._take_best(task, folder)

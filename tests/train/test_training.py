@@ -9,6 +9,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.train.checkpoint import BEST, LAST, read_checkpoint
 from msseg_lightning.train.curves import read_curves
 from msseg_lightning.train.datamodule import LongitudinalDataModule
-from msseg_lightning.train.task import Task
+from msseg_lightning.train.task import Task, WholeVolumeValidator
 from msseg_lightning.train.training import DONE, Hardware, Training
 
 CPU = Hardware(accelerator="cpu", precision="32-true")
@@ -143,6 +144,43 @@ def test_the_best_validated_weights_are_kept(tmp_path):
     torch.testing.assert_close(
         weights(module), torch.cat([v.flatten() for v in best["state_dict"].values()])
     )
+
+
+def test_weights_are_kept_by_the_score_that_is_asked_for(tmp_path):
+    class Subject:
+        id = "a"
+
+    scores = iter([(0.1, 0.9), (0.9, 0.1), (0.3, 0.2)])
+    module = task()
+    module.validator = lambda *_: dict(zip(("score", "dice_or_empty"), next(scores), strict=True))
+    data = LongitudinalDataModule(Patches(), [Subject()], epoch_steps=5)
+    training(steps=15, monitor="dice_or_empty").fit(module, data, tmp_path, CPU)
+    assert read_checkpoint(tmp_path / BEST)["global_step"] == 5
+    assert json.loads((tmp_path / DONE).read_text())["best_score"] == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("reference", "found", "expected"), [(1, 1, 1.0), (1, 0, 0.0), (0, 0, 1.0), (0, 1, 0.0)]
+)
+def test_an_empty_answer_to_an_empty_reference_counts_one(reference, found, expected):
+    pair = SimpleNamespace(
+        stack=lambda names: np.ones((2, 3, 3, 3), np.float32),
+        mask=lambda name: np.full((3, 3, 3), bool(reference)),
+        grid=SimpleNamespace(spacing_mm=(1.0, 1.0, 1.0)),
+    )
+
+    def infer(network, images, inside):
+        return torch.full((1, 3, 3, 3), found - 0.5)
+
+    def score(mask, reference, spacing_mm):  # undefined without a lesion, as in run.build
+        return {"dice": float((mask == reference).mean())} if reference.any() else {}
+
+    validate = WholeVolumeValidator(infer, "logit", score, ("a", "b"), "new_lesions")
+    assert validate(nn.Identity(), pair)["dice_or_empty"] == expected
+    probable = SimpleNamespace(level="probability")
+    mirrored = SimpleNamespace(for_validation=probable)
+    simpler = WholeVolumeValidator(mirrored, "logit", score, ("a", "b"), "new_lesions")
+    assert (simpler.infer, simpler.level) == (probable, "probability")
 
 
 def test_the_loss_falls(uninterrupted):
