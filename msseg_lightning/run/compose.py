@@ -124,8 +124,8 @@ def compose_config(overrides: Sequence[str] = (), experiment: str | None = None)
     config = {str(key): value for key, value in resolved.items()}
     _check_ranges(config)
     for name in (config["ensemble"] or {}).get("members") or ():
-        # size=NAME means the members' own size of that name
-        member = compose_config((f"size={config['size']}",), name)
+        # size=NAME means the members' own size of that name; what is read is the run's business
+        member = compose_config((f"size={config['size']}", "read.root=."), name)
         kept = {key: value for key, value in member.items() if key not in OF_THE_RUN}
         config["ensemble"].setdefault("configs", {})[name] = kept
     return config
