@@ -1,0 +1,132 @@
+"""Members are fitted on folds of patients and asked one by one."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from msseg_lightning.core.prediction import Prediction
+from msseg_lightning.core.subject import LongitudinalSubject, Native
+from msseg_lightning.core.volume import Grid
+from msseg_lightning.method.ensemble import EnsembleMethod, inner_folds
+
+NATIVE = Native(Grid((2, 1, 1), np.eye(4)), b"")
+
+
+def pair(name: str, patient: str = "") -> LongitudinalSubject:
+    return LongitudinalSubject(id=name, patient=patient or name, images={})
+
+
+class Constant:
+    """Answers with a fixed map; remembers who was alive at the same time."""
+
+    alive = 0
+    most = 0
+    fitted: ClassVar[list[tuple[str, str, str]]] = []
+
+    def __init__(self, values):
+        self.values = values
+        Constant.alive += 1
+        Constant.most = max(Constant.most, Constant.alive)
+
+    def __del__(self):
+        Constant.alive -= 1
+
+    def fit(self, train, val, folder):
+        ids = ["".join(s.id for s in part) for part in (train, val)]
+        Constant.fitted.append((folder.name, *ids))
+
+    def save(self, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "values").write_text(" ".join(map(str, self.values)))
+
+    def load(self, folder):
+        self.values = [float(text) for text in (folder / "values").read_text().split()]
+
+    def predict(self, subject):
+        map_ = np.array(self.values, np.float32).reshape(2, 1, 1)
+        return Prediction(
+            subject.id, (map_ > 0.5).astype(np.uint8), NATIVE, map_, warnings=("note",)
+        )
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    Constant.fitted, Constant.most = [], 0
+
+
+def build(values, folds=1, **settings):
+    members = {name: lambda v=v: Constant(v) for name, v in values.items()}
+    return EnsembleMethod(members, folds, lambda s: s.id in "abcd", **settings)
+
+
+def test_the_mean_of_maps_and_the_share_of_votes(tmp_path):
+    values = {"x": [0.9, 0.6], "y": [0.8, 0.0], "z": [0.1, 0.6]}
+    mean = build(values)
+    mean.fit([pair("a")], [], tmp_path / "mean")
+    answer = mean.predict(pair("q"))
+    np.testing.assert_allclose(answer.probability.ravel(), [0.6, 0.4], atol=1e-6)
+    assert answer.mask.ravel().tolist() == [1, 0]
+    assert answer.warnings == ("note",)
+    vote = build(values, level="binary")
+    vote.fit([pair("a")], [], tmp_path / "vote")
+    np.testing.assert_allclose(vote.predict(pair("q")).probability.ravel(), [2 / 3, 2 / 3])
+    majority = build(values, level="binary", rule="majority")
+    majority.fit([pair("a")], [], tmp_path / "majority")
+    assert majority.predict(pair("q")).probability.ravel().tolist() == [1, 1]
+
+
+def test_members_are_in_memory_one_at_a_time(tmp_path):
+    method = build({"x": [0, 0], "y": [1, 1], "z": [0, 1]}, folds=2)
+    method.fit([pair(name) for name in "abef"], [], tmp_path)
+    method.predict(pair("q"))
+    assert Constant.most <= 2  # the one that leaves and the one that comes
+
+
+def test_every_patient_validates_exactly_one_fold(tmp_path):
+    method = build({"x": [0, 0]}, folds=2)
+    method.fit([pair(name) for name in "abce"], [pair("d"), pair("f")], tmp_path)
+    assert len(Constant.fitted) == 2
+    for _, train, val in Constant.fitted:
+        assert not set(train) & set(val)
+        assert sorted(train + val) == sorted("abcdef")
+    assert sorted(Constant.fitted[0][2] + Constant.fitted[1][2]) == sorted("abcdef")
+
+
+def test_pairs_of_one_patient_stay_together():
+    pairs = [pair("a1", "a"), pair("a2", "a"), pair("b1", "b"), pair("e1", "e")]
+    for train, val in inner_folds(pairs, 2, lambda s: s.patient in "ab"):
+        assert not {s.patient for s in train} & {s.patient for s in val}
+
+
+def test_too_few_patients_with_lesions_train_every_member(caplog):
+    parts = inner_folds([pair(name) for name in "aef"], 2, lambda s: s.id == "a")
+    assert all("a" in {s.id for s in train} for train, _ in parts)
+    assert "train all and validate none" in caplog.text
+
+
+def test_a_saved_ensemble_answers_as_the_fitted_one(tmp_path):
+    method = build({"x": [0.2, 0.9], "y": [0.4, 0.9]}, folds=2)
+    method.fit([pair(name) for name in "abef"], [], tmp_path / "fit")
+    method.save(tmp_path / "model")
+    assert sorted(p.name for p in (tmp_path / "model" / "members").iterdir()) == [
+        "x-fold0",
+        "x-fold1",
+        "y-fold0",
+        "y-fold1",
+    ]
+    again = build({"x": [0, 0], "y": [0, 0]}, folds=2)
+    again.load(tmp_path / "model")
+    np.testing.assert_allclose(again.predict(pair("q")).probability.ravel(), [0.3, 0.9], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"folds": 0}, {"rule": "median"}, {"level": "logit"}, {"rule": "majority"}],
+    ids=str,
+)
+def test_nonsense_is_refused(settings):
+    with pytest.raises(ValueError):
+        build({"x": [0, 0]}, **settings)

@@ -1,0 +1,175 @@
+"""Stages are refitted when, and only when, something they were made from changed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import types
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from msseg_lightning.core.problem import ExitCode, MssegError
+from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.method.staged import Stage, StagedMethod
+from msseg_lightning.network.weights import load_weights, save_weights
+
+
+def pair(name: str) -> LongitudinalSubject:
+    return LongitudinalSubject(id=name, patient=name, images={})
+
+
+PAIRS = [pair(name) for name in "abcd"]
+
+
+class Sum:
+    """Learns the number of pairs it saw; as much of a NetworkMethod as a stage needs."""
+
+    fits: ClassVar[list[tuple[str, str]]] = []
+    stop_before: str | None = None
+
+    def __init__(self, name, contents, earlier):
+        self.name, self.loggers, self.earlier = name, [], earlier
+        self.task = types.SimpleNamespace(network=nn.Linear(1, 1, bias=False))
+        self.cache = types.SimpleNamespace(place=lambda s: Path(f"{s.id}-{contents.get(s.id, 0)}"))
+
+    def fit(self, train, val, folder):
+        if self.name == Sum.stop_before:
+            raise KeyboardInterrupt
+        Sum.fits.append((self.name, "".join(s.id for s in train)))
+        folder.mkdir(parents=True, exist_ok=True)
+        with torch.no_grad():
+            self.task.network.weight.fill_(len(train))
+
+    def save(self, folder):
+        save_weights(self.task.network, folder, self.name)
+
+    def load(self, folder):
+        load_weights(self.task.network, folder, self.name)
+
+    def predict(self, subject):
+        return float(self.task.network.weight)
+
+
+@pytest.fixture
+def system(tmp_path):
+    """Makes a system of two stages whose values, inputs and folds can be chosen."""
+    Sum.fits, Sum.stop_before = [], None
+
+    def make(first=1, last=1, contents=None, code="c", **changes):
+        contents = contents or {}
+        stage = Stage(
+            name="first",
+            settings={"value": first},
+            make=lambda fitted: Sum("first", contents, fitted),
+            store=tmp_path / "stages",
+            code=code,
+            **changes,
+        )
+        return StagedMethod(
+            [stage],
+            lambda fitted: Sum("last", contents, fitted),
+            {"value": last},
+            code,
+            images={},
+            maps={},
+            held_out=frozenset("d"),
+        )
+
+    def fit(**changes):
+        Sum.fits = []
+        method = make(**changes)
+        method.fit(PAIRS[:2], PAIRS[2:3], tmp_path / "fit")
+        return [name for name, _ in Sum.fits], method
+
+    return fit
+
+
+def test_both_are_fitted_once_and_found_again(system):
+    assert system()[0] == ["first", "last"]
+    assert system()[0] == ["last"]  # the last stage resumes by itself in its own folder
+
+
+def test_a_value_of_the_last_stage_refits_it_alone(system, tmp_path):
+    system()
+    marker = tmp_path / "fit" / "old"
+    marker.touch()
+    assert system(last=2)[0] == ["last"]
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"first": 2}, {"contents": {"a": 1}}, {"code": "other"}], ids=str
+)
+def test_a_value_of_the_first_an_input_or_the_code_refits_both(system, tmp_path, change):
+    system()
+    marker = tmp_path / "fit" / "old"
+    marker.touch()
+    assert system(**change)[0] == ["first", "last"]
+    assert not marker.exists()
+
+
+def test_unchanged_means_that_the_last_stage_may_continue(system, tmp_path):
+    system()
+    marker = tmp_path / "fit" / "checkpoint"
+    marker.touch()
+    system()
+    assert marker.exists()
+
+
+def test_a_kill_between_stages_continues_with_the_last(system):
+    Sum.stop_before = "last"
+    with pytest.raises(KeyboardInterrupt):
+        system()
+    assert Sum.fits == [("first", "ab")]
+    Sum.stop_before = None
+    assert system()[0] == ["last"]
+
+
+def test_no_stage_sees_patients_of_validation_or_test(system):
+    system(subjects=lambda: PAIRS)
+    assert Sum.fits[0] == ("first", "ab")  # c validates, d is held out
+    with pytest.raises(MssegError, match="nothing to be fitted on") as caught:
+        system(first=3, subjects=lambda: PAIRS[2:])
+    assert caught.value.exit_code == ExitCode.DATA
+
+
+def test_out_of_fold_networks_have_each_left_out_other_patients(system):
+    _, method = system(out_of_fold=2)
+    assert [fit for fit in Sum.fits if fit[0] == "first"] == [("first", "b"), ("first", "a")]
+    sources = method.fitted["first"].sources
+    assert [sorted(source.patients) for source in sources] == [["b"], ["a"]]
+
+
+def test_what_is_handed_down_is_frozen(system):
+    _, method = system()
+    network = method.last.earlier["first"].network()
+    assert float(network.weight) == 2
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_each_stage_is_a_run_of_its_own(system):
+    opened = []
+
+    @contextlib.contextmanager
+    def track(name, tags):
+        opened.append((name, tags["reused"]))
+        yield []
+
+    for _ in range(2):
+        _, method = system()
+        stage = method.stages[0]
+        stage.ensure(PAIRS[:2], frozenset(), {}, track)
+    assert opened == [("first", True), ("first", True)]
+    dataclasses.replace(stage, settings={"value": 9}).ensure(PAIRS[:2], frozenset(), {}, track)
+    assert opened[-1] == ("first", False)
+
+
+def test_a_stage_without_maps_makes_no_image(system):
+    _, method = system()
+    with pytest.raises(MssegError, match="makes no images"):
+        method.fitted["first"].image("x")
