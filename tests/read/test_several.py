@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.read.several import Several
+
+
+class Fixed:
+    def __init__(self, *names, problem=None):
+        self.names, self.problem = names, problem
+
+    def subjects(self):
+        if self.problem:
+            raise MssegError(Problem(self.problem, "refused"))
+        return [LongitudinalSubject(id=name, patient=name[0], images={}) for name in self.names]
+
+
+def test_equal_ids_of_two_data_sets_are_two_patients():
+    pairs = Several({"real": Fixed("1a", "1b"), "sim": Fixed("1a")}).subjects()
+    assert [pair.id for pair in pairs] == ["real-1a", "real-1b", "sim-1a"]
+    assert [pair.patient for pair in pairs] == ["real-1", "real-1", "sim-1"]
+
+
+def test_problems_of_all_sources_are_told_together():
+    with pytest.raises(MssegError) as caught:
+        Several({"a": Fixed(problem="x.one"), "b": Fixed(problem="x.two")}).subjects()
+    assert [problem.code for problem in caught.value.problems] == ["x.one", "x.two"]
+
+
+def test_an_id_that_becomes_too_long_is_refused():
+    with pytest.raises(MssegError):
+        Several({"a": Fixed("n" * 63)}).subjects()
+
+
+@pytest.mark.parametrize("sources", [{}, {"a-b": Fixed("1")}, {"ä": Fixed("1")}])
+def test_sources_without_usable_names_are_a_configuration_error(sources):
+    with pytest.raises(MssegError) as caught:
+        Several(sources)
+    assert caught.value.exit_code == ExitCode.CONFIG
