@@ -3,7 +3,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint bench ui setup
+.PHONY: demo test lint bench learn ui setup
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
@@ -33,6 +33,9 @@ $(PEERS)/.ready: benchmarks/peers.txt $(STAMP)
 
 bench: $(STAMP) $(PEERS)/.ready  ## benchmarks against the named peers (ARGS=--tiny for a look)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+learn: $(STAMP)  ## train every system small and write docs/learning.md (an hour; goes on where it stopped)
+	@$(BIN)/python -m benchmarks.learning $(ARGS)
 
 ui: $(STAMP)  ## MLflow on 127.0.0.1
 	@$(BIN)/msseg ui $(ARGS)

@@ -1,0 +1,316 @@
+"""Does every system learn? Each is trained small, on simulated patients, and scored on others.
+
+Every experiment is trained with ``size=cpu`` through the real command on the training patients of
+the simulated ``small`` cohort and scored on its held-out ones; with ``--open-ms`` each is trained
+once more on those patients together with two real ones, and predicts the third.
+
+    python -m benchmarks.learning --work work/learning [--open-ms DATA/open_ms] [--only NAME ...]
+
+Every run is kept in the work folder: a stopped command goes on, a finished one only writes the
+page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import datetime
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msseg_lightning.core.files import write_json
+from msseg_lightning.core.subject import BRAIN
+
+log = logging.getLogger("msseg.learning")
+
+PAGE = Path("docs/learning.md")
+SHEET = Path("docs/images/real_pair_systems.png")
+HELD_OUT_REAL = "patient01"
+BASELINE = "bsi_subtraction"
+PARTS_OF_OTHERS = ("tiramisu_2_5d_plain", "tiramisu_2_5d_augmented")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train what is missing, then write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, default=Path("work/learning"))
+    parser.add_argument("--open-ms", type=Path, help="real scans for the second part")
+    parser.add_argument("--only", nargs="+", default=[], help="experiments; all by default")
+    parser.add_argument("--workers", type=int, default=1, help="trainings at the same time")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    from msseg_lightning.run.cards import read_cards
+    from msseg_lightning.run.simulate import load_recipe
+    from msseg_lightning.simulate.cohort import write_cohort
+
+    cohort = options.work / "small"
+    write_cohort(cohort, load_recipe("small"), seed=0, workers=options.workers)
+    names = [card["name"] for card in read_cards() if card["name"] not in PARTS_OF_OTHERS]
+    chosen = [name for name in names if not options.only or name in options.only]
+    kinds = ["simulated"] + (["real"] if options.open_ms else [])
+    jobs = [(name, kind) for kind in kinds for name in chosen]
+    with ThreadPoolExecutor(options.workers) as pool:
+        list(pool.map(lambda job: train(*job, options.work, cohort, options.open_ms), jobs))
+    if options.open_ms:
+        contact_sheet(
+            names,
+            options.work,
+            cohort,
+            options.open_ms,
+            options.page.parent / "images" / SHEET.name,
+        )
+    options.page.write_text(page(names, options.work, bool(options.open_ms)), encoding="utf-8")
+    log.info("wrote %s", options.page)
+    return 0
+
+
+def words(name: str, kind: str, work: Path, cohort: Path, open_ms: Path | None) -> list[str]:
+    """Command line of one training."""
+    common = [
+        "train",
+        name,
+        "size=cpu",
+        "track=off",
+        f"paths.runs={work / kind}",
+        f"paths.cache={work / 'cache'}",
+        "data.workers=1",
+    ]
+    if kind == "simulated":
+        return [*common, f"read.root={cohort}", "split=file", f"split.path={cohort / 'split.json'}"]
+    reader = "msseg_lightning.read"
+    return [
+        *common,
+        "read=several",
+        f"+read.sources.sim={{_target_:{reader}.msseg2.Msseg2,root:{cohort}}}",
+        f"+read.sources.real={{_target_:{reader}.open_ms.OpenMs,root:{open_ms}}}",
+        "split=file",
+        f"split.path={real_split(work, cohort, open_ms)}",
+    ]
+
+
+def real_split(work: Path, cohort: Path, open_ms: Path | None) -> Path:
+    """Training patients of the cohort and all real ones but one, which is tested."""
+    from msseg_lightning.read.open_ms import OpenMs
+
+    assert open_ms is not None
+    pairs = OpenMs(open_ms).subjects()
+    simulated = json.loads((cohort / "split.json").read_text(encoding="utf-8"))["train"]
+    split = {
+        "train": [f"sim-{name}" for name in simulated]
+        + [f"real-{pair.id}" for pair in pairs if pair.patient != HELD_OUT_REAL],
+        "test": [f"real-{pair.id}" for pair in pairs if pair.id == HELD_OUT_REAL],
+    }
+    write_json(work / "real_split.json", split)
+    return work / "real_split.json"
+
+
+def train(name: str, kind: str, work: Path, cohort: Path, open_ms: Path | None) -> None:
+    """One training in a process of its own; its time adds up over interruptions."""
+    record = work / f"{kind}-{name}.json"
+    facts = json.loads(record.read_text()) if record.exists() else {}
+    if facts.get("finished"):
+        return
+    log.info("%s on %s patients", name, kind)
+    file = work / f"{kind}-{name}.log"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "msseg_lightning.cli.main",
+        *words(name, kind, work, cohort, open_ms),
+    ]
+    start = time.monotonic()
+    with file.open("a", encoding="utf-8") as stream:
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=stream, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.terminate()
+            raise
+    facts = {
+        "finished": os.waitstatus_to_exitcode(status) == 0,
+        "minutes": facts.get("minutes", 0.0) + (time.monotonic() - start) / 60,
+        "cpu_minutes": facts.get("cpu_minutes", 0.0) + (usage.ru_utime + usage.ru_stime) / 60,
+        "peak_mib": max(facts.get("peak_mib", 0), usage.ru_maxrss // 1024),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+    write_json(record, facts)
+    if not facts["finished"]:
+        log.warning("%s did not finish; see %s", name, file)
+
+
+def run_folder(name: str, kind: str, work: Path) -> Path | None:
+    """Where a training left its results."""
+    folders = sorted((work / kind / name).glob("*/scores.json"))
+    return folders[0].parent if folders else None
+
+
+def losses(folder: Path) -> tuple[float, float, int] | None:
+    """Mean training loss of the first and last tenth of each fit, over its members."""
+    found = []
+    for file in sorted((folder / "fit").rglob("curves.csv")):
+        with file.open(newline="", encoding="utf-8") as stream:
+            values = [
+                float(row["value"]) for row in csv.DictReader(stream) if row["name"] == "train/loss"
+            ]
+        if values:
+            tenth = max(1, len(values) // 10)
+            found.append((np.mean(values[:tenth]), np.mean(values[-tenth:])))
+    if not found:
+        return None
+    first, last = np.mean(found, axis=0)
+    return float(first), float(last), len(found)
+
+
+INTRODUCTION = """\
+# What every system learns in a few minutes
+
+Each experiment at `size=cpu`, trained on the eight training patients of the simulated `small`
+cohort (1.75 mm) and scored on its four held-out ones, of which one has no new lesion. One seed, one
+core each. **These figures show that a system works and learns; they do not rank the systems**:
+sizes, steps and inputs are cut down to minutes, each in its own way (`sizes.cpu` of its file), and
+four patients decide nothing. The held-out patients were seen while the sizes were chosen, so they
+are no test.
+
+```bash
+make learn            # trains what is missing, then writes this page
+```
+"""
+
+REAL = f"""
+## A real pair
+
+Trained on the same simulated patients and two real ones of open_ms (each forwards and backwards in
+time), predicting the third ({HELD_OUT_REAL}). One patient, one seed, CPU size: the line at work, not
+a comparison.
+
+![one row per system](images/{SHEET.name})
+
+*Baseline, follow-up, difference, overlay: reference blue, prediction orange, both green; the
+largest reference lesion.*
+"""
+
+COLUMNS = (
+    "system",
+    "training loss, first -> last tenth",
+    "lesions found",
+    "false, patients with lesions",
+    "false, patients without",
+    "Dice",
+    "CPU min",
+    "peak MiB",
+)
+
+
+def page(names: Sequence[str], work: Path, real: bool) -> str:
+    """The documentation page."""
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    parts = [INTRODUCTION, *table(names, "simulated", work)]
+    parts += [
+        "",
+        "Official matching; false lesions in all, in the three patients with new lesions and in the",
+        "one without; Dice over patients with new lesions; one core, no GPU. Written from commit",
+        f"{commit or 'unknown'}.",
+    ]
+    if real:
+        parts += [REAL, *table(names, "real", work)]
+    return "\n".join(parts) + "\n"
+
+
+def table(names: Sequence[str], kind: str, work: Path) -> list[str]:
+    """Lines of a table, and which systems are missing."""
+    rows = {name: table_row(name, kind, work) for name in names}
+    lines = [
+        "| " + " | ".join(COLUMNS) + " |",
+        "| " + " | ".join("---" for _ in COLUMNS) + " |",
+        *(row for row in rows.values() if row),
+    ]
+    missing = [name for name, row in rows.items() if row is None]
+    return lines + (["", f"Not finished: {', '.join(missing)}."] if missing else [])
+
+
+def table_row(name: str, kind: str, work: Path) -> str | None:
+    """One line of the table; None where the training is not finished."""
+    folder = run_folder(name, kind, work)
+    if folder is None:
+        return None
+    facts: dict[str, Any] = json.loads((work / f"{kind}-{name}.json").read_text())
+    summary = json.loads((folder / "scores.json").read_text())["summary"]
+    present, absent = summary["with_lesions"], summary["without_lesions"]
+    lesions, loss = present["lesions"], losses(folder)
+    members = f" ({loss[2]} members)" if loss and loss[2] > 1 else ""
+    cells = [
+        f"`{name}`",
+        f"{loss[0]:.3f} -> {loss[1]:.3f}{members}" if loss else "nothing is trained by gradients",
+        f"{lesions['detected']} of {lesions['true']}",
+        str(lesions["predicted"] - lesions["matched"]),
+        f"{absent['false_lesions']['mean']:.0f}" if absent["cases"] else "-",
+        f"{present['measures']['Dice']['mean']:.3f}",
+        f"{facts['cpu_minutes']:.1f}",
+        str(facts["peak_mib"]),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def contact_sheet(
+    names: Sequence[str], work: Path, cohort: Path, open_ms: Path, file: Path
+) -> None:
+    """One row per system: the largest lesion of the held-out real pair."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    from msseg_lightning.compare.picture import CasePictures, CaseVolumes
+    from msseg_lightning.compare.report import predicted_findings, view_point
+    from msseg_lightning.core.subject import BASELINE, FOLLOWUP, TARGET
+    from msseg_lightning.read.load import load_subject
+    from msseg_lightning.read.nifti import GateOptions, read_volume
+    from msseg_lightning.read.open_ms import OpenMs
+
+    (pair,) = [pair for pair in OpenMs(open_ms).subjects() if pair.id == HELD_OUT_REAL]
+    volumes = load_subject(pair).volumes
+    reference = volumes[TARGET]
+    lesions = [finding.lesion for finding in predicted_findings("", reference)]
+    lesion = max(lesions, key=lambda one: one.voxels)
+    point = view_point(reference, lesion)
+    rows = []
+    font = ImageFont.load_default(size=17)
+    for name in names:
+        folder = run_folder(name, "real", work)
+        if folder is None:
+            continue
+        mask = read_volume(
+            folder / "predictions" / f"real-{HELD_OUT_REAL}.nii.gz",
+            "mask",
+            GateOptions(largest_mask_fraction=1.0),
+        )
+        pictures = CasePictures(
+            CaseVolumes(volumes[BASELINE], volumes[FOLLOWUP], mask, reference, None, volumes[BRAIN])
+        )
+        panel = pictures.lesion(point)[:200]
+        label = Image.new("RGB", (260, 200), "white")
+        ImageDraw.Draw(label).text((8, 84), name, fill="black", font=font)
+        rows.append(np.concatenate([np.asarray(label), panel], axis=1))
+    with contextlib.suppress(ValueError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.concatenate(rows)).quantize(128).save(file, optimize=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
