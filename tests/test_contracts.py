@@ -11,6 +11,8 @@ from omegaconf import OmegaConf
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.subject import Native
 from msseg_lightning.core.volume import Grid
+from msseg_lightning.infer.slices import SliceWise
+from msseg_lightning.loss.deep_supervision import DeepSupervision
 from tests.contracts import check_loss, check_network
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -38,12 +40,16 @@ def test_network(name):
 @pytest.mark.parametrize("name", presets("loss"))
 def test_loss(name):
     loss = build("loss", name)
-    check_loss(loss, resolutions=len(getattr(loss, "weights", (1,))))
+    deep = isinstance(loss, DeepSupervision)
+    check_loss(loss, resolutions=len(loss.weights) if deep else 1)
 
 
 @pytest.mark.parametrize("name", presets("infer"))
 def test_infer(name):
     window = build("infer", name)
+    if isinstance(window, SliceWise):
+        assert window.level in ("logit", "probability") and window.axes
+        return
     assert all(1 <= step <= edge for step, edge in zip(window.stride, window.size, strict=True))
 
 

@@ -167,10 +167,9 @@ def draw_crop(
     axes = []
     for axis, length in enumerate(size):
         edge = factor * length
-        back = generator.random() if anywhere else 0.5
-        start = np.clip(aim[axis] - back * (edge - 1), 0, max(0.0, where.shape[axis] - edge))
-        start = (
-            np.rint(start) if factor == 1 else start
-        )  # unscaled crops lie on the canvas's lattice
+        back = generator.random() * edge if anywhere else edge // 2
+        # unscaled crops lie on the canvas's lattice
+        start = np.rint(aim[axis]) - np.floor(back) if factor == 1 else aim[axis] - back
+        start = np.clip(start, 0, max(0.0, where.shape[axis] - edge))
         axes.append(start + (np.arange(length) + 0.5) * factor - 0.5)
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
