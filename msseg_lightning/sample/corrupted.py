@@ -48,6 +48,15 @@ def fill_with_noise(image: Patch, where: Mask, generator: np.random.Generator) -
     image[where] = generator.normal(values.mean(), values.std(), int(where.sum()))
 
 
+def scale_of(image: Patch) -> tuple[float, float]:
+    """Mean and standard deviation of a patch, in which networks that fill patches count.
+
+    Their norms forget brightness and contrast of what they see, so the patch that they are to make
+    is told in the units of the one they are given: whichever scanner made it, it is the same task.
+    """
+    return float(image.mean()), max(float(image.std()), 1e-6)
+
+
 def widened(mask: Mask, voxels: int) -> Mask:
     """The mask and what lies within so many steps through faces: the soft edge of a lesion."""
     if voxels < 1 or not mask.any():
@@ -92,7 +101,8 @@ class Corrupted(abc.ABC):
     """Batches of (corrupted patch, the patch as it was); what is replaced, the subclass says.
 
     ``Batch.target`` has two channels: the clean patch and the mask of the voxels replaced by noise
-    (see ``loss.reconstruction``). Both visits of a pair serve, each as a scan of its own.
+    (see ``loss.reconstruction``). Both visits of a pair serve, each as a scan of its own. Input and
+    clean patch are counted in the mean and standard deviation of the input (``scale_of``).
 
     Args:
         subjects: prepared subjects; their visits with a mask of all lesions are used.
@@ -132,6 +142,10 @@ class Corrupted(abc.ABC):
         first = first_element(self.batch_size, rank, world_size)
         made = [self.element(step, first + index) for index in range(self.batch_size)]
         images, targets, names = zip(*made, strict=True)
+        for image, target in zip(images, targets, strict=True):
+            middle, spread = scale_of(image[0])
+            image[0] = (image[0] - middle) / spread
+            target[0] = (target[0] - middle) / spread
         return Batch(
             images=torch.from_numpy(np.stack(images)),
             target=torch.from_numpy(np.stack(targets)),
@@ -141,7 +155,7 @@ class Corrupted(abc.ABC):
 
     @abc.abstractmethod
     def element(self, step: int, number: int) -> tuple[Patch, Patch, str]:
-        """Input (C, X, Y, Z), clean patch with mask (2, X, Y, Z), id of the subject."""
+        """Input (C, X, Y, Z), clean patch with mask (2, X, Y, Z), id; in prepared intensities."""
 
     def cut(self, visit: Visit, centre: NDArray[np.float64], *key: int | str) -> tuple[Patch, Mask]:
         """The patch (X, Y, Z) and its lesions."""
@@ -216,9 +230,9 @@ class LesionFreePatches(Corrupted):
         unhealthy = widened(unhealthy, self.margin_voxels)
         healthy = (clean != 0) & ~unhealthy
         where = random_ellipsoids(healthy, self.regions, self.radius_voxels, generator)
-        where &= ~unhealthy
+        where &= healthy
         image = self.damaged(clean, where, visit, step, number)
-        return image[None], np.stack([clean, where.astype(np.float32)]), visit.id
+        return image[None].copy(), np.stack([clean, where.astype(np.float32)]), visit.id
 
 
 class LesionPatches(Corrupted):

@@ -25,7 +25,14 @@ from torch import nn
 
 from msseg_lightning.core.lesion import Connectivity, label_lesions
 from msseg_lightning.core.subject import BRAIN
-from msseg_lightning.sample.corrupted import Alteration, Mask, Patch, fill_with_noise, widened
+from msseg_lightning.sample.corrupted import (
+    Alteration,
+    Mask,
+    Patch,
+    fill_with_noise,
+    scale_of,
+    widened,
+)
 from msseg_lightning.sample.patch import PatchSampler
 from msseg_lightning.sample.visit import FLAIR, LESIONS, Visit
 
@@ -217,7 +224,7 @@ class PairSynthesis:
         inpainter: nn.Module | None,
         generator: nn.Module | None,
     ) -> tuple[Patch, Patch]:
-        """Erase and paint: all copies of all plans go through each network at once.
+        """Erase and paint; all copies that a network has to change go through it at once.
 
         Only the voxels to be changed take what a network made; every other voxel stays.
 
@@ -252,15 +259,29 @@ class PairSynthesis:
         """Noise into ``where``, then the network's answer, in place."""
         for image, mask, generator in zip(images, where, noise, strict=True):
             fill_with_noise(image, mask, generator)
-        if network is None or not where.any():
+        chosen = np.flatnonzero(where.any(axis=(1, 2, 3)))
+        if network is None or not len(chosen):
             return
-        channels = [images] if lesions is None else [images, lesions.astype(np.float32)]
+        scales = [scale_of(images[index]) for index in chosen]
+        given = np.stack(
+            [
+                (images[i] - middle) / spread
+                for i, (middle, spread) in zip(chosen, scales, strict=True)
+            ]
+        )
+        channels = [given] if lesions is None else [given, lesions[chosen].astype(np.float32)]
         answer = run_frozen(network, np.stack(channels, axis=1))[:, 0]
-        images[where] = answer[where]
+        for index, made, (middle, spread) in zip(chosen, answer, scales, strict=True):
+            images[index][where[index]] = made[where[index]] * spread + middle
 
 
 def run_frozen(network: nn.Module, images: Patch) -> Patch:
-    """The network's answer (N, K, X, Y, Z), without gradients, on the network's own device."""
+    """The network's answer (N, K, X, Y, Z), without gradients, on the network's own device.
+
+    A single volume goes through twice: torch convolves one float32 volume far slower than two.
+    """
+    if len(images) == 1:
+        return run_frozen(network, np.repeat(images, 2, axis=0))[:1]
     device = next(network.parameters()).device
     with torch.inference_mode():
         answer = network(torch.from_numpy(np.ascontiguousarray(images)).to(device))

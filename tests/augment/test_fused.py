@@ -261,3 +261,25 @@ def test_every_operation_together_equals_the_slow_way(pair):
     x = x * np.exp(np.polynomial.legendre.leggrid3d(*axes, visit.bias))
     x = x * 1.2 - 0.3
     assert np.abs(found - x).max() < 2e-4 * (x.max() - x.min())
+
+
+def test_alter_changes_intensities_of_a_patch_and_moves_nothing(pair):
+    size = (16, 12, 10)
+    recipe = Recipe(flip=Flip(probability=1.0), gamma=Gamma(probability=1.0), noise=Noise(1.0))
+    augment = FusedAugment(recipe)
+    images = cut(pair, plain(), CENTRE, size, (BASELINE, FOLLOWUP), ())[0]
+    found = np.ascontiguousarray(images.copy())
+    names = ("first_flair", "second_flair")
+    parameters = augment.alter(found, names, pair.grid, np.random.default_rng(1))
+    again = np.ascontiguousarray(images.copy())
+    augment.alter(again, names, pair.grid, np.random.default_rng(1))
+    np.testing.assert_array_equal(found, again)
+    assert parameters.visits["first"] != parameters.visits["second"]
+    for before, after in zip(images, found, strict=True):
+        assert not np.array_equal(before, after)
+        assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.9
+    still = np.ascontiguousarray(images.copy())
+    FusedAugment(Recipe(flip=Flip(probability=1.0))).alter(
+        still, names, pair.grid, np.random.default_rng(1)
+    )
+    np.testing.assert_array_equal(still, images)
