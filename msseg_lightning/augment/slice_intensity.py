@@ -67,19 +67,21 @@ def sharpen(stack: Stack, alpha: float, lightness: float) -> Stack:
 
 
 def equalise(stack: Stack, clip: float, tiles: int) -> Stack:
-    """Contrast-limited adaptive histogram equalisation of each slice, on the stack's own range."""
+    """Contrast-limited adaptive histogram equalisation on the stack's own range.
+
+    Tiles reach through the stack, so its slices stay comparable: the library stretches what it is
+    given to the full range, which would part slices handed over one by one.
+    """
     from skimage.exposure import equalize_adapthist
 
     low, width = _range(stack)
     if width < FLAT:
         return stack
-    kernel = tuple(max(1, edge // tiles) for edge in stack.shape[1:])
-    unit = (stack - low) / width
-    changed = [
-        equalize_adapthist(np.clip(plane, 0, 1), kernel, clip_limit=clip / 256, nbins=256)
-        for plane in unit
-    ]
-    return np.asarray(np.stack(changed) * width + low, np.float32)
+    depth, *edges = stack.shape
+    kernel = (depth, *(max(1, edge // tiles) for edge in edges))
+    unit = np.clip((stack - low) / width, 0, 1)
+    changed = equalize_adapthist(unit, kernel, clip_limit=clip / 256, nbins=256)
+    return np.asarray(changed * width + low, np.float32)
 
 
 def brightness_contrast(

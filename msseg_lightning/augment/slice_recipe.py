@@ -138,12 +138,12 @@ class GaussianNoise:
 
 @dataclasses.dataclass(frozen=True)
 class LocalEqualisation:
-    """Contrast-limited adaptive histogram equalisation (CLAHE) of each slice.
+    """Contrast-limited adaptive histogram equalisation (CLAHE) of the stack, alike on its slices.
 
     Args:
         probability: of the operation.
         clip: limit of a bin, in multiples of the mean bin of 256.
-        tiles: along each axis.
+        tiles: along each axis of the plane.
     """
 
     probability: float = 0.2
