@@ -32,8 +32,7 @@ def test_an_experiment_runs_to_its_report(name, workplace, tiny_cohort, monkeypa
         "track=mlflow_plain_ids",
         "data.workers=1",
     ]
-    sizes = [] if name == "bsi_subtraction" else ["size=tiny"]
-    assert main([*words, *sizes]) == ExitCode.OK, capsys.readouterr().err
+    assert main([*words, "size=tiny"]) == ExitCode.OK, capsys.readouterr().err
     (run,) = (workplace / "runs" / name).glob("tiny*")
     scores = json.loads((run / "scores.json").read_text())
     assert set(scores["cases"]) == {"003", "004"}

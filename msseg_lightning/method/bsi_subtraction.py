@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from scipy import ndimage
 from msseg_lightning.core.files import write_json
 from msseg_lightning.core.lesion import Connectivity, label_lesions
 from msseg_lightning.core.prediction import Prediction
+from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LongitudinalSubject
 from msseg_lightning.preprocess.atlas import VENTRICLES
@@ -26,6 +27,23 @@ from msseg_lightning.preprocess.space import MaskRule
 log = logging.getLogger(__name__)
 
 RULE_FILE = "rule.json"
+
+
+class Subtraction(NamedTuple):
+    """What the first stage says about a pair, on the working grid.
+
+    Attributes:
+        baseline, followup: (X, Y, Z) float32.
+        brain: where both visits were seen.
+        inclusion: where candidates may lie.
+        candidates: mask.
+    """
+
+    baseline: NDArray[np.float32]
+    followup: NDArray[np.float32]
+    brain: NDArray[np.bool_]
+    inclusion: NDArray[np.bool_]
+    candidates: NDArray[np.bool_]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +79,15 @@ class BsiRule:
     larger_than: int = 5
     survives: Literal["whole", "eroded", "off"] = "whole"
     connectivity: Connectivity = 6
+
+    def subtract(self, prepared: PreparedSubject) -> Subtraction:
+        """Apply the rule to a pair prepared in the template's space."""
+        baseline, followup = prepared.image(BASELINE), prepared.image(FOLLOWUP)
+        # the template's brain may reach beyond a scan's field of view, where images are 0
+        brain = prepared.mask(BRAIN) & (baseline != 0) & (followup != 0)
+        inclusion = self.inclusion(baseline, brain, prepared.mask(VENTRICLES))
+        found = self.candidates(baseline, followup, brain, inclusion)
+        return Subtraction(baseline, followup, brain, inclusion, found)
 
     def inclusion(
         self,
@@ -132,12 +159,7 @@ class BsiSubtraction:
     def predict(self, subject: LongitudinalSubject) -> Prediction:
         """Candidates of one pair, on its native grid."""
         prepared = self.cache.prepare([subject])[0]
-        baseline, followup = prepared.image(BASELINE), prepared.image(FOLLOWUP)
-        brain, ventricles = prepared.mask(BRAIN), prepared.mask(VENTRICLES)
-        # the template's brain may reach beyond a scan's field of view, where images are 0
-        brain = brain & (baseline != 0) & (followup != 0)
-        inclusion = self.rule.inclusion(baseline, brain, ventricles)
-        found = self.rule.candidates(baseline, followup, brain, inclusion)
+        stage = self.rule.subtract(prepared)
 
         def home(mask: NDArray[np.bool_]) -> NDArray[np.generic]:
             return restore(
@@ -146,9 +168,9 @@ class BsiSubtraction:
 
         prediction = Prediction(
             subject=subject.id,
-            mask=home(found).astype(np.uint8),
+            mask=home(stage.candidates).astype(np.uint8),
             native=prepared.native,
-            inside=home(inclusion) != 0,
+            inside=home(stage.inclusion) != 0,
             warnings=prepared.notes,
         )
         for rule in self.postprocess:

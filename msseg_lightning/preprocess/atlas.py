@@ -19,7 +19,7 @@ from msseg_lightning.preprocess.register import (
     pitched,
     shifted,
 )
-from msseg_lightning.preprocess.space import MaskRule, carry_volume
+from msseg_lightning.preprocess.space import MaskRule, carry_volume, covering_grid
 from msseg_lightning.preprocess.step import common_grid
 
 VENTRICLES = "ventricles"
@@ -123,29 +123,37 @@ def mean_of_visits(subject: LoadedSubject, step: object) -> Volume:
 
 @dataclasses.dataclass(frozen=True)
 class AffineToAtlas:
-    """Move a pair to the 1 mm grid of MNI152 by one affine transform for both visits (S01).
+    """Move a pair to the grid of MNI152 by one affine transform for both visits (S01).
 
     The transform comes from the mean of the visits, so that it favours neither. Adds the masks
     ``brain`` and ``ventricles`` of the template; a ``brain`` that came with the data is replaced.
 
     Args:
         mask_rule: how the subject's masks are resampled.
+        spacing_mm: of the grid; the template's own 1 mm, or coarser where time matters.
+        levels_mm: spacings at which the registration works, coarse to fine.
     """
 
     mask_rule: MaskRule = "linear_threshold"
+    spacing_mm: float = 1.0
+    levels_mm: tuple[float, ...] = (6.0, 4.0, 3.0)
 
     version: ClassVar[int] = 1
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels_mm", tuple(self.levels_mm))
+
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
         atlas = mni152()
-        way = affine_from_atlas(mean_of_visits(subject, self))
+        grid = covering_grid(atlas.grid, (self.spacing_mm,) * 3)
+        way = affine_from_atlas(mean_of_visits(subject, self), self.levels_mm)
         volumes = {
-            name: carry_volume(volume, atlas.grid, way, self.mask_rule)
+            name: carry_volume(volume, grid, way, self.mask_rule)
             for name, volume in subject.volumes.items()
             if name != BRAIN
         }
-        volumes[BRAIN] = Volume(atlas.brain, atlas.affine, "mask")
-        volumes[VENTRICLES] = Volume(atlas.ventricles, atlas.affine, "mask")
+        for name, mask in ((BRAIN, atlas.brain), (VENTRICLES, atlas.ventricles)):
+            volumes[name] = carry_volume(Volume(mask, atlas.affine, "mask"), grid)
         return subject.replace(
             f"moved to MNI152 by an affine of volume ratio {abs(np.linalg.det(way[:3, :3])):.2f}",
             volumes=volumes,

@@ -1,0 +1,168 @@
+"""Trees grown one after the other on a table of voxels, until others stop gaining from it (S01)."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msseg_lightning.core.random import keyed_generator, keyed_seed
+from msseg_lightning.evaluate.modified_dice import modified_dice
+from msseg_lightning.method.booster_files import plain_text
+
+log = logging.getLogger(__name__)
+
+SCORE = "modified_dice"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of one or several pairs.
+
+    Args:
+        features: (n, columns) float32.
+        target: (n,) bool, voxels of new lesions.
+        weight: (n,) float32, voxels of the brain a row stands for.
+    """
+
+    features: NDArray[np.float32]
+    target: NDArray[np.bool_]
+    weight: NDArray[np.float32]
+
+    @staticmethod
+    def joined(tables: Sequence[Table]) -> Table:
+        """All rows, in the order given."""
+        return Table(
+            np.concatenate([table.features for table in tables]),
+            np.concatenate([table.target for table in tables]),
+            np.concatenate([table.weight for table in tables]),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Grown:
+    """One booster.
+
+    Args:
+        text: LightGBM's, up to the best round.
+        curve: modified Dice of the watched rows after each round.
+        best_iteration: number of trees.
+        rows: it was fitted on; ``lesion_rows`` of these are new lesions.
+    """
+
+    text: str
+    curve: tuple[float, ...]
+    best_iteration: int
+    rows: int
+    lesion_rows: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Boosting:
+    """How the trees of one booster grow, and how many boosters there are.
+
+    Args:
+        folds: parts of the training patients; each booster watches one and is fitted on the rest.
+        rounds: trees at most.
+        patience: rounds without a better modified Dice of the watched patients that end growing.
+        learning_rate: of each tree.
+        leaves: of a tree, at most.
+        least_rows: of a leaf.
+    """
+
+    folds: int = 5
+    rounds: int = 1000
+    patience: int = 50
+    learning_rate: float = 0.1
+    leaves: int = 31
+    least_rows: int = 20
+
+    def __post_init__(self) -> None:
+        if min(self.folds, self.rounds, self.patience, self.least_rows) < 1 or self.leaves < 2:
+            raise ValueError(f"folds, rounds, patience and rows are at least 1, leaves 2: {self}")
+
+    def grow(
+        self, fit: Table, watch: Table, features: Sequence[str], seed: int, steps: Iterator[int]
+    ) -> Grown:
+        """Fit one booster with the binary objective.
+
+        Args:
+            fit: what the trees learn.
+            watch: what decides when they stop.
+            features: names of the columns.
+            seed: of the whole system.
+            steps: advanced once per round, for a progress bar.
+        """
+        import lightgbm
+
+        settings = {
+            "objective": "binary",
+            "metric": "None",  # the modified Dice alone decides
+            "learning_rate": self.learning_rate,
+            "num_leaves": self.leaves,
+            "min_data_in_leaf": self.least_rows,
+            "seed": keyed_seed(seed, "boosting") >> 33,
+            "deterministic": True,
+            "force_row_wise": True,
+            "verbosity": -1,
+        }
+        rows = lightgbm.Dataset(
+            fit.features, fit.target, weight=fit.weight, feature_name=list(features)
+        )
+        held = lightgbm.Dataset(watch.features, watch.target, weight=watch.weight, reference=rows)
+        curve: list[float] = []
+
+        def score(probability: NDArray[Any], _: object) -> tuple[str, float, bool]:
+            curve.append(modified_dice(probability, watch.target, watch.weight))
+            next(steps, None)
+            return SCORE, curve[-1], True
+
+        booster = lightgbm.train(
+            settings,
+            rows,
+            num_boost_round=self.rounds,
+            valid_sets=[held],
+            feval=score,
+            callbacks=[lightgbm.early_stopping(self.patience, verbose=False)],
+        )
+        best = int(booster.best_iteration)
+        text = plain_text(booster.model_to_string(num_iteration=best))
+        return Grown(text, tuple(curve), best, len(fit.target), int(fit.target.sum()))
+
+
+def nested_folds(positive: Mapping[str, bool], folds: int, seed: int) -> list[frozenset[str]]:
+    """Divide patients into parts to watch, each with its share of those with new lesions.
+
+    Args:
+        positive: patient -> has new lesions; at least one has.
+        folds: how many; fewer where fewer patients have new lesions, since a part without any
+            says nothing about when to stop.
+        seed: of the shuffling.
+
+    Returns:
+        Disjoint sets of patients. With a single patient with new lesions one empty set: nobody can
+        be spared, the one booster watches the rows it is fitted on.
+    """
+    with_lesions = sorted(patient for patient, has in positive.items() if has)
+    without = sorted(patient for patient, has in positive.items() if not has)
+    count = min(folds, len(with_lesions))
+    if count < folds:
+        log.warning(
+            "%d patients with new lesions allow %d nested folds, not %d",
+            len(with_lesions),
+            count,
+            folds,
+        )
+    if count < 2:
+        return [frozenset()]
+    generator = keyed_generator(seed, "nested folds")
+    order = [
+        group[place]
+        for group in (with_lesions, without)
+        for place in generator.permutation(len(group))
+    ]
+    return [frozenset(order[number::count]) for number in range(count)]
