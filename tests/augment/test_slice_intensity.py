@@ -63,7 +63,7 @@ def test_equalisation_brings_out_what_is_faint_and_keeps_the_range():
     )  # no bin may exceed the mean: nothing is left to do
     np.testing.assert_allclose(nothing[1], image[1], atol=0.1)
     same = operations.equalise(np.stack([image[1]] * 2 + [image[0]]), 4.0, 8)
-    np.testing.assert_array_equal(same[0], same[1])  # slices are changed alike
+    np.testing.assert_allclose(same[0], same[1], atol=1e-3)  # slices are changed alike
     flat = np.ones((1, 16, 16), np.float32)
     np.testing.assert_array_equal(operations.equalise(flat, 2.0, 8), flat)
 

@@ -3,7 +3,13 @@ import pytest
 
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP
 from msseg_lightning.core.volume import Volume
-from msseg_lightning.preprocess.intensity import MinMax, Percentile, ZScore
+from msseg_lightning.preprocess.intensity import (
+    HistogramMode,
+    MinMax,
+    Percentile,
+    ZScore,
+    histogram_mode,
+)
 
 
 @pytest.fixture
@@ -61,3 +67,48 @@ def test_min_max_and_percentiles_by_hand(toy):
 def test_masks_are_not_touched(toy):
     for step in (ZScore(), MinMax(), Percentile()):
         assert step(toy).volumes[BRAIN] is toy.volumes[BRAIN]
+
+
+def test_the_main_tissue_becomes_one(toy):
+    """Two tissues, of 2000 voxels about 40 and 1000 about 90: the frequent one is the unit."""
+    generator = np.random.default_rng(0)
+    tissue = np.concatenate([generator.normal(40, 2, 2000), generator.normal(90, 2, 1000)])
+    data = np.concatenate([np.zeros(5000), tissue]).astype(np.float32).reshape(-1, 1, 1)
+    volumes = {
+        name: Volume(factor * data, np.eye(4)) for name, factor in ((BASELINE, 1), (FOLLOWUP, 7))
+    }
+    made = HistogramMode()(toy.replace(volumes=volumes))
+    for name in (BASELINE, FOLLOWUP):
+        found = values(made, name)
+        assert (found[:5000] == 0).all()  # background stays exactly 0
+        assert np.median(found[5000:7000]) == pytest.approx(1, abs=0.03)
+        assert np.median(found[7000:]) == pytest.approx(90 / 40, abs=0.08)
+    np.testing.assert_allclose(values(made), values(made, FOLLOWUP), atol=1e-3)
+
+
+def test_the_mode_is_that_of_a_kernel_density():
+    """Against scipy's density, with the kernel of the same width and no bins."""
+    from scipy.stats import gaussian_kde
+
+    generator = np.random.default_rng(1)
+    sample = np.concatenate([generator.normal(50, 6, 700), generator.gamma(3, 9, 500)])
+    top = np.percentile(sample, 99)
+    kept = sample[sample <= top]
+    density = gaussian_kde(kept, bw_method=top / 80 / kept.std(ddof=1))
+    grid = np.linspace(0, top, 4000)
+    expected = grid[density(grid).argmax()]
+    assert histogram_mode(sample) == pytest.approx(expected, abs=top / 80 / 10)
+
+
+def test_bright_outliers_do_not_move_the_mode():
+    generator = np.random.default_rng(2)
+    sample = generator.normal(50, 3, 5000)
+    bright = np.concatenate([sample, np.full(40, 5000.0)])
+    assert histogram_mode(bright) == pytest.approx(histogram_mode(sample), rel=0.02)
+
+
+def test_an_empty_image_has_no_mode(toy):
+    zeros = Volume(np.zeros((4, 1, 1), np.float32), np.eye(4))
+    made = HistogramMode()(toy.replace(volumes={**toy.volumes, BASELINE: zeros}))
+    assert not values(made).any() and "no main tissue" in made.notes[-1]
+    assert values(made, FOLLOWUP) == pytest.approx([1, 1, 1, 1], abs=0.02)
