@@ -27,6 +27,7 @@ COMMANDS = (
     "predict",
     "evaluate",
     "report",
+    "sweep",
     "ui",
     "demo",
 )
@@ -45,6 +46,7 @@ first steps
   msseg train pre_unet read.root=/data/msseg2 fold=0  one tracked experiment; run again to resume
   msseg predict RUN --baseline B.nii.gz --followup F.nii.gz --output new.nii.gz
   msseg evaluate new.nii.gz truth.nii.gz              the official scores, and which lesions
+  msseg sweep pre_unet read.root=/data/msseg2         search hyperparameters; run again to resume
   msseg ui                                            compare runs in MLflow
 
 Every setting can be changed: `msseg show pre_unet` prints them, `key=value` sets one.

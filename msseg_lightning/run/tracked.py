@@ -6,9 +6,10 @@ import contextlib
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -19,6 +20,11 @@ from msseg_lightning.read.splits import Split
 from msseg_lightning.run.compose import Config, compose_config
 from msseg_lightning.run.folder import RunFolder, data_name, flatten
 from msseg_lightning.run.scores import PROTOCOL, scores_table
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from msseg_lightning.run.sweep import Sweep
 
 WriteReport = Callable[[RunFolder, Path, Callable[[str], str]], Path]
 """(run folder, file to write, id -> shown name) -> the file."""
@@ -131,6 +137,62 @@ def tracked_part(
         tracker.finish(ending(error))
         raise
     tracker.finish("FINISHED")
+
+
+def track_trial(tracking: Any, sweep: Sweep, experiment: str, trial: FrozenTrial) -> None:
+    """A finished trial as a run below the run of its sweep."""
+    parent = sweep_run(tracking, sweep, experiment)
+    tracker = tracking.start(
+        "msseg",
+        f"{sweep.name}-trial{trial.number}",
+        spool=sweep.folder / "track" / f"trial{trial.number}",
+        parent=parent,
+        tags={
+            "system": experiment,
+            "sweep": sweep.name,
+            "level": "trial",
+            "trial": trial.number,
+            "trial_state": trial.state.name.lower(),
+        },
+        params=trial.params,
+    )
+    names = [goal.metric for goal in sweep.search.objective]
+    for name, value in zip(names, trial.values or (), strict=False):
+        tracker.log_metrics({f"sweep/{name}": value})
+    for step, value in sorted(trial.intermediate_values.items()):
+        tracker.log_metrics({"sweep/mean_over_folds": value}, step)
+    tracker.finish("FINISHED")
+    parent.finish("FINISHED")
+
+
+def track_sweep(tracking: Any, sweep: Sweep, experiment: str) -> None:
+    """Table, best settings and interactive plots of a sweep."""
+    parent = sweep_run(tracking, sweep, experiment)
+    for file in (sweep.folder / "trials.csv", sweep.folder / "best.json"):
+        parent.log_artifact(file, "sweep")
+    for plot in sorted((sweep.folder / "plots").glob("*.html")):
+        parent.log_artifact(plot, "plots")
+    parent.finish("FINISHED")
+
+
+def sweep_run(tracking: Any, sweep: Sweep, experiment: str) -> Any:
+    """The one run of a sweep, shared by all processes that work on it."""
+    from filelock import FileLock
+
+    folder = sweep.folder / "track"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".run.lock"):
+        run_id = remembered(folder)
+        parent = tracking.start(
+            "msseg",
+            f"sweep-{sweep.name}",
+            spool=folder / f"process{os.getpid()}",
+            tags={"system": experiment, "sweep": sweep.name, "level": "sweep"},
+            resume_run_id=run_id,
+        )
+        if run_id is None and parent.run_id:
+            write_json(folder / "run.json", {"mlflow_run_id": parent.run_id})
+    return parent
 
 
 def remembered(parent_folder: Path) -> str | None:
