@@ -21,9 +21,9 @@ from msseg_lightning.core.subject import (
     Native,
 )
 from msseg_lightning.core.volume import Grid, Volume
+from msseg_lightning.method.boosting import Boosting
 from msseg_lightning.method.bsi_lightgbm import FEATURES, BsiLightgbm, z_score
 from msseg_lightning.method.bsi_subtraction import BsiRule
-from msseg_lightning.method.boosting import Boosting
 from msseg_lightning.postprocess.size import MinAxis, MinSize
 from msseg_lightning.postprocess.threshold import Threshold
 from msseg_lightning.read.splits import LeaveOneOut

@@ -88,6 +88,31 @@ def test_pair_moves_to_the_atlas_and_a_mask_comes_back(phantom, way):
     assert x[back != 0].mean() > 20  # the lesion was on the right
 
 
+def test_the_grid_may_be_coarser_than_the_template(phantom, monkeypatch):
+    from msseg_lightning.preprocess import atlas as module
+
+    levels = []
+
+    def still(scan, levels_mm):
+        levels.append(levels_mm)
+        return np.eye(4)
+
+    monkeypatch.setattr(module, "affine_from_atlas", still)
+    scan, _ = scan_of_template(np.eye(4))
+    volumes = {BASELINE: scan, FOLLOWUP: scan}
+    subject = phantom.pair(phantom.grid("canonical"), brain=False).replace(volumes=volumes)
+    moved = AffineToAtlas(spacing_mm=4.0, levels_mm=[8.0, 6.0])(subject)
+    assert levels == [(8.0, 6.0)]
+    assert moved.grid.spacing_mm == (4.0, 4.0, 4.0)
+    # the same field of view: 197 x 233 x 189 mm, rounded up to whole voxels
+    assert moved.grid.shape == (50, 59, 48)
+    for name, mask in ((BRAIN, mni152().brain), ("ventricles", mni152().ventricles)):
+        assert moved.volumes[name].kind == "mask" and moved.volumes[name].data.dtype == bool
+        assert moved.volumes[name].data.sum() * 64 == pytest.approx(mask.sum(), rel=0.1)
+    expected = carry(scan.data, scan.affine, moved.grid)
+    np.testing.assert_array_equal(moved.volumes[FOLLOWUP].data, expected)
+
+
 def test_mean_of_visits_weighs_both_alike(phantom):
     subject = phantom.pair(phantom.grid("canonical"))
     first = np.asarray(subject.volumes[BASELINE].data)
