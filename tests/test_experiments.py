@@ -52,6 +52,6 @@ def test_an_experiment_runs_to_its_report(name, workplace, tiny_cohort, monkeypa
             "where t.key = 'system' and t.value = ?",
             (name,),
         ).fetchall()
-    assert rows == [("FINISHED",), ("FINISHED",)]
+    assert len(rows) >= 2 and set(rows) == {("FINISHED",)}  # the run, its fold, stages, members
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "finished"
