@@ -1,0 +1,219 @@
+"""S18: two networks in a row, the first of which never judges what it learned from."""
+
+from __future__ import annotations
+
+import csv
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from msseg_lightning.core.random import keyed_generator
+from msseg_lightning.core.subject import BASELINE, FOLLOWUP, FOLLOWUP_LESIONS, TARGET
+from msseg_lightning.network.weights import save_weights
+from msseg_lightning.read.msseg2 import Msseg2
+from msseg_lightning.run.build import build_method, instantiate
+from msseg_lightning.run.compose import compose_config
+
+NAME = "cascaded_probability_difference"
+IMAGE = "lesion_probability_difference"
+SHAPE = (32, 32, 32)
+SPOT = (slice(20, 25), slice(20, 25), slice(20, 25))
+"""Where the planted patient has, at the follow-up, a dark lesion such as nobody else has."""
+
+
+def write(folder, **volumes):
+    folder.mkdir(parents=True)
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    affine[:3, 3] = -48
+    for name, data in volumes.items():
+        nib.save(nib.Nifti1Image(data, affine), folder / f"{name}.nii.gz")
+
+
+def patient(folder, name, new, planted=False):
+    """Bright old lesions at both visits, bright new ones, perhaps the planted one."""
+    draw = keyed_generator("cascade", name)
+    brain = np.zeros(SHAPE, np.uint8)
+    brain[3:-3, 3:-3, 3:-3] = 1
+    masks = [np.zeros(SHAPE, np.uint8) for _ in range(2)]
+    for count, start in ((3, 0), (new, 1)):  # old ones are in both masks, new ones in the second
+        for _ in range(count):
+            x, y, z = draw.integers(5, 15, 3)
+            for mask in masks[start:]:
+                mask[x : x + 4, y : y + 4, z : z + 4] = 1
+    target = masks[1] & (1 - masks[0])
+    scans = [(draw.normal(100, 5, SHAPE) * brain + 60 * mask).astype(np.float32) for mask in masks]
+    if planted:
+        scans[1][SPOT] = 20
+        masks[1][SPOT] = target[SPOT] = 1
+    write(
+        folder / name,
+        flair_time01_on_middle_space=scans[0],
+        flair_time02_on_middle_space=scans[1],
+        lesions_time01=masks[0],
+        lesions_time02=masks[1],
+        ground_truth=target,
+        brain_mask=brain,
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """The system on four patients, the first one planted, the last without new lesions."""
+    work = tmp_path_factory.mktemp("cascade")
+    for index in range(4):
+        patient(work / "data", f"00{index + 1}", new=int(index < 3), planted=index == 0)
+    config = compose_config(
+        [
+            "size=tiny",
+            f"read.root={work / 'data'}",
+            "read.need_all_raters=false",
+            f"paths.cache={work / 'cache'}",
+            "track=off",
+            "ensemble=null",
+            "data.workers=1",
+            "trainer.accelerator=cpu",
+            "train.steps=2",
+            "train.batch_size=4",
+            "train.optimizer.lr=0.02",
+            "stages.lesions.train.steps=120",
+            "network.network.widths=[8,8]",
+            "infer.size=16",
+        ],
+        NAME,
+    )
+    subjects = Msseg2(work / "data", need_all_raters=False).subjects()
+    method = build_method(config)
+    method.fit(subjects, [], work / "fit")
+    return method, subjects, config, work
+
+
+def test_the_map_of_a_planted_patient_comes_from_a_network_that_never_saw_it(fitted):
+    method, subjects, _, _ = fitted
+    prepared = method.last.cache.prepare([subjects[0]])[0]
+    stage = method.fitted["lesions"]
+    spot = prepared.mask(TARGET) & (prepared.image(FOLLOWUP) < -2)
+    assert spot.sum() > 60
+    at_spot = {}
+    for source in stage.sources:
+        image = stage.maps(source.network(), prepared)
+        at_spot["001" in source.patients] = float(image[spot].mean())
+    assert at_spot[True] > 0.5, "the plant is memorised by the network that saw it"
+    assert at_spot[False] < 0.1, "and by no other"
+    stored = method.last.derived[0].add(prepared).image(IMAGE)
+    assert float(stored[spot].mean()) == pytest.approx(at_spot[False], abs=1e-3)
+
+
+def test_the_audit_table_names_for_every_pair_a_network_that_left_it_out(fitted):
+    _, subjects, _, work = fitted
+    with (work / "fit" / f"audit_{IMAGE}.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["pair"] for row in rows] == [subject.id for subject in subjects]
+    for row in rows:
+        assert row["saw_this_patient"] == "False"
+        assert row["patient"] not in row["trained_on"].split()
+        assert len(row["trained_on"].split()) == 2
+
+
+def test_the_first_channel_is_the_difference_of_the_frozen_first_stage(fitted):
+    method, subjects, _, _ = fitted
+    prepared = method.last.cache.prepare([subjects[1]])[0]
+    stage = method.fitted["lesions"]
+    (source,) = method.last.derived[0].allowed(prepared.patient)
+    network = source.network()
+    assert not any(weight.requires_grad for weight in network.parameters())
+    later, earlier = (
+        stage.maps.probability(network, prepared, name) for name in (FOLLOWUP, BASELINE)
+    )
+    image = method.last.derived[0].add(prepared).image(IMAGE)
+    np.testing.assert_allclose(image, later - earlier, atol=1e-4)
+    assert np.abs(image).max() <= 1 and np.abs(image).max() > 0.2
+    assert method.last.channels.images == (IMAGE, FOLLOWUP)
+
+
+def test_both_checkpoints_are_delivered_and_the_first_one_matters(fitted):
+    method, subjects, config, work = fitted
+    method.save(work / "model")
+    assert (work / "model" / "weights.safetensors").exists()
+    models = sorted((work / "model" / "stages" / "lesions").iterdir())
+    assert len(models) == 2
+
+    def predict():
+        loaded = build_method(config)
+        loaded.load(work / "model")
+        return loaded.predict(subjects[3]).probability
+
+    before = predict()
+    for model, source in zip(models, method.fitted["lesions"].sources, strict=True):
+        network = source.network()
+        for weight in network.parameters():
+            order = torch.randperm(weight.numel(), generator=torch.Generator().manual_seed(1))
+            weight.data = weight.data.flatten()[order].view_as(weight)
+        save_weights(network, model, "lesions")
+    assert np.abs(predict() - before).max() > 1e-3
+
+
+def test_patients_without_new_lesions_are_in_no_batch_of_the_second_stage(fitted, monkeypatch):
+    method, subjects, _, work = fitted
+    seen = []
+
+    def record(prepared):
+        seen.append([pair.id for pair in prepared])
+        raise KeyboardInterrupt
+
+    last = method.make(method.fitted)
+    monkeypatch.setattr(last, "patches", record)
+    with pytest.raises(KeyboardInterrupt):
+        last.fit(subjects, [], work / "again")
+    assert seen == [["001", "002", "003"]]
+    stage = method.stages[0].make({})
+    monkeypatch.setattr(stage, "patches", record)
+    with pytest.raises(KeyboardInterrupt):
+        stage.fit(subjects, [], work / "stage again")
+    assert seen[1] == ["001", "002", "003", "004"]
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return compose_config(["read.root=nowhere"], NAME)
+
+
+def bottleneck(node, channels):
+    with torch.device("meta"):
+        network = instantiate(node)
+        shapes = []
+        unet = network.network
+        unet.encoder[-1].register_forward_hook(lambda *a: shapes.append(tuple(a[2].shape[1:])))
+        pools = [m for m in unet.downs.modules() if isinstance(m, torch.nn.MaxPool3d)]
+        logits = network(torch.empty(1, channels, 128, 128, 128))
+    count = sum(weight.numel() for weight in network.parameters())
+    return count, len(pools), shapes, tuple(logits.shape)
+
+
+def test_both_networks_pool_five_times_down_to_four_voxels(paper):
+    first = bottleneck(paper["stages"]["lesions"]["network"], 1)
+    second = bottleneck(paper["network"], 2)
+    expected = (5, [(320, 4, 4, 4)], (1, 1, 128, 128, 128))
+    assert first == (31_189_410, *expected)
+    assert second == (31_190_274, *expected)
+
+
+def test_gamma_belongs_to_the_first_stage_alone(paper):
+    first, second = (
+        instantiate(node["augment"]).recipe for node in (paper["stages"]["lesions"], paper)
+    )
+    assert first.gamma is not None and first.gamma.gamma == [0.7, 1.5]
+    assert second.gamma is None
+    for name in ("flip", "affine", "elastic", "scale"):
+        assert getattr(first, name) == getattr(second, name) and getattr(first, name) is not None
+
+
+def test_the_stages_learn_what_the_paper_says(paper):
+    stage = paper["stages"]["lesions"]
+    assert stage["channels"]["target"] == FOLLOWUP_LESIONS and paper["channels"]["target"] == TARGET
+    assert (paper["sample"]["target"], stage["sample"]["target"]) == ("new_lesions", "lesions")
+    assert paper["ensemble"]["folds"] == 4 and stage["out_of_fold"] == 4
+    rules = paper["postprocess"]["rules"]
+    assert list(rules) == ["threshold"] and rules["threshold"]["value"] == 0.1
+    assert paper["preprocess"]["steps"]["combine"]["rule"] == "followup"
