@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.transfer import Point, Reference, at_budget, compared, draw, frontier, markdown
-from msseg_lightning.core.subject import BRAIN, TARGET, LoadedSubject, LongitudinalSubject, Native
+from benchmarks.transfer import (
+    Point,
+    Reference,
+    at_budget,
+    compared,
+    draw,
+    frontier,
+    larger,
+    markdown,
+)
+from msseg_lightning.core.subject import (
+    BASELINE,
+    BRAIN,
+    FOLLOWUP,
+    TARGET,
+    LoadedSubject,
+    LongitudinalSubject,
+    Native,
+)
 from msseg_lightning.core.volume import Grid, Volume
 
 
-def reference_of(lesions, brain, patient="a"):
+def reference_of(lesions, brain, patient="a", rise=0.0):
     affine = np.diag([1.0, 1.0, 3.0, 1.0])
     subject = LongitudinalSubject(id=patient, patient=patient, images={})
+    noise = np.random.default_rng(0).normal(100, 1, lesions.shape)
     volumes = {
+        BASELINE: Volume(noise.astype(np.float32), affine),
+        FOLLOWUP: Volume((noise + rise * lesions).astype(np.float32), affine),
         BRAIN: Volume(brain, affine, "mask"),
         TARGET: Volume(lesions, affine, "mask"),
     }
@@ -20,7 +40,9 @@ def reference_of(lesions, brain, patient="a"):
 
 
 def case(true, detected, predicted, matched):
-    return {"true": true, "detected": detected, "predicted": predicted, "matched": matched}
+    """Every second lesion is distinct, and the detected ones are among the first."""
+    counts = {"true": true, "detected": detected, "predicted": predicted, "matched": matched}
+    return {**counts, "distinct": true // 2, "distinct_detected": min(detected, true // 2)}
 
 
 def test_what_lies_outside_the_brain_does_not_count():
@@ -33,8 +55,21 @@ def test_what_lies_outside_the_brain_does_not_count():
     marked[4:7, 4:7, 2:4] = True
     marked[9:11, 4:6, 2] = True  # false
     marked[0:2, 0:2, 0] = True  # outside
-    found = reference_of(lesions, brain).match(marked.astype(np.uint8))
-    assert found == case(true=2, detected=1, predicted=2, matched=1)
+    reference = reference_of(lesions, brain, rise=50.0)
+    found = reference.match(marked.astype(np.uint8))
+    assert {**found, "distinct": 1} == case(true=2, detected=1, predicted=2, matched=1)
+    assert reference.rivals.tolist() == [0, 0]  # nothing else rises
+    assert found["distinct"] == 2
+
+
+def test_components_below_a_size_are_dropped():
+    mask = np.zeros((8, 8, 4), bool)
+    mask[1:3, 1:3, 1] = True  # four voxels
+    mask[5, 5:7, 1:3] = True
+    mask[6, 7, 3] = True  # touches nothing by a face
+    assert larger(mask, 4).sum() == 8
+    assert larger(mask, 1).sum() == 9
+    assert not larger(mask, 5).any()
 
 
 def points():
@@ -67,6 +102,7 @@ def test_table_and_figure(tmp_path):
     rows = list(compared(points(), points()[1:2], references))
     two = next(row for row in rows if row["false_lesions_per_pair"] == 2.0)
     assert two["network"]["by_patient"] == {"a": 0.4, "b": 0.2}
-    assert "| 2 | 10 of 40 (0.25); 0.40, 0.20 | 10 of 40 (0.25); 0.40, 0.20 |" in markdown(rows)
+    cell = "10 of 40 (0.25); 0.40, 0.20; 10 of 20"
+    assert f"| 2 | {cell} | {cell} | 2 |" in markdown(rows)
     draw(points(), points(), "title", tmp_path / "froc.png")
     assert 2_000 < (tmp_path / "froc.png").stat().st_size < 200_000

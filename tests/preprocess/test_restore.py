@@ -69,7 +69,11 @@ def test_the_mask_comes_back(phantom, affine, name):
         assert (working.to_native == np.eye(4)).all()
 
 
-COARSE = {"brain_zscore": 2.0, "brain_zscore_thick_slices": 3.0}
+COARSE = {
+    "brain_zscore": 2.0,
+    "brain_zscore_thick_slices": 3.0,
+    "brain_bias_thick_slices": 3.0,
+}
 
 
 @pytest.mark.parametrize(
