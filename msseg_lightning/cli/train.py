@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
+import statistics
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from msseg_lightning.core.problem import ExitCode
 
@@ -12,6 +15,7 @@ EXAMPLES = """\
 examples
   msseg train pre_unet read.root=/data/msseg2                   fold 0 of five, as in the paper
   msseg train pre_unet read.root=/data/msseg2 fold=3 seed=1
+  msseg train pre_unet read.root=/data/msseg2 fold=all seed=0,1   every fold, one table, one model
   msseg train pre_unet read.root=cohorts/small size=cpu         minutes on two CPU cores
   msseg train pre_unet read=open_ms read.root=/data/open_ms split=leave_one_out
   msseg train segresnet_shallow read.root=/data/msseg2 loss=dice_focal_deep train.steps=5000
@@ -37,7 +41,12 @@ def main(arguments: Sequence[str]) -> ExitCode:
     from msseg_lightning.compare.run_report import build_report
     from msseg_lightning.run.compose import compose_config
     from msseg_lightning.run.experiment import train_experiment
+    from msseg_lightning.run.product import is_product, train_product
 
+    if is_product(options.overrides):
+        folders = train_product(options.experiment, options.overrides, build_report)
+        sys.stdout.write(describe_product(folders))
+        return ExitCode.OK
     config = compose_config(options.overrides, options.experiment)
     outcome = train_experiment(config, build_report)
     sys.stdout.write(describe(outcome.summary))
@@ -67,6 +76,29 @@ def describe(summary: dict[str, dict]) -> str:
             f"{absent['clean']} clean, {number(absent['false_lesions'])} false lesions per pair"
         )
     return "\n".join(lines) + "\n"
+
+
+def describe_product(folders: Sequence[Path]) -> str:
+    """Every held-out pair of all folds once, per seed; then how much the seed matters."""
+    lines = []
+    for folder in folders:
+        summary = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["summary"]
+        lines.append(f"{describe(summary)}out of fold  {folder}\n")
+    if len(folders) > 1:
+        for name in ("Dice", "F1_score"):
+            values = [value for folder in folders if (value := _mean_of(folder, name)) is not None]
+            if len(values) > 1:
+                lines.append(
+                    f"{name} over {len(values)} seeds: {statistics.mean(values):.3f}, "
+                    f"SD {statistics.stdev(values):.3f}\n"
+                )
+    return "\n".join(lines)
+
+
+def _mean_of(folder: Path, measure: str) -> float | None:
+    summary = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["summary"]
+    mean = summary["with_lesions"]["measures"].get(measure, {}).get("mean")
+    return None if mean is None else float(mean)
 
 
 def number(statistic: dict[str, object]) -> str:

@@ -22,7 +22,7 @@ from msseg_lightning.core.subject import (
     LongitudinalSubject,
 )
 from msseg_lightning.core.volume import Volume
-from msseg_lightning.evaluate.score import CaseScore, Lesion
+from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.evaluate.summary import dice_as_published
 from msseg_lightning.run.build import build_load, instantiate
 from msseg_lightning.run.compose import Config
@@ -62,7 +62,7 @@ def context_of(folder: RunFolder, rename: Callable[[str], str]) -> ReportContext
             )
         )
     content = json.loads(folder.scores_file.read_text(encoding="utf-8"))
-    scores = {case: score_from(row) for case, row in content["cases"].items()}
+    scores = {case: CaseScore.from_dict(row) for case, row in content["cases"].items()}
     load = build_load(config)
     subjects = {subject.id: subject for subject in instantiate(config["read"]).subjects()}
     return ReportContext(
@@ -76,29 +76,6 @@ def context_of(folder: RunFolder, rename: Callable[[str], str]) -> ReportContext
         summary=shown_summary(content["summary"]) | published_dice(scores),
         notes=_notes(config, content["summary"]),
     )
-
-
-def score_from(row: dict[str, Any]) -> CaseScore:
-    """A score as it was before it was written to JSON."""
-    lesions = {
-        name: tuple(
-            Lesion(
-                **{
-                    **lesion,
-                    "centre_voxel": tuple(lesion["centre_voxel"]),
-                    "box": tuple(tuple(edge) for edge in lesion["box"]),
-                }
-            )
-            for lesion in row[name]
-        )
-        for name in ("reference_lesions", "predicted_lesions")
-    }
-    plain = {
-        "overlaps": tuple(tuple(overlap) for overlap in row["overlaps"]),
-        "spacing_mm": tuple(row["spacing_mm"]),
-        "notes": tuple(row["notes"]),
-    }
-    return CaseScore(**{**row, **lesions, **plain})
 
 
 def setting(config: Config, record: dict[str, Any], content: dict[str, Any]) -> dict[str, object]:

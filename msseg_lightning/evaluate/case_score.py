@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
@@ -126,3 +127,26 @@ class CaseScore:
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON values."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> CaseScore:
+        """A score as it was before ``as_dict`` and JSON."""
+        lesions = {
+            name: tuple(
+                Lesion(
+                    **{
+                        **lesion,
+                        "centre_voxel": tuple(lesion["centre_voxel"]),
+                        "box": tuple(tuple(edge) for edge in lesion["box"]),
+                    }
+                )
+                for lesion in row[name]
+            )
+            for name in ("reference_lesions", "predicted_lesions")
+        }
+        plain = {
+            "overlaps": tuple(tuple(overlap) for overlap in row["overlaps"]),
+            "spacing_mm": tuple(row["spacing_mm"]),
+            "notes": tuple(row["notes"]),
+        }
+        return cls(**{**row, **lesions, **plain})

@@ -6,7 +6,7 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,8 +129,9 @@ class EnsembleMethod:
                 method = make()
                 method.load(self._model(self.models, f"{name}-fold{fold}"))
                 answer = method.predict(subject)
-                values = answer.mask if self.level == "binary" else answer.probability
-                assert values is not None, f"member {name} answers without probabilities"
+                values: NDArray[Any] = answer.mask
+                if self.level == "probability" and answer.probability is not None:
+                    values = answer.probability  # a member without a map votes with its mask
                 total = values.astype(np.float32) if total is None else total + values
                 warnings |= dict.fromkeys(answer.warnings)
         assert total is not None

@@ -137,6 +137,8 @@ def find_model(text: str, tracking_folder: str = "mlruns") -> Path:
     for candidate in (path / "model", path):
         if (candidate / "config.yaml").is_file() and (candidate / "card.json").is_file():
             return candidate
+    if (path / "model" / "config.yaml").is_file():  # several weights, or none
+        return path / "model"
     if (path / "config.yaml").is_file():  # a method without weights
         return path / "model" if (path / "model").is_dir() else path
     found = _from_mlflow(text, Path(tracking_folder))

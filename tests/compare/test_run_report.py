@@ -3,7 +3,7 @@ import json
 import nibabel
 import numpy as np
 
-from msseg_lightning.compare.run_report import _brain, _loader, score_from, shown_summary
+from msseg_lightning.compare.run_report import _brain, _loader, shown_summary
 from msseg_lightning.core.subject import (
     BASELINE,
     FOLLOWUP,
@@ -20,7 +20,7 @@ from tests.compare.phantom import pair
 
 def test_a_score_survives_json():
     _, score = pair()
-    assert score_from(json.loads(json.dumps(score.as_dict()))) == score
+    assert type(score).from_dict(json.loads(json.dumps(score.as_dict()))) == score
 
 
 def test_headline_of_one_case_with_lesions():
