@@ -143,6 +143,12 @@ class PreparedSubject:
                 raise self._unknown(name, "image")
         inside = [self.array(layer.file)[box] for layer in layers]
         values = np.empty((len(layers), *inside[0].shape), np.float32)
+        if [(layer.file, layer.shift) for layer in layers] == [(PAIR, 0), (PAIR, 16)]:
+            from msseg_lightning.core.pair_words import unpack_pair
+
+            zeros, scales = np.array([(layer.zero, layer.scale) for layer in layers], np.float32).T
+            unpack_pair(inside[0], zeros.copy(), scales.copy(), values)
+            return values
         for words, layer, part in zip(inside, layers, values, strict=True):
             _decode(words, layer, part)
         return values

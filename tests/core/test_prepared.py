@@ -72,6 +72,10 @@ def test_a_patch_is_a_piece_of_the_volumes(tmp_path):
     patch = prepared.patch(names, box)
     assert (patch.dtype, patch.shape) == (np.float32, (3, 7, 1, 14))
     np.testing.assert_array_equal(patch, prepared.stack(names)[(slice(None), *box)])
+    both = [BASELINE, FOLLOWUP]  # these have a way of their own
+    np.testing.assert_array_equal(
+        prepared.patch(both, box), prepared.stack(both)[(slice(None), *box)]
+    )
     with pytest.raises(MssegError, match="no image of this name"):
         prepared.patch([TARGET], box)
 
