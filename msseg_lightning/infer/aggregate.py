@@ -155,10 +155,11 @@ class Flipped:
         threshold: float = 0.5,
     ) -> None:
         self.window = self.for_validation = window
-        level = level or getattr(window, "level", "logit")
-        self._ensemble = Ensemble(window, level, rule, flip_sets(axes), threshold)
+        own: Level = getattr(window, "level", "logit")
+        combined = own if level is None else level
+        self._ensemble = Ensemble(window, combined, rule, flip_sets(axes), threshold)
         # votes and their shares are read as probabilities
-        self.level: Level = "logit" if level == "logit" else "probability"
+        self.level: Level = "logit" if combined == "logit" else "probability"
 
     def __call__(
         self,
