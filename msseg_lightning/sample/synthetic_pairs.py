@@ -306,6 +306,7 @@ class Donors:
         self.patients = [visit.patient for visit in visits]
         self._lesions: dict[int, tuple[NDArray[np.uint32], NDArray[np.int64], int]] = {}
         self._boxes: dict[str, NDArray[np.float64]] = {}
+        self._table: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]] | None = None
 
     def transplant(
         self,
@@ -325,23 +326,24 @@ class Donors:
             generator: of all draws.
 
         Returns:
-            (X, Y, Z), or None where this draw's donor has no lesion within the patch.
+            (X, Y, Z), or None where no lesion of another patient has its centre in the patch.
         """
-        others = [i for i, patient in enumerate(self.patients) if patient != visit.patient]
-        donor = int(generator.choice(others or len(self.visits)))
-        labels, corner, count = self._of(donor)
-        if count == 0:
+        here, inverse = self._box(visit), np.linalg.inv(matrix)
+        owner, numbers, places = self._all()
+        centres = (here[0] + places * (here[1] - here[0]) - origin) @ inverse.T
+        fits = ((centres >= 0) & (centres <= np.array(size) - 1)).all(1)
+        fits &= np.array([self.patients[index] != visit.patient for index in owner], bool)
+        chosen = np.flatnonzero(fits)
+        if not len(chosen):
             return None
-        number = 1 + int(generator.integers(count))
+        lesion = int(chosen[generator.integers(len(chosen))])
+        donor, number = int(owner[lesion]), int(numbers[lesion])
+        labels, corner, _ = self._of(donor)
         voxels = np.argwhere(labels == number) + corner
-        here, there = self._box(visit), self._box(self.visits[donor])
+        there = self._box(self.visits[donor])
         scale = (here[1] - here[0]) / np.maximum(there[1] - there[0], 1.0)
         # donor voxel -> voxel of the visit -> patch voxel
-        moved = (voxels - there[0]) * scale + here[0]
-        inverse = np.linalg.inv(matrix)
-        inside = (moved - origin) @ inverse.T
-        if (inside.mean(0) < 0).any() or (inside.mean(0) > np.array(size) - 1).any():
-            return None
+        inside = ((voxels - there[0]) * scale + here[0] - origin) @ inverse.T
         low = np.clip(np.floor(inside.min(0)) - 1, 0, size).astype(int)
         high = np.clip(np.ceil(inside.max(0)) + 2, 0, size).astype(int)
         grid = np.indices(high - low).reshape(3, -1).T + low  # backwards, so that no hole opens
@@ -353,6 +355,25 @@ class Donors:
         mask = np.zeros(size, bool)
         mask[tuple(grid[hit].T)] = True
         return mask if hit.any() else None
+
+    def _all(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Visit, number and centre (as a share of the brain's box) of every lesion there is."""
+        if self._table is None:
+            owner, numbers, places = [], [], [np.zeros((0, 3))]
+            for index, visit in enumerate(self.visits):
+                labels, corner, count = self._of(index)
+                box = self._box(visit)
+                for number in range(1, count + 1):
+                    centre = np.argwhere(labels == number).mean(0) + corner
+                    owner.append(index)
+                    numbers.append(number)
+                    places.append((centre - box[0])[None] / np.maximum(box[1] - box[0], 1.0))
+            self._table = (
+                np.array(owner, np.int64),
+                np.array(numbers, np.int64),
+                np.concatenate(places),
+            )
+        return self._table
 
     def _of(self, index: int) -> tuple[NDArray[np.uint32], NDArray[np.int64], int]:
         """Numbered lesions of a visit in their box, its corner, their number; read when needed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,18 +29,21 @@ SHAPE = (36, 40, 32)
 LESION = 4.0
 """Intensity of a lesion; tissue is -0.5 to 0.5 about 0.2."""
 
-PLACES = tuple(itertools.product((6, 15, 24), (7, 16, 28), (6, 20)))
+Places = Sequence[tuple[int, int, int]]
+PLACES: Places = tuple(itertools.product((6, 15, 24), (7, 16, 28), (6, 20)))
 
 
-def prepared(folder: Path, name: str, seed: int, pair: bool = True) -> PreparedSubject:
+def prepared(
+    folder: Path, name: str, seed: int, pair: bool = True, places: Places | None = None
+) -> PreparedSubject:
     """Three old lesions of 4^3 and a new one at places of its own; or the second visit alone."""
     generator = np.random.default_rng(seed)
     brain = np.zeros(SHAPE, np.uint8)
     brain[3:-3, 3:-3, 3:-3] = 1
     old, new = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8)
-    chosen = generator.choice(len(PLACES), 4, replace=False)
-    for index, mask in zip(chosen, (old, old, old, new), strict=True):
-        mask[tuple(slice(a, a + 4) for a in PLACES[index])] = 1
+    drawn = [PLACES[index] for index in generator.choice(len(PLACES), 4, replace=False)]
+    for place, mask in zip(places or drawn, (old, old, old, new), strict=False):
+        mask[tuple(slice(a, a + 4) for a in place)] = 1
     texture = ndimage.gaussian_filter(generator.normal(size=SHAPE), 2.0)
     tissue = (0.2 + 0.2 * texture / texture.std()) * brain
     affine = np.diag([1.5, 1.5, 1.5, 1.0])

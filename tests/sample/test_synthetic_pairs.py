@@ -11,6 +11,7 @@ from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.sample.patch import PatchSpec
 from msseg_lightning.sample.ratio import RatioSampler
 from msseg_lightning.sample.synthetic_pairs import (
+    ERASED,
     Donors,
     Fate,
     PairSynthesis,
@@ -158,14 +159,21 @@ def test_fates_are_equally_likely(visits):
     np.testing.assert_allclose(shares, 0.25, atol=0.06)
 
 
-def test_a_margin_goes_with_an_erased_lesion_but_not_into_a_kept_one(visits):
-    plans, images, _ = make(synthesis(margin_voxels=2), visits, Filler(HEALTHY), count=12)
+def test_a_margin_goes_with_an_erased_lesion_but_not_into_a_kept_one(tmp_path):
+    neighbours = ((10, 12, 10), (10, 17, 10))  # one voxel apart
+    visits = visits_of([prepared(tmp_path, "a", 0, places=neighbours)])
+    plans, images, _ = make(synthesis(margin_voxels=2), visits, Filler(HEALTHY), count=16)
+    told_apart = 0
     for plan, pair in zip(plans, images, strict=True):
-        lesions = plan.lesions > 0
-        for copy, erase in zip(pair, plan.erase, strict=True):
-            kept = lesions & ~erase
-            assert (copy[kept] == plan.copies[1][kept]).all()  # untouched to the bit
-            assert not erase.any() or erase.sum() > (erase & lesions).sum()
+        for copy, before, erase, time in zip(pair, plan.copies, plan.erase, (0, 1), strict=True):
+            gone = [ERASED[fate][time] for fate in plan.fates]
+            for number, erased in enumerate(gone, start=1):
+                lesion = plan.lesions == number
+                if not erased:
+                    np.testing.assert_array_equal(copy[lesion], before[lesion])
+            assert not any(gone) or erase.sum() > (erase & (plan.lesions > 0)).sum()
+            told_apart += len(set(gone)) == 2
+    assert told_apart > 4
 
 
 def test_painted_lesions_are_new_only_where_the_second_copy_alone_has_them(visits):
