@@ -198,8 +198,8 @@ REAL = f"""
 ## A real pair
 
 Trained on the same simulated patients and two real ones of open_ms (each forwards and backwards in
-time), predicting the third ({HELD_OUT_REAL}). One patient, one seed, CPU size: the line at work, not
-a comparison.
+time), predicting the third ({HELD_OUT_REAL}). One patient, one seed, CPU size: the line at
+work, not a comparison.
 
 ![one row per system](images/{SHEET.name})
 
@@ -226,9 +226,9 @@ def page(names: Sequence[str], work: Path, real: bool) -> str:
     parts = [INTRODUCTION, *table(names, "simulated", work)]
     parts += [
         "",
-        "Official matching; false lesions in all, in the three patients with new lesions and in the",
-        "one without; Dice over patients with new lesions; one core, no GPU. Written from commit",
-        f"{commit or 'unknown'}.",
+        "Official matching; false lesions in all, in the three patients with new lesions and in",
+        "the one without; Dice over patients with new lesions; one core, no GPU. Written from",
+        f"commit {commit or 'unknown'}.",
     ]
     if real:
         parts += [REAL, *table(names, "real", work)]

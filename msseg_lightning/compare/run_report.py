@@ -81,8 +81,20 @@ def context_of(folder: RunFolder, rename: Callable[[str], str]) -> ReportContext
 def setting(config: Config, record: dict[str, Any], content: dict[str, Any]) -> dict[str, object]:
     """How the run was made, as shown at the top."""
     split = content["split"]
+    stages = {
+        name: key[:12] for fit in (record.get("stages") or {}).values() for name, key in fit.items()
+    }
+    ensemble = config.get("ensemble")
+    parts = {
+        "stages": ", ".join(f"{name} ({key})" for name, key in stages.items()),
+        "ensemble": f"{ensemble['folds']} folds, {ensemble['rule']} of {ensemble['level']}"
+        if ensemble
+        else "",
+        "needs": "; ".join(config["card"].get("needs") or ()),
+    }
     return {
         "experiment": config["name"],
+        **{name: text for name, text in parts.items() if text},
         "size": config["size"],
         "data": data_name(config),
         "split": split["kind"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import logging
 import os
 from collections.abc import Sequence
@@ -190,7 +191,7 @@ def _run(
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) != 0:
         return {}  # only one process writes results
     save_model(method, config, folder)
-    folder.update_record(status="predicting")
+    folder.update_record(status="predicting", stages=fitted_stages(folder))
     held_out = [subjects[name] for name in split.test]
     options = score_options(config)
     scores = score_held_out(method, held_out, load, folder, options)
@@ -204,6 +205,16 @@ def _run(
     report(folder, folder.report_file, str)
     folder.update_record(status="finished")
     return summary
+
+
+def fitted_stages(folder: RunFolder) -> dict[str, dict[str, str]]:
+    """Fit (a member, or the run itself) -> stage -> hash of all it was made from."""
+    found = {}
+    for record in sorted(folder.fit.rglob("stages.json")):
+        place = record.parent.relative_to(folder.fit).as_posix()
+        content = json.loads(record.read_text(encoding="utf-8"))
+        found[folder.path.name if place == "." else place] = dict(content["stages"])
+    return found
 
 
 def save_model(method: Method, config: Config, folder: RunFolder) -> None:
