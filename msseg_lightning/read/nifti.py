@@ -329,9 +329,13 @@ def _value_problem(
     )
 
 
+def _unscaled(header: Header) -> bool:
+    return header.slope is None or (header.slope == 1 and header.intercept == 0)
+
+
 def _scaled(stored: NDArray[np.generic], header: Header) -> NDArray[np.float32]:
     """Stored numbers as float32 true values; a copy, since the buffer is read-only."""
-    if header.slope is None or (header.slope == 1 and header.intercept == 0):
+    if _unscaled(header):
         return stored.astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         values = stored.astype(np.float64)
@@ -348,7 +352,10 @@ def _image_values(
     brain: NDArray[np.generic] | None,
 ) -> tuple[NDArray[np.float32] | None, list[Problem]]:
     values = _scaled(stored, header)
-    low, high = float(values.min()), float(values.max())
+    # unscaled 16-bit numbers are exact in float32: the same extremes in half the bytes or fewer
+    plain = stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2 and _unscaled(header)
+    seen = stored if plain else values
+    low, high = float(seen.min()), float(seen.max())
     if math.isfinite(low) and math.isfinite(high):
         if low == high:
             return None, [
