@@ -57,6 +57,9 @@ def test_a_block_that_was_bright_already_is_none(pair):
     pair["followup"][block] += 60
     pair["baseline"][block] += 60
     assert not run(pair)[6:14, 6:14, 6:14].any()
+    pair["followup"][block] += 60  # even if it grew brighter still
+    assert not run(pair)[block].any()
+    assert run(pair, BsiRule(bright_sd=20.0))[block].all()
 
 
 def plant(pair, voxels):
