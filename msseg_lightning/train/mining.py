@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from msseg_lightning.core.batch import Batch
 from msseg_lightning.train.task import StepOutput, Task
@@ -22,9 +23,11 @@ class MomentumMining(Task):
     ``teacher = momentum * teacher + (1 - momentum) * network``; both begin equal. The teacher is
     part of the checkpoint and never of the saved system, which is the network itself.
 
-    The pool is predicted ``keep`` patches at a time, so it costs time but no memory. A Dice-type
-    error ranks patches without lesion by their few false voxels: with one voxel added, a patch of
-    three false ones counts 0.75, as much as a badly missed lesion.
+    The pool is predicted ``keep`` patches at a time, so it costs time but no memory.
+
+    What counts as hard decides what is seen. By Dice a patch without lesion is as wrong as can be
+    until its probabilities sum to about one voxel: a new network keeps nothing else until the whole
+    background is clean, which with few steps is for ever. Cross-entropy has no such bias.
 
     Args:
         network: the student.
@@ -32,8 +35,8 @@ class MomentumMining(Task):
         optimizer: of the student.
         keep: patches trained on per step, at most the size of the pool.
         momentum: mu of the paper, in [0, 1]; 0 makes teacher and student equal.
-        error: ``(logits, target) -> scalar``, called for one patch at a time to rank them; None is
-            the loss.
+        error: what patches are ranked by: ``loss``, called for one patch at a time, or
+            ``cross_entropy``, the mean over the patch.
         scheduler, decay, seed, patience: see ``Task``.
     """
 
@@ -44,7 +47,7 @@ class MomentumMining(Task):
         optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
         keep: int,
         momentum: float,
-        error: nn.Module | None = None,
+        error: Literal["loss", "cross_entropy"] = "loss",
         scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
         decay: Literal["all", "convolution_kernels"] = "all",
         seed: int = 0,
@@ -53,6 +56,8 @@ class MomentumMining(Task):
         super().__init__(network, loss, optimizer, scheduler, decay, seed, patience)
         if keep < 1 or not 0 <= momentum <= 1:
             raise ValueError(f"keep {keep} must be at least 1, momentum {momentum} in [0, 1]")
+        if error not in ("loss", "cross_entropy"):
+            raise ValueError(f"error {error!r} is not loss or cross_entropy")
         self.keep, self.momentum = keep, momentum
         self.error = error
         self.teacher = copy.deepcopy(network).requires_grad_(False).eval()
@@ -76,16 +81,20 @@ class MomentumMining(Task):
 
     def errors(self, images: Tensor, target: Tensor) -> Tensor:
         """(B,) error of the teacher on each patch."""
-        measure = self.error or self.loss
         found: list[Tensor] = []
         with torch.no_grad():
             for start in range(0, len(images), self.keep):
                 logits = self.teacher(images[start : start + self.keep])
                 truth = target[start : start + self.keep]
-                found += [
-                    measure(logits[place : place + 1], truth[place : place + 1])
-                    for place in range(len(logits))
-                ]
+                if self.error == "cross_entropy":
+                    entropy = functional.binary_cross_entropy_with_logits
+                    voxels = entropy(logits.float(), truth.float(), reduction="none")
+                    found += list(voxels.flatten(1).mean(1))
+                else:
+                    found += [
+                        self.loss(logits[place : place + 1], truth[place : place + 1])
+                        for place in range(len(logits))
+                    ]
         return torch.stack(found)
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:

@@ -112,7 +112,10 @@ def cut(augment, pair, seed, names=(BASELINE, FOLLOWUP), labels=(TARGET, "follow
 def test_images_change_and_labels_do_not(pair):
     augment, plain = image_quality(), FusedAugment()
     before, masks, _ = cut(plain, pair, 0)
+    box = (slice(8, 24), slice(15, 31), slice(5, 21))
     assert masks.any()
+    for mask, name in zip(masks, (TARGET, "followup_lesions"), strict=True):
+        assert np.array_equal(mask, pair.label(name)[box])
     changed = 0
     for seed in range(20):
         images, same, parameters = cut(augment, pair, seed)

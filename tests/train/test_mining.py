@@ -11,7 +11,6 @@ from torch import nn
 
 from msseg_lightning.core.batch import Batch
 from msseg_lightning.core.random import keyed_generator
-from msseg_lightning.loss.focal import Focal
 from msseg_lightning.loss.overlap import SoftDice
 from msseg_lightning.train.checkpoint import LAST, read_checkpoint
 from msseg_lightning.train.datamodule import LongitudinalDataModule
@@ -57,9 +56,7 @@ def task(kind=MomentumMining, momentum=0.9, **changes):
         nn.Conv3d(2, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.Conv3d(4, 1, 1)
     )
     settings = {"keep": 3, "momentum": momentum, **changes}
-    return kind(
-        network, SoftDice(False, 1.0), partial(torch.optim.Adam, lr=0.01), error=None, **settings
-    )
+    return kind(network, SoftDice(False, 1.0), partial(torch.optim.Adam, lr=0.01), **settings)
 
 
 def fit(module, folder: Path, steps=12, callbacks=(), **changes):
@@ -120,11 +117,9 @@ def hand_dice(logits, target):
     return 1 - (2 * hit + 1) / (total + 1)
 
 
-@pytest.mark.parametrize("error", ["dice", "cross_entropy"])
+@pytest.mark.parametrize("error", ["loss", "cross_entropy"])
 def test_the_kept_patches_are_the_hardest_for_the_teacher(error):
-    module = task(keep=5)
-    if error == "cross_entropy":
-        module.error = Focal(gamma=0)
+    module = task(keep=5, error=error)
     with torch.no_grad():  # a teacher of another mind than the student
         for weight in module.teacher.parameters():
             weight.add_(torch.randn_like(weight) * 0.5)
@@ -133,7 +128,7 @@ def test_the_kept_patches_are_the_hardest_for_the_teacher(error):
     with torch.no_grad():
         module.teacher.eval()
         logits = module.teacher(batch.images)
-    if error == "dice":
+    if error == "loss":
         errors = hand_dice(logits, batch.target)
     else:
         entropy = nn.functional.binary_cross_entropy_with_logits
@@ -171,3 +166,5 @@ def test_a_pool_that_is_too_small():
         task(keep=40).step(Pool().batch(0))
     with pytest.raises(ValueError, match="momentum"):
         task(momentum=1.5)
+    with pytest.raises(ValueError, match="is not loss"):
+        task(error="dice")
