@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from torch import nn
 
 from msseg_lightning.core.files import sha256_file, write_json
@@ -153,8 +154,13 @@ class Stage:
         folder = self.store / f"{self.name}-{key[:24]}"
         name = self.name if self.out_of_fold == 1 else f"{self.name}-fold{fold}"
         finished = folder / "stage.json"
-        known = finished.exists()
-        with track(name, {"stage": self.name, "stage_key": key[:24], "reused": known}) as loggers:
+        self.store.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            # a trial of a search in another process may need the same stage: it waits
+            stack.enter_context(FileLock(self.store / f".{folder.name}.lock"))
+            known = finished.exists()
+            tags = {"stage": self.name, "stage_key": key[:24], "reused": known}
+            loggers = stack.enter_context(track(name, tags))
             if known:
                 log.info("stage %s is fitted already (%s)", name, folder)
             else:
