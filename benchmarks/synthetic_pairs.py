@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from msseg_lightning.core.files import atomic_write
 from msseg_lightning.core.random import keyed_generator
-from msseg_lightning.method.staged import StagedMethod, untracked
+from msseg_lightning.method.staged import StagedMethod, frozen_network, untracked
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.build import build_cache, build_method, instantiate
 from msseg_lightning.run.compose import compose_config
@@ -61,8 +61,16 @@ def make_pairs(
     pairs = [subject for subject in Msseg2(cohort).subjects() if subject.id in part]
     method = build_method(config)
     assert isinstance(method, StagedMethod)
+    networks = {}
     for stage in method.stages:
-        method.fitted[stage.name] = stage.ensure(pairs, frozenset(), method.fitted, untracked)
+        fitted = sorted(
+            work.glob(f"stages/{stage.name}-*/stage.json"), key=lambda f: f.stat().st_mtime
+        )
+        if not fitted:
+            left = stage.ensure(pairs, frozenset(), {}, untracked)
+            networks[stage.name] = left.network()
+        else:  # whichever version of the program fitted it: this is a picture
+            networks[stage.name] = frozen_network(stage.make, fitted[-1].parent / "model")
     recipe: dict[str, Any] = config["loader"]["synthesis"]
     recipe["sampler"] |= {"size": [edge] * 3, "positive_ratio": 1.0}
     synthesis = instantiate(recipe)
@@ -73,9 +81,7 @@ def make_pairs(
         synthesis.plan(visits, donors, keyed_generator(seed, "picture", index))
         for index in range(count)
     ]
-    images, new = synthesis.render(
-        plans, method.fitted["inpaint"].network(), method.fitted["generate"].network()
-    )
+    images, new = synthesis.render(plans, networks["inpaint"], networks["generate"])
     return plans, images, new
 
 
@@ -92,8 +98,8 @@ def draw(plans: list[Plan], images: NDArray[Any], new: NDArray[Any], out: Path) 
         len(plans), 5, figsize=(11, 2.25 * len(plans) + 0.7), squeeze=False, layout="constrained"
     )
     for row, plan, pair, mask in zip(axes, plans, images, new, strict=True):
-        # the axial plane in which most happens
-        events = plan.erase.any(0) * 1.0 + plan.paint.any(0) + 2 * mask[0]
+        # the axial plane in which most happens; painted lesions are few
+        events = plan.erase.any(0) * 1.0 + 20 * plan.paint.any(0) + mask[0]
         plane = int(events.sum((0, 1)).argmax())
 
         def shown(volume: NDArray[Any], plane: int = plane) -> NDArray[Any]:

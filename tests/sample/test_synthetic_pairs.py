@@ -68,6 +68,7 @@ def test_neither_erased_nor_painted_nothing_is_new(visits):
     # the noise is as strong on lesions as beside them
     lesions = np.stack([plan.lesions > 0 for plan in plans])
     assert difference[lesions].std() == pytest.approx(difference[~lesions].std(), rel=0.15)
+    assert np.abs(difference[lesions].mean()) < 0.1
 
 
 def test_erased_in_the_first_copy_all_lesions_are_new(visits):
