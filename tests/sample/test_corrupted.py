@@ -95,11 +95,18 @@ def test_lesions_that_nobody_marked_are_passed_over_too(pairs, tmp_path):
 
 
 def test_where_no_patch_is_healthy_regions_keep_away_from_the_lesions(pairs):
-    patches = healthy(pairs, size=(36, 40, 32), tries=2)  # the whole brain, lesions in it
+    # the whole brain with its lesions, and regions everywhere
+    patches = healthy(pairs, size=(36, 40, 32), tries=2, regions=(150, 150))
     _, target = made(patches)
     assert float(target[:, :1].max()) == pytest.approx(LESION, abs=0.01)
     region = target[:, 1:].bool()
     assert bool(region.any()) and float(target[:, :1][region].max()) < LESION / 2
+
+
+def test_where_no_patch_is_healthy_the_healthiest_is_taken(pairs, tmp_path):
+    best = prepared(tmp_path, "one", 7, places=[(15, 16, 12)])
+    patches = healthy([*pairs, best], size=(36, 40, 32), tries=40)
+    assert {patches.element(0, number)[2] for number in range(3)} == {"one"}
 
 
 def test_corruption_is_seen_by_the_network_alone(pairs):
