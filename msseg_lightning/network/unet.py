@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,9 @@ class UNet(nn.Module):
         head_kernel: edge of the heads' kernels.
         offset: added to the images first. Patches and windows continue a volume with 0, so black
             must be 0 until here; a paper's range of -1 to 1 is prepared as 0 to 2, with -1 here.
+        prior: probability of a lesion a new network answers with, by the heads' biases; None draws
+            them as torch does, near one half. A short training then need not learn first that
+            lesions are rare (Lin et al. 2017, section 4.1).
 
     Shapes:
         images: (B, in_channels, X, Y[, Z]), every edge divisible by ``divisor``.
@@ -65,6 +69,7 @@ class UNet(nn.Module):
         dims: int = 3,
         head_kernel: int = 1,
         offset: float = 0.0,
+        prior: float | None = None,
     ) -> None:
         super().__init__()
         levels = len(widths)
@@ -106,6 +111,11 @@ class UNet(nn.Module):
                     widths[level], out_channels, head_kernel, padding=head_kernel // 2
                 )
             )
+        if prior is not None:
+            if not 0 < prior < 1:
+                raise ValueError(f"prior is {prior}, not between 0 and 1")
+            for head in self.heads:
+                nn.init.constant_(cast(nn.Conv3d, head).bias, math.log(prior / (1 - prior)))  # type: ignore[arg-type]  # heads have a bias
 
     def forward(self, images: Tensor) -> Tensor | DeepLogits:
         self._check(images)

@@ -63,6 +63,18 @@ def test_the_gradient_passes_through_a_frozen_network():
     assert metric.scale.grad is None and not metric.scale.requires_grad
 
 
+def test_the_map_comes_first():
+    """As in the pairs the metric learned from: prediction, then truth."""
+
+    class First(nn.Module):
+        def forward(self, pair):
+            return pair[:, :1].flatten(1).mean(1, keepdim=True)
+
+    logits, target = case()
+    agreement = LearnedMetric(dice(), 0.2, First()).agreement(logits, target)
+    torch.testing.assert_close(agreement[:, 0], logits.sigmoid().flatten(1).mean(1))
+
+
 def test_the_metric_answers_as_in_evaluation_while_training():
     logits, target = case()
     loss = LearnedMetric(dice(), 0.2, Overlap()).train()

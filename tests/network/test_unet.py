@@ -181,3 +181,14 @@ def test_skips_join_equal_positions():
 def test_the_family_has_the_other_papers_parameters(name, parameters, network):
     with torch.device("meta"):
         assert count(network()) == parameters, name
+
+
+def test_a_new_network_answers_with_its_prior():
+    torch.manual_seed(0)
+    network = small(heads=3, prior=0.01)
+    outputs = network(torch.randn(2, 2, 16, 16, 16))
+    for logits in (outputs.logits, *outputs.deeper):
+        assert 0.002 < float(logits.sigmoid().mean()) < 0.05
+    assert float(small(heads=1)(torch.randn(2, 2, 16, 16, 16)).sigmoid().mean()) > 0.2
+    with pytest.raises(ValueError, match="prior"):
+        small(prior=1.0)
