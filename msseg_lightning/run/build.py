@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msseg_lightning.core.files import sha256_file
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_seed
@@ -225,7 +226,7 @@ def _staged(
         stages.append(
             Stage(
                 name=name,
-                settings=_decisive(part),
+                settings={**_decisive(part), "files": reader_files(part)},
                 make=functools.partial(_single, part, ()),
                 store=Path(config["paths"]["cache"]) / "stages",
                 code=code,
@@ -239,7 +240,7 @@ def _staged(
     return StagedMethod(
         stages=stages,
         make=functools.partial(_single, config, ()),
-        settings=_decisive(config),
+        settings={**_decisive(config), "files": reader_files(config)},
         code=code,
         images={
             str(place).removeprefix("images."): stage
@@ -290,6 +291,25 @@ SETTINGS_OF_A_STAGE = (
 
 def _decisive(config: Config) -> dict[str, Any]:
     return {key: config.get(key) for key in SETTINGS_OF_A_STAGE}
+
+
+def reader_files(node: Any) -> dict[str, str]:
+    """SHA-256 of every file that readers inside a stage's parts list: data beside the run's own.
+
+    Args:
+        node: configuration; readers stand in it as ``reader: {_target_: ..., root: FOLDER}``.
+    """
+    found: dict[str, str] = {}
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            given = key == "reader" and isinstance(value, Mapping) and value.get("root")
+            if given:
+                for subject in instantiate(value).subjects():
+                    for name, file in subject.files().items():
+                        found[f"{subject.id}/{name}"] = sha256_file(file)
+            elif key not in ("stages", "ensemble", "read"):
+                found |= reader_files(value)
+    return found
 
 
 def stage_config(config: Config, name: str) -> Config:

@@ -3,7 +3,7 @@
 import pytest
 
 from msseg_lightning.core.problem import ExitCode, MssegError
-from msseg_lightning.run.build import build_cache, build_method, instantiate
+from msseg_lightning.run.build import build_cache, build_method, instantiate, reader_files
 from msseg_lightning.run.compose import compose_config
 
 TINY = ("read.root=none", "size=tiny")
@@ -45,3 +45,21 @@ def test_pairs_read_under_other_rules_are_not_taken_from_the_cache():
     folders = [build_cache(compose_config([*TINY, *rule], "pre_unet")).folder for rule in rules]
     assert len(set(folders)) == 3
     assert folders[0].name == "prepared"
+
+
+def test_scans_that_a_part_reads_on_its_own_are_known_by_their_bytes(tiny_cohort, tmp_path):
+    """A stage learned from a user's folder is refitted when a scan there is replaced."""
+    import shutil
+
+    root = shutil.copytree(tiny_cohort, tmp_path / "own")
+    reader = {"_target_": "msseg_lightning.read.msseg2.Msseg2", "root": str(root)}
+    node = {"loader": {"visits": {"reader": reader}}, "read": {"reader": {"root": "elsewhere"}}}
+    before = reader_files(node)
+    assert len(before) > 8
+    assert reader_files(node) == before
+    scan = root / "001" / "flair_time01_on_middle_space.nii.gz"
+    shutil.copy(root / "002" / "flair_time01_on_middle_space.nii.gz", scan)
+    assert [name for name in before if reader_files(node)[name] != before[name]] == [
+        "001/baseline_flair"
+    ]
+    assert reader_files({"reader": {**reader, "root": None}}) == {}

@@ -29,7 +29,6 @@ WORDS = (
 @pytest.fixture(scope="module")
 def words(tiny_cohort):
     return [
-        "sweep",
         "oversampled_unet",
         *WORDS,
         f"read.root={tiny_cohort}",
@@ -39,15 +38,15 @@ def words(tiny_cohort):
 
 def test_a_sweep_runs_and_is_tracked(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(words) == ExitCode.OK, capsys.readouterr().err
+    assert main(["sweep", *words]) == ExitCode.OK, capsys.readouterr().err
     out = capsys.readouterr().out
     assert "again with new seeds" in out and "selected on" in out
     (folder,) = (tmp_path / "sweeps").iterdir()
     runs = list(folder.glob("trials/*/oversampled_unet/*/scores.json"))
     assert len(runs) == 3  # two trials, one of them with another seed
-    assert main([*words, "--status"]) == ExitCode.OK
+    assert main(["sweep", *words, "--status"]) == ExitCode.OK
     assert json.loads(capsys.readouterr().out) == {"wanted": 2, "complete": 2}
-    assert main([*words, "--best"]) == ExitCode.OK
+    assert main(["sweep", *words, "--best"]) == ExitCode.OK
     assert capsys.readouterr().out.count("train.optimizer.lr") == 2
     with sqlite3.connect(tmp_path / "mlruns" / "mlflow.db") as store:
         levels = store.execute("select value from tags where key = 'level'").fetchall()
@@ -56,6 +55,6 @@ def test_a_sweep_runs_and_is_tracked(words, tmp_path, monkeypatch, capsys):
 
 def test_an_unknown_setting_is_refused_before_the_first_trial(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main([*words, "train.stepz=3"]) == ExitCode.CONFIG
-    assert main([*words, "search.trails=3"]) == ExitCode.CONFIG
+    assert main(["sweep", *words, "train.stepz=3"]) == ExitCode.CONFIG
+    assert main(["sweep", *words, "search.trails=3"]) == ExitCode.CONFIG
     assert not (tmp_path / "sweeps").exists()
