@@ -337,6 +337,7 @@ def _scaled(stored: NDArray[np.generic], header: Header) -> NDArray[np.float32]:
     """Stored numbers as float32 true values; a copy, since the buffer is read-only."""
     if _unscaled(header):
         return stored.astype(np.float32)
+    assert header.slope is not None and header.intercept is not None  # see _unscaled
     with np.errstate(over="ignore", invalid="ignore"):
         values = stored.astype(np.float64)
         values *= header.slope
