@@ -487,7 +487,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--open-ms", type=Path, required=True, help="holds longitudinal/")
     parser.add_argument("--work", type=Path, required=True, help="cohort, cache, run, results")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--images", type=Path, help="where the figures go; the work folder's own")
