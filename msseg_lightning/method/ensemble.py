@@ -143,6 +143,7 @@ class EnsembleMethod:
             mask=(mean > 0.5).astype(np.uint8),
             native=answer.native,
             probability=mean,
+            inside=answer.inside,
             warnings=tuple(warnings),
         )
         for rule in self.postprocess:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.core.subject import BRAIN, LongitudinalSubject
 from msseg_lightning.infer.sliding_window import UNSEEN_LOGIT, SlidingWindow
 from msseg_lightning.method.derived_image import DerivedImage
 from msseg_lightning.network.weights import load_weights, save_weights
@@ -143,6 +143,7 @@ class NetworkMethod:
             mask=(probability > 0.5).astype(np.uint8),
             native=prepared.native,
             probability=probability.astype(np.float32),
+            inside=self._brain(prepared),
             warnings=prepared.notes,
         )
         for rule in self.postprocess:
@@ -156,6 +157,15 @@ class NetworkMethod:
     def load(self, folder: Path) -> None:
         """Weights from ``save``, checked against the card beside them."""
         load_weights(self.task.network, folder, self.name)
+
+    @staticmethod
+    def _brain(prepared: PreparedSubject) -> NDArray[np.bool_] | None:
+        """(X, Y, Z) bool brain mask on the native grid, for rules; None where nothing made one."""
+        if BRAIN not in prepared.mask_names:
+            return None
+        brain = prepared.mask(BRAIN)
+        home = restore(brain, prepared.grid, prepared.native, prepared.to_native, "mask")
+        return np.asarray(home) != 0
 
     def _with_images(self, prepared: PreparedSubject) -> PreparedSubject:
         for image in self.derived:
