@@ -19,7 +19,7 @@ def finished(work, name, losses):
         },
         "without_lesions": {"cases": ["x"], "false_lesions": {"mean": 2.0}},
     }
-    (run / "scores.json").write_text(json.dumps({"summary": summary}))
+    (run / "scores.json").write_text(json.dumps({"summary": summary, "commit": "0123456789"}))
     facts = {"cpu_minutes": 1.26, "peak_mib": 700, "finished": True}
     (work / f"simulated-{name}.json").write_text(json.dumps(facts))
 
@@ -27,7 +27,7 @@ def finished(work, name, losses):
 def test_a_row_holds_the_figures_of_its_run(tmp_path):
     finished(tmp_path, "one", [1.0] * 5 + [0.8] * 10 + [0.5] * 5)
     row = learning.table_row("one", "simulated", tmp_path)
-    assert row == "| `one` | 1.000 -> 0.500 | 3 of 7 | 5 | 2 | 0.250 | 1.3 | 700 |"
+    assert row == "| `one` | 1.000 -> 0.500 | 3 of 7 | 5 | 2 | 0.250 | 1.3 | 700 | 0123456 |"
 
 
 def test_what_is_missing_is_named(tmp_path):
