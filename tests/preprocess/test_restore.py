@@ -20,7 +20,15 @@ from msseg_lightning.preprocess.resample import Resample
 from msseg_lightning.preprocess.restore import restore
 
 CHAINS = Path(__file__).parents[2] / "conf" / "preprocess"
-NEEDS_A_HEAD = ("bsi", "challenge")  # register an atlas: a phantom of 3 cm is none (slow tests)
+# these register an atlas or look for a brain by its shape: a phantom of 3 cm is none (slow tests)
+NEEDS_A_HEAD = (
+    "bsi",
+    "challenge",
+    "challenge_mode",
+    "challenge_zscore",
+    "near_1mm_percentiles",
+    "otsu_zscore",
+)
 
 OPERATORS = {
     "nothing": (),
@@ -71,6 +79,7 @@ def test_the_mask_comes_back(phantom, affine, name):
 
 COARSE = {
     "brain_zscore": 2.0,
+    "brain_mode": 2.0,
     "brain_zscore_thick_slices": 3.0,
     "brain_bias_thick_slices": 3.0,
 }

@@ -14,6 +14,8 @@ def test_the_exit_codes_are_those_of_a_shell():
 
 
 def test_the_first_signal_waits_for_the_step_and_the_second_does_not():
+    # a shell starts background jobs with this signal ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(signal.SIGINT)
     stop = StopOnSignal(checkpoints=None)
     stop.on_train_start(None, None)
