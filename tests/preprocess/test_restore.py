@@ -3,7 +3,6 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
 from msseg_lightning.core.subject import BRAIN, TARGET
 from msseg_lightning.core.volume import Grid
@@ -18,6 +17,7 @@ from msseg_lightning.preprocess.register import HalfwayRegistration
 from msseg_lightning.preprocess.reorient import Reorient
 from msseg_lightning.preprocess.resample import Resample
 from msseg_lightning.preprocess.restore import restore
+from msseg_lightning.run.compose import compose_config
 
 CHAINS = Path(__file__).parents[2] / "conf" / "preprocess"
 # these register an atlas or look for a brain by its shape: a phantom of 3 cm is none (slow tests)
@@ -77,6 +77,13 @@ def test_the_mask_comes_back(phantom, affine, name):
         assert (working.to_native == np.eye(4)).all()
 
 
+def chain_steps(name):
+    """The operators of a preset as an experiment gets them: a preset may extend another."""
+    config = compose_config((f"preprocess={name}", "read.root=none"), "pre_unet")
+    nodes = config["preprocess"]["steps"].values()
+    return [hydra.utils.instantiate(node, _convert_="all") for node in nodes if node]
+
+
 COARSE = {
     "brain_zscore": 2.0,
     "brain_mode": 2.0,
@@ -92,11 +99,11 @@ COARSE = {
 )
 @pytest.mark.parametrize("affine", ["oblique", "anisotropic", "left-handed"])
 def test_every_chain_in_use_brings_the_mask_and_the_sides_back(phantom, affine, chain):
-    steps = hydra.utils.instantiate(OmegaConf.load(chain), _convert_="all")["steps"]
+    steps = chain_steps(chain.stem)
     # voxels of 1.75 or 3 mm cannot outline a lesion of 8 mm to 0.95: there the head is enlarged
     size = COARSE.get(chain.stem, 1.0)
     subject = phantom.pair(phantom.grid(affine, size), size=size)
-    working, back = come_back(subject, list(steps.values()), phantom)
+    working, back = come_back(subject, steps, phantom)
     assert phantom.dice(back, subject.volumes[TARGET].data) > 0.95
     right = phantom.world(subject.native.grid)[..., 0] > 0
     assert back[right].sum() > 0 and back[~right].sum() == 0
@@ -168,8 +175,7 @@ def test_chains_that_register_an_atlas_bring_the_mask_back(tiny_cohort, phantom,
         volumes[name] = Volume(data, affine, volume.kind)
     native = Native(volumes[TARGET].grid, b"")
     turned = loaded.replace(volumes=volumes, native=native)
-    steps = hydra.utils.instantiate(OmegaConf.load(CHAINS / f"{chain}.yaml"), _convert_="all")
-    working, back = come_back(turned, list(steps["steps"].values()), phantom)
+    working, back = come_back(turned, chain_steps(chain), phantom)
     before = np.asarray(volumes[TARGET].data)
     assert before.any() and phantom.dice(back, before) > 0.95
     # Dice would be 0 on the other side; the working grid itself runs to R, A and S
