@@ -209,15 +209,15 @@ with the same cohort and settings, before the commit of this page; the one of
 - Every learned system has a higher Dice than `bsi_subtraction` and fewer false lesions: between 9
   and 128 in the three patients with new lesions, against 722. `iqda_unet`, `metric_learning_unet`
   and `cascaded_probability_difference` find fewer of the lesions (6, 6 and 3) than it does (7).
-- `cascaded_probability_difference` is weak for a known reason: its second network never sees the
-  baseline, so what the small first network misses is lost; the stored difference was below 0.11 at
-  the median voxel of held-out new lesions.
-- `iqda_unet` and `metric_learning_unet` share a network with dropout of one half after every
-  pooling, which minutes do not train; at this size they start from a lesion prior of 1 %.
+- `cascaded_probability_difference` is weak. A likely reason, not proven: its second network never
+  sees the baseline, so what the small first network misses is lost; at the median voxel of held-out
+  new lesions the stored difference was only 0.01 to 0.11.
+- Why `iqda_unet` and `metric_learning_unet`, which share a network, find so few is not known. At
+  this size their dropout is 0.2 in place of 0.5 and they start from a lesion prior of 1 %.
 - `ohem_unet` ranks patches by cross-entropy here: by Dice, as its card reads, it kept no patch with
   a lesion in 134 steps. Its authors suspect the same and find mining no better than over-sampling.
-- Dice per patch with empty patches counted drove several systems to the empty answer; they use Dice
-  over the batch, or ignore empty patches (`[R]` in their files).
+- Dice per patch with empty patches counted drove `iqda_unet` and `synthetic_lesions_unet` to the
+  empty answer; they use Dice over the batch, or ignore empty patches (`[R]` in their files).
 """
 
 REAL = f"""

@@ -301,8 +301,8 @@ def random_pair(rng):
 def test_agrees_with_the_plain_definition(seed):
     rng = np.random.default_rng(seed)
     prediction, reference = random_pair(rng)
-    if not prediction.any() or not reference.any():
-        pytest.skip("an empty mask has no distances")
+    while not (prediction.any() and reference.any()):  # an empty mask has no distances
+        prediction, reference = random_pair(rng)
     spacing = tuple(rng.choice([0.5, 0.7, 0.98, 1.0, 1.2, 3.0], 3))
     options = ScoreOptions(
         float(rng.choice([0.0, 3.0, 8.0])),
