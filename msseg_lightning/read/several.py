@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Protocol
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
-from msseg_lightning.read.reader import check_ids
-
-
-class Reader(Protocol):
-    """Lists pairs."""
-
-    def subjects(self) -> list[LongitudinalSubject]:
-        """Every pair."""
+from msseg_lightning.read.reader import Reader, check_ids
 
 
 class Several:
@@ -70,3 +62,7 @@ class Several:
         if problems:
             raise MssegError(problems)
         return found
+
+    def skipped(self) -> list[Problem]:
+        """What the sources left out by the last call of ``subjects``."""
+        return [problem for reader in self.sources.values() for problem in reader.skipped()]

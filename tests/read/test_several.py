@@ -4,6 +4,7 @@ import pytest
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.read.reader import Reader
 from msseg_lightning.read.several import Several
 
 
@@ -15,6 +16,15 @@ class Fixed:
         if self.problem:
             raise MssegError(Problem(self.problem, "refused"))
         return [LongitudinalSubject(id=name, patient=name[0], images={}) for name in self.names]
+
+    def skipped(self):
+        return [Problem("data.incomplete", name) for name in self.names if name.endswith("b")]
+
+
+def test_it_is_a_reader_and_tells_what_its_sources_left_out():
+    several = Several({"real": Fixed("1a", "1b"), "sim": Fixed("2b")})
+    assert isinstance(several, Reader)
+    assert [problem.message for problem in several.skipped()] == ["1b", "2b"]
 
 
 def test_equal_ids_of_two_data_sets_are_two_patients():
