@@ -15,8 +15,7 @@ from msseg_lightning.core.subject import (
     Facts,
     LongitudinalSubject,
 )
-from msseg_lightning.read.participants import read_participants
-from msseg_lightning.read.reader import check_ids, existing_root, raise_errors
+from msseg_lightning.read.reader import one_per_folder
 
 IMAGES = {
     BASELINE: "flair_time01_on_middle_space.nii.gz",
@@ -56,30 +55,20 @@ class Msseg2:
 
     def subjects(self) -> list[LongitudinalSubject]:
         """Every pair, ordered by folder name."""
-        root = existing_root(self.root)
-        facts = read_participants(root / "participants.tsv", root)
-        problems: list[Problem] = []
-        found = []
         self._skipped = []
-        for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-            subject = self._subject(folder, root, facts.get(folder.name, Facts()), problems)
-            if subject is not None:
-                found.append(subject)
-        problems += check_ids(found, "folder names")
-        if not found and not problems:
-            problems.append(
-                Problem(
-                    "data.empty",
-                    "no patient was found",
-                    file=root.name,
-                    field="read.root",
-                    found="no folder with " + IMAGES[BASELINE],
-                    expected="NNN/" + IMAGES[BASELINE],
-                    remedy="give the folder that holds the patients' folders",
-                )
-            )
-        raise_errors(problems)
-        return found
+        return one_per_folder(
+            self.root,
+            self._subject,
+            Problem(
+                "data.empty",
+                "no patient was found",
+                file=Path(self.root).name,
+                field="read.root",
+                found="no folder with " + IMAGES[BASELINE],
+                expected="NNN/" + IMAGES[BASELINE],
+                remedy="give the folder that holds the patients' folders",
+            ),
+        )
 
     def skipped(self) -> list[Problem]:
         """Pairs left out by the last call of ``subjects``."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.core.subject import Facts, LongitudinalSubject
+from msseg_lightning.read.participants import read_participants
 
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -97,3 +98,35 @@ def raise_errors(problems: Sequence[Problem]) -> None:
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
         raise MssegError(errors)
+
+
+ReadFolder = Callable[[Path, Path, Facts, list[Problem]], LongitudinalSubject | None]
+"""(folder, root, covariates, where problems go) -> what lies there; None where it is left out."""
+
+
+def one_per_folder(
+    place: Path | str, read: ReadFolder, nothing: Problem
+) -> list[LongitudinalSubject]:
+    """One subject per folder of a data set, ordered by folder name.
+
+    Args:
+        place: root; ``participants.tsv`` there gives covariates.
+        read: makes a subject of a folder.
+        nothing: the problem where no folder has one.
+
+    Raises:
+        MssegError: with every problem of every folder.
+    """
+    root = existing_root(Path(place))
+    facts = read_participants(root / "participants.tsv", root)
+    problems: list[Problem] = []
+    found = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        subject = read(folder, root, facts.get(folder.name, Facts()), problems)
+        if subject is not None:
+            found.append(subject)
+    problems += check_ids(found, "folder names")
+    if not found and not problems:
+        problems.append(nothing)
+    raise_errors(problems)
+    return found

@@ -14,8 +14,7 @@ from msseg_lightning.core.subject import (
     LongitudinalSubject,
 )
 from msseg_lightning.read.load import load_subject
-from msseg_lightning.read.participants import read_participants
-from msseg_lightning.read.reader import check_ids, existing_root, raise_errors
+from msseg_lightning.read.reader import one_per_folder
 
 IMAGE = "flair.nii.gz"
 MASKS = {FOLLOWUP_LESIONS: "lesions.nii.gz", BRAIN: "brain_mask.nii.gz"}
@@ -57,30 +56,20 @@ class SingleTimepoint:
         """
         if self.root is None:
             return []
-        root = existing_root(self.root)
-        facts = read_participants(root / "participants.tsv", root)
-        problems: list[Problem] = []
-        found = []
         self._skipped = []
-        for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-            subject = self._subject(folder, root, facts.get(folder.name, Facts()), problems)
-            if subject is not None:
-                found.append(subject)
-        problems += check_ids(found, "folder names")
-        if not found and not problems:
-            problems.append(
-                Problem(
-                    "data.empty",
-                    "no scan was found",
-                    file=root.name,
-                    field="read.root",
-                    found=f"no folder with {IMAGE}",
-                    expected=f"NNN/{IMAGE}",
-                    remedy="give the folder that holds the scans' folders",
-                )
-            )
-        raise_errors(problems)
-        return found
+        return one_per_folder(
+            self.root,
+            self._subject,
+            Problem(
+                "data.empty",
+                "no scan was found",
+                file=Path(self.root).name,
+                field="read.root",
+                found=f"no folder with {IMAGE}",
+                expected=f"NNN/{IMAGE}",
+                remedy="give the folder that holds the scans' folders",
+            ),
+        )
 
     def skipped(self) -> list[Problem]:
         """Scans left out by the last call of ``subjects``."""
