@@ -28,6 +28,7 @@ from msseg_lightning.run.progress import track
 from msseg_lightning.run.scores import score_options, score_pair, write_scores
 from msseg_lightning.run.tracked import (
     WriteReport,
+    close_run,
     ending,
     log_results,
     open_run,
@@ -78,15 +79,15 @@ def train_experiment(config: Config, report: WriteReport) -> Outcome:
         if tracker is None or tracking is None:
             return Outcome(folder, _run(config, folder, subjects, split, load, report), None)
         try:
-            part = functools.partial(tracked_part, tracking, tracker, folder, config)
+            part = functools.partial(tracked_part, tracking, folder, config)
             summary = _run(config, folder, subjects, split, load, report, tracker, part)
             if summary:
                 log_results(tracker, folder, summary, tracking.pseudonyms.name, report)
         except BaseException as error:
-            tracker.finish(ending(error))
+            close_run(tracker, folder, ending(error))
             raise
-        tracker.finish("FINISHED")
-        return Outcome(folder, summary, str(tracking.folder))
+        close_run(tracker, folder, "FINISHED")
+        return Outcome(folder, summary, tracking.uri)
 
 
 def labelled_subjects(config: Config) -> dict[str, LongitudinalSubject]:

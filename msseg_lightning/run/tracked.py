@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from msseg_lightning import __version__
-from msseg_lightning.core.files import sha256_file, write_json
+from msseg_lightning.core.files import sha256_file
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.read.splits import Split
 from msseg_lightning.run.compose import Config, compose_config
@@ -33,10 +33,9 @@ WriteReport = Callable[[RunFolder, Path, Callable[[str], str]], Path]
 def open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) -> Any:
     """The MLflow run of this fold below the run of its experiment; None where tracking is off."""
     from msseg_lightning.track.environment import environment_record
-    from msseg_lightning.track.tracker import reap_dead_runs
+    from msseg_lightning.track.tracker import Parent
 
     environment = environment_record()
-    record = folder.record()
     git = environment.get("git") or {}
     folder.update_record(
         experiment=config["name"],
@@ -50,7 +49,6 @@ def open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) -> 
     )
     if tracking is None:
         return None
-    reap_dead_runs(tracking.uri())
     family = f"{config['name']}-{data_name(config)}-{config['size']}-seed{config['seed']}"
     tags = {
         "system": config["name"],
@@ -63,19 +61,13 @@ def open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) -> 
         "version": __version__,
         "protocol": PROTOCOL,
     }
-    parent_folder = folder.path.parent / f".parent-{family}"
-    parent = tracking.start(
-        "msseg",
-        family,
-        spool=parent_folder,
-        tags={**tags, "level": "experiment"},
-        resume_run_id=remembered(parent_folder),
-    )
     tracker = tracking.start(
         "msseg",
         f"{family}-fold{config['fold']}",
         spool=folder.path / "track",
-        parent=parent,
+        parent=Parent(
+            folder.path.parent / f".parent-{family}", family, {**tags, "level": "experiment"}
+        ),
         tags={
             **tags,
             "level": "fold",
@@ -85,12 +77,7 @@ def open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) -> 
             "split_hash": folder.record()["split_hash"],
         },
         params=tracked_settings(config),
-        resume_run_id=record.get("mlflow_run_id"),
     )
-    if parent.run_id:
-        write_json(parent_folder / "run.json", {"mlflow_run_id": parent.run_id})
-    parent.finish("FINISHED")
-    folder.update_record(mlflow_run_id=tracker.run_id)
     rename = tracking.pseudonyms.name
     parts = {
         part: [rename(case) for case in getattr(split, part)] for part in ("train", "val", "test")
@@ -104,7 +91,6 @@ def open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) -> 
 @contextlib.contextmanager
 def tracked_part(
     tracking: Any,
-    parent: Any,
     folder: RunFolder,
     config: Config,
     name: str,
@@ -112,13 +98,13 @@ def tracked_part(
 ) -> Iterator[list[object]]:
     """A run below the fold's run for one stage or member; yields its loggers."""
     from msseg_lightning.track.lightning_logger import TrackerLogger
+    from msseg_lightning.track.tracker import Parent
 
-    spool = folder.path / "track" / name
     tracker = tracking.start(
         "msseg",
         name,
-        spool=spool,
-        parent=parent,
+        spool=folder.path / "track" / name,
+        parent=Parent(folder.path / "track", name, {}),
         tags={
             "system": config["name"],
             "data": data_name(config),
@@ -127,10 +113,7 @@ def tracked_part(
             "level": "stage" if "stage" in tags else "member",
             **tags,
         },
-        resume_run_id=remembered(spool),
     )
-    if tracker.run_id:
-        write_json(spool / "run.json", {"mlflow_run_id": tracker.run_id})
     try:
         yield [TrackerLogger(tracker)]
     except BaseException as error:
@@ -141,15 +124,16 @@ def tracked_part(
 
 def track_trial(tracking: Any, sweep: Sweep, experiment: str, trial: FrozenTrial) -> None:
     """A finished trial as a run below the run of its sweep."""
-    parent = sweep_run(tracking, sweep, experiment)
+    from msseg_lightning.track.tracker import Parent
+
+    parent = Parent(sweep.folder / "track", f"sweep-{sweep.name}", sweep_tags(sweep, experiment))
     tracker = tracking.start(
         "msseg",
         f"{sweep.name}-trial{trial.number}",
         spool=sweep.folder / "track" / f"trial{trial.number}",
         parent=parent,
         tags={
-            "system": experiment,
-            "sweep": sweep.name,
+            **parent.tags,
             "level": "trial",
             "trial": trial.number,
             "trial_state": trial.state.name.lower(),
@@ -162,45 +146,30 @@ def track_trial(tracking: Any, sweep: Sweep, experiment: str, trial: FrozenTrial
     for step, value in sorted(trial.intermediate_values.items()):
         tracker.log_metrics({"sweep/mean_over_folds": value}, step)
     tracker.finish("FINISHED")
-    parent.finish("FINISHED")
 
 
 def track_sweep(tracking: Any, sweep: Sweep, experiment: str) -> None:
-    """Table, best settings and interactive plots of a sweep."""
-    parent = sweep_run(tracking, sweep, experiment)
-    for file in (sweep.folder / "trials.csv", sweep.folder / "best.json"):
-        parent.log_artifact(file, "sweep")
-    for plot in sorted((sweep.folder / "plots").glob("*.html")):
-        parent.log_artifact(plot, "plots")
-    parent.finish("FINISHED")
-
-
-def sweep_run(tracking: Any, sweep: Sweep, experiment: str) -> Any:
-    """The one run of a sweep, shared by all processes that work on it."""
-    from filelock import FileLock
+    """Table, best settings and interactive plots, in the one run of all processes of a sweep."""
+    from msseg_lightning.track.journal import run_key
 
     folder = sweep.folder / "track"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".run.lock"):
-        run_id = remembered(folder)
-        parent = tracking.start(
-            "msseg",
-            f"sweep-{sweep.name}",
-            spool=folder / f"process{os.getpid()}",
-            tags={"system": experiment, "sweep": sweep.name, "level": "sweep"},
-            resume_run_id=run_id,
-        )
-        if run_id is None and parent.run_id:
-            write_json(folder / "run.json", {"mlflow_run_id": parent.run_id})
-    return parent
+    tracker = tracking.start(
+        "msseg",
+        f"sweep-{sweep.name}",
+        spool=folder / f"process{os.getpid()}",
+        key=run_key(folder),
+        tags=sweep_tags(sweep, experiment),
+    )
+    for file in (sweep.folder / "trials.csv", sweep.folder / "best.json"):
+        tracker.log_artifact(file, "sweep")
+    for plot in sorted((sweep.folder / "plots").glob("*.html")):
+        tracker.log_artifact(plot, "plots")
+    tracker.finish("FINISHED")
 
 
-def remembered(parent_folder: Path) -> str | None:
-    """MLflow's id of the experiment's run, from an earlier fold."""
-    file = parent_folder / "run.json"
-    if not file.exists():
-        return None
-    return str(json.loads(file.read_text(encoding="utf-8"))["mlflow_run_id"])
+def sweep_tags(sweep: Sweep, experiment: str) -> dict[str, str]:
+    """Tags of a sweep's run."""
+    return {"system": experiment, "sweep": sweep.name, "level": "sweep"}
 
 
 def tracked_settings(config: Config) -> dict[str, Any]:
@@ -245,6 +214,13 @@ def log_results(
     if any(rename(case) != case for case in scores_of(folder)):
         page = report(folder, folder.path / "track" / "report.html", rename)
     tracker.log_artifact(page)
+
+
+def close_run(tracker: Any, folder: RunFolder, status: str) -> None:
+    """Deliver what is left; the run folder then knows what MLflow calls the run."""
+    tracker.finish(status)
+    if tracker.run_id is not None:
+        folder.update_record(mlflow_run_id=tracker.run_id)
 
 
 def ending(error: BaseException) -> str:

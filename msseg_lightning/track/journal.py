@@ -1,50 +1,68 @@
-"""A line of work for the tracking store that survives outages and kills."""
+"""What the tracking store is to be told about a run, kept in the run folder whatever happens."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from msseg_lightning.core.files import write_json
 
 Record = dict[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """How far the store has come with a journal.
+
+    Args:
+        uri: the store; another one begins at the first record.
+        run_id: what it calls the run; None before it was reached.
+        sent: bytes of the journal it has.
+        problem: why the last attempt went no further.
+        tried: seconds since 1970 at which that was.
+    """
+
+    uri: str
+    run_id: str | None = None
+    sent: int = 0
+    problem: str = ""
+    tried: float = 0.0
+
+
 class Journal:
     """Records in a JSON-lines file, and how many bytes of it the store has confirmed.
 
-    Written before sending and flushed to disk, so that a point is lost neither by an outage of the
-    store nor by a kill of the process. A record may be sent twice (a kill between sending and
-    noting so); every operation is idempotent.
+    The recorded process only appends (and flushes to disk, before anything is sent), so that a
+    point is lost neither by an outage of the store nor by a kill. Whoever sends notes the position;
+    it holds `sending` meanwhile. A record may be sent twice (a kill between sending and noting so);
+    every operation is idempotent. Nothing is ever removed: another store can be told everything.
 
     Args:
         folder: the run folder's tracking folder.
-        key: names the run for ever, also before the store has given it an id.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
+    def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.key = key
-        self.lines = folder / f"{key}.jsonl"
-        self.state = folder / f"{key}.json"
-        self.run_id: str | None = None
-        self.sent = 0
-        if self.state.exists():
-            saved = json.loads(self.state.read_text(encoding="utf-8"))
-            self.run_id, self.sent = saved["run_id"], int(saved["sent"])
-        if self.lines.exists():
-            self._drop_torn_line()
-        self.lines.touch(mode=0o600)
+        self.folder = folder
+        self.lines = folder / "notes.jsonl"
+        self.state = folder / "sent.json"
 
-    def _drop_torn_line(self) -> None:
-        content = self.lines.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole != len(content):
-            os.truncate(self.lines, whole)
+    def begin(self) -> None:
+        """Become the writer: cut a line that a killed writer left unfinished."""
+        if self.lines.exists():
+            content = self.lines.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole != len(content):
+                os.truncate(self.lines, whole)
+        self.lines.touch(mode=0o600)
 
     def append(self, records: Sequence[Record]) -> None:
         """Add records; on return they are on disk."""
@@ -54,29 +72,60 @@ class Journal:
             stream.flush()
             os.fsync(stream.fileno())
 
-    def pending(self) -> Iterator[tuple[Record, int]]:
-        """Unsent records, each with the position to confirm once the store has it."""
+    def position(self, uri: str | None = None) -> Position:
+        """How far the store ``uri`` has come; without one, the store that was last sent to."""
+        if self.state.exists():
+            saved = Position(**json.loads(self.state.read_text(encoding="utf-8")))
+            if uri in (None, saved.uri):
+                return saved
+        return Position(uri or "")
+
+    def confirm(self, position: Position) -> None:
+        """Note how far the store has come."""
+        write_json(self.state, dataclasses.asdict(position))
+
+    def pending(self, sent: int) -> Iterator[tuple[Record, int]]:
+        """Records after ``sent`` bytes, each with the position to confirm once the store has it."""
+        if not self.lines.exists():
+            return
         with self.lines.open("rb") as stream:
-            stream.seek(self.sent)
+            stream.seek(sent)
             for line in iter(stream.readline, b""):
                 if not line.endswith(b"\n"):
                     return
                 yield json.loads(line), stream.tell()
 
-    @property
-    def complete(self) -> bool:
+    def complete(self, uri: str | None = None) -> bool:
         """Whether the store has everything."""
-        return self.sent >= self.lines.stat().st_size
+        return next(self.pending(self.position(uri).sent), None) is None
 
-    def confirm(self, position: int, run_id: str | None) -> None:
-        """Note that the store has all up to ``position``."""
-        self.sent, self.run_id = position, run_id
-        write_json(self.state, {"key": self.key, "run_id": run_id, "sent": position})
+    def opened(self) -> Record | None:
+        """The latest record that opens the run; None in an empty journal."""
+        opens = [record for record, _ in self.pending(0) if record["do"] == "open"]
+        return opens[-1] if opens else None
 
-    def remove(self) -> None:
-        """Forget a journal the store has confirmed completely."""
-        self.lines.unlink(missing_ok=True)
-        self.state.unlink(missing_ok=True)
+    @property
+    def closed(self) -> bool:
+        """Whether the recorded process has said how the run ended."""
+        ends = [record["do"] for record, _ in self.pending(0) if record["do"] in ("open", "close")]
+        return ends[-1:] == ["close"]
+
+    def sending(self) -> FileLock:
+        """Lock of whoever sends; the operating system frees it when that process dies."""
+        return FileLock(self.folder / "sent.lock")
+
+
+def run_key(folder: Path) -> str:
+    """The name for ever of the run that is recorded from a folder, also before it has an id.
+
+    Any number of processes get the same one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "key.json"
+    with FileLock(folder / "key.lock"):
+        if not file.exists():
+            write_json(file, {"key": uuid.uuid4().hex})
+        return str(json.loads(file.read_text(encoding="utf-8"))["key"])
 
 
 def encode(value: float) -> float | str:

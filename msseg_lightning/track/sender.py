@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import logging
-from pathlib import Path
+import time
 from typing import TYPE_CHECKING
 
-from msseg_lightning.track.journal import Journal, Record
+from filelock import FileLock
+
+from msseg_lightning.track.journal import Journal, Record, run_key
 from msseg_lightning.track.store import ensure_experiment, open_client
 
 if TYPE_CHECKING:
@@ -18,6 +22,7 @@ LOG = logging.getLogger(__name__)
 KEY_TAG = "msseg.key"
 PARENT_TAG = "mlflow.parentRunId"
 PARAM_LENGTH = 6000
+TAG_LENGTH = 5000
 REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
 
 
@@ -32,63 +37,100 @@ class Sender:
     def __init__(self, uri: str, journal: Journal) -> None:
         self.uri, self.journal = uri, journal
         self._client: MlflowClient | None = None
+        self._closed: bool | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the last run opened by what was sent is closed, too."""
+        if self._closed is None:
+            self._closed = self.journal.closed and self.journal.complete(self.uri)
+        return self._closed
 
     @property
     def client(self) -> MlflowClient:
-        """Made on first use: importing MLflow takes seconds."""
+        """Made on first use: importing MLflow takes seconds, making a store some more."""
         if self._client is None:
             self._client = open_client(self.uri)
         return self._client
 
-    def deliver(self) -> None:
-        """Send all that is pending.
+    def deliver(self) -> dict[str, int]:
+        """Send all that is pending; the caller holds `Journal.sending`.
+
+        Returns:
+            How many metric points (``points``) and other records were sent, by kind.
 
         Raises:
             Exception: whatever the store's client raises while it is away; the records stay.
         """
-        for record, position in self.journal.pending():
-            run_id = self.journal.run_id
-            try:
-                if record["do"] == "open":
-                    run_id = self._open(record)
-                elif run_id is not None:
-                    getattr(self, f"_{record['do']}")(run_id, record)
-            except Exception as error:
-                # What the store calls wrong stays wrong: skip it, or it would block all others.
-                if not _refused(error):
-                    raise
-                LOG.warning("the tracking store refused a record (%s): %s", record["do"], error)
-            self.journal.confirm(position, run_id)
+        position = self.journal.position(self.uri)
+        sent: dict[str, int] = collections.Counter()
+        try:
+            for record, end in self.journal.pending(position.sent):
+                run_id = self._send(position.run_id, record)
+                position = dataclasses.replace(position, run_id=run_id, sent=end, problem="")
+                self.journal.confirm(position)
+                if record["do"] in ("open", "close"):
+                    self._closed = record["do"] == "close"
+                points = record.get("points")
+                sent["points" if points else record["do"]] += len(points) if points else 1
+        except Exception as error:
+            problem = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            self.journal.confirm(dataclasses.replace(position, problem=problem, tried=time.time()))
+            raise
+        return sent
+
+    def _send(self, run_id: str | None, record: Record) -> str | None:
+        if record["do"] == "open":
+            return self._open(record)
+        try:
+            if run_id is not None:
+                getattr(self, f"_{record['do']}")(run_id, record)
+        except Exception as error:
+            # What the store calls wrong stays wrong: skip it, or it would block all others.
+            if not _refused(error):
+                raise
+            LOG.warning("the tracking store refused a record (%s): %s", record["do"], error)
+        return run_id
 
     def _open(self, record: Record) -> str:
-        from mlflow.entities import RunTag
-
+        """Find the run by its key or create it; it is RUNNING then."""
         client = self.client
-        experiment = ensure_experiment(client, self.uri, record["experiment"])
-        run_id = record["resume"] or self.journal.run_id or self._find(self.journal.key)
-        tags = {**record["tags"], KEY_TAG: self.journal.key}
-        parent = record.get("parent") or (
-            self._find(record["parent_key"]) if "parent_key" in record else None
-        )
-        if parent is not None:
-            tags[PARENT_TAG] = parent
+        experiment = ensure_experiment(client, self.uri, record["experiment"], record["artifacts"])
+        tags = self._shortened({**record["tags"], KEY_TAG: record["key"]})
+        if record["parent"] is not None:
+            tags[PARENT_TAG] = self._parent(experiment, record["parent"], record["time"])
+        run_id = self._find(experiment, record["key"])
         if run_id is None:
             run = client.create_run(
                 experiment, start_time=record["time"], tags=tags, run_name=record["name"]
             )
             return str(run.info.run_id)
-        client.update_run(run_id, status="RUNNING")
-        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        client.update_run(run_id, status="RUNNING", name=record["name"])
+        self._tags(run_id, {"tags": tags})
         if client.get_run(run_id).data.tags.get("interrupted"):
             client.delete_tag(run_id, "interrupted")
+        return run_id
+
+    def _parent(self, experiment: str, parent: Record, start_ms: int) -> str:
+        """The run that groups others; made by whichever of them is first."""
+        folder = (self.journal.folder / parent["folder"]).resolve()
+        key = run_key(folder)
+        with FileLock(folder / "parent.lock"):
+            run_id = self._find(experiment, key)
+            if run_id is None:
+                tags = self._shortened({**parent["tags"], KEY_TAG: key})
+                run_id = self.client.create_run(
+                    experiment, start_time=start_ms, tags=tags, run_name=parent["name"]
+                ).info.run_id
+                self.client.set_terminated(run_id)
         return str(run_id)
 
-    def _find(self, key: str) -> str | None:
-        """The run a journal opened before a kill kept it from noting the id."""
-        client = self.client
-        experiments = [found.experiment_id for found in client.search_experiments()]
-        runs = client.search_runs(experiments, f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+    def _find(self, experiment: str, key: str) -> str | None:
+        runs = self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
         return str(runs[0].info.run_id) if runs else None
+
+    def _shortened(self, tags: Record) -> dict[str, str]:
+        return {name: str(value)[:TAG_LENGTH] for name, value in tags.items()}
 
     def _metrics(self, run_id: str, record: Record) -> None:
         from mlflow.entities import Metric
@@ -116,7 +158,7 @@ class Sender:
                 LOG.warning("the tracking store refused the metric %r", metric.key)
 
     def _params(self, run_id: str, record: Record) -> None:
-        from mlflow.entities import Param, RunTag
+        from mlflow.entities import Param
 
         known = self.client.get_run(run_id).data.params
         wanted = {name: value[:PARAM_LENGTH] for name, value in record["params"].items()}
@@ -129,15 +171,16 @@ class Sender:
             if name in known and known[name] != value
         }
         if changed:
-            self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in changed.items()])
+            self._tags(run_id, {"tags": changed})
 
     def _tags(self, run_id: str, record: Record) -> None:
         from mlflow.entities import RunTag
 
-        self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in record["tags"].items()])
+        tags = [RunTag(name, value) for name, value in self._shortened(record["tags"]).items()]
+        self.client.log_batch(run_id, tags=tags)
 
     def _artifact(self, run_id: str, record: Record) -> None:
-        path = Path(record["path"])
+        path = (self.journal.folder / record["path"]).resolve()
         if path.is_dir():
             self.client.log_artifacts(run_id, str(path), record["folder"])
         elif path.is_file():

@@ -39,12 +39,27 @@ def quiet_mlflow() -> None:
 
 
 def open_client(uri: str) -> MlflowClient:
-    """A client of the store, independent of MLflow's global state."""
+    """A client of the store, independent of MLflow's global state.
+
+    A local store that is not there is created.
+    """
+    folder = store_folder(uri)
+    if folder is not None and uri == store_uri(folder):
+        ensure_store(folder)
     quiet_mlflow()
     from mlflow import MlflowClient
 
     _quiet_migrations()
     return MlflowClient(tracking_uri=uri)
+
+
+def store_uri(folder: Path) -> str:
+    """Address of the SQLite store of a folder, whether it is there or not.
+
+    Returns:
+        ``sqlite:////absolute/mlruns/mlflow.db``.
+    """
+    return f"sqlite:///{folder.expanduser().resolve() / DATABASE}"
 
 
 def ensure_store(folder: Path) -> str:
@@ -59,7 +74,7 @@ def ensure_store(folder: Path) -> str:
         folder: e.g. ``mlruns``; made absolute, so that later runs from elsewhere find it.
 
     Returns:
-        ``sqlite:////absolute/mlruns/mlflow.db``.
+        See `store_uri`.
     """
     folder = folder.expanduser().resolve()
     existed = folder.is_dir()
@@ -72,7 +87,7 @@ def ensure_store(folder: Path) -> str:
         with FileLock(folder / ".mlflow.db.lock"):
             if not database.exists():
                 _create(database)
-    return f"sqlite:///{database}"
+    return store_uri(folder)
 
 
 def _create(database: Path) -> None:
@@ -106,11 +121,20 @@ def store_folder(uri: str) -> Path | None:
     return Path(unquote(urlsplit(uri).path)[1:]).parent
 
 
-def ensure_experiment(client: MlflowClient, uri: str, name: str) -> str:
+def ensure_experiment(
+    client: MlflowClient, uri: str, name: str, artifacts: str | None = None
+) -> str:
     """Id of the experiment with that name, created where absent (safe for several processes).
 
-    With a local store the artifact folder is given explicitly and absolute: MLflow would fix it to
+    With a database the place of artifacts is given explicitly and absolute: MLflow would fix it to
     the current working folder for ever. A server decides itself.
+
+    Args:
+        client: from `open_client`.
+        uri: the store.
+        name: of the experiment.
+        artifacts: folder or URL for files, where the store is a database; None for ``artifacts``
+            beside an SQLite file.
     """
     from mlflow.exceptions import MlflowException
 
@@ -118,6 +142,8 @@ def ensure_experiment(client: MlflowClient, uri: str, name: str) -> str:
     if found is None:
         folder = store_folder(uri)
         location = None if folder is None else (folder / ARTIFACTS).as_uri()
+        if artifacts is not None and not uri.startswith("http"):
+            location = artifacts
         try:
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException:

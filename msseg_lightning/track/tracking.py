@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.track.pseudonym import Pseudonyms
-from msseg_lightning.track.store import ensure_store
-from msseg_lightning.track.tracker import Tracker
+from msseg_lightning.track.recovery import without_password
+from msseg_lightning.track.store import ARTIFACTS, store_uri
+from msseg_lightning.track.tracker import Parent, Tracker
+
+DRIVERS = {"http": "mlflow", "https": "mlflow", "sqlite": "sqlite3", "postgresql": "psycopg2"}
+"""Kind of store -> the module that reaches it, unless the address names one (``kind+module``)."""
 
 
 class Tracking:
@@ -15,28 +21,35 @@ class Tracking:
 
     Args:
         folder: SQLite store and artifacts, created on first use.
-        uri: an MLflow server or database instead; None for the store in ``folder``.
+        uri: an MLflow server (``http://host:5000``) or database (``postgresql://user@host/name``,
+            ``sqlite:////absolute/file.db``) instead; None for the store in ``folder``.
+        artifacts: folder or URL for files, where ``uri`` is a database (a server has its own); None
+            for ``artifacts`` in ``folder``.
         plain_ids: record case ids as they are; otherwise keyed pseudonyms (see `Pseudonyms`).
         key_file: key of the pseudonyms; None for the user's own.
         system_metrics: sample processor, memory and GPU every 10 s.
+
+    Raises:
+        MssegError: a kind of store that is not known, or whose driver is not installed (exit 2).
     """
 
     def __init__(
         self,
         folder: Path | str = "mlruns",
         uri: str | None = None,
+        artifacts: str | None = None,
         plain_ids: bool = False,
         key_file: Path | str | None = None,
         system_metrics: bool = True,
     ) -> None:
+        if uri is not None:
+            refuse_unknown(uri)
         self.folder = Path(folder)
-        self._uri = uri
+        self.uri = uri or store_uri(self.folder)
+        place = (self.folder.expanduser().resolve() / ARTIFACTS).as_uri()
+        self.artifacts = artifacts or place
         self.pseudonyms = Pseudonyms(None if key_file is None else Path(key_file), plain_ids)
         self.system_metrics = system_metrics
-
-    def uri(self) -> str:
-        """The store's URI; creates a local store where absent (some 5 s, once)."""
-        return self._uri if self._uri is not None else ensure_store(self.folder)
 
     def start(
         self,
@@ -44,20 +57,51 @@ class Tracking:
         run_name: str,
         *,
         spool: Path,
-        parent: Tracker | str | None = None,
+        parent: Parent | None = None,
         tags: Mapping[str, object] | None = None,
         params: Mapping[str, object] | None = None,
-        resume_run_id: str | None = None,
+        key: str | None = None,
     ) -> Tracker:
         """Open or continue a run; see `Tracker.start`."""
         return Tracker.start(
-            self.uri(),
+            self.uri,
             experiment,
             run_name,
             spool=spool,
             parent=parent,
             tags=tags,
             params=params,
-            resume_run_id=resume_run_id,
+            key=key,
+            artifacts=self.artifacts,
             system_metrics=self.system_metrics,
         )
+
+
+def refuse_unknown(uri: str) -> None:
+    """Find out at the start what would otherwise be an outage for ever.
+
+    Raises:
+        MssegError: see `Tracking`.
+    """
+    scheme, mark, _ = uri.partition("://")
+    kind, _, named = scheme.partition("+")
+    missing = bool(mark) and kind in DRIVERS
+    driver = named or DRIVERS.get(kind, "")
+    if missing and importlib.util.find_spec(driver):
+        return
+    known = ", ".join(f"{name}://" for name in DRIVERS)
+    raise MssegError(
+        Problem(
+            "track.uri",
+            f"the driver {driver} is not installed"
+            if missing
+            else "no tracking store is like this",
+            field="track.uri",
+            found=without_password(uri),
+            expected=f"an address that begins with one of {known}",
+            remedy="pip install 'msseg-lightning[postgresql]'"
+            if missing
+            else "give an MLflow server or a database, or null for a local store",
+            exit_code=ExitCode.CONFIG,
+        )
+    )

@@ -1,22 +1,47 @@
-from msseg_lightning.track.journal import Journal, encode
+import dataclasses
+import multiprocessing
+
+from msseg_lightning.track.journal import Journal, Position, encode, run_key
 
 
 def test_pending_survives_a_new_process_and_a_torn_line(tmp_path):
-    journal = Journal(tmp_path, "run")
+    journal = Journal(tmp_path)
+    journal.begin()
     journal.append([{"do": "tags", "n": 1}, {"do": "tags", "n": 2}])
-    (_, first), (_, second) = list(journal.pending())
-    journal.confirm(first, "id-1")
+    (_, first), (_, second) = list(journal.pending(0))
+    journal.confirm(Position("store", "id-1", first))
     with journal.lines.open("a") as stream:
         stream.write('{"do": "ta')  # killed while writing
 
-    again = Journal(tmp_path, "run")
-    assert again.run_id == "id-1"
-    assert [record["n"] for record, _ in again.pending()] == [2]
+    again = Journal(tmp_path)
+    assert [record["n"] for record, _ in again.pending(first)] == [2]  # not the torn one
+    again.begin()
+    position = again.position("store")
+    assert position == Position("store", "id-1", first)
     again.append([{"do": "tags", "n": 3}])
-    assert [record["n"] for record, _ in again.pending()] == [2, 3]
-    assert not again.complete
-    again.confirm(list(again.pending())[-1][1], "id-1")
-    assert again.complete and second < again.sent
+    found = list(again.pending(position.sent))
+    assert [record["n"] for record, _ in found] == [2, 3] and not again.complete("store")
+    again.confirm(dataclasses.replace(position, sent=found[-1][1]))
+    assert again.complete("store") and again.complete() and second < found[-1][1]
+    assert again.position("another") == Position("another") and not again.complete("another")
+
+
+def test_a_journal_knows_whether_its_run_was_closed(tmp_path):
+    journal = Journal(tmp_path)
+    journal.begin()
+    assert journal.opened() is None and not journal.closed
+    journal.append([{"do": "open", "uri": "a"}, {"do": "tags"}])
+    assert not journal.closed
+    journal.append([{"do": "close"}])
+    assert journal.closed
+    journal.append([{"do": "open", "uri": "b"}])  # resumed
+    assert journal.opened()["uri"] == "b" and not journal.closed
+
+
+def test_all_processes_give_a_folder_the_same_key(tmp_path):
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        keys = pool.map(run_key, [tmp_path / "new"] * 8)
+    assert len(set(keys)) == 1 and run_key(tmp_path / "other") != keys[0]
 
 
 def test_numbers_json_cannot_hold():

@@ -1,0 +1,197 @@
+"""A process beside the recorded one that sends journals to the tracking store.
+
+Importing MLflow costs some 4 s of processor time, a new store 5 s, every commit holds the
+interpreter for milliseconds, and an upload or an outage may take minutes: none of that happens in
+the process that trains. They share nothing but the journals on disk. The courier outlives a killed
+process just long enough to send what is there and to mark the run KILLED.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+from filelock import FileLock, Timeout
+
+from msseg_lightning.track.journal import Journal
+from msseg_lightning.track.recovery import mark_killed, reap_dead_runs
+from msseg_lightning.track.sender import Sender
+
+START_AFTER_S = 15.0
+"""Long enough for the first training step of a prepared cohort to come first."""
+RETRY_S = 5.0
+
+Word = tuple[str, str, bool]
+"""(tracking store, folder of the journal, whether somebody waits)"""
+
+
+class Courier:
+    """The process that sends; started when first needed, started again should it die.
+
+    Args:
+        start_after_s: after the first journal; a hurried one starts it at once.
+    """
+
+    def __init__(self, start_after_s: float = START_AFTER_S) -> None:
+        self.start_after_s = start_after_s
+        self._followed: dict[tuple[str, str], None] = {}  # in order: parents first
+        self._start_at: float | None = None
+        self._process: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
+
+    def look(self, uri: str, journal: Journal, *, hurry: bool = False) -> None:
+        """There is something in the journal to send; returns at once."""
+        place = (uri, str(journal.folder.resolve()))
+        with self._lock:
+            if self._start_at is None:
+                self._start_at = time.monotonic() + self.start_after_s
+            self._followed[place] = None
+            if self.alive:
+                self._say([(*place, hurry)])
+            elif hurry or time.monotonic() >= self._start_at:
+                self._start_at = time.monotonic() + RETRY_S  # should it die at once
+                self._process = _start()
+                self._say([(*followed, hurry) for followed in self._followed])
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def forget(self, uri: str, journal: Journal) -> None:
+        """Nothing more will come."""
+        with self._lock:
+            self._followed.pop((uri, str(journal.folder.resolve())), None)
+
+    def _say(self, words: list[Word]) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it died just now; the next look starts another
+            self._process.stdin.write("".join(json.dumps(word) + "\n" for word in words))
+            self._process.stdin.flush()
+
+
+def _start() -> subprocess.Popen[str]:
+    package = str(Path(__file__).parents[2])  # importable there as it is here
+    path = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", __name__, str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+        start_new_session=True,  # Ctrl-C is not for it
+    )
+
+
+COURIER = Courier()
+"""The one of this process."""
+
+
+class Round:
+    """One journal on the courier's round.
+
+    Args:
+        uri: tracking store.
+        folder: of the journal.
+    """
+
+    def __init__(self, uri: str, folder: str) -> None:
+        self.uri, self.journal = uri, Journal(Path(folder))
+        self._sender = Sender(uri, self.journal)
+        self._lock: FileLock | None = None
+        self._retry_at = 0.0
+
+    def go(self, hurry: bool) -> bool:
+        """Send what is there; while the store is away, no oftener than every few seconds.
+
+        Returns:
+            Whether the run is over and the store has everything.
+        """
+        if not hurry and time.monotonic() < self._retry_at:
+            return False
+        if not self._own():
+            return False
+        try:
+            self._sender.deliver()
+        except Exception:  # noted in the journal's position; a store has a hundred ways to be away
+            self._retry_at = time.monotonic() + RETRY_S
+            return False
+        self._retry_at = 0.0
+        return self._sender.closed and self.journal.complete(self.uri)
+
+    def end(self) -> None:
+        """The recorded process is gone: send the last of it and say how it ended."""
+        self.go(hurry=False)
+        run_id = self.journal.position(self.uri).run_id
+        over = self._sender.closed or not self.journal.complete(self.uri)
+        if self._lock is not None and run_id is not None and not over:
+            with contextlib.suppress(Exception):  # `msseg sync` or the next run will
+                mark_killed(self._sender.client, run_id)
+        self.release()
+
+    def release(self) -> None:
+        """Let others send this journal."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _own(self) -> bool:
+        """Another courier, of a process killed a moment ago, may still be at it."""
+        if self._lock is None:
+            lock = self.journal.sending()
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                return False
+            self._lock = lock
+        return True
+
+
+def main(words: IO[str], parent: int) -> None:
+    """Send whenever told to, until the recorded process is gone.
+
+    Args:
+        words: a `Word` per line; its end is the end of the process that writes it.
+        parent: number of that process (a fork of it may keep ``words`` open).
+    """
+    told: queue.SimpleQueue[Word | None] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in words:
+            told.put(json.loads(line))
+        told.put(None)
+
+    threading.Thread(target=listen, daemon=True).start()
+    rounds: dict[tuple[str, str], Round] = {}
+    reaped: set[str] = set()
+    while os.getppid() == parent:
+        try:
+            word = told.get(timeout=1.0)
+        except queue.Empty:
+            continue
+        if word is None:
+            break
+        uri, folder, hurry = word
+        going = rounds.setdefault((uri, folder), Round(uri, folder))
+        if going.go(hurry):
+            rounds.pop((uri, folder)).release()
+        if uri not in reaped and going.journal.position(uri).run_id:
+            reaped.add(uri)
+            with contextlib.suppress(Exception):
+                reap_dead_runs(uri)
+    for left in rounds.values():
+        left.end()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    main(sys.stdin, int(sys.argv[1]))
