@@ -28,6 +28,7 @@ COMMANDS = (
     "evaluate",
     "report",
     "sweep",
+    "sync",
     "ui",
     "demo",
 )
