@@ -36,15 +36,15 @@ KINDS = {
 }
 
 
-def document(title: str, sections: Sequence[str]) -> str:
-    """The whole file."""
+def document(title: str, sections: Sequence[str], policy: str = POLICY) -> str:
+    """The whole file; ``policy`` is what its browser allows."""
     assets = resources.files("msseg_lightning.compare")
     style = assets.joinpath("report.css").read_text(encoding="utf-8")
     script = assets.joinpath("report.js").read_text(encoding="utf-8")
     return (
         "<!doctype html>\n"
         f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>\n{style}</style></head>\n<body><main>\n"
         + "\n".join(section for section in sections if section)

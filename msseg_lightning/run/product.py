@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 
 from msseg_lightning.core.files import write_json
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
@@ -22,6 +23,7 @@ from msseg_lightning.run.experiment import labelled_subjects, make_split, train_
 from msseg_lightning.run.folder import RunFolder, relevant
 from msseg_lightning.run.scores import score_options, write_scores
 from msseg_lightning.run.tracked import WriteReport
+from msseg_lightning.run.turns import in_turns
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ def is_product(words: Sequence[str]) -> bool:
 def train_product(experiment: str, words: Sequence[str], report: WriteReport) -> list[Path]:
     """Run every fold with every seed; what is finished is left as it is.
 
+    Several processes may be given the same words: each trains what no other is at.
+
     Args:
         experiment: name.
         words: overrides, with several folds or seeds among them.
@@ -45,38 +49,55 @@ def train_product(experiment: str, words: Sequence[str], report: WriteReport) ->
     """
     rest = [word for word in words if not re.match(r"(fold|seed)=", word)]
     given = {word.split("=")[0]: word.split("=")[1] for word in words if word not in rest}
-    seeds = [int(seed) for seed in given.get("seed", "0").split(",")]
+    seeds = list(dict.fromkeys(int(seed) for seed in given.get("seed", "0").split(",")))
     first = compose_config([*rest, "fold=0", f"seed={seeds[0]}"], experiment)
     if given.get("fold", "0") == "all":
         folds = list(range(count_folds(first)))
     else:
-        folds = [int(fold) for fold in given.get("fold", "0").split(",")]
-    finished: dict[int, list[RunFolder]] = {seed: [] for seed in seeds}
-    for done, (seed, fold) in enumerate(itertools.product(seeds, folds)):
-        config = compose_config([*rest, f"fold={fold}", f"seed={seed}"], experiment)
-        folder = RunFolder.of(config)
-        if is_finished(folder, config):
-            log.info("fold %d, seed %d is finished (%s)", fold, seed, folder.path)
-        else:
-            log.info(
-                "fold %d, seed %d: run %d of %d", fold, seed, done + 1, len(seeds) * len(folds)
-            )
-            train_experiment(config, report)
-        finished[seed].append(folder)
-    return [assemble(experiment, runs) for runs in finished.values()]
+        folds = list(dict.fromkeys(int(fold) for fold in given.get("fold", "0").split(",")))
+    runs = list(itertools.product(seeds, folds))
+    configs = {
+        (seed, fold): compose_config([*rest, f"fold={fold}", f"seed={seed}"], experiment)
+        for seed, fold in runs
+    }
+
+    def train(run: tuple[int, int]) -> None:
+        seed, fold = run
+        config = configs[run]
+        if is_finished(RunFolder.of(config), config):
+            log.info("fold %d, seed %d is finished", fold, seed)
+            return
+        log.info("fold %d, seed %d: run %d of %d", fold, seed, runs.index(run) + 1, len(runs))
+        train_experiment(config, report)
+
+    in_turns(runs, train)
+    return [
+        assemble(experiment, [RunFolder.of(configs[seed, fold]) for fold in folds])
+        for seed in seeds
+    ]
 
 
 def count_folds(config: Config) -> int:
     """How many folds a division of these pairs has: the number after which it refuses."""
     load, subjects = build_load(config), labelled_subjects(config)
-    for fold in itertools.count():
+    for fold in range(len(subjects) + 1):
         try:
             make_split({**config, "fold": fold}, subjects, load)
         except MssegError as error:
             if fold == 0 or error.exit_code != ExitCode.CONFIG:
                 raise
             return fold
-    raise AssertionError("unreachable")
+    raise MssegError(
+        Problem(
+            "product.endless",
+            "this division has no last fold",
+            field="fold",
+            found="all",
+            expected="folds that hold out every pair once",
+            remedy="use split=kfold, or name the folds: fold=0,1,2",
+            exit_code=ExitCode.CONFIG,
+        )
+    )
 
 
 def is_finished(folder: RunFolder, config: Config) -> bool:
@@ -94,9 +115,16 @@ def assemble(experiment: str, runs: Sequence[RunFolder]) -> Path:
         MssegError: a pair was held out twice (exit 3): its two scores are not one.
     """
     config = runs[0].config()
-    name = re.sub(r"-fold\d+-seed", f"-folds{len(runs)}-seed", runs[0].path.name)
+    folds = [run.config()["fold"] for run in runs]
+    some = str(len(folds)) if folds == list(range(len(folds))) else "+".join(map(str, folds))
+    name = re.sub(r"-fold\d+-seed", f"-folds{some}-seed", runs[0].path.name)
     folder = runs[0].path.with_name(name)
     folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".assemble.lock"):  # of several processes that end together
+        return _assemble(experiment, config, runs, folder)
+
+
+def _assemble(experiment: str, config: Config, runs: Sequence[RunFolder], folder: Path) -> Path:
     cases: dict[str, CaseScore] = {}
     origin: dict[str, dict[str, Any]] = {}
     commits = []

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import yaml
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 SAMPLERS = ("tpe", "random", "grid", "cmaes", "nsga2")
 PRUNERS = ("median", "hyperband", "none")
 KINDS = ("float", "int", "categorical")
+FALSE_ALARMS = "false_lesions_per_case_without"
+"""What a budget limits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +33,8 @@ class Parameter:
         low, high: limits, both included.
         log: drawn on a logarithmic scale.
         step: distance of values.
-        choices: of a categorical.
-        when: only where these other parameters have these values.
+        choices: of a categorical; a list among them, e.g. a patch size, is kept as its text.
+        when: only where these earlier parameters have these values.
     """
 
     key: str
@@ -53,6 +56,24 @@ class Parameter:
             return trial.suggest_int(self.key, low, high, step=step, log=self.log)
         return trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log)
 
+    def applies(self, chosen: Mapping[str, Any]) -> bool:
+        """Whether the condition holds among the values chosen before this one."""
+        return all(key in chosen and chosen[key] == value for key, value in self.when.items())
+
+    def can_be(self, value: Any) -> bool:
+        """Whether it may take this value."""
+        if self.type == "categorical":
+            return value in self.choices
+        assert self.low is not None and self.high is not None
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+    def ends(self) -> list[Any]:
+        """Every choice, or both limits."""
+        if self.type == "categorical":
+            return list(self.choices)
+        ends = dict.fromkeys((self.low, self.high))
+        return [int(end) if self.type == "int" else end for end in ends if end is not None]
+
     def grid(self) -> list[Any]:
         """All values, for a grid search: choices, or the steps between the limits."""
         if self.type == "categorical":
@@ -63,7 +84,7 @@ class Parameter:
             raise _refused(
                 f"space.{self.key}", "no step", "a step, so that a grid has ends", self.key
             )
-        count = round((self.high - self.low) / step) + 1
+        count = math.floor((self.high - self.low) / step + 1e-9) + 1
         values = [self.low + index * step for index in range(count)]
         return [int(value) for value in values] if self.type == "int" else values
 
@@ -83,33 +104,51 @@ class Objective:
     budget: float | None = None
 
     def value(self, figures: Mapping[str, float]) -> float:
-        """Figures of one fold -> goal. Over budget a trial ranks below every one within it.
+        """Figures of a trial -> goal. Over budget a trial ranks below every one within it.
 
         Over a budget the value is ``-e / (1 + e)`` for ``e`` false lesions too many (between 0 and
         -1), or its opposite plus 1e9 where less is better.
 
+        Args:
+            figures: means over the folds, from ``mean_figures``: one fold over budget does not
+                sink a trial that keeps it on average, and none hides behind a good one.
+
         Raises:
-            MssegError: the figure is undefined on these pairs (exit 3).
+            MssegError: a figure is undefined on these pairs (exit 3).
         """
-        found = figures.get(self.metric, math.nan)
-        if not math.isfinite(found):
-            raise MssegError(
-                Problem(
-                    "sweep.metric",
-                    "this figure is undefined on a fold",
-                    field=f"search.objective.metric={self.metric}",
-                    found=", ".join(sorted(figures)),
-                    expected="a figure that every fold has",
-                    remedy="folds need pairs with and without new lesions; or choose another",
-                )
-            )
+        found = self._figure(figures, self.metric)
         if self.budget is None:
             return found
-        excess = figures.get("false_lesions_per_case_without", 0.0) - self.budget
+        excess = self._figure(figures, FALSE_ALARMS) - self.budget
         if not excess > 0:
             return found
         penalty = excess / (1 + excess)
         return -penalty if self.direction == "maximize" else 1e9 + penalty
+
+    def _figure(self, figures: Mapping[str, float], name: str) -> float:
+        found = figures.get(name, math.nan)
+        if not math.isfinite(found):
+            raise MssegError(
+                Problem(
+                    "sweep.metric",
+                    "this figure is undefined on the held-out pairs of these folds",
+                    field=f"search.objective: {name}",
+                    found=", ".join(sorted(figures)),
+                    expected="a figure that one fold has at least",
+                    remedy="folds need pairs with and without new lesions; or choose another goal",
+                )
+            )
+        return found
+
+
+def mean_figures(folds: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Figures of each fold -> their means over the folds in which they are defined."""
+    columns: dict[str, list[float]] = {}
+    for figures in folds:
+        for name, value in figures.items():
+            if math.isfinite(value):
+                columns.setdefault(name, []).append(value)
+    return {name: float(np.mean(values)) for name, values in columns.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,36 +169,51 @@ class Search:
         """Key -> value of one trial; conditional parameters only where they apply."""
         chosen: dict[str, Any] = {}
         for parameter in self.space:
-            if all(chosen.get(key) == value for key, value in parameter.when.items()):
+            if parameter.applies(chosen):
                 chosen[parameter.key] = parameter.suggest(trial)
         return chosen
 
-    def make_sampler(self) -> optuna.samplers.BaseSampler:
-        """The sampler; grid needs steps on every number."""
-        import optuna
+    def goals(self, folds: Iterable[Mapping[str, float]]) -> list[float]:
+        """What is made better, from the figures of some folds.
 
-        samplers: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
-            "tpe": lambda: optuna.samplers.TPESampler(seed=self.seed, constant_liar=True),
-            "random": lambda: optuna.samplers.RandomSampler(seed=self.seed),
-            "grid": lambda: optuna.samplers.GridSampler(
-                {parameter.key: parameter.grid() for parameter in self.space}, seed=self.seed
-            ),
-            "cmaes": lambda: optuna.samplers.CmaEsSampler(seed=self.seed),
-            "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=self.seed),
+        Raises:
+            MssegError: see ``Objective.value``.
+        """
+        means = mean_figures(folds)
+        return [goal.value(means) for goal in self.objective]
+
+    def corners(self) -> list[dict[str, Any]]:
+        """A few candidates that together hold every choice and both ends of every range."""
+        found = []
+        turns = max(len(parameter.ends()) for parameter in self.space)
+        for turn in range(turns):
+            chosen: dict[str, Any] = {}
+            for parameter in self.space:
+                ends = parameter.ends()
+                if parameter.applies(chosen):
+                    chosen[parameter.key] = ends[turn % len(ends)]
+            found.append(chosen)
+        for parameter in self.space:  # those whose condition the turns did not meet
+            missing = [end for end in parameter.ends() if not _held(found, parameter.key, end)]
+            found += [{**parameter.when, parameter.key: end} for end in missing]
+        return found
+
+    def content(self) -> dict[str, Any]:
+        """The same as ``parse`` takes it, for a store."""
+        goals = [dataclasses.asdict(goal) for goal in self.objective]
+        space = {one.key: dataclasses.asdict(one) for one in self.space}
+        for one in space.values():
+            one.pop("key")
+        return {
+            "trials": self.trials,
+            "folds": list(self.folds),
+            "seed": self.seed,
+            "sampler": self.sampler,
+            "pruner": self.pruner,
+            "objective": goals,
+            "space": space,
+            "retrain": {"best": self.retrain_best, "seeds": list(self.retrain_seeds)},
         }
-        return samplers[self.sampler]()
-
-    def make_pruner(self) -> optuna.pruners.BasePruner:
-        """Compares means over folds; a median needs five finished trials first."""
-        import optuna
-
-        if self.pruner == "median":
-            return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=0)
-        if self.pruner == "hyperband":
-            return optuna.pruners.HyperbandPruner(
-                min_resource=1, max_resource=len(self.folds), reduction_factor=2
-            )
-        return optuna.pruners.NopPruner()
 
 
 def read_search(name: str, changes: Mapping[str, Any] | None = None) -> Search:
@@ -202,9 +256,7 @@ def parse(content: Mapping[str, Any]) -> Search:
         difference = ", ".join(sorted(set(content) ^ expected))
         raise _refused("search", difference, ", ".join(sorted(expected)), difference)
     try:
-        space = tuple(
-            Parameter(key=key, **value) for key, value in content["space"].items() if value
-        )
+        space = tuple(_parameter(key, value) for key, value in content["space"].items() if value)
         objective = tuple(Objective(**one) for one in content["objective"])
         search = Search(
             trials=int(content["trials"]),
@@ -223,11 +275,28 @@ def parse(content: Mapping[str, Any]) -> Search:
     return search
 
 
+def _parameter(key: str, content: Mapping[str, Any]) -> Parameter:
+    numbers = {
+        name: float(content[name])  # YAML takes 1e-5, without a point, for a word
+        for name in ("low", "high", "step")
+        if content.get(name) is not None
+    }
+    choices = [
+        str(choice) if isinstance(choice, list) else choice for choice in content.get("choices", ())
+    ]
+    return Parameter(key=key, **{**content, **numbers, "choices": tuple(choices)})
+
+
+def _held(found: Sequence[Mapping[str, Any]], key: str, value: Any) -> bool:
+    return any(key in one and one[key] == value for one in found)
+
+
 def _check(search: Search) -> None:
-    if search.trials < 1 or not search.folds:
-        raise _refused(
-            "search.trials", str(search.trials), "1 or more, on 1 fold or more", "trials"
-        )
+    folds, seeds = search.folds, search.retrain_seeds
+    if search.trials < 1:
+        raise _refused("search.trials", str(search.trials), "1 or more", "trials")
+    if not folds or len(set(folds)) < len(folds) or min(folds) < 0:
+        raise _refused("search.folds", str(list(folds)), "different folds, one or more", "folds")
     if search.sampler not in SAMPLERS:
         raise _refused("search.sampler", search.sampler, ", ".join(SAMPLERS), "sampler")
     if search.pruner not in PRUNERS:
@@ -236,21 +305,61 @@ def _check(search: Search) -> None:
         raise _refused("search.space", "nothing", "one parameter and one goal", "space")
     if len(search.objective) > 1 and search.pruner != "none":
         raise _refused("search.pruner", search.pruner, "none: several goals cannot be pruned", "")
+    if len(search.objective) > 1 and search.sampler == "cmaes":
+        raise _refused("search.sampler", "cmaes", "nsga2 or tpe for several goals", "sampler")
     for goal in search.objective:
         if goal.direction not in ("maximize", "minimize"):
             raise _refused("search.objective", goal.direction, "maximize or minimize", "direction")
-    for one in search.space:
-        place = f"search.space.{one.key}"
-        if one.type not in KINDS:
-            raise _refused(place, one.type, ", ".join(KINDS), "type")
-        if one.type == "categorical" and not one.choices:
-            raise _refused(place, "no choices", "choices: [...]", "choices")
-        if one.type != "categorical" and (
-            one.low is None or one.high is None or not one.low <= one.high
-        ):
-            raise _refused(place, f"{one.low} to {one.high}", "low <= high", "low")
-        if one.log and (one.low or 0) <= 0:
-            raise _refused(place, f"low: {one.low}", "above 0 on a logarithmic scale", "low")
+    if search.retrain_best and (not seeds or search.seed in seeds or len(set(seeds)) < len(seeds)):
+        raise _refused(
+            "search.retrain.seeds",
+            str(list(seeds)),
+            f"different seeds, none of them the search's own ({search.seed})",
+            "retrain.seeds",
+        )
+    for index, one in enumerate(search.space):
+        _check_parameter(one, search.space[:index])
+    if search.sampler == "grid" and any(one.when for one in search.space):
+        raise _refused("search.sampler", "grid", "no `when`: it would repeat points", "sampler")
+    if search.sampler == "grid" and search.trials > (points := _points(search)):
+        raise _refused("search.trials", str(search.trials), f"{points}, the whole grid", "trials")
+
+
+def _points(search: Search) -> int:
+    return math.prod(len(parameter.grid()) for parameter in search.space)
+
+
+def _check_parameter(one: Parameter, earlier: Sequence[Parameter]) -> None:
+    place = f"search.space.{one.key}"
+    if one.type not in KINDS:
+        raise _refused(place, one.type, ", ".join(KINDS), "type")
+    if one.type == "categorical":
+        if not one.choices or any(isinstance(choice, Mapping) for choice in one.choices):
+            raise _refused(place, str(list(one.choices)), "choices: [words or numbers]", "choices")
+    else:
+        _check_range(one, place)
+    for key, value in one.when.items():
+        other = next((other for other in earlier if other.key == key), None)
+        if other is None or not other.can_be(value):
+            expected = "a parameter that stands before this one"
+            expected = expected if other is None else f"one of its values: {other.ends()}"
+            raise _refused(f"{place}.when", f"{key}: {value}", expected, "when")
+
+
+def _check_range(one: Parameter, place: str) -> None:
+    low, high, step = one.low, one.high, one.step
+    if low is None or high is None or not low <= high or not math.isfinite(high - low):
+        raise _refused(place, f"{low} to {high}", "low <= high", "low")
+    if one.type == "int" and not all(
+        float(number).is_integer() for number in (low, high, step or 1)
+    ):
+        raise _refused(place, f"{low} to {high}", "whole numbers", "low")
+    if one.log and low <= 0:
+        raise _refused(place, f"low: {low}", "above 0 on a logarithmic scale", "low")
+    if step is not None and (one.log or not 0 < step <= max(high - low, 1e-300)):
+        raise _refused(
+            place, f"step: {step}", "above 0, within the range, without log: true", "step"
+        )
 
 
 def _refused(field: str, found: str, expected: str, key: str) -> MssegError:

@@ -6,10 +6,9 @@ import contextlib
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -20,11 +19,6 @@ from msseg_lightning.read.splits import Split
 from msseg_lightning.run.compose import Config, compose_config
 from msseg_lightning.run.folder import RunFolder, data_name, flatten
 from msseg_lightning.run.scores import PROTOCOL, scores_table
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
-    from msseg_lightning.run.sweep import Sweep
 
 WriteReport = Callable[[RunFolder, Path, Callable[[str], str]], Path]
 """(run folder, file to write, id -> shown name) -> the file."""
@@ -122,56 +116,6 @@ def tracked_part(
     tracker.finish("FINISHED")
 
 
-def track_trial(tracking: Any, sweep: Sweep, experiment: str, trial: FrozenTrial) -> None:
-    """A finished trial as a run below the run of its sweep."""
-    from msseg_lightning.track.tracker import Parent
-
-    parent = Parent(sweep.folder / "track", f"sweep-{sweep.name}", sweep_tags(sweep, experiment))
-    tracker = tracking.start(
-        "msseg",
-        f"{sweep.name}-trial{trial.number}",
-        spool=sweep.folder / "track" / f"trial{trial.number}",
-        parent=parent,
-        tags={
-            **parent.tags,
-            "level": "trial",
-            "trial": trial.number,
-            "trial_state": trial.state.name.lower(),
-        },
-        params=trial.params,
-    )
-    names = [goal.metric for goal in sweep.search.objective]
-    for name, value in zip(names, trial.values or (), strict=False):
-        tracker.log_metrics({f"sweep/{name}": value})
-    for step, value in sorted(trial.intermediate_values.items()):
-        tracker.log_metrics({"sweep/mean_over_folds": value}, step)
-    tracker.finish("FINISHED")
-
-
-def track_sweep(tracking: Any, sweep: Sweep, experiment: str) -> None:
-    """Table, best settings and interactive plots, in the one run of all processes of a sweep."""
-    from msseg_lightning.track.journal import run_key
-
-    folder = sweep.folder / "track"
-    tracker = tracking.start(
-        "msseg",
-        f"sweep-{sweep.name}",
-        spool=folder / f"process{os.getpid()}",
-        key=run_key(folder),
-        tags=sweep_tags(sweep, experiment),
-    )
-    for file in (sweep.folder / "trials.csv", sweep.folder / "best.json"):
-        tracker.log_artifact(file, "sweep")
-    for plot in sorted((sweep.folder / "plots").glob("*.html")):
-        tracker.log_artifact(plot, "plots")
-    tracker.finish("FINISHED")
-
-
-def sweep_tags(sweep: Sweep, experiment: str) -> dict[str, str]:
-    """Tags of a sweep's run."""
-    return {"system": experiment, "sweep": sweep.name, "level": "sweep"}
-
-
 def tracked_settings(config: Config) -> dict[str, Any]:
     """Settings worth a column in MLflow: the rhythm of training and whatever was overridden."""
     flat = flatten(config)
@@ -230,6 +174,7 @@ def ending(error: BaseException) -> str:
     if isinstance(error, MssegError) and error.exit_code in (
         ExitCode.INTERRUPTED,
         ExitCode.TERMINATED,
+        ExitCode.PREEMPTED,
     ):
         return "KILLED"
     return status_of(error)

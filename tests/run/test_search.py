@@ -9,7 +9,15 @@ import pytest
 
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.run.compose import conf_dir
-from msseg_lightning.run.search import Objective, Parameter, Search, parse, read_search
+from msseg_lightning.run.samplers import make_pruner, make_sampler
+from msseg_lightning.run.search import (
+    Objective,
+    Parameter,
+    Search,
+    mean_figures,
+    parse,
+    read_search,
+)
 
 PLAIN = {
     "trials": 4,
@@ -29,8 +37,9 @@ PLAIN = {
 def test_every_file_of_the_folder_can_be_used(file):
     search = read_search(file.stem)
     assert isinstance(search, Search)
-    search.make_sampler()
-    search.make_pruner()
+    make_sampler(search)
+    make_pruner(search)
+    assert parse(search.content()) == search
 
 
 @pytest.mark.parametrize(
@@ -48,6 +57,17 @@ def test_every_file_of_the_folder_can_be_used(file):
         {"space": {"a": {"type": "word", "low": 0, "high": 1}}},
         {"objective": [{"metric": "dice", "direction": "up"}]},
         {"objective": [{"metric": "a"}, {"metric": "b"}], "pruner": "median"},
+        {"objective": [{"metric": "a"}, {"metric": "b"}], "sampler": "cmaes"},
+        {"folds": [0, 0]},
+        {"retrain": {"best": 1, "seeds": []}},
+        {"retrain": {"best": 1, "seeds": [3]}},  # the search's own
+        {"space": {"a": {"type": "float", "low": 0, "high": float("inf")}}},
+        {"space": {"a": {"type": "int", "low": 0.5, "high": 3}}},
+        {"space": {"a": {"type": "float", "low": 0, "high": 1, "step": 2}}},
+        {"space": {"a": {"type": "float", "low": 1, "high": 2, "step": 0.1, "log": True}}},
+        {"space": {"a": {"type": "categorical", "choices": [{"b": 1}]}}},
+        {"space": {"a": {"type": "categorical", "choices": [1], "when": {"b": 1}}}},
+        {"sampler": "grid", "space": {"a": {"type": "int", "low": 1, "high": 3}}},  # 3 points
     ],
     ids=str,
 )
@@ -91,6 +111,45 @@ def test_a_grid_has_every_step():
     assert Parameter("a", "float", 0.0, 0.5, step=0.25).grid() == [0.0, 0.25, 0.5]
     with pytest.raises(MssegError):
         Parameter("a", "float", 0.0, 1.0).grid()
+
+
+def test_a_condition_names_an_earlier_parameter_and_a_value_of_it():
+    space = {
+        "loss": {"type": "categorical", "choices": ["x", "y"]},
+        "k": {"type": "int", "low": 1, "high": 5, "when": {"loss": "z"}},
+    }
+    with pytest.raises(MssegError, match="one of its values"):
+        parse({**PLAIN, "space": space})
+    with pytest.raises(MssegError, match="stands before"):
+        parse({**PLAIN, "space": dict(reversed(space.items()))})
+
+
+def test_corners_hold_every_choice_and_both_ends():
+    search = parse(
+        {
+            **PLAIN,
+            "space": {
+                "loss": {"type": "categorical", "choices": ["x", "y", "z"]},
+                "lr": {"type": "float", "low": "1e-5", "high": 1},  # YAML's word for a number
+                "k": {"type": "int", "low": 1, "high": 5, "when": {"loss": "y"}},
+                "size": {"type": "categorical", "choices": [[8, 8], None]},
+            },
+        }
+    )
+    corners = search.corners()
+    held = {(key, value) for one in corners for key, value in one.items()}
+    assert held == {
+        *(("loss", "x"), ("loss", "y"), ("loss", "z"), ("lr", 1e-5), ("lr", 1.0)),
+        *(("k", 1), ("k", 5), ("size", "[8, 8]"), ("size", None)),
+    }
+    assert all(one["loss"] == "y" for one in corners if "k" in one)
+
+
+def test_means_leave_out_folds_that_say_nothing():
+    assert mean_figures([{"a": 1.0, "b": math.nan}, {"a": 2.0, "b": 3.0}, {}]) == {
+        "a": 1.5,
+        "b": 3.0,
+    }
 
 
 def test_over_budget_ranks_below_everything_within_and_by_excess():

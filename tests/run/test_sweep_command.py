@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 
 import pytest
@@ -40,21 +41,75 @@ def test_a_sweep_runs_and_is_tracked(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["sweep", *words]) == ExitCode.OK, capsys.readouterr().err
     out = capsys.readouterr().out
-    assert "again with new seeds" in out and "selected on" in out
+    assert "Winner: trial" in out and "test result" in out
     (folder,) = (tmp_path / "sweeps").iterdir()
     runs = list(folder.glob("trials/*/oversampled_unet/*/scores.json"))
     assert len(runs) == 3  # two trials, one of them with another seed
-    assert main(["sweep", *words, "--status"]) == ExitCode.OK
+    page = (folder / "report.html").read_text()
+    assert all(title in page for title in ("Winner: trial", "History", "trained again", "Trials"))
+
+    runs[0].unlink()  # to see that a look changes nothing
+    name = f"name={folder.name}"
+    assert main(["sweep", "oversampled_unet", name, "--status"]) == ExitCode.OK
     assert json.loads(capsys.readouterr().out) == {"wanted": 2, "complete": 2}
-    assert main(["sweep", *words, "--best"]) == ExitCode.OK
+    assert main(["sweep", "oversampled_unet", name, "--best"]) == ExitCode.OK
     assert capsys.readouterr().out.count("train.optimizer.lr") == 2
+    best = json.loads((folder / "best.json").read_text())
+    assert main(["sweep", *words, "--export"]) == ExitCode.OK
+    assert json.loads((folder / "best.json").read_text()) == best
+
     with sqlite3.connect(tmp_path / "mlruns" / "mlflow.db") as store:
-        levels = store.execute("select value from tags where key = 'level'").fetchall()
-    assert sorted(level for (level,) in levels) == ["sweep", "trial", "trial"]
+        levels = store.execute(
+            "select value, status from tags join runs using (run_uuid) where key = 'level'"
+        ).fetchall()
+        figures = {key for (key,) in store.execute("select distinct key from latest_metrics")}
+    assert sorted(levels) == [("sweep", "FINISHED"), *[("trial", "FINISHED")] * 2]
+    assert "result/clean_share_of_cases_without" in figures
 
 
-def test_an_unknown_setting_is_refused_before_the_first_trial(words, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("train.stepz=3", "train.steps"),
+        ("search.trails=3", "trials"),
+        ("search.space={train.optimizer.lrr: {type: float, low: 0.1, high: 1}}", "optimizer.lr"),
+        ("search.space={train.accumulate: {type: categorical, choices: [word]}}", "wrong type"),
+        ("search.space={network: {type: categorical, choices: [unett]}}", "unett"),
+        ("search.space={train.steps: {type: int, low: 1, high: 2}}", "also given"),
+        ("search.space={fold: {type: int, low: 1, high: 2}}", "cannot be searched"),
+        ("search.objective=[{metric: f1}]", "lesion_f1"),
+        ("store=nonsense", "not the address"),
+        ("store=oracle://user:secret@host/base", "driver|address"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_first_trial(
+    words, tmp_path, monkeypatch, capsys, word, said
+):
     monkeypatch.chdir(tmp_path)
-    assert main(["sweep", *words, "train.stepz=3"]) == ExitCode.CONFIG
-    assert main(["sweep", *words, "search.trails=3"]) == ExitCode.CONFIG
-    assert not (tmp_path / "sweeps").exists()
+    assert main(["sweep", *words, word]) == ExitCode.CONFIG
+    error = capsys.readouterr().err
+    assert re.search(said, error) and "secret" not in error
+    assert not list(tmp_path.glob("sweeps/*/trials"))
+
+
+def test_a_look_at_no_sweep_makes_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", "pre_unet", "name=typo", "--status"]) == ExitCode.CONFIG
+    assert "typo" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_that_does_not_answer_is_named_without_its_password(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("psycopg", reason="the driver of PostgreSQL is not installed")
+    monkeypatch.chdir(tmp_path)
+    store = "store=postgresql://me:secret@127.0.0.1:9/optuna"
+    assert main(["sweep", "pre_unet", "name=lr", store, "--status"]) == ExitCode.STORE
+    error = capsys.readouterr().err
+    assert "127.0.0.1:9" in error and "secret" not in error
+
+
+def test_cmaes_is_refused_on_a_store_of_others(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    both = ["search.sampler=cmaes", "store=postgresql://me@127.0.0.1:9/optuna"]
+    assert main(["sweep", *words, *both]) == ExitCode.SECURITY
+    assert "runs code" in capsys.readouterr().err

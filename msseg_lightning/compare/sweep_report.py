@@ -1,0 +1,158 @@
+"""A search as one HTML file: the answer in words, the candidates, plots, every trial."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from msseg_lightning.compare import page
+from msseg_lightning.core.files import atomic_write
+from msseg_lightning.run.sweep_answer import PLOTS, Answer, plots, shown
+
+LARGEST_TABLE = 500
+"""Rows; ``trials.csv`` has all."""
+
+# The plots compile their shaders and formulas from text; still no address may be contacted.
+POLICY = (
+    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline' 'unsafe-eval'; worker-src blob:"
+)
+
+TITLES = {
+    "optimization_history": "History",
+    "param_importances": "Importance",
+    "slice": "Slices",
+    "parallel_coordinate": "Parallel coordinates",
+    "pareto_front": "Pareto front",
+}
+
+
+def build_sweep_report(found: Answer, output: Path) -> Path:
+    """Write the report of a sweep, also of one that still runs.
+
+    Args:
+        found: from ``run.sweep_answer.answer``.
+        output: the HTML file; it needs no network (5 MB, most of them Plotly).
+    """
+    name = found.study.study.study_name
+    html = page.document(
+        f"Search {name}",
+        [_answer(name, found), _candidates(found), _plots(found), _trials(found)],
+        POLICY,
+    )
+    with atomic_write(output) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return output
+
+
+def _answer(name: str, found: Answer) -> str:
+    said = "".join(f"<p>{escape(text)}</p>" for text in found.paragraphs())
+    return (
+        '<header><p class="warning">Research use only. Not a medical device: nothing here may '
+        f"guide the care of a patient.</p>\n<h1>Search {escape(name)}</h1>"
+        f'<div class="answer">{said}</div></header>'
+    )
+
+
+def _candidates(found: Answer) -> str:
+    """The best few of the search beside what they score with new seeds."""
+    if not found.retrained:
+        return ""
+    seeds = [f"seed {seed}" for seed in found.study.search.retrain_seeds]
+    winner = found.winner[0].trial if found.winner else None
+    rows = [
+        [
+            f"{one.trial}{' (winner)' if one.trial == winner else ''}",
+            ", ".join(f"{key.split('.')[-1]} {shown(value)}" for key, value in one.values.items()),
+            f"{one.search_score:.4f}",
+            *(f"{score:.4f}" for score in one.scores),
+            f"{expected:.4f}",
+        ]
+        for one, expected in found.retrained
+    ]
+    heads = ["Trial", "Settings", "In the search", *seeds, "Expect"]
+    return (
+        "<section><h2>The best of the search, trained again</h2><p>The score in the search is the "
+        "best of many and therefore too good; the last column is the one to quote.</p>"
+        f"{table(heads, rows)}</section>"
+    )
+
+
+def _plots(found: Answer) -> str:
+    from plotly.offline import get_plotlyjs
+
+    sections = []
+    for name, figure in plots(found.study).items():
+        figure.update_layout(
+            title=None,
+            template="plotly_white",
+            width=None,
+            autosize=True,
+            height=400,
+            margin={"l": 70, "r": 30, "t": 30, "b": 60},
+        )
+        drawn = figure.to_html(
+            full_html=False,
+            include_plotlyjs=False,
+            config={"displaylogo": False, "responsive": True},
+        )
+        sections.append(
+            f"<section><h2>{TITLES[name]}</h2><p>{escape(PLOTS[name])}.</p>{drawn}</section>"
+        )
+    if not sections:
+        return ""
+    return f"<script>{get_plotlyjs()}</script>" + "".join(sections)
+
+
+def _trials(found: Answer) -> str:
+    search = found.study.search
+    keys = [one.key for one in search.space]
+    trials = [trial for trial in found.study.trials() if trial.user_attrs.get("surplus") is None]
+    rows = [
+        [
+            str(trial.number),
+            trial.state.name.lower() + (" (error)" if "error" in trial.user_attrs else ""),
+            *(f"{value:.4f}" for value in trial.values or ()),
+            *([""] * (len(search.objective) - len(trial.values or ()))),
+            str(len(trial.intermediate_values) or ""),
+            *(shown(trial.params[key]) if key in trial.params else "" for key in keys),
+            str(trial.user_attrs.get("retry_of", "")),
+        ]
+        for trial in trials[:LARGEST_TABLE]
+    ]
+    heads = [
+        *("Trial", "State", *(goal.metric for goal in search.objective), "Folds"),
+        *keys,
+        "Again after",
+    ]
+    more = f" The first {LARGEST_TABLE} are shown." if len(trials) > LARGEST_TABLE else ""
+    return (
+        f"<section><h2>Trials</h2><p>{len(trials)} trials; those that failed were killed and tried "
+        f"again, or ended with an error, and do not count.{more} Click a heading to sort.</p>"
+        f"{table(heads, rows)}</section>"
+    )
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of texts that sorts by a click; numbers as numbers."""
+    head = "".join(
+        f'<th scope="col"><button type="button">{escape(text)}</button></th>' for text in heads
+    )
+    body = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(map(_cell, rest))}</tr>'
+        for first, *rest in rows
+    )
+    return (
+        f'<div class="scroll"><table class="sortable"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _cell(text: str) -> str:
+    number = text.split(" ")[0]  # of "0.61 [0.50, 0.70]" the first
+    try:
+        value = f' data-value="{float(number)}"'
+    except ValueError:
+        value = "" if text else ' data-value=""'
+    return f"<td{value}>{escape(text)}</td>"
