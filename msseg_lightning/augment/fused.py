@@ -7,7 +7,6 @@ copied between processes and nothing is cached in memory.
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from msseg_lightning.augment import intensity, resample
 from msseg_lightning.augment.parameters import Intensity, Parameters, draw, visit_of
 from msseg_lightning.augment.recipe import Recipe
+from msseg_lightning.core.per_thread import PerThread
 from msseg_lightning.core.prepared import PAIR, Layer, PreparedSubject
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP, TARGET
 from msseg_lightning.core.volume import Grid
@@ -36,7 +36,7 @@ class FusedAugment:
     def __init__(self, recipe: Recipe | None = None) -> None:
         self.recipe = recipe if recipe is not None else Recipe()
         self._table = intensity.normal_table()
-        self._local = threading.local()
+        self._local = PerThread()
 
     def fill(
         self,

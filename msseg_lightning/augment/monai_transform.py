@@ -9,7 +9,6 @@ would change its dropout, hence there is no such adapter.
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from msseg_lightning.augment.fused import FusedAugment
+from msseg_lightning.core.per_thread import PerThread
 from msseg_lightning.core.prepared import PreparedSubject
 
 
@@ -33,7 +33,7 @@ class MonaiTransform:
     def __init__(self, transform: Any, first: FusedAugment | None = None) -> None:
         self.transform = transform
         self.first = first if first is not None else FusedAugment()
-        self._local = threading.local()
+        self._local = PerThread()
 
     def fill(
         self,

@@ -131,19 +131,21 @@ def out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def _unwinding() -> Iterator[None]:
-    """SIGTERM unwinds, so that locks are freed and tracking learns of the end; training saves."""
+    """SIGTERM and SIGUSR1 unwind: locks are freed, tracking learns of the end; training saves."""
+    codes = {signal.SIGTERM: ExitCode.TERMINATED, signal.SIGUSR1: ExitCode.PREEMPTED}
 
-    def terminate(number: int, frame: object) -> None:
-        raise SystemExit(int(ExitCode.TERMINATED))
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(int(codes[signal.Signals(number)]))
 
     if threading.current_thread() is not threading.main_thread():  # signals are not ours there
         yield
         return
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = {number: signal.signal(number, end) for number in codes}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _environment(error: OSError) -> int:

@@ -43,12 +43,19 @@ def main(arguments: Sequence[str]) -> ExitCode:
     from msseg_lightning.run.experiment import train_experiment
     from msseg_lightning.run.product import is_product, train_product
 
-    if is_product(options.overrides):
-        folders = train_product(options.experiment, options.overrides, build_report)
-        sys.stdout.write(describe_product(folders))
-        return ExitCode.OK
-    config = compose_config(options.overrides, options.experiment)
-    outcome = train_experiment(config, build_report)
+    several = is_product(options.overrides)
+    config = {} if several else compose_config(options.overrides, options.experiment)
+
+    from msseg_lightning.train.ranks import follow, leading
+
+    if (code := follow()) is not None:  # torchrun or srun started this process beside the leader
+        return ExitCode(code)
+    with leading():
+        if several:
+            folders = train_product(options.experiment, options.overrides, build_report)
+            sys.stdout.write(describe_product(folders))
+            return ExitCode.OK
+        outcome = train_experiment(config, build_report)
     sys.stdout.write(describe(outcome.summary))
     sys.stdout.write(f"\nrun     {outcome.folder.path}\nreport  {outcome.folder.report_file}\n")
     if outcome.tracking_uri:

@@ -112,6 +112,10 @@ class PreparedSubject:
         self.sha256: dict[str, str] = dict(meta["sha256"])
         self._arrays: dict[str, NDArray[Any]] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the folder itself; arrays stay on disk."""
+        return PreparedSubject.open, (self.folder.absolute(),)
+
     @property
     def image_names(self) -> tuple[str, ...]:
         """Names of the images."""

@@ -22,6 +22,7 @@ class ExitCode(enum.IntEnum):
     NUMERICAL = 7
     STORE = 8
     PARTIAL = 9
+    PREEMPTED = 75
     INTERRUPTED = 130
     TERMINATED = 143
 

@@ -15,6 +15,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_seed
 from msseg_lightning.core.subject import TARGET, LoadedSubject, LongitudinalSubject
 from msseg_lightning.run.compose import Config
+from msseg_lightning.run.folder import batches_per_step
 
 if TYPE_CHECKING:
     from msseg_lightning.method.staged import Fitted, Track
@@ -290,7 +291,9 @@ SETTINGS_OF_A_STAGE = (
 
 
 def _decisive(config: Config) -> dict[str, Any]:
-    return {key: config.get(key) for key in SETTINGS_OF_A_STAGE}
+    found = {key: config.get(key) for key in SETTINGS_OF_A_STAGE}
+    train = {key: value for key, value in (found["train"] or {}).items() if key != "accumulate"}
+    return {**found, "train": train, "batches_per_step": batches_per_step(config)}
 
 
 def reader_files(node: Any) -> dict[str, str]:

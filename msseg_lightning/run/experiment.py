@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,8 +80,7 @@ def train_experiment(config: Config, report: WriteReport) -> Outcome:
         try:
             part = functools.partial(tracked_part, tracking, folder, config)
             summary = _run(config, folder, subjects, split, load, report, tracker, part)
-            if summary:
-                log_results(tracker, folder, summary, tracking.pseudonyms.name, report)
+            log_results(tracker, folder, summary, tracking.pseudonyms.name, report)
         except BaseException as error:
             close_run(tracker, folder, ending(error))
             raise
@@ -189,8 +187,6 @@ def _run(
         [subjects[name] for name in split.val],
         folder.fit,
     )
-    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) != 0:
-        return {}  # only one process writes results
     save_model(method, config, folder)
     folder.update_record(status="predicting", stages=fitted_stages(folder))
     held_out = [subjects[name] for name in split.test]

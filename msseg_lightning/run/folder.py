@@ -17,7 +17,8 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.run.compose import Config
 
 IRRELEVANT = ("trainer", "paths", "track", "overwrite", "sizes", "card", "data.workers", "profile")
-"""Settings that may change when a run is continued: they do not change what it computes."""
+"""Settings that may change when a run is continued: they do not change what it computes. Of the
+hardware that is true as long as as many batches make up a step, see `batches_per_step`."""
 
 
 class RunFolder:
@@ -185,11 +186,25 @@ def flatten(node: Any, place: str = "") -> dict[str, Any]:
 
 def relevant(config: Config) -> dict[str, Any]:
     """Settings that decide what is computed."""
-    return {
+    found = {
         key: value
         for key, value in flatten(config).items()
         if not any(key == name or key.startswith(f"{name}.") for name in IRRELEVANT)
     }
+    if found.pop("train.accumulate", None) is not None:
+        found["trainer.devices x trainer.num_nodes x train.accumulate"] = batches_per_step(config)
+    return found
+
+
+def batches_per_step(config: Config) -> int:
+    """Batches that one optimiser step adds up, over devices and over time.
+
+    Four devices and one device that accumulates four times see the same patches, so a run may go
+    on with either.
+    """
+    trainer, train = config.get("trainer") or {}, config.get("train") or {}
+    devices = trainer.get("devices", 1) * trainer.get("num_nodes", 1)
+    return int(devices * (train.get("accumulate") or 1))
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -281,7 +281,7 @@ def status_of(error: BaseException | None) -> Status:
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "SIGTERMException":
         return "KILLED"
     if isinstance(error, SystemExit):
-        if error.code in (130, 143):
+        if error.code in (75, 130, 143):
             return "KILLED"
         return "FINISHED" if error.code in (None, 0) else "FAILED"
     return "FAILED"

@@ -95,11 +95,9 @@ class KeepCheckpoints(L.Callback):
         self.best_score = float(state_dict["best_score"])
         self.best_step = int(state_dict["best_step"])
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Save by the clock, between optimiser steps only."""
-        due = time.monotonic() - self._saved_at > 60 * self.minutes
-        if due and not trainer.fit_loop._should_accumulate():
-            self.save_last(trainer)
+    def due(self) -> bool:
+        """Whether the clock asks for a checkpoint (see ``interruption.StopOnSignal``)."""
+        return time.monotonic() - self._saved_at > 60 * self.minutes
 
     def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """After the validation of this epoch: best first, then last, which names the best."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -19,7 +20,10 @@ class PatchSource(Protocol):
     def iterate(
         self, start_step: int, stop_step: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
-        """Batches ``start_step`` .. ``stop_step - 1`` of one rank, made ahead by threads."""
+        """Batches ``start_step`` .. ``stop_step - 1`` of one rank, made ahead by threads.
+
+        Elements are numbered over all ranks; element e of step s is always the same.
+        """
 
 
 class Stopwatch(Protocol):
@@ -58,10 +62,14 @@ class LongitudinalDataModule(L.LightningDataModule):
         """The rest of the present epoch."""
         return PatchStream(self)
 
-    def val_dataloader(self) -> DataLoader[PreparedSubject]:
-        """This rank's share of the validation pairs, whole."""
+    def val_dataloader(self) -> DataLoader[PreparedSubject | None]:
+        """This rank's share of the validation pairs, whole; None where another has one more.
+
+        Ranks meet in every validation step, so each must take the same number of them.
+        """
         rank, world_size = self._place()
-        share = self.val[rank::world_size]
+        rounds = -(-len(self.val) // world_size)
+        share = [*self.val, *[None] * (rounds * world_size - len(self.val))][rank::world_size]
         return DataLoader(share, batch_size=None)  # type: ignore[arg-type]  # a list is enough
 
     def _place(self) -> tuple[int, int]:
@@ -80,9 +88,12 @@ class PatchStream:
         step = 0 if trainer is None else trainer.global_step
         rank, world_size = module._place()
         stop = (step // module.epoch_steps + 1) * module.epoch_steps
-        batches = module.patches.iterate(
-            step * module.accumulate, stop * module.accumulate, rank, world_size
-        )
+        ways = module.accumulate
+        parts = [
+            module.patches.iterate(step, stop, turn * world_size + rank, ways * world_size)
+            for turn in range(ways)
+        ]
+        batches = itertools.chain.from_iterable(zip(*parts, strict=True))
         return batches if module.clock is None else _timed(batches, module.clock)
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a training with a checkpoint and a true exit code."""
+"""Signals end a training with a checkpoint and a true exit code; the clock asks for checkpoints."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ import lightning as L
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.train.checkpoint import KeepCheckpoints
+from msseg_lightning.train.ranks import largest
 
 EXIT_CODES = {
     signal.SIGINT: ExitCode.INTERRUPTED,
     signal.SIGTERM: ExitCode.TERMINATED,
+    signal.SIGUSR1: ExitCode.PREEMPTED,
 }
+"""SIGUSR1 is a scheduler's word that the machine is needed: SLURM sends it some time before the
+end (``--signal=USR1@90``). The exit code asks to be queued again."""
+NOTHING, SAVE = 0, 1
+"""Wishes below the number of every signal handled here."""
 
 
 class StopOnSignal(L.Callback):
     """Finish the step, save, leave. A second signal ends at once; the last checkpoint is whole.
+
+    A signal may reach one rank, and clocks differ: after every optimiser step the ranks agree.
 
     Args:
         checkpoints: who saves.
@@ -42,18 +50,22 @@ class StopOnSignal(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """The place where a step is whole."""
-        if self._caught is None or trainer.fit_loop._should_accumulate():
+        if trainer.fit_loop._should_accumulate():
             return
-        self.checkpoints.save_last(trainer)
-        raise MssegError(
-            Problem(
-                "train.stopped",
-                f"stopped by {self._caught.name} after step {trainer.global_step}; "
-                "the state is saved",
-                remedy="give the same command again to continue",
-                exit_code=EXIT_CODES[self._caught],
+        wish = largest(self._caught or (SAVE if self.checkpoints.due() else NOTHING))
+        if wish >= SAVE:
+            self.checkpoints.save_last(trainer)
+        if wish > SAVE:
+            caught = signal.Signals(wish)
+            raise MssegError(
+                Problem(
+                    "train.stopped",
+                    f"stopped by {caught.name} after step {trainer.global_step}; "
+                    "the state is saved",
+                    remedy="give the same command again to continue",
+                    exit_code=EXIT_CODES[caught],
+                )
             )
-        )
 
     def teardown(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
         """Give the signals back."""

@@ -93,8 +93,10 @@ class Task(L.LightningModule):
 
     # ------------------------------------------------------------------ training
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Make every draw inside the step a function of the step."""
-        seed = keyed_seed(self.seed, "step", self.global_step, self.global_rank) >> 1
+        """Make every draw inside the step a function of the step and of the batch's place in it."""
+        turn = batch_idx % self.trainer.accumulate_grad_batches
+        place = turn * self.trainer.world_size + self.global_rank
+        seed = keyed_seed(self.seed, "step", self.global_step, place) >> 1
         # torch.manual_seed also queues a call, with a stack trace, for every kind of device this
         # machine lacks, which costs a step a millisecond
         torch.default_generator.manual_seed(seed)
@@ -102,19 +104,34 @@ class Task(L.LightningModule):
             torch.cuda.manual_seed_all(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """Step, log, and skip (a few times) a loss that is not finite."""
+        """One batch of an optimiser step."""
         loss, logs = self.step(batch)
-        self.latest = {"train/loss": loss.detach()}
-        self.latest |= {f"train/{name}": value.detach() for name, value in logs.items()}
+        values = {"train/loss": loss.detach()}
+        values |= {f"train/{name}": value.detach() for name, value in logs.items()}
+        turn = batch_idx % self.trainer.accumulate_grad_batches
+        if turn:  # mean over the batches that one step adds up
+            values = {
+                name: self.latest[name] + (value - self.latest[name]) / (turn + 1)
+                for name, value in values.items()
+            }
+        self.latest = values
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log, and skip (a few times) a loss that is not finite.
+
+        The loss is read once per optimiser step, after the backward pass was queued. All ranks read
+        the mean over all ranks, so that they decide alike.
+        """
+        if self.trainer.world_size > 1 and self.latest:
+            values = torch.stack([value.float() for value in self.latest.values()])
+            values = self.trainer.strategy.reduce(values, reduce_op="mean")
+            self.latest = dict(zip(self.latest, values, strict=True))
         # Lightning's log costs half a millisecond: it is called for the steps that are written
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set at run time
         if (self.global_step + 1) % every == 0:
             for name, value in self.latest.items():
-                self.log(name, value, batch_size=len(batch.subjects))
-        return loss
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Read the loss once per optimiser step, after the backward pass was queued."""
+                self.log(name, value)
         loss = self.latest.get("train/loss")
         if loss is None or bool(torch.isfinite(loss)):
             self._bad_steps = 0
@@ -155,12 +172,22 @@ class Task(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What the plateau scheduler remembers; the rate itself travels with the optimiser."""
+        checkpoint["accumulate"] = self.trainer.accumulate_grad_batches
         if self.plateau is not None:
             checkpoint["plateau"] = self.plateau.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Kept until the optimiser is built."""
+        """The plateau is kept until the optimiser is built.
+
+        Lightning counts batches: a run that goes on with more devices and less accumulation, or
+        the other way round, counts the same optimiser steps in other numbers of batches.
+        """
         self._plateau_state = checkpoint.get("plateau")
+        before = checkpoint.get("accumulate")
+        if before is not None and before != self.trainer.accumulate_grad_batches:
+            counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+            for name, count in counts.items():
+                counts[name] = count // before * self.trainer.accumulate_grad_batches
 
     def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
         """All trainable parameters; with ``convolution_kernels`` the others get no decay."""
@@ -177,25 +204,35 @@ class Task(L.LightningModule):
         return [{"params": kernels}, {"params": rest, "weight_decay": 0.0}]
 
     # ---------------------------------------------------------------- validation
-    def validation_step(self, subject: PreparedSubject, batch_idx: int) -> None:
-        """Score one whole volume."""
-        if self.validator is None:
-            raise RuntimeError("validation subjects were given but no validator")
+    def validation_step(self, subject: PreparedSubject | None, batch_idx: int) -> None:
+        """Score one whole volume; None is the turn of a rank that has one pair less."""
+        if subject is None:
+            return
         # windows come in other numbers than patches: each number would be compiled anew
         eager = torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
         with eager:
-            self._val_rows[subject.id] = dict(self.validator(self.network, subject))
+            self._val_rows[subject.id] = self.validate(subject)
+
+    def validate(self, subject: PreparedSubject) -> dict[str, float]:
+        """Named scores of a pair."""
+        if self.validator is None:
+            raise RuntimeError("validation subjects were given but no validator")
+        return dict(self.validator(self.network, subject))
 
     def on_validation_epoch_end(self) -> None:
-        """Mean of each score over the pairs for which it is defined, over all ranks."""
-        rows = list(self._gather(self._val_rows).values())
+        """Mean of each score over the pairs for which it is defined, over all ranks.
+
+        Every rank computes and knows the same, in the order of the pairs' names.
+        """
+        gathered = self._gather(self._val_rows)
+        rows = [gathered[name] for name in sorted(gathered)]
         self._val_rows = {}
         for name in dict.fromkeys(name for row in rows for name in row):
             values = np.array([row[name] for row in rows if name in row], dtype=np.float64)
             defined = values[np.isfinite(values)]
             if len(defined):
                 mean = float(defined.mean())
-                self.log(f"val/{name}", mean, rank_zero_only=True)
+                self.log(f"val/{name}", mean)
                 if name == self.monitor and self.plateau is not None:
                     self.plateau.step(mean)
 
@@ -204,6 +241,8 @@ class Task(L.LightningModule):
             return rows
         parts: list[Any] = [None] * self.trainer.world_size
         torch.distributed.all_gather_object(parts, rows)
+        both = [name for part in parts for name in part]
+        assert len(both) == len(set(both)), "a pair was validated by two ranks"
         return {name: row for part in parts for name, row in part.items()}
 
     def transfer_batch_to_device(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -28,6 +30,8 @@ from msseg_lightning.train.datamodule import LongitudinalDataModule
 from msseg_lightning.train.early_stop import StopWithoutProgress
 from msseg_lightning.train.interruption import StopOnSignal
 from msseg_lightning.train.profile import Profile
+from msseg_lightning.train.ranks import together
+from msseg_lightning.train.recompute import recompute_blocks
 from msseg_lightning.train.task import Task
 
 DONE = "done.json"
@@ -35,20 +39,45 @@ LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 """Channels-last memory format of the kernels of 2D and 3D convolutions."""
 
 
+def _require_counts(group: str, counts: Mapping[str, Any]) -> None:
+    problems = [
+        Problem(
+            "config.range",
+            "the value is out of range",
+            field=f"{group}.{name}",
+            found=str(value),
+            expected="a whole number, at least 1",
+            remedy=f"set {group}.{name}=1 or more",
+            exit_code=ExitCode.CONFIG,
+        )
+        for name, value in counts.items()
+        if not isinstance(value, int) or value < 1
+    ]
+    if problems:
+        raise MssegError(problems)
+
+
 @dataclasses.dataclass(frozen=True)
 class Hardware:
     """What a training runs on; the arguments are those of Lightning's Trainer.
 
+    One process trains per device. An optimiser step adds up ``devices * num_nodes *
+    Training.accumulate`` batches, and only this product decides what is computed.
+
     Args:
         accelerator: ``auto``, ``cpu`` or ``gpu``.
         devices: how many on each machine.
-        num_nodes: how many machines.
-        strategy: ``auto``, ``ddp``, ``fsdp`` ...
+        num_nodes: how many machines; more than one are started by torchrun or srun.
+        strategy: how several share the work: ``auto`` (``ddp``), ``ddp``, ``fsdp`` ...
         precision: ``auto`` is bf16-mixed on a GPU that has it and 32-true elsewhere.
         compile: compile network and loss for their fixed patch size; pays back after some 150
             steps. Validation runs uncompiled, its windows come in other numbers.
         channels_last: keep the channels of a voxel side by side in memory. Faster together with
             ``compile`` and bf16-mixed, on a CPU slower without them.
+        sync_batchnorm: batch statistics over all GPUs instead of each alone; on a CPU every
+            process keeps its own.
+        checkpoint_activations: keep the features between blocks of convolutions only and compute
+            those inside once more in the backward pass: less memory, more time, equal results.
         profile: say at the end where the time went.
     """
 
@@ -59,10 +88,22 @@ class Hardware:
     precision: str = "auto"
     compile: bool = False
     channels_last: bool = False
+    sync_batchnorm: bool = False
+    checkpoint_activations: bool = False
     profile: bool = False
+
+    def __post_init__(self) -> None:
+        _require_counts("trainer", {"devices": self.devices, "num_nodes": self.num_nodes})
+
+    @property
+    def processes(self) -> int:
+        """On all machines."""
+        return self.devices * self.num_nodes
 
     def prepare(self, task: Task) -> None:
         """Lay out and compile what a step runs; results stay equal to rounding."""
+        if self.checkpoint_activations:
+            recompute_blocks(task.network)
         if self.channels_last:
             for module in task.network.modules():
                 for weight in module.parameters(recurse=False):
@@ -77,8 +118,12 @@ class Hardware:
         """The precision that ``auto`` stands for on this machine."""
         if self.precision != "auto":
             return self.precision
-        gpu = self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-        return "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
+        return "bf16-mixed" if self.gpu and torch.cuda.is_bf16_supported() else "32-true"
+
+    @property
+    def gpu(self) -> bool:
+        """Whether this is CUDA."""
+        return self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,22 +153,11 @@ class Training:
     monitor: str = "score"
 
     def __post_init__(self) -> None:
-        problems = [
-            Problem(
-                "config.range",
-                "the value is out of range",
-                field=f"train.{name}",
-                found=str(value),
-                expected="a whole number, at least 1",
-                remedy=f"set train.{name}=1 or more",
-                exit_code=ExitCode.CONFIG,
-            )
-            for name in ("steps", "batch_size", "validate_every", "accumulate", "stop_after")
-            if not isinstance(value := getattr(self, name), int) or value < 1
-            if value is not None or name != "stop_after"
-        ]
-        if problems:
-            raise MssegError(problems)
+        counts = {"steps": self.steps, "batch_size": self.batch_size}
+        counts |= {"validate_every": self.validate_every, "accumulate": self.accumulate}
+        if self.stop_after is not None:
+            counts["stop_after"] = self.stop_after
+        _require_counts("train", counts)
 
     def fit(
         self,
@@ -136,16 +170,52 @@ class Training:
     ) -> None:
         """Fit, or continue what was interrupted in ``folder``; at the end the best weights are in.
 
+        With several devices every one has its process, see ``train.ranks``.
+
+        Args:
+            task: what learns.
+            data: what it learns from.
+            folder: of this fit.
+            hardware: what it runs on.
+            loggers: of the leading process alone.
+            callbacks: as loggers.
+
         Raises:
-            MssegError: no such device (5), loss not finite (7), stopped by a signal (130, 143).
+            MssegError: no such device (5), loss not finite (7), stopped by a signal (75, 130, 143).
         """
-        curves = CurveFile(folder / "curves.csv")
-        keep = KeepCheckpoints(folder, f"val/{self.monitor}", self.checkpoint_minutes)
-        last = folder / LAST
         if (folder / DONE).exists():
             return self._take_best(task, folder)
-        if last.exists():
+        curves = CurveFile(folder / "curves.csv")
+        last = folder / LAST if (folder / LAST).exists() else None
+        if last is not None:
             curves.forget_after(int(read_checkpoint(last)["global_step"]))
+        share = functools.partial(self._fit, task, data, folder, hardware, last)
+        with together(hardware.devices, hardware.num_nodes, share) as place:
+            step, keep = share(place, [curves, *loggers], callbacks)
+        found = math.isfinite(keep.best_score)
+        write_json(
+            folder / DONE,
+            {
+                "step": step,
+                "best_step": keep.best_step if found else None,
+                "best_score": keep.best_score if found else None,
+            },
+        )
+        self._take_best(task, folder)
+
+    def _fit(
+        self,
+        task: Task,
+        data: LongitudinalDataModule,
+        folder: Path,
+        hardware: Hardware,
+        last: Path | None,
+        place: ClusterEnvironment,
+        loggers: Sequence[Logger] = (),
+        callbacks: Sequence[L.Callback] = (),
+    ) -> tuple[int, KeepCheckpoints]:
+        """What every process does."""
+        keep = KeepCheckpoints(folder, f"val/{self.monitor}", self.checkpoint_minutes)
         hardware.prepare(task)
         watch = [Profile(data)] if hardware.profile else []
         patience: list[L.Callback] = []
@@ -157,8 +227,9 @@ class Training:
                 accelerator=hardware.accelerator,
                 devices=hardware.devices,
                 num_nodes=hardware.num_nodes,
-                strategy=hardware.strategy,
+                strategy=hardware.strategy if hardware.processes > 1 else "auto",
                 precision=hardware.resolved_precision(),  # type: ignore[arg-type]  # free text from YAML
+                sync_batchnorm=hardware.sync_batchnorm and hardware.gpu and hardware.processes > 1,
                 max_steps=self.steps,
                 max_epochs=-1,
                 accumulate_grad_batches=self.accumulate,
@@ -166,7 +237,7 @@ class Training:
                 num_sanity_val_steps=0,
                 limit_val_batches=1.0 if data.val else 0,
                 log_every_n_steps=max(1, min(50, self.validate_every // 5)),
-                logger=[curves, *loggers],
+                logger=list(loggers),
                 callbacks=[
                     *watch,
                     Progress(self.steps),
@@ -175,7 +246,7 @@ class Training:
                     *callbacks,
                     StopOnSignal(keep),
                 ],
-                plugins=[AtomicCheckpointIO()],
+                plugins=[AtomicCheckpointIO(), place],
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
@@ -204,18 +275,8 @@ class Training:
                     exit_code=ExitCode.ENVIRONMENT,
                 )
             ) from error
-        trainer.fit(task, datamodule=data, ckpt_path=str(last) if last.exists() else None)
-        if trainer.is_global_zero:
-            write_json(
-                folder / DONE,
-                {
-                    "step": trainer.global_step,
-                    "best_step": keep.best_step if math.isfinite(keep.best_score) else None,
-                    "best_score": keep.best_score if math.isfinite(keep.best_score) else None,
-                },
-            )
-        trainer.strategy.barrier()
-        self._take_best(task, folder)
+        trainer.fit(task, datamodule=data, ckpt_path=None if last is None else str(last))
+        return trainer.global_step, keep
 
     @staticmethod
     def _take_best(task: Task, folder: Path) -> None:

@@ -40,10 +40,9 @@ class ValidationLossTask(Task):
             raise ValueError(f"{batches} batches say nothing about the loss")
         self.cut, self.batches = cut, batches
 
-    def validation_step(self, subject: PreparedSubject, batch_idx: int) -> None:
-        """Score one whole volume, then measure the loss on pieces of it."""
-        super().validation_step(subject, batch_idx)
-        self._val_rows[subject.id]["loss"] = self._loss_of([subject])
+    def validate(self, subject: PreparedSubject) -> dict[str, float]:
+        """Scores of the whole volume, and the loss on pieces of it."""
+        return super().validate(subject) | {"loss": self._loss_of([subject])}
 
     def _loss_of(self, subjects: Sequence[PreparedSubject]) -> float:
         source = self.cut(subjects=subjects)

@@ -34,6 +34,16 @@ def test_the_same_settings_continue_and_other_hardware_may(tmp_path):
     folder.claim_config(config(trainer={"devices": 4}))
 
 
+def test_devices_may_take_the_place_of_accumulation_and_nothing_else(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.claim_config(config(train={"accumulate": 4}))
+    folder.claim_config(config(train={"accumulate": 2}, trainer={"devices": 2, "num_nodes": 1}))
+    folder.claim_config(config(train={"accumulate": 1}, trainer={"devices": 2, "num_nodes": 2}))
+    with pytest.raises(MssegError) as caught:
+        folder.claim_config(config(train={"accumulate": 4}, trainer={"devices": 2}))
+    assert "4 -> 8" in caught.value.problems[0].found
+
+
 def test_changed_settings_are_refused_with_the_difference(tmp_path):
     folder = RunFolder(tmp_path)
     folder.claim_config(config())

@@ -9,8 +9,9 @@ import pytest
 from msseg_lightning.train.interruption import EXIT_CODES, StopOnSignal
 
 
-def test_the_exit_codes_are_those_of_a_shell():
-    assert {int(number): int(code) for number, code in EXIT_CODES.items()} == {2: 130, 15: 143}
+def test_the_exit_codes_are_those_of_a_shell_and_of_a_queue():
+    codes = {number.name: int(code) for number, code in EXIT_CODES.items()}
+    assert codes == {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 75}
 
 
 def test_the_first_signal_waits_for_the_step_and_the_second_does_not():

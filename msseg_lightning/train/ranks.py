@@ -1,0 +1,301 @@
+"""Several processes that train together: one leads, the others follow.
+
+The leader is the process that was asked to train. It prepares, decides, writes, tracks and predicts
+as if it were alone. Only a fit is shared: the leader sends it to the followers, as it stands, and
+all carry it out. A follower does nothing else, so nothing else can happen twice.
+
+On one machine the leader starts its followers itself, for each fit anew. Where torchrun or srun has
+started all processes, the first leads and the others wait for fits (`follow`) until it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from torch import distributed
+
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+
+log = logging.getLogger(__name__)
+
+Work = Callable[[ClusterEnvironment], Any]
+"""A fit that only lacks its place among the processes."""
+PATIENCE = datetime.timedelta(days=30)
+"""Followers wait while the leader prepares or predicts. A dead process is noticed by other means:
+its connections close, and its starter (leader, torchrun, srun) ends the rest."""
+GRACE_S = 20.0
+"""Time for a clean end after another process died."""
+
+
+class Beside(TorchElasticEnvironment):
+    """A process among those that a leader started on its own machine.
+
+    Args:
+        rank: which; 0 leads.
+        size: how many.
+    """
+
+    def __init__(self, rank: int, size: int) -> None:
+        super().__init__()
+        self.rank, self.size = rank, size
+
+    def world_size(self) -> int:
+        return self.size
+
+    def global_rank(self) -> int:
+        return self.rank
+
+    def local_rank(self) -> int:
+        return self.rank
+
+    def node_rank(self) -> int:
+        return 0
+
+
+def started_by_others() -> ClusterEnvironment | None:
+    """This process's place among those of torchrun or srun; None where it was started alone.
+
+    A batch script's own shell has SLURM's variables, too, but only srun counts a step's tasks.
+    """
+    place: ClusterEnvironment
+    if TorchElasticEnvironment.detect():
+        place = TorchElasticEnvironment()
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        place = SLURMEnvironment(auto_requeue=False)  # it would save in the middle of a step
+    else:
+        return None
+    return place if place.world_size() > 1 else None
+
+
+def follow() -> int | None:
+    """Carry out the leader's fits until it ends.
+
+    Returns:
+        Exit code of this process; None in a process that leads or is alone, which goes on.
+    """
+    place = started_by_others()
+    if place is None or place.global_rank() == 0:
+        return None
+    _join(place)
+    return _serve(place)
+
+
+@contextlib.contextmanager
+def leading() -> Iterator[None]:
+    """Release the followers of torchrun or srun when the work inside is done.
+
+    After an error they see the connection close, and end with an error, too.
+    """
+    place = started_by_others()
+    if place is None:
+        yield
+        return
+    _join(place)
+    yield
+    distributed.broadcast_object_list([int(ExitCode.OK)], src=0)
+    distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def together(devices: int, nodes: int, work: Work) -> Iterator[ClusterEnvironment]:
+    """Have all followers do ``work`` while the leader does the same inside.
+
+    Args:
+        devices: processes on each machine.
+        nodes: machines.
+        work: is pickled and sent.
+
+    Raises:
+        MssegError: another number of processes was started (exit 2), a process died (exit 5).
+    """
+    outside, size = started_by_others(), devices * nodes
+    if outside is not None:
+        _require(outside.world_size() == size, devices, nodes, f"{outside.world_size()} processes")
+        if not distributed.is_initialized():
+            _require(False, devices, nodes, "processes that were not told to follow")
+        distributed.broadcast_object_list([work], src=0)
+        yield outside
+    elif size == 1:
+        yield LightningEnvironment()
+    else:
+        _require(nodes == 1, devices, nodes, "one process on one machine")
+        with _started(size, work) as place:
+            yield place
+
+
+def largest(value: int) -> int:
+    """The largest of the values that the processes give; they wait for one another."""
+    if not distributed.is_initialized():
+        return value
+    number = torch.tensor(value)  # on the CPU: nobody waits for a device
+    distributed.all_reduce(number, distributed.ReduceOp.MAX)
+    return int(number)
+
+
+def _require(fits: bool, devices: int, nodes: int, found: str) -> None:
+    if not fits:
+        raise MssegError(
+            Problem(
+                "train.processes",
+                "the processes that were started are not those the settings ask for",
+                field="trainer.devices x trainer.num_nodes",
+                found=found,
+                expected=f"{devices} x {nodes}",
+                remedy="give the numbers that torchrun or srun was given; several machines need "
+                "one of the two",
+                exit_code=ExitCode.CONFIG,
+            )
+        )
+
+
+def _join(place: ClusterEnvironment) -> None:
+    os.environ["MASTER_ADDR"] = place.main_address
+    os.environ["MASTER_PORT"] = str(place.main_port)
+    distributed.init_process_group(
+        rank=place.global_rank(), world_size=place.world_size(), timeout=PATIENCE
+    )
+
+
+def _serve(place: ClusterEnvironment) -> int:
+    """Do what the leader sends; a number is the exit code."""
+    while True:
+        sent: list[Any] = [None]
+        try:
+            distributed.broadcast_object_list(sent, src=0)
+        except RuntimeError:  # the leader is gone, and has said why
+            return ExitCode.ENVIRONMENT
+        if isinstance(sent[0], int):
+            return sent[0]
+        try:
+            sent[0](place)
+        except MssegError as error:  # the leader says the same
+            return error.exit_code
+
+
+# ---------------------------------------------------------------- processes on the same machine
+@contextlib.contextmanager
+def _started(size: int, work: Work) -> Iterator[ClusterEnvironment]:
+    store = distributed.TCPStore("127.0.0.1", 0, size, is_master=True, wait_for_workers=False)
+    spawn = get_context("spawn")
+    level = logging.getLogger("msseg_lightning").level
+    followers = [
+        spawn.Process(target=_follower, args=(store.port, rank, size, level), name=f"rank{rank}")
+        for rank in range(1, size)
+    ]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // size))
+    watch = _Watch(followers)
+    try:
+        for follower in followers:
+            follower.start()
+        watch.start()
+        distributed.init_process_group(store=store, rank=0, world_size=size, timeout=PATIENCE)
+        distributed.broadcast_object_list([work], src=0)
+        yield Beside(0, size)
+        for follower in followers:
+            follower.join(GRACE_S)
+    except RuntimeError as error:
+        raise watch.explain(error) from error
+    finally:
+        watch.done.set()
+        for follower in followers:
+            if follower.is_alive():
+                follower.kill()
+                follower.join()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+        torch.set_num_threads(threads)
+
+
+class _Watch(threading.Thread):
+    """Ends the leader where a follower died and the leader waits for it for ever.
+
+    With gloo the leader's next exchange fails at once and says so. A GPU may wait for a message
+    that never comes, where no exception reaches.
+
+    Args:
+        followers: their processes.
+    """
+
+    def __init__(self, followers: list[SpawnProcess]) -> None:
+        super().__init__(name="watch", daemon=True)
+        self.followers = followers
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        """Wait for the first that fails."""
+        left = list(self.followers)
+        while left and not self.done.is_set():
+            ended = connection.wait([follower.sentinel for follower in left], timeout=1.0)
+            if any(f.exitcode not in (0, None) for f in left if f.sentinel in ended):
+                break
+            left = [follower for follower in left if follower.sentinel not in ended]
+        if not left or self.done.wait(GRACE_S):
+            return
+        log.error("a process of this training died and the leader cannot go on without it")
+        for follower in self.followers:
+            follower.kill()
+        os._exit(ExitCode.ENVIRONMENT)
+
+    def explain(self, error: RuntimeError) -> Exception:
+        """What to say where an exchange between processes failed."""
+        ends = connection.wait([follower.sentinel for follower in self.followers], timeout=2.0)
+        dead = [f for f in self.followers if f.sentinel in ends and f.exitcode]
+        if not dead:
+            return error
+        return MssegError(
+            Problem(
+                "train.process_died",
+                "a process of this training died",
+                field=", ".join(follower.name for follower in dead),
+                found=", ".join(f"exit code {follower.exitcode}" for follower in dead),
+                expected="all processes to the end",
+                remedy="give the same command again to continue from the last checkpoint",
+                exit_code=ExitCode.ENVIRONMENT,
+            )
+        )
+
+
+def _follower(port: int, rank: int, size: int, level: int) -> None:
+    """The whole life of a follower."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal
+    warnings.filterwarnings("ignore", module="lightning")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("msseg_lightning").setLevel(max(level, logging.WARNING))
+    torch.set_num_threads(max(1, torch.get_num_threads() // size))
+    store = distributed.TCPStore("127.0.0.1", port, size, is_master=False)
+    distributed.init_process_group(store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    place = Beside(rank, size)
+    sent: list[Any] = [None]
+    distributed.broadcast_object_list(sent, src=0)
+    try:
+        sent[0](place)
+    except MssegError as error:  # the leader says the same
+        sys.exit(error.exit_code)
+    distributed.destroy_process_group()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(ExitCode.ENVIRONMENT)
