@@ -26,10 +26,12 @@ NOTHING, SAVE = 0, 1
 class StopOnSignal(L.Callback):
     """Finish the step, save, leave. A second signal ends at once; the last checkpoint is whole.
 
-    A signal may reach one rank, and clocks differ: after every optimiser step the ranks agree.
+    A signal may reach one rank, and clocks differ: after every optimiser step the ranks agree. The
+    last step of an epoch is whole when its validation is: a run that went on from between the two
+    would never validate it.
 
     Args:
-        checkpoints: who saves.
+        checkpoints: who saves, also at the end of every epoch; comes before this among callbacks.
     """
 
     def __init__(self, checkpoints: KeepCheckpoints) -> None:
@@ -43,29 +45,38 @@ class StopOnSignal(L.Callback):
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._caught is not None:
+        if self._caught is not None and number != signal.SIGUSR1:  # schedulers may repeat that one
             self._release()
             signal.raise_signal(number)
-        self._caught = signal.Signals(number)
+        self._caught = self._caught or signal.Signals(number)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """The place where a step is whole."""
-        if trainer.fit_loop._should_accumulate():
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
+        if trainer.fit_loop._should_accumulate() or trainer.global_step % data.epoch_steps == 0:
             return
         wish = largest(self._caught or (SAVE if self.checkpoints.due() else NOTHING))
         if wish >= SAVE:
             self.checkpoints.save_last(trainer)
-        if wish > SAVE:
-            caught = signal.Signals(wish)
-            raise MssegError(
-                Problem(
-                    "train.stopped",
-                    f"stopped by {caught.name} after step {trainer.global_step}; "
-                    "the state is saved",
-                    remedy="give the same command again to continue",
-                    exit_code=EXIT_CODES[caught],
-                )
+        self._leave(trainer, wish)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """After the validation, whose checkpoint is written."""
+        self._leave(trainer, largest(self._caught or NOTHING))
+
+    @staticmethod
+    def _leave(trainer: L.Trainer, wish: int) -> None:
+        if wish <= SAVE:
+            return
+        caught = signal.Signals(wish)
+        raise MssegError(
+            Problem(
+                "train.stopped",
+                f"stopped by {caught.name} after step {trainer.global_step}; the state is saved",
+                remedy="give the same command again to continue",
+                exit_code=EXIT_CODES[caught],
             )
+        )
 
     def teardown(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
         """Give the signals back."""

@@ -94,6 +94,9 @@ class Task(L.LightningModule):
     # ------------------------------------------------------------------ training
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make every draw inside the step a function of the step and of the batch's place in it."""
+        # what curves are labelled with; after a resume at the end of an epoch with a validation
+        # Lightning's own count is one ahead
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
         turn = batch_idx % self.trainer.accumulate_grad_batches
         place = turn * self.trainer.world_size + self.global_rank
         seed = keyed_seed(self.seed, "step", self.global_step, place) >> 1
@@ -186,8 +189,9 @@ class Task(L.LightningModule):
         before = checkpoint.get("accumulate")
         if before is not None and before != self.trainer.accumulate_grad_batches:
             counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-            for name, count in counts.items():
-                counts[name] = count // before * self.trainer.accumulate_grad_batches
+            ready = counts["ready"] // before * self.trainer.accumulate_grad_batches
+            # `completed` may lie one behind
+            counts |= {name: ready - (counts["ready"] - count) for name, count in counts.items()}
 
     def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
         """All trainable parameters; with ``convolution_kernels`` the others get no decay."""

@@ -24,3 +24,13 @@ def test_the_first_signal_waits_for_the_step_and_the_second_does_not():
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_scheduler_may_say_it_twice():
+    stop = StopOnSignal(checkpoints=None)
+    stop.on_train_start(None, None)
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        stop.teardown(None, None, "fit")

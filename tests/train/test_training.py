@@ -117,7 +117,11 @@ def test_accumulated_batches_resume_between_optimiser_steps(tmp_path):
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, ExitCode.TERMINATED), (signal.SIGINT, ExitCode.INTERRUPTED)],
+    [
+        (signal.SIGTERM, ExitCode.TERMINATED),
+        (signal.SIGINT, ExitCode.INTERRUPTED),
+        (signal.SIGUSR1, ExitCode.PREEMPTED),
+    ],
 )
 def test_a_signal_saves_and_tells_the_truth(tmp_path, number, code):
     stop = StopAt(4, lambda: os.kill(os.getpid(), number))
@@ -127,6 +131,39 @@ def test_a_signal_saves_and_tells_the_truth(tmp_path, number, code):
     assert caught.value.exit_code == code
     assert read_checkpoint(tmp_path / LAST)["global_step"] == 5
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_during_validation_waits_for_its_scores(tmp_path, number):
+    def fit(folder, act=lambda: None):
+        def validate(network, subject):
+            act()
+            return {"score": float(weights(module).sum())}
+
+        module = task()
+        module.validator = validate
+        data = LongitudinalDataModule(Patches(), [SimpleNamespace(id="a")], epoch_steps=5)
+        training(steps=15).fit(module, data, folder, CPU)
+        return read_curves(folder / "curves.csv")
+
+    with pytest.raises(MssegError, match="after step 5"):
+        fit(tmp_path / "cut", lambda: os.kill(os.getpid(), number))
+    assert fit(tmp_path / "cut") == fit(tmp_path / "whole")
+
+
+def test_other_numbers_of_batches_make_the_same_steps(tmp_path):
+    """A run goes on with less accumulation when there are more devices: here, smaller batches."""
+
+    def fit(folder, accumulate, callbacks=()):
+        module = task()
+        data = LongitudinalDataModule(Patches(), epoch_steps=4, accumulate=accumulate)
+        settings = training(steps=6, accumulate=accumulate, validate_every=4)
+        settings.fit(module, data, folder, CPU, callbacks=callbacks)
+        return [r["step"] for r in read_curves(folder / "curves.csv") if r["name"] == "train/loss"]
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(tmp_path, 2, [StopAt(3, die)])
+    assert fit(tmp_path, 3) == [0, 1, 2, 3, 4, 5]
 
 
 def test_the_best_validated_weights_are_kept(tmp_path):
