@@ -187,6 +187,7 @@ class Unit(nn.Module):
     def run(self, features: Tensor, steps: Sequence[str]) -> Tensor:
         """Run some of the steps; shortcuts leave and join between two of them."""
         compiled, fused = torch.compiler.is_compiling(), False
+        own = False  # whether the features were made here; the input stays what it is
         for name, following in zip(steps, [*steps[1:], ""], strict=True):
             if fused:  # this activation ran together with the norm before it
                 fused = False
@@ -195,10 +196,23 @@ class Unit(nn.Module):
                 fused = following == "act"
                 features = norm_activation(self.norm, self.act if fused else None, features)
                 continue
-            features = getattr(self, name)(features)
+            if name == "act" and own and not torch.is_grad_enabled():
+                features = in_place(self.act, features)
+                continue
+            result = getattr(self, name)(features)
+            own = own or result is not features
+            features = result
+            del result  # else it would keep its memory during the next step
             if name == "conv" and self.dropout is not None:
                 features = self.dropout(features)
         return features
+
+
+def in_place(activation: nn.Module, features: Tensor) -> Tensor:
+    """Overwrite features with their activation: one full-size tensor less while predicting."""
+    if isinstance(activation, nn.LeakyReLU):
+        return functional.leaky_relu_(features, activation.negative_slope)
+    return functional.relu_(features)
 
 
 @dataclasses.dataclass(frozen=True)

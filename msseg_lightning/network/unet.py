@@ -129,7 +129,8 @@ class UNet(nn.Module):
         finest = [features]  # of the decoder, coarsest first
         for up, block in zip(self.ups, self.decoder, strict=True):
             features = block(torch.cat([skips.pop(), up(features)], dim=1))
-            finest.append(features)
+            if self.training:  # otherwise only the last is asked for, and memory is short
+                finest.append(features)
         if self.training and self.heads_count > 1:
             logits, *deeper = (
                 head(level) for head, level in zip(self.heads, reversed(finest), strict=False)

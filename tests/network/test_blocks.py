@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -60,6 +62,22 @@ def test_order_of_execution(order, residual):
             module.register_forward_hook(lambda *_, name=name: seen.append(name.split(".")[-1]))
     assert tuple(block(torch.randn(1, 4, 6, 4, 8)).shape) == (1, 8, 3, 2, 4)
     assert [name for name in seen if name != "shortcut"] == order.split("_") * 2
+
+
+@pytest.mark.parametrize("order", ["conv_norm_act", "norm_act_conv", "norm_conv_act"])
+@pytest.mark.parametrize("norm", [Norm("instance"), Norm("none")])
+@pytest.mark.parametrize("activation", [Activation("relu"), Activation("leaky_relu", 0.2)])
+@pytest.mark.parametrize("shortcut", [None, "identity", "convolution"])
+def test_predicting_overwrites_nothing_that_is_still_needed(order, norm, activation, shortcut):
+    recipe = Block(order, shortcut is not None, norm=norm, activation=activation)
+    if shortcut is not None:
+        recipe = dataclasses.replace(recipe, shortcut=shortcut)
+    block = recipe.build(4, 4, KERNEL, ONE).eval()
+    features = torch.randn(1, 4, 5, 4, 6)
+    before, learning = features.clone(), block(features)
+    with torch.inference_mode():
+        assert torch.equal(block(features), learning)
+    assert torch.equal(features, before)
 
 
 def test_preactivated_shortcut_sees_the_activated_input():
