@@ -14,9 +14,14 @@ from msseg_lightning.simulate.cohort import write_cohort
 @pytest.fixture(scope="session")
 def tiny_cohort(tmp_path_factory) -> Path:
     """Two patients to train and two to test, of each kind one without new lesions; 3 mm."""
-    return write_cohort(
-        tmp_path_factory.mktemp("cohort") / "tiny", load_recipe("tiny"), seed=0, progress=False
-    )
+    return write_cohort(tmp_path_factory.mktemp("cohort") / "tiny", load_recipe("tiny"), seed=0)
+
+
+@pytest.fixture(scope="session")
+def coarse_cohort(tmp_path_factory) -> Path:
+    """The same patients in voxels of 6 mm: for what is about files and processes, not scores."""
+    recipe = load_recipe("tiny", ["spacing_floor_mm=6.0", "sampling_mm=3.0"])
+    return write_cohort(tmp_path_factory.mktemp("cohort") / "coarse", recipe, seed=0)
 
 
 @pytest.fixture(scope="session")

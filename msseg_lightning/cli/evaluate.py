@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.run.shard import SHARD_HELP, Shard
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +25,7 @@ examples
   msseg evaluate predictions/ /data/msseg2/           013.nii.gz against 013/ground_truth.nii.gz
   msseg evaluate predictions/ truths/ --csv all.csv   013.nii.gz against 013.nii.gz, a row per case
   msseg evaluate new.nii.gz truth.nii.gz --json -     for programs: nothing else on standard output
+  msseg evaluate predictions/ truths/ --cases done/ --shard 1/4 --csv all.csv   a part of the cases
 
 The measures carry the names of the challenge's own tool and agree with it. A reference without
 lesions has only NbTestedLesions and VolTestedLesions; such cases are never averaged with others.
@@ -39,6 +41,8 @@ def main(arguments: Sequence[str]) -> ExitCode:
     """Score, print, write."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.shard and not options.cases:
+        parser.error("--shard needs --cases FOLDER, where the parts meet")
 
     from msseg_lightning.evaluate.case_score import ScoreOptions
     from msseg_lightning.evaluate.summary import summarise
@@ -46,9 +50,16 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
     thresholds = ScoreOptions(options.min_lesion_volume, options.alpha, options.beta, options.gamma)
     pairs, unmatched = find_pairs(options.prediction, options.reference)
+    labels = dict(options.label_value)
     scores = evaluate_files(
-        pairs, thresholds, options.workers, dict(options.label_value), show_progress=True
+        pairs, thresholds, options.workers, labels, options.cases, shard=options.shard
     )
+    if len(scores) < len(pairs):
+        sys.stdout.write(
+            f"{len(scores)} of {len(pairs)} cases are scored in {options.cases}; the part that "
+            "completes them writes the tables\n"
+        )
+        return ExitCode.OK
     summary = summarise(scores)
     if options.csv:
         _write_csv(options.csv, scores)
@@ -101,6 +112,13 @@ def _parser() -> argparse.ArgumentParser:
         help="what a stored value other than 0 and 1 means; repeatable",
     )
     parser.add_argument("--workers", type=_count, metavar="N", help="threads (one per processor)")
+    parser.add_argument(
+        "--cases",
+        type=Path,
+        metavar="FOLDER",
+        help="keep every case's score here; what is there of the same masks is not scored again",
+    )
+    parser.add_argument("--shard", type=Shard.parse, metavar="I/N", help=SHARD_HELP)
     return parser
 
 

@@ -16,13 +16,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msseg_lightning import __version__
-from msseg_lightning.core.problem import ExitCode, MssegError
+from msseg_lightning.core.problem import ExitCode, MssegError, out_of_memory
 
 COMMANDS = (
     "list",
     "show",
     "check",
     "simulate",
+    "prepare",
     "train",
     "predict",
     "evaluate",
@@ -50,6 +51,7 @@ first steps
   msseg sweep pre_unet read.root=/data/msseg2         search hyperparameters; run again to resume
   msseg ui                                            compare runs in MLflow
 
+Many subjects or GPUs: `--shard 1/8`, `launcher=slurm`; see docs/scaling.md.
 Every setting can be changed: `msseg show pre_unet` prints them, `key=value` sets one.
 `msseg COMMAND --help` teaches each command. Research use only; not a medical device.
 exit codes: {codes}
@@ -88,6 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _quiet_start()
     try:
         with _unwinding():
+            if any(word.startswith("launcher=") for word in rest):
+                from msseg_lightning.run.launch import launch
+
+                sys.stdout.write(launch(command, rest))
+                return ExitCode.OK
             module = importlib.import_module(f"msseg_lightning.cli.{command}")
             return int(module.main(rest))
     except MssegError as error:
@@ -118,15 +125,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _unforeseen() -> int:
     logging.getLogger("msseg").exception("unforeseen error; please report it with this text")
     return ExitCode.INTERNAL
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: torch says so in a RuntimeError, on a GPU in a subclass of it."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )
 
 
 @contextlib.contextmanager

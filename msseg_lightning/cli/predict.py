@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from msseg_lightning.core.problem import ExitCode, MssegError
+from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.run.shard import SHARD_HELP, Shard
 
 EXAMPLES = """\
 examples
@@ -18,8 +19,11 @@ examples
   msseg predict models:/pre_unet@champion --table pairs.csv --folder predictions
   msseg predict runs/pre_unet/msseg2-fold0-seed0 --folder out read=open_ms read.root=/data/open_ms
       every pair of a data set in any layout; scored where it has references
+  msseg predict RUN --folder out read=msseg2 read.root=/data/cohort --shard 1/4
+      every fourth pair; the four parts may run anywhere that shares the folder
 
 pairs.csv has the columns id, baseline_flair, followup_flair and, if wanted, output.
+A pair that is refused is listed and the others go on; the same command again does what is missing.
 The mask lies on the follow-up's own grid (the common grid, where the pair shares one) with its
 geometry; a JSON file beside it names the model, its hash and every warning.
 Research use only; not a medical device.
@@ -48,6 +52,10 @@ def main(arguments: Sequence[str]) -> ExitCode:
         action="store_true",
         help="also predict pairs of a data set that the system was trained on",
     )
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes, for --table and data sets"
+    )
+    parser.add_argument("--shard", type=Shard.parse, metavar="I/N", help=SHARD_HELP)
     parser.add_argument("--mlruns", default="mlruns", help="tracking folder, for run ids")
     parser.add_argument(
         "settings",
@@ -70,61 +78,43 @@ def main(arguments: Sequence[str]) -> ExitCode:
         outputs = [file for file in (options.output, options.probability) if file is not None]
         predict.check_outputs(outputs, [options.baseline, options.followup])
     model = predict.find_model(options.model, options.mlruns)
-    if options.settings:
-        return predict_data_set(model, options)
+    if not all(single):
+        return predict_many(model, options)
     method, _ = predict.load_method(model)
-    if options.table is None:
-        subject = predict.pair_subject("pair", options.baseline, options.followup)
-        prediction = method.predict(subject)
-        record = predict.side_car(prediction, model)
-        predict.write_prediction(prediction, options.output, options.probability, record)
-        sys.stdout.write(
-            f"{options.output}: {record['new_lesion_volume_mm3']} mm3 of new lesions in "
-            f"{record['new_lesion_voxels']} voxels\n"
-        )
-        return ExitCode.OK
-    return predict_table(method, model, options)
-
-
-def predict_table(method: object, model: Path, options: argparse.Namespace) -> ExitCode:
-    """Every pair of a table; a refused pair is listed and the others go on."""
-    from msseg_lightning.run import predict
-    from msseg_lightning.run.progress import track
-
-    log = logging.getLogger("msseg")
-    pairs = predict.read_pairs(options.table)
-    refused = []
-    for subject, output in track(pairs, "predicting"):
-        try:
-            prediction = method.predict(subject)  # type: ignore[attr-defined]  # a Method
-        except MssegError as error:
-            refused.append(subject.id)
-            for problem in error.problems:
-                log.error("%s: %s", subject.id, problem)
-            continue
-        mask = output or options.folder / f"{subject.id}.nii.gz"
-        predict.write_prediction(prediction, mask, None, predict.side_car(prediction, model))
-    sys.stdout.write(f"{len(pairs) - len(refused)} of {len(pairs)} pairs predicted\n")
-    if refused:
-        sys.stderr.write(f"left out: {', '.join(refused)}\n")
-        return ExitCode.PARTIAL
+    subject = predict.pair_subject("pair", options.baseline, options.followup)
+    prediction = method.predict(subject)
+    record = predict.side_car(prediction, model)
+    predict.write_prediction(prediction, options.output, options.probability, record)
+    sys.stdout.write(
+        f"{options.output}: {record['new_lesion_volume_mm3']} mm3 of new lesions in "
+        f"{record['new_lesion_voxels']} voxels\n"
+    )
     return ExitCode.OK
 
 
-def predict_data_set(model: Path, options: argparse.Namespace) -> ExitCode:
-    """Every pair of a data set; scored where there are references."""
+def predict_many(model: Path, options: argparse.Namespace) -> ExitCode:
+    """Every pair of a table or a data set; the refused are listed and the others go on."""
     from msseg_lightning.cli.train import describe
-    from msseg_lightning.run.apply import apply_to_data_set
+    from msseg_lightning.run.apply import apply_to_data_set, apply_to_table
 
+    where = {"shard": options.shard, "executor": options.workers}
+    if options.table is not None:
+        applied = apply_to_table(model, options.table, options.folder, **where)
+    else:
+        applied = apply_to_data_set(
+            model, options.settings, options.folder, options.include_training, **where
+        )
     log = logging.getLogger("msseg")
-    applied = apply_to_data_set(model, options.settings, options.folder, options.include_training)
     for name, error in applied.refused.items():
         for problem in error.problems:
             log.error("%s: %s", name, problem)
-    total = len(applied.predicted) + len(applied.refused)
-    sys.stdout.write(f"{len(applied.predicted)} of {total} pairs predicted in {options.folder}\n")
+    mine = len(applied.predicted) + len(applied.refused)
+    part = f" (part {options.shard} of {applied.total})" if options.shard else ""
+    sys.stdout.write(
+        f"{len(applied.predicted)} of {mine} pairs predicted in {options.folder}{part}\n"
+    )
     sys.stdout.write(describe(applied.summary))
     if applied.refused:
-        sys.stderr.write(f"left out: {', '.join(applied.refused)}\n")
+        sys.stderr.write(f"left out: {', '.join(applied.refused)}; the same command tries again\n")
         return ExitCode.PARTIAL
     return ExitCode.OK

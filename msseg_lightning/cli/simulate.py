@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.run.shard import SHARD_HELP, Shard
 
 EXAMPLES = """\
 examples
@@ -16,6 +17,7 @@ examples
   msseg simulate cohorts/c preset=challenge             killed? the same line completes it
   msseg simulate out preset=tiny seed=7 train=4         any setting of the recipe: key=value
   msseg simulate out preset=challenge patients=1-10     only some of them, the same bytes
+  msseg simulate cohorts/c preset=challenge --shard 1/4   a quarter of them, the same bytes
   msseg simulate out preset=challenge lesions.touching=0.3 change.misregistration_mm=0.5
 
 presets: challenge, small, tiny (tests), stress (one factor at a time), unlabelled_pairs,
@@ -42,7 +44,8 @@ def main(arguments: Sequence[str]) -> ExitCode:
         metavar="key=value",
         help="preset, seed, workers, patients, or a setting of the recipe",
     )
-    options = parser.parse_args(arguments)
+    parser.add_argument("--shard", type=Shard.parse, metavar="I/N", help=SHARD_HELP)
+    options = parser.parse_intermixed_args(arguments)
 
     from msseg_lightning.run.simulate import load_recipe
     from msseg_lightning.simulate.cohort import write_cohort
@@ -62,6 +65,8 @@ def main(arguments: Sequence[str]) -> ExitCode:
         raise _wrong("train, test", f"{recipe.train}, {recipe.test}", "0 or more, one in all")
     seed, workers = _number("seed", own["seed"]), _number("workers", own["workers"])
     indices = _patients(own["patients"], recipe.size)
+    if options.shard:
+        indices = options.shard.of(range(recipe.size) if indices is None else indices)
     write_cohort(options.out, recipe, seed, max(workers, 1), indices)
     number = recipe.size if indices is None else len(indices)
     sys.stdout.write(f"{number} patients in {options.out}\n")

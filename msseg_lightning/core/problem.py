@@ -91,3 +91,12 @@ class MssegError(Exception):
         if ExitCode.SECURITY in codes:
             return ExitCode.SECURITY
         return codes[0] if codes else ExitCode.INTERNAL
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: torch says so in a RuntimeError, on a GPU in a subclass of it."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from filelock import FileLock
 
 from msseg_lightning.core.files import flush_folder
 from msseg_lightning.core.prepared import PreparedSubject
-from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.problem import MssegError
 from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.core.subject_map import Mapped, Submits, map_subjects
 from msseg_lightning.preprocess.pipeline import Load, Preprocess
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-SHOW_AFTER_S = 2.0
-"""A progress bar for less is noise."""
 
 
 class PreparedCache:
@@ -63,54 +54,34 @@ class PreparedCache:
         """Folder of this pair's entry, whether it exists or not."""
         return self.folder / f"{subject.id}-{self.preprocess.key(subject)[:24]}"
 
-    def prepare(self, subjects: Sequence[LongitudinalSubject]) -> list[PreparedSubject]:
+    def prepare(
+        self, subjects: Sequence[LongitudinalSubject], executor: Submits | None = None
+    ) -> list[PreparedSubject]:
         """Prepared pairs in the order given; builds those that are missing.
+
+        Args:
+            subjects: pairs.
+            executor: builds them elsewhere than in ``workers`` processes; it needs the same disk.
 
         Raises:
             MssegError: all problems of all pairs, each naming its pair.
         """
-        if self.workers > 1 and len(subjects) > 1:
-            problems = self._build_all(subjects)
-        else:
-            problems = []
-            for subject in _progress(subjects, len(subjects)):
-                problems += self._build(subject)
-        if problems:
-            raise MssegError(problems)
+        self.build(subjects, executor).all_done()
         return [PreparedSubject.open(self.place(subject)) for subject in subjects]
+
+    def build(
+        self,
+        subjects: Sequence[LongitudinalSubject],
+        executor: Submits | None = None,
+        pieces: int | None = None,
+    ) -> Mapped[None]:
+        """Build what is missing; which pairs are there now and what is wrong with the others."""
+        named = {subject.id: subject for subject in subjects}
+        return map_subjects(self._ensure, named, executor or self.workers, "preprocess", pieces)
 
     def prepare_one(self, subject: LongitudinalSubject) -> PreparedSubject:
         """One pair, built if missing."""
         return self.prepare([subject])[0]
-
-    def _build(self, subject: LongitudinalSubject) -> list[Problem]:
-        try:
-            self._ensure(subject)
-        except MssegError as error:
-            return list(error.problems)
-        except (OSError, MemoryError) as error:
-            return [
-                Problem(
-                    "preprocess.environment",
-                    f"{subject.id} could not be prepared: {error or 'out of memory'}",
-                    file=self.folder,
-                    field=subject.id,
-                    remedy="check free space, memory and permissions, or set paths.cache=OTHER",
-                    exit_code=ExitCode.ENVIRONMENT,
-                )
-            ]
-        except Exception as error:
-            log.exception("preprocessing %s failed", subject.id)
-            return [
-                Problem(
-                    "preprocess.failed",
-                    f"preprocessing {subject.id} failed: {error!r}",
-                    field=subject.id,
-                    remedy="leave this pair out or report the error with its log",
-                    exit_code=ExitCode.INTERNAL,
-                )
-            ]
-        return []
 
     def _ensure(self, subject: LongitudinalSubject) -> None:
         if not all(file.is_file() for file in subject.files().values()):
@@ -147,62 +118,8 @@ class PreparedCache:
             return False
         return True
 
-    def _build_all(self, subjects: Sequence[LongitudinalSubject]) -> list[Problem]:
-        """Build in worker processes; a worker that dies costs one more try, alone."""
-        problems: list[Problem] = []
-        lost: list[LongitudinalSubject] = []
-        # spawned, not forked: a fork copies the locks of threads that ITK and BLAS hold
-        with ProcessPoolExecutor(
-            min(self.workers, len(subjects)), get_context("spawn"), _single_threaded
-        ) as pool:
-            futures = {pool.submit(self._build, subject): subject for subject in subjects}
-            for future in _progress(as_completed(futures), len(futures)):
-                try:
-                    problems += future.result()
-                except BrokenProcessPool:
-                    lost.append(futures[future])
-        for subject in lost:
-            log.warning("a worker died while %s was prepared or waiting: trying alone", subject.id)
-            with ProcessPoolExecutor(1, get_context("spawn"), _single_threaded) as pool:
-                try:
-                    problems += pool.submit(self._build, subject).result()
-                except BrokenProcessPool:
-                    problems.append(
-                        Problem(
-                            "preprocess.killed",
-                            f"the process preparing {subject.id} was killed twice",
-                            field=subject.id,
-                            remedy="free memory: this pair needs more than there is",
-                            exit_code=ExitCode.ENVIRONMENT,
-                        )
-                    )
-        return problems
-
 
 def _umask() -> int:
     value = os.umask(0)
     os.umask(value)
     return value
-
-
-def _single_threaded() -> None:
-    """Threads of a worker would fight with the other workers."""
-    import SimpleITK as sitk  # noqa: N813
-
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-
-
-def _progress(items: Iterable[T], total: int | None = None) -> Iterator[T]:
-    """Pass items on; a progress bar appears once they take longer than two seconds."""
-    from rich.progress import Progress
-
-    begun = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        bar: Progress | None = None
-        for count, item in enumerate(items):
-            if bar is None and time.monotonic() - begun > SHOW_AFTER_S:
-                bar = stack.enter_context(Progress(transient=True))
-                task = bar.add_task("preparing", total=total)
-            if bar is not None:
-                bar.update(task, completed=count)
-            yield item

@@ -4,24 +4,42 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from msseg_lightning.core.method import Method
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.core.subject_map import Submits, map_subjects
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.read.splits import data_hash
-from msseg_lightning.run.build import build_load, build_method, instantiate
-from msseg_lightning.run.compose import Config, compose_config, refuse_targets
+from msseg_lightning.run.build import build_load, build_method, code_hash, instantiate
+from msseg_lightning.run.compose import OF_THE_RUN, Config, compose_config, refuse_targets
 from msseg_lightning.run.folder import data_name
-from msseg_lightning.run.predict import json_safe_config, predict_to_file, run_of, weights_hash
-from msseg_lightning.run.progress import track
-from msseg_lightning.run.scores import score_options, score_pair, write_scores
+from msseg_lightning.run.predict import (
+    load_config,
+    read_pairs,
+    run_of,
+    side_car,
+    side_car_file,
+    weights_hash,
+    write_prediction,
+)
+from msseg_lightning.run.scores import (
+    digest,
+    keep_score,
+    kept_score,
+    score_options,
+    score_prediction,
+    write_scores,
+)
+from msseg_lightning.run.shard import Shard
 
 CHANGEABLE = ("read", "data", "infer", "postprocess", "paths", "trainer")
 """Settings that do not touch what was trained: which data, how windows slide, which rules."""
@@ -32,35 +50,141 @@ class Applied:
     """What became of a data set.
 
     Args:
-        predicted: ids of the pairs with a mask.
-        summary: the two-group summary of the pairs with a reference; empty without any.
+        predicted: ids of the pairs with a mask, of this part of the data set.
+        summary: the two-group summary of the pairs with a reference; empty without any, and as long
+            as other parts are missing.
         refused: id -> why it has no mask, or no score.
+        total: number of pairs in all parts.
     """
 
     predicted: tuple[str, ...]
     summary: dict[str, Any]
     refused: dict[str, MssegError]
+    total: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Application:
+    """Predicts one pair, and scores it where it has a reference; what is there is left alone.
+
+    Holds plain values only, so that it can travel to other processes; the system is built at the
+    first pair that needs it.
+
+    Args:
+        model: model folder.
+        config: of the system, with the data set's settings.
+        folder: of masks, maps and side-cars; ``scores/<id>.json`` below it.
+        made_from: digest of everything that decides the result, beside the pair itself.
+        masks_only: neither maps nor scores.
+        outputs: id -> mask file, where it is not ``<folder>/<id>.nii.gz``.
+    """
+
+    model: Path
+    config: Config
+    folder: Path
+    made_from: str
+    masks_only: bool = False
+    outputs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: Path, config: Config, folder: Path, **settings: Any) -> Application:
+        """With the digest of the weights, the settings and the program."""
+        decisive = {key: value for key, value in config.items() if key not in OF_THE_RUN}
+        scoring = dataclasses.asdict(score_options(config))
+        where = config["data"]["reading"], config["trainer"]
+        made_from = digest(weights_hash(model), decisive, where, scoring, code_hash())
+        return cls(model, config, folder, made_from, **settings)
+
+    @functools.cached_property
+    def method(self) -> Method:
+        """The system with its weights."""
+        method = build_method(self.config)
+        method.load(self.model)
+        return method
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+
+    def __call__(self, subject: LongitudinalSubject) -> CaseScore | None:
+        """The score; None of a pair without a reference.
+
+        Raises:
+            MssegError: the pair is refused.
+        """
+        load = build_load(self.config)
+        if not all(file.is_file() for file in subject.files().values()):
+            load(subject)  # says what is wrong; hashing a named pipe would wait for ever
+        if self.is_done(subject):
+            return self._kept(subject)
+        made_from, mask = self._made_from(subject), self._mask(subject)
+        prediction = self.method.predict(subject)
+        probability = None if self.masks_only else self.folder / f"{subject.id}_probability.nii.gz"
+        record = {**side_car(prediction, self.model), "made_from": made_from}
+        write_prediction(prediction, mask, probability, record)
+        if not self._scored(subject):
+            return None
+        score = score_prediction(prediction, subject, load, score_options(self.config))
+        keep_score(self._score_file(subject), score, made_from)
+        return score
+
+    def is_done(self, subject: LongitudinalSubject) -> bool:
+        """Whether mask, side-car and score of this pair, by this system, are there."""
+        mask = self._mask(subject)
+        try:
+            record = json.loads(side_car_file(mask).read_text(encoding="utf-8"))
+            same = record["made_from"] == self._made_from(subject)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        scored = not self._scored(subject) or self._kept(subject) is not None
+        return same and mask.is_file() and scored
+
+    def _mask(self, subject: LongitudinalSubject) -> Path:
+        return self.outputs.get(subject.id, self.folder / f"{subject.id}.nii.gz")
+
+    def _scored(self, subject: LongitudinalSubject) -> bool:
+        return subject.labelled and not self.masks_only
+
+    def _kept(self, subject: LongitudinalSubject) -> CaseScore | None:
+        if not self._scored(subject):
+            return None
+        return kept_score(self._score_file(subject), self._made_from(subject))
+
+    def _score_file(self, subject: LongitudinalSubject) -> Path:
+        return self.folder / "scores" / f"{subject.id}.json"
+
+    def _made_from(self, subject: LongitudinalSubject) -> str:
+        return digest(self.made_from, data_hash([subject]))
 
 
 def apply_to_data_set(
-    model: Path, overrides: Sequence[str], folder: Path, include_training: bool = False
+    model: Path,
+    overrides: Sequence[str],
+    folder: Path,
+    include_training: bool = False,
+    shard: Shard | None = None,
+    executor: Submits | int = 1,
+    pieces: int | None = None,
 ) -> Applied:
     """Write masks, maps and side-cars of all pairs into ``folder``; score those with a reference.
 
-    A pair that is refused is left out and the others go on.
+    A pair that is refused is left out and the others go on. A second call does only what is
+    missing.
 
     Args:
         model: model folder, from ``find_model``.
         overrides: ``read=PRESET read.root=...`` and, if wanted, settings of ``CHANGEABLE``.
-        folder: ``<id>.nii.gz``, ``<id>_probability.nii.gz``, ``<id>.json``; and ``scores.json`` and
-            ``scores.csv`` where there are references.
+        folder: ``<id>.nii.gz``, ``<id>_probability.nii.gz``, ``<id>.json``; where there are
+            references ``scores/<id>.json``, and ``scores.json`` and ``scores.csv`` of all.
         include_training: also take pairs the system was trained on.
+        shard: only these pairs; the part that completes the data set writes the tables.
+        executor: number of processes, or where else to work.
+        pieces: see ``map_subjects``.
 
     Raises:
         MssegError: a setting is unknown or would change what was trained (exit 2), or the system
             was trained on some of these pairs (exit 4).
     """
-    config = changed_config(json_safe_config(model), overrides)
+    config = changed_config(load_config(model), overrides)
     subjects = instantiate(config["read"]).subjects()
     seen = trained_on(model, subjects)
     if seen and not include_training:
@@ -77,35 +201,45 @@ def apply_to_data_set(
                 exit_code=ExitCode.MODEL,
             )
         )
-    method = build_method(config)
-    method.load(model)
-    load, options = build_load(config), score_options(config)
-    predicted: list[str] = []
-    scores: dict[str, CaseScore] = {}
-    refused: dict[str, MssegError] = {}
-    for subject in track(subjects, "predicting"):
-        try:
-            if subject.labelled:
-                scores[subject.id] = score_pair(method, subject, load, folder, model, options)
-            else:
-                predict_to_file(method, subject, folder, model)
-            predicted.append(subject.id)
-        except MssegError as error:
-            refused[subject.id] = error
+    apply = Application.of(model, config, folder)
+    mine = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
+    mapped = map_subjects(apply, mine, executor, "predict", pieces)
+    scores = mapped.done
+    if shard is not None and all(apply.is_done(subject) for subject in subjects):
+        scores = {subject.id: apply(subject) for subject in subjects}
+    scored = {name: score for name, score in scores.items() if score is not None}
     summary: dict[str, Any] = {}
-    if scores:
+    if scored and (shard is None or len(scores) == len(subjects)):
         facts = {
             "data": {
                 "name": data_name(config),
                 "data_hash": data_hash(subjects),
-                "left_out": sorted(refused),
+                "left_out": sorted(mapped.failed),
                 "trained_on": seen,
             },
             "model": {"system": config["name"], "weights_sha256": weights_hash(model)},
             "settings": [item for item in overrides if not item.startswith(("read.", "paths."))],
         }
-        summary = write_scores(folder, scores, options, facts)
-    return Applied(tuple(predicted), summary, refused)
+        summary = write_scores(folder, scored, score_options(config), facts)
+    return Applied(tuple(mapped.done), summary, mapped.failed, len(subjects))
+
+
+def apply_to_table(
+    model: Path,
+    table: Path,
+    folder: Path,
+    shard: Shard | None = None,
+    executor: Submits | int = 1,
+    pieces: int | None = None,
+) -> Applied:
+    """Masks of all pairs of a CSV, see ``read_pairs``; otherwise as ``apply_to_data_set``."""
+    pairs = read_pairs(table)
+    outputs = {subject.id: output for subject, output in pairs if output is not None}
+    apply = Application.of(model, load_config(model), folder, masks_only=True, outputs=outputs)
+    subjects = [subject for subject, _ in pairs]
+    mine = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
+    mapped = map_subjects(apply, mine, executor, "predict", pieces)
+    return Applied(tuple(mapped.done), {}, mapped.failed, len(subjects))
 
 
 def changed_config(config: Config, overrides: Sequence[str]) -> Config:

@@ -5,28 +5,27 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
+from msseg_lightning.core.files import sha256_file
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.subject_map import Submits, map_subjects
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions, score_case
 from msseg_lightning.read.nifti import GateOptions, inspect_volume, read_header
+from msseg_lightning.run.build import code_hash
+from msseg_lightning.run.scores import digest, keep_score, kept_score
+from msseg_lightning.run.shard import Shard
 
 log = logging.getLogger(__name__)
-
-Item = TypeVar("Item")
 
 ENDINGS = (".nii.gz", ".nii")
 REFERENCE_NAME = "ground_truth"
 """Stem of the consensus mask in the challenge's case folders."""
-
-_BAR_AFTER_S = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +119,11 @@ def evaluate_files(
     options: ScoreOptions,
     workers: int | None = None,
     label_values: Mapping[int, int] | None = None,
-    show_progress: bool = False,
+    keep: Path | None = None,
+    shard: Shard | None = None,
+    executor: Submits | None = None,
 ) -> dict[str, CaseScore]:
-    """Read and score all pairs in parallel.
+    """Read and score all pairs.
 
     Args:
         pairs: what to compare.
@@ -130,28 +131,62 @@ def evaluate_files(
         workers: threads; reading and scoring release the interpreter. None takes one per
             processor.
         label_values: what stored values other than 0 and 1 mean, e.g. ``{255: 1}``.
-        show_progress: draw a bar on standard error once two seconds have passed.
+        keep: folder for the score of every pair; what lies there already, of the same masks by the
+            same rules and program, is not scored again.
+        shard: score only these; needs ``keep``.
+        executor: works in place of threads.
+
+    Returns:
+        Scores in the order of the pairs; with a shard those of all pairs that are in ``keep`` now.
 
     Raises:
-        MssegError: with every problem of every file; then nothing is scored by halves.
+        MssegError: with every problem of every file; then nothing is scored by halves, but all
+            other pairs are in ``keep``.
     """
     gate = GateOptions(
         label_values=dict(label_values or {}),
         largest_mask_fraction=1.0,  # how much a system marks is for the scores to say
     )
-    scores: dict[str, CaseScore] = {}
-    problems: list[Problem] = []
-    count = min(workers or os.cpu_count() or 1, len(pairs))
-    with ThreadPoolExecutor(count) as pool:
-        futures = {pool.submit(_score_pair, pair, options, gate): pair for pair in pairs}
-        for future in _with_bar(as_completed(futures), len(pairs), show_progress):
-            try:
-                scores[futures[future].case] = future.result()
-            except MssegError as error:
-                problems += error.problems
-    if problems:
-        raise MssegError(sorted(problems, key=lambda problem: str(problem.file)))
-    return {pair.case: scores[pair.case] for pair in pairs}
+    score = _Score(options, gate, keep, code_hash() if keep else "")
+    named = {pair.case: pair for pair in (shard.of(pairs) if shard else pairs)}
+    with ThreadPoolExecutor(min(workers or os.cpu_count() or 1, len(pairs))) as pool:
+        scores = map_subjects(score, named, executor or pool, "evaluate").all_done()
+    if shard is None:
+        return scores
+    kept = {pair.case: score.kept(pair) for pair in pairs}
+    return {case: found for case, found in kept.items() if found is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Score:
+    """Scores a pair once; plain values only, so that it can travel to other processes."""
+
+    options: ScoreOptions
+    gate: GateOptions
+    keep: Path | None
+    code: str
+
+    def __call__(self, pair: MaskPair) -> CaseScore:
+        score = self.kept(pair)
+        if score is None:
+            score = _score_pair(pair, self.options, self.gate)
+            if self.keep is not None:
+                keep_score(self._file(self.keep, pair), score, self._made_from(pair))
+        return score
+
+    def kept(self, pair: MaskPair) -> CaseScore | None:
+        """What an earlier call left."""
+        if self.keep is None or not self._file(self.keep, pair).is_file():
+            return None
+        return kept_score(self._file(self.keep, pair), self._made_from(pair))
+
+    def _file(self, keep: Path, pair: MaskPair) -> Path:
+        return keep / f"{pair.case}.json"
+
+    def _made_from(self, pair: MaskPair) -> str:
+        masks = [sha256_file(path) for path in (pair.prediction, pair.reference)]
+        rules = dataclasses.asdict(self.options), sorted(self.gate.label_values.items())
+        return digest(masks, rules, self.code)
 
 
 def _score_pair(pair: MaskPair, options: ScoreOptions, gate: GateOptions) -> CaseScore:
@@ -249,28 +284,3 @@ def _may_be_mask(path: Path) -> bool:
         and not stem.endswith("_probability")
         and not stem.startswith("flair_")
     )
-
-
-def _with_bar(items: Iterable[Item], total: int, show: bool) -> Iterator[Item]:
-    """Draw a progress bar once this has taken two seconds."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    bar = Progress(
-        "scoring", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
-    )
-    task = bar.add_task("", total=total)
-    began = time.monotonic()
-    started = False
-    try:
-        for item in items:
-            bar.advance(task)
-            late = time.monotonic() - began > _BAR_AFTER_S
-            if show and late and not started and console.is_terminal:
-                bar.start()
-                started = True
-            yield item
-    finally:
-        if started:
-            bar.stop()

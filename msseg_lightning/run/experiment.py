@@ -15,6 +15,7 @@ import yaml
 from msseg_lightning.core.files import sha256_file
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.problem import MssegError, Problem
+from msseg_lightning.core.progress import track
 from msseg_lightning.core.subject import TARGET, LongitudinalSubject
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions
@@ -23,7 +24,6 @@ from msseg_lightning.read.splits import Split, write_split
 from msseg_lightning.run.build import Load, build_load, build_method, instantiate
 from msseg_lightning.run.compose import Config
 from msseg_lightning.run.folder import RunFolder
-from msseg_lightning.run.progress import track
 from msseg_lightning.run.scores import score_options, score_pair, write_scores
 from msseg_lightning.run.tracked import (
     WriteReport,

@@ -69,7 +69,12 @@ def write_prediction(
     write_volume(mask, prediction.mask, prediction.native, "mask")
     if probability is not None and prediction.probability is not None:
         write_volume(probability, prediction.probability, prediction.native, "probability")
-    write_json(mask.with_name(mask.name.removesuffix(".gz").removesuffix(".nii") + ".json"), record)
+    write_json(side_car_file(mask), record)  # last: where it lies, the others do
+
+
+def side_car_file(mask: Path) -> Path:
+    """The JSON file beside a mask."""
+    return mask.with_name(mask.name.removesuffix(".gz").removesuffix(".nii") + ".json")
 
 
 def side_car(prediction: Prediction, model: Path) -> dict[str, Any]:
@@ -172,8 +177,12 @@ def _from_mlflow(text: str, folder: Path) -> Path | None:
         return None
 
 
-def load_method(model: Path, overrides: Mapping[str, Any] | None = None) -> tuple[Method, Config]:
-    """Rebuild a trained system from its folder. Targets are checked before anything is built."""
+def load_config(model: Path) -> Config:
+    """The configuration of a trained system; every target is checked before anything is built.
+
+    Raises:
+        MssegError: it is damaged (exit 4), or names a class that may not be built (exit 6).
+    """
     config = json_safe_config(model)
     refuse_targets(config)
     missing = [key for key in ("name", *SECTIONS) if key not in config]
@@ -182,6 +191,12 @@ def load_method(model: Path, overrides: Mapping[str, Any] | None = None) -> tupl
     for key, value in {"loader": LOADER, "stages": {}, "uses": {}, "ensemble": None}.items():
         config.setdefault(key, value)  # systems trained before these settings existed
     config["trainer"] = {**config["trainer"], "devices": 1, "num_nodes": 1, "strategy": "auto"}
+    return config
+
+
+def load_method(model: Path, overrides: Mapping[str, Any] | None = None) -> tuple[Method, Config]:
+    """Rebuild a trained system from its folder."""
+    config = load_config(model)
     for place, value in (overrides or {}).items():
         group, key = place.split(".")
         config[group] = {**config[group], key: value}

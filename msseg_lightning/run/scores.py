@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 from msseg_lightning import __version__
 from msseg_lightning.core.files import atomic_write, write_json
 from msseg_lightning.core.method import Method
+from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import TARGET, LongitudinalSubject
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions, score_case
@@ -41,6 +44,17 @@ def score_pair(
         MssegError: the pair is refused, or its reference lies on another grid (exit 3).
     """
     prediction = predict_to_file(method, subject, predictions, model)
+    return score_prediction(prediction, subject, load, options)
+
+
+def score_prediction(
+    prediction: Prediction, subject: LongitudinalSubject, load: Load, options: ScoreOptions
+) -> CaseScore:
+    """Compare the mask with the pair's reference.
+
+    Raises:
+        MssegError: the reference is refused, or lies on another grid (exit 3).
+    """
     reference = load(subject).volumes[TARGET]
     if not reference.grid.same_as(prediction.native.grid):
         raise MssegError(
@@ -93,3 +107,25 @@ def scores_table(cases: dict[str, dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return stream.getvalue()
+
+
+def digest(*parts: Any) -> str:
+    """32 hex digits of plain values; equal values give equal digits."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def kept_score(file: Path, made_from: str) -> CaseScore | None:
+    """The score that ``keep_score`` left, if it was made from the same."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content.pop("made_from") == made_from:
+            return CaseScore.from_dict(content)
+    except (OSError, ValueError, TypeError, KeyError):  # absent, or damaged: scored again
+        pass
+    return None
+
+
+def keep_score(file: Path, score: CaseScore, made_from: str) -> None:
+    """Write one pair's score with the digest of all it depends on."""
+    write_json(file, {"made_from": made_from, **score.as_dict()})

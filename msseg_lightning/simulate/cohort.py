@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
+import functools
 import gzip
 import io
 import json
-import logging
-import multiprocessing
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +18,10 @@ import numpy as np
 
 from msseg_lightning.core.files import atomic_write, flush_folder, write_json
 from msseg_lightning.core.problem import MssegError, Problem
+from msseg_lightning.core.subject_map import Submits, map_subjects
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.simulate.patient import SimulatedPatient, simulate_patient
 from msseg_lightning.simulate.recipe import CohortRecipe
-
-log = logging.getLogger(__name__)
 
 DONE = "patient.json"
 """Tables of one patient, written last into its folder."""
@@ -36,7 +33,7 @@ def write_cohort(
     seed: int = 0,
     workers: int = 1,
     indices: Sequence[int] | None = None,
-    progress: bool = True,
+    executor: Submits | None = None,
 ) -> Path:
     """Write a cohort, or some of its patients, and the tables over all that are there.
 
@@ -50,56 +47,35 @@ def write_cohort(
         seed: of all draws.
         workers: processes; 1 works in this one.
         indices: 0-based patients; all by default.
-        progress: show a bar.
+        executor: works in place of ``workers`` processes; it needs the same disk.
 
     Returns:
         The folder.
 
     Raises:
-        MssegError: the folder holds a cohort of another recipe or seed.
+        MssegError: the folder holds a cohort of another recipe or seed; or some patients failed,
+            then the others are complete.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, recipe, seed)
     wanted = list(range(recipe.size)) if indices is None else sorted(set(indices))
-    for left in folder.glob(".partial-*"):
-        if left.is_dir():
+    missing = {
+        recipe.patient_name(index): index
+        for index in wanted
+        if not _complete(folder, recipe, index)
+    }
+    for name in missing:  # other processes may be at work on other patients
+        for left in folder.glob(f".partial-{name}-*"):
             shutil.rmtree(left, ignore_errors=True)
-    missing = [index for index in wanted if not _complete(folder, recipe, index)]
-    jobs: Iterable[int] = _run(folder, recipe, seed, missing, workers)
-    if progress and missing:
-        from rich.progress import track
-
-        jobs = track(jobs, description=f"simulating {recipe.name}", total=len(missing))
-    for index in jobs:
-        log.debug("patient %s written", recipe.patient_name(index))
+    write = functools.partial(_write_one, folder, recipe, seed)
+    mapped = map_subjects(write, missing, executor or workers, "simulate")
     write_tables(folder)
+    mapped.all_done()
     return folder
 
 
-def _run(
-    folder: Path, recipe: CohortRecipe, seed: int, indices: Sequence[int], workers: int
-) -> Iterable[int]:
-    if workers <= 1 or len(indices) <= 1:
-        for index in indices:
-            yield _write_one(folder, recipe, seed, index)
-        return
-    # fresh processes: a forked one would inherit locks of whatever threads run here
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(indices)), mp_context=context
-    ) as pool:
-        futures = [pool.submit(_write_one, folder, recipe, seed, index) for index in indices]
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _write_one(folder: Path, recipe: CohortRecipe, seed: int, index: int) -> int:
+def _write_one(folder: Path, recipe: CohortRecipe, seed: int, index: int) -> None:
     write_patient(folder, simulate_patient(recipe, seed, index))
-    return index
 
 
 def _complete(folder: Path, recipe: CohortRecipe, index: int) -> bool:
@@ -191,10 +167,19 @@ def nifti_bytes(volume: Volume) -> bytes:
 
 
 def write_tables(folder: Path) -> None:
-    """Gather the tables and ``split.json`` from all complete patients."""
-    records = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"*/{DONE}"))
-    ]
+    """Gather the tables and ``split.json`` from all complete patients.
+
+    Of several processes that end at once the last to write may have looked first, so each looks
+    again.
+    """
+    found: list[Path] = []
+    while (complete := sorted(folder.glob(f"*/{DONE}"))) != found:
+        found = complete
+        _write_tables(folder, found)
+
+
+def _write_tables(folder: Path, complete: Sequence[Path]) -> None:
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in complete]
     participants = [record["participant"] for record in records]
     _write_table(folder / "participants.tsv", participants)
     _write_table(folder / "lesions.tsv", [row for record in records for row in record["lesions"]])

@@ -54,7 +54,6 @@ def test_what_the_simulator_writes(tmp_path):
         tmp_path / "singles",
         load_recipe("tiny", ["single_timepoint=true", "train=1", "test=0"]),
         seed=3,
-        progress=False,
     )
     (subject,) = SingleTimepoint(folder).subjects()
     assert set(subject.masks) == {FOLLOWUP_LESIONS, BRAIN}

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode, MssegError
-from msseg_lightning.run.apply import changed_config
+from msseg_lightning.method.network_method import NetworkMethod
+from msseg_lightning.run.apply import apply_to_data_set, changed_config
+from msseg_lightning.run.build import build_method
+from msseg_lightning.run.compose import compose_config
 from msseg_lightning.run.predict import json_safe_config
+from msseg_lightning.run.shard import Shard
 
 
 def table_of(cohort, path, names, with_reference=True):
@@ -97,3 +104,100 @@ def test_only_what_was_not_trained_can_be_set(trained_run, tmp_path):
         with pytest.raises(MssegError) as caught:
             changed_config(saved, [*read, wrong])
         assert caught.value.exit_code == ExitCode.CONFIG
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """A model folder of a small network with the weights it begins with."""
+    config = compose_config(
+        [
+            "preprocess=nonzero_zscore_native",
+            "network.widths=[8,8,8]",
+            "sample.size=[16,16,16]",
+            "infer.size=32",
+            "read.root=unknown",
+            "data.workers=1",
+        ],
+        "pre_unet",
+    )
+    folder = tmp_path_factory.mktemp("untrained") / "model"
+    build_method(config).save(folder)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+@pytest.fixture
+def predicted(monkeypatch):
+    """Ids of the pairs that a network really looked at."""
+    seen: list[str] = []
+    # the program is part of what a prediction is made from, and may be edited while tests run
+    monkeypatch.setattr("msseg_lightning.run.apply.code_hash", lambda: "code")
+    real = NetworkMethod.predict
+    monkeypatch.setattr(
+        NetworkMethod, "predict", lambda self, pair: seen.append(pair.id) or real(self, pair)
+    )
+    return seen
+
+
+def bytes_of(folder):
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_two_parts_and_any_executor_give_the_bytes_of_one_call(
+    untrained, coarse_cohort, tmp_path, predicted
+):
+    data = ["read=msseg2", f"read.root={coarse_cohort}", f"paths.cache={tmp_path / 'cache'}"]
+    whole = apply_to_data_set(untrained, data, tmp_path / "whole")
+    assert len(whole.predicted) == whole.total == 4 and whole.summary
+    expected = bytes_of(tmp_path / "whole")
+    assert {"scores.json", "scores.csv", "scores/001.json", "001.nii.gz"} <= expected.keys()
+    first = apply_to_data_set(untrained, data, tmp_path / "parts", shard=Shard(2, 2))
+    assert first.predicted == ("002", "004") and not first.summary and first.total == 4
+    assert not (tmp_path / "parts" / "scores.json").exists()
+    last = apply_to_data_set(untrained, data, tmp_path / "parts", shard=Shard(1, 2))
+    assert last.predicted == ("001", "003") and last.summary == whole.summary
+    assert bytes_of(tmp_path / "parts") == expected
+    with ThreadPoolExecutor(1) as pool:
+        apply_to_data_set(untrained, data, tmp_path / "pool", executor=pool, pieces=2)
+    assert bytes_of(tmp_path / "pool") == expected
+    again = apply_to_data_set(untrained, data, tmp_path / "whole")
+    assert len(predicted) == 12 and again == whole  # nothing was missing
+
+
+def test_the_second_call_does_only_what_is_missing(untrained, coarse_cohort, tmp_path, predicted):
+    data = tmp_path / "tiny"
+    shutil.copytree(coarse_cohort, data)
+    words = ["read=msseg2", f"read.root={data}", f"paths.cache={tmp_path / 'cache'}"]
+    scan = data / "003" / "flair_time01_on_middle_space.nii.gz"
+    sound = scan.read_bytes()
+    scan.write_bytes(sound[:2000])
+    command = ["predict", str(untrained), "--folder", str(tmp_path / "out"), *words]
+    assert main(command) == ExitCode.PARTIAL
+    content = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert content["data"]["left_out"] == ["003"] and len(content["cases"]) == 3
+    scan.write_bytes(sound)
+    (tmp_path / "out" / "001.nii.gz").unlink()
+    predicted.clear()
+    assert main(command) == ExitCode.OK
+    assert predicted == ["001", "003"]
+    content = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert content["data"]["left_out"] == [] and len(content["cases"]) == 4
+    predicted.clear()  # other rules give other masks
+    assert main([*command, "postprocess.rules.threshold.value=0.9"]) == ExitCode.OK
+    assert predicted == ["001", "002", "003", "004"]
+
+
+def test_a_table_is_divided_too(untrained, coarse_cohort, tmp_path, predicted):
+    manifest = tmp_path / "pairs.csv"
+    table_of(coarse_cohort, manifest, ["001", "002"], with_reference=False)
+    text = manifest.read_text().replace("followup_flair", "followup_flair,output", 1)
+    lines = text.replace(",new_lesions", "").replace(",\n", "\n").split()
+    rows = [f"{line},{tmp_path / f'mask{n}.nii.gz'}" for n, line in enumerate(lines[1:])]
+    scans = [row.replace(",0", f",{coarse_cohort}/0") for row in rows]
+    manifest.write_text("\n".join([lines[0], *scans]) + "\n")
+    command = ["predict", str(untrained), "--table", str(manifest), "--folder", str(tmp_path)]
+    assert main([*command, "--shard", "2/2"]) == ExitCode.OK
+    assert predicted == ["case002"] and (tmp_path / "mask1.nii.gz").exists()
+    assert main(command) == ExitCode.OK and predicted == ["case002", "case001"]
+    assert (tmp_path / "mask0.json").exists() and not list(tmp_path.glob("*probability*"))

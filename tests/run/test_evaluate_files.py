@@ -8,6 +8,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.evaluate.case_score import ScoreOptions
 from msseg_lightning.evaluate.score import score_case
 from msseg_lightning.run.evaluate_files import MaskPair, evaluate_files, find_pairs
+from msseg_lightning.run.shard import Shard
 
 
 def write(path, mask, affine=None):
@@ -136,3 +137,40 @@ def test_spacing_comes_from_the_header_field(tmp_path):
     score = evaluate_files([MaskPair("g", path, path)], ScoreOptions())["g"]
     assert score.spacing_mm == tuple(float(np.float32(value)) for value in (1.0, 1.0, 0.6))
     assert score.detection["n_ref"] == 1
+
+
+def test_parts_meet_in_a_folder_and_nothing_is_scored_twice(tmp_path, monkeypatch):
+    cases = ("a", "b", "c")
+    for number, case in enumerate(cases):
+        write(tmp_path / "p" / f"{case}.nii.gz", cube(4 + number))
+        write(tmp_path / "t" / f"{case}.nii.gz", cube(5))
+    pairs, _ = find_pairs(tmp_path / "p", tmp_path / "t")
+    expected = evaluate_files(pairs, ScoreOptions())
+    keep = tmp_path / "cases"
+    first = evaluate_files(pairs, ScoreOptions(), keep=keep, shard=Shard(1, 2))
+    assert list(first) == ["a", "c"]
+    scored = []
+    monkeypatch.setattr(
+        "msseg_lightning.run.evaluate_files.score_case",
+        lambda *masks: scored.append(1) or score_case(*masks),
+    )
+    assert evaluate_files(pairs, ScoreOptions(), keep=keep, shard=Shard(2, 2)) == expected
+    assert len(scored) == 1
+    assert evaluate_files(pairs, ScoreOptions(), keep=keep) == expected and len(scored) == 1
+    (keep / "b.json").write_text("{")  # damaged: scored again, as is one with another mask
+    write(tmp_path / "p" / "c.nii.gz", cube(9))
+    changed = evaluate_files(pairs, ScoreOptions(), keep=keep)
+    assert len(scored) == 3 and changed["b"] == expected["b"] and changed["c"] != expected["c"]
+    evaluate_files(pairs, ScoreOptions(min_lesion_volume_mm3=5.0), keep=keep)
+    assert len(scored) == 6
+
+
+def test_a_refused_mask_leaves_the_others_for_the_next_call(tmp_path):
+    for case in ("a", "b"):
+        write(tmp_path / "p" / f"{case}.nii.gz", cube(4))
+        write(tmp_path / "t" / f"{case}.nii.gz", cube(5))
+    (tmp_path / "p" / "a.nii.gz").write_bytes(b"no image")
+    pairs, _ = find_pairs(tmp_path / "p", tmp_path / "t")
+    with pytest.raises(MssegError, match=r"a\.nii\.gz"):
+        evaluate_files(pairs, ScoreOptions(), keep=tmp_path / "cases")
+    assert [path.name for path in (tmp_path / "cases").iterdir()] == ["b.json"]

@@ -22,4 +22,4 @@ def patients(tiny):
 @pytest.fixture(scope="session")
 def written(tiny, tmp_path_factory):
     """The tiny cohort on disk, written by one worker in order."""
-    return write_cohort(tmp_path_factory.mktemp("cohort"), tiny, 0, progress=False)
+    return write_cohort(tmp_path_factory.mktemp("cohort"), tiny, 0)

@@ -45,7 +45,7 @@ def test_files_read_back(written):
 
 
 def test_any_workers_order_and_subset_give_the_same_bytes(written, tiny, tmp_path):
-    write_cohort(tmp_path, tiny, 0, workers=2, indices=[3, 0], progress=False)
+    write_cohort(tmp_path, tiny, 0, workers=2, indices=[3, 0])
     expected = digests(written)
     for name, digest in digests(tmp_path).items():
         if "/" in name:
@@ -53,7 +53,7 @@ def test_any_workers_order_and_subset_give_the_same_bytes(written, tiny, tmp_pat
 
 
 def test_resumes_after_damage(written, tiny, tmp_path):
-    write_cohort(tmp_path, tiny, 0, indices=[0], progress=False)
+    write_cohort(tmp_path, tiny, 0, indices=[0])
     stamp = (tmp_path / "001" / "patient.json").stat().st_mtime_ns
     half = tmp_path / "002"  # a folder that some other program left without a record
     half.mkdir()
@@ -61,7 +61,7 @@ def test_resumes_after_damage(written, tiny, tmp_path):
     left = tmp_path / ".partial-002-abc"  # what a killed run leaves
     left.mkdir()
     (left / "ground_truth.nii.gz").write_bytes(b"")
-    write_cohort(tmp_path, tiny, 0, indices=[0, 1], progress=False)
+    write_cohort(tmp_path, tiny, 0, indices=[0, 1])
     assert not left.exists()
     assert (tmp_path / "001" / "patient.json").stat().st_mtime_ns == stamp  # not made again
     expected = digests(written)
@@ -72,7 +72,7 @@ def test_resumes_after_damage(written, tiny, tmp_path):
 
 def test_another_cohort_is_not_mixed_in(written, tiny):
     with pytest.raises(MssegError) as caught:
-        write_cohort(written, tiny, 1, progress=False)
+        write_cohort(written, tiny, 1)
     problem = caught.value.problems[0]
     assert caught.value.exit_code == ExitCode.DATA
     assert (problem.field, problem.found, problem.expected) == ("seed", "0", "1")

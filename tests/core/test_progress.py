@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from msseg_lightning.run.progress import track
+from msseg_lightning.core.progress import track
 
 
 def test_every_item_comes_once_and_in_order(capsys):

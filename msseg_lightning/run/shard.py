@@ -1,0 +1,109 @@
+"""One of n equal parts of a list of subjects, for any scheduler that starts a command n times."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+
+Item = TypeVar("Item")
+
+SHARD_HELP = (
+    "only part I of N (1/4 ... 4/4); auto: my place in an array of SLURM or AWS Batch, auto/N: in "
+    "an indexed job of Kubernetes"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Part ``number`` of ``count``; the parts together are the whole list, and share nothing.
+
+    Args:
+        number: from 1 to ``count``.
+        count: number of parts.
+    """
+
+    number: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def of(self, items: Sequence[Item]) -> list[Item]:
+        """Every ``count``-th item, so that a slow stretch of the list is shared by all parts."""
+        return list(items[self.number - 1 :: self.count])
+
+    @classmethod
+    def parse(cls, text: str, environment: Mapping[str, str] = os.environ) -> Shard:
+        """``2/8``, or ``auto`` for the place in the array of jobs that this process belongs to.
+
+        ``auto`` knows the array variables of SLURM and AWS Batch. An indexed job of Kubernetes
+        knows its own index only: ``auto/8`` says of how many. Nothing is read from the environment
+        without the word: a command inside an array over something else, say folds, would otherwise
+        leave out most of its subjects without a sound.
+
+        Raises:
+            MssegError: it is neither, or there is no array (exit 2).
+        """
+        given = re.fullmatch(r"(\d+)/(\d+)", text)
+        if given:
+            return cls._checked(text, int(given[1]), int(given[2]))
+        automatic = re.fullmatch(r"auto(?:/(\d+))?", text)
+        if not automatic:
+            raise _wrong(text, "1/8 to 8/8, auto or auto/8", "parts are counted from 1")
+        index, count = _array_place(environment)
+        if automatic[1]:
+            count = int(automatic[1])
+        if index is None:
+            raise _wrong(
+                text,
+                "SLURM_ARRAY_TASK_ID, AWS_BATCH_JOB_ARRAY_INDEX or JOB_COMPLETION_INDEX",
+                "this is no job of an array; say which part it is: --shard 1/8",
+            )
+        if count is None:
+            raise _wrong(text, "the number of parts", "Kubernetes does not tell it: --shard auto/8")
+        return cls._checked(text, index + 1, count)
+
+    @classmethod
+    def _checked(cls, text: str, number: int, count: int) -> Shard:
+        if not 1 <= number <= count:
+            raise _wrong(
+                f"{text} ({number}/{count})" if text.startswith("auto") else text,
+                "1/n to n/n",
+                "parts are counted from 1; an array must run over consecutive numbers",
+            )
+        return cls(number, count)
+
+
+def _array_place(environment: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """Index from 0 and number of jobs, as far as the scheduler tells them."""
+
+    def value(name: str) -> int | None:
+        return int(environment[name]) if environment.get(name) else None
+
+    task = value("SLURM_ARRAY_TASK_ID")
+    if task is not None:
+        first, step = value("SLURM_ARRAY_TASK_MIN") or 0, value("SLURM_ARRAY_TASK_STEP") or 1
+        return (task - first) // step, value("SLURM_ARRAY_TASK_COUNT")
+    batch = value("AWS_BATCH_JOB_ARRAY_INDEX")
+    if batch is not None:
+        return batch, value("AWS_BATCH_JOB_ARRAY_SIZE")
+    return value("JOB_COMPLETION_INDEX"), None
+
+
+def _wrong(found: str, expected: str, remedy: str) -> MssegError:
+    return MssegError(
+        Problem(
+            "shard.argument",
+            "this part of the subjects cannot be found",
+            field="--shard",
+            found=found,
+            expected=expected,
+            remedy=remedy,
+            exit_code=ExitCode.CONFIG,
+        )
+    )
