@@ -38,6 +38,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="see `msseg show`")
     options = parser.parse_args(arguments)
 
+    from msseg_lightning.compare.product_report import build_product_report
     from msseg_lightning.compare.run_report import build_report
     from msseg_lightning.run.compose import compose_config
     from msseg_lightning.run.experiment import train_experiment
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
         if several:
             folders = train_product(options.experiment, options.overrides, build_report)
             sys.stdout.write(describe_product(folders))
+            sys.stdout.write(f"report  {build_product_report(folders)}\n")
             return ExitCode.OK
         outcome = train_experiment(config, build_report)
     sys.stdout.write(describe(outcome.summary))

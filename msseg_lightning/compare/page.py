@@ -180,6 +180,30 @@ def _case_row(case: str, score: CaseScore) -> str:
     return f'<tr><th scope="row">{escape(case)}</th><td>{group}</td>{cells}</tr>'
 
 
+def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of texts that sorts by a click; numbers as numbers."""
+    head = "".join(
+        f'<th scope="col"><button type="button">{escape(text)}</button></th>' for text in heads
+    )
+    body = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(map(_text_cell, rest))}</tr>'
+        for first, *rest in rows
+    )
+    return (
+        f'<div class="scroll"><table class="sortable"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _text_cell(text: str) -> str:
+    number = text.split(" ")[0].replace(",", "")  # of "0.61 [0.50, 0.70]" the first
+    try:
+        value = f' data-value="{float(number)}"'
+    except ValueError:
+        value = "" if text else ' data-value=""'
+    return f"<td{value}>{escape(text)}</td>"
+
+
 def lesions(cards: Sequence[str], counts: Mapping[str, int], shown: Mapping[str, int]) -> str:
     """All cards, with buttons that show one kind only and the number left out."""
     total, drawn = sum(counts.values()), sum(shown.values())

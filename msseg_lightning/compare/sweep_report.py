@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from msseg_lightning.compare import page
 from msseg_lightning.core.files import atomic_write
-from msseg_lightning.run.sweep_answer import PLOTS, Answer, plots, shown
+from msseg_lightning.run.sweep_answer import PLOTS, Answer, plots, score_text, shown
 
 LARGEST_TABLE = 500
 """Rows; ``trials.csv`` has all."""
@@ -65,9 +64,9 @@ def _candidates(found: Answer) -> str:
         [
             f"{one.trial}{' (winner)' if one.trial == winner else ''}",
             ", ".join(f"{key.split('.')[-1]} {shown(value)}" for key, value in one.values.items()),
-            f"{one.search_score:.4f}",
-            *(f"{score:.4f}" for score in one.scores),
-            f"{expected:.4f}",
+            score_text(one.search_score),
+            *map(score_text, one.scores),
+            score_text(expected),
         ]
         for one, expected in found.retrained
     ]
@@ -75,7 +74,7 @@ def _candidates(found: Answer) -> str:
     return (
         "<section><h2>The best of the search, trained again</h2><p>The score in the search is the "
         "best of many and therefore too good; the last column is the one to quote.</p>"
-        f"{table(heads, rows)}</section>"
+        f"{page.text_table(heads, rows)}</section>"
     )
 
 
@@ -113,7 +112,7 @@ def _trials(found: Answer) -> str:
         [
             str(trial.number),
             trial.state.name.lower() + (" (error)" if "error" in trial.user_attrs else ""),
-            *(f"{value:.4f}" for value in trial.values or ()),
+            *map(score_text, trial.values or ()),
             *([""] * (len(search.objective) - len(trial.values or ()))),
             str(len(trial.intermediate_values) or ""),
             *(shown(trial.params[key]) if key in trial.params else "" for key in keys),
@@ -130,29 +129,5 @@ def _trials(found: Answer) -> str:
     return (
         f"<section><h2>Trials</h2><p>{len(trials)} trials; those that failed were killed and tried "
         f"again, or ended with an error, and do not count.{more} Click a heading to sort.</p>"
-        f"{table(heads, rows)}</section>"
+        f"{page.text_table(heads, rows)}</section>"
     )
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of texts that sorts by a click; numbers as numbers."""
-    head = "".join(
-        f'<th scope="col"><button type="button">{escape(text)}</button></th>' for text in heads
-    )
-    body = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(map(_cell, rest))}</tr>'
-        for first, *rest in rows
-    )
-    return (
-        f'<div class="scroll"><table class="sortable"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _cell(text: str) -> str:
-    number = text.split(" ")[0]  # of "0.61 [0.50, 0.70]" the first
-    try:
-        value = f' data-value="{float(number)}"'
-    except ValueError:
-        value = "" if text else ' data-value=""'
-    return f"<td{value}>{escape(text)}</td>"

@@ -96,8 +96,8 @@ class Answer:
             )
         elif self.winner is None:
             said.append(
-                f"Trial {self.best[0].number} scored best, {self.best[0].values[0]:.4f}. Part of "
-                "that is luck: how much, only new seeds can tell (retrain.best, retrain.seeds)."
+                f"Trial {self.best[0].number} scored best, {score_text(self.best[0].values[0])}. "
+                "Part of that is luck: how much, only new seeds can tell (retrain.best, retrain.seeds)."
             )
         else:
             said += self._on_the_winner(*self.winner)
@@ -109,20 +109,24 @@ class Answer:
 
     def _on_the_winner(self, one: Retrained, expected: float) -> list[str]:
         settings = ", ".join(f"{key}={shown(value)}" for key, value in one.values.items())
-        scores = ", ".join(f"{score:.4f}" for score in one.scores)
-        centre = np.mean([np.mean(other.scores) for other, _ in self.retrained])
+        scores = ", ".join(map(score_text, one.scores))
+        centre = float(np.mean([np.mean(other.scores) for other, _ in self.retrained]))
         highest, level = self.best[0], all(other == expected for _, other in self.retrained)
         said = [f"Winner: trial {one.trial} with {settings}."]
+        drawn = (
+            f", drawn towards the mean {score_text(centre)} of all {len(self.retrained)} "
+            "candidates as far as seeds alone explain their differences"
+        )
+        seeds = ", ".join(map(str, self.study.search.retrain_seeds))
         said.append(
-            f"In the search it scored {one.search_score:.4f}; trained again with new seeds "
-            f"{', '.join(map(str, self.study.search.retrain_seeds))} it scored {scores}. Expect "
-            f"{expected:.4f}: the mean of its new runs, drawn towards the mean {centre:.4f} of all "
-            f"{len(self.retrained)} candidates as far as seeds alone explain their differences."
+            f"In the search it scored {score_text(one.search_score)}; trained again "
+            f"(seeds {seeds}) it scored {scores}. Expect {score_text(expected)}: the mean of its new runs"
+            f"{drawn if len(self.retrained) > 1 else ''}."
         )
         if highest.number != one.trial:
             said.append(
-                f"Trial {highest.number} scored highest in the search, {highest.values[0]:.4f}, "
-                "but did not hold it."
+                f"Trial {highest.number} scored best in the search, "
+                f"{score_text(highest.values[0])}, but did not hold it."
             )
         if level and len(self.retrained) > 1:
             said.append("Seeds alone explain all of it: none of these candidates is shown better.")
@@ -257,6 +261,11 @@ def plots(study: SharedStudy) -> dict[str, go.Figure]:
     finally:
         logging.set_verbosity(before)
     return found
+
+
+def score_text(score: float) -> str:
+    """A score to four decimals, a volume to whole mm3."""
+    return f"{score:.4f}" if abs(score) < 1000 else f"{score:,.0f}"
 
 
 def shown(value: Any) -> str:

@@ -12,7 +12,7 @@ from msseg_lightning.track.recovery import without_password
 from msseg_lightning.track.store import ARTIFACTS, store_uri
 from msseg_lightning.track.tracker import Parent, Tracker
 
-DRIVERS = {"http": "mlflow", "https": "mlflow", "sqlite": "sqlite3", "postgresql": "psycopg2"}
+DRIVERS = {"http": "mlflow", "https": "mlflow", "sqlite": "sqlite3", "postgresql": "psycopg"}
 """Kind of store -> the module that reaches it, unless the address names one (``kind+module``)."""
 
 
@@ -99,7 +99,7 @@ def refuse_unknown(uri: str) -> None:
             field="track.uri",
             found=without_password(uri),
             expected=f"an address that begins with one of {known}",
-            remedy="pip install 'msseg-lightning[postgresql]'"
+            remedy="pip install 'msseg-lightning[postgres]'"
             if missing
             else "give an MLflow server or a database, or null for a local store",
             exit_code=ExitCode.CONFIG,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import nibabel as nib
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 
 from msseg_lightning.cli.main import main
-from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.run.product import is_product
+from msseg_lightning.run.turns import in_turns
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,8 @@ def test_all_folds_give_one_table_and_one_model(words, place, tiny_cohort, capsy
     before = (first / "model" / "weights.safetensors").stat().st_mtime_ns
     capsys.readouterr()
     assert main(["train", *words, "fold=all"]) == ExitCode.OK, capsys.readouterr().err
-    assert "out of fold" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "out of fold" in out and "report.html" in out
     assert (first / "model" / "weights.safetensors").stat().st_mtime_ns == before
 
     (whole,) = (place / "runs" / "oversampled_unet").glob("*-folds2-seed0")
@@ -87,3 +90,60 @@ def test_all_folds_give_one_table_and_one_model(words, place, tiny_cohort, capsy
         (run,) = (place / "runs" / "oversampled_unet").glob(f"*-fold{fold}-seed0")
         single.append(predict(run, f"fold{fold}"))
     np.testing.assert_allclose(mean, np.mean(single, axis=0), atol=2e-3)
+
+
+def test_an_interrupted_product_goes_on_where_it_stopped(words, place, monkeypatch, capsys):
+    """A second seed beside the first; the second run that is trained is stopped."""
+    from msseg_lightning.run import experiment
+
+    begun = []
+    whole = experiment.score_held_out
+
+    def stop_once(*arguments):
+        begun.append(arguments[3].path.name)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    monkeypatch.setattr(experiment, "score_held_out", stop_once)
+    command = ["train", *words, "fold=all", "seed=0,1"]
+    assert main(command) == ExitCode.INTERRUPTED
+    assert main(command) == ExitCode.OK, capsys.readouterr().err
+    finished, stopped, *rest = begun
+    assert rest[0] == stopped and finished not in rest
+    assert len(rest) == len(set(rest)) and rest[-1].endswith("fold1-seed1")
+    (both,) = (place / "runs" / "oversampled_unet").glob("*-folds2-seeds0+1")
+    page = (both / "report.html").read_text()
+    assert "Mean of 2 seeds" in page and "Seed 1, fold 1" in page
+    groups = page.index("Cases with new lesions"), page.index("Cases without new lesions")
+    assert groups[0] < page.index("Clean pairs") and groups[1] < page.index("Clean pairs")
+
+    table = list(csv.DictReader((both / "summary.csv").open()))
+    values = {
+        (row["measure"], row["run"]): row for row in table if row["measure"] == "NbTestedLesions"
+    }
+    seeds = [float(values["NbTestedLesions", f"seed {n}, all folds"]["mean"]) for n in (0, 1)]
+    pooled = values["NbTestedLesions", "mean of 2 seeds"]
+    assert float(pooled["mean"]) == pytest.approx(np.mean(seeds)) and pooled["cases"] == "2"
+
+
+def test_a_division_without_a_last_fold_is_refused(words, capsys):
+    drawn = [word for word in words if not word.startswith("split")]
+    assert main(["train", *drawn, "split=hold_out", "fold=all"]) == ExitCode.CONFIG
+    assert "no last fold" in capsys.readouterr().err
+
+
+def test_two_processes_share_the_runs():
+    """A run that another process owns comes again when the others are done."""
+    busy, done = {1}, []
+
+    def work(job):
+        if job in busy:
+            busy.clear()
+            raise MssegError(Problem("run.busy", "another process is running in this folder"))
+        done.append(job)
+
+    in_turns([0, 1, 2], work)
+    assert done == [0, 2, 1]
+    with pytest.raises(MssegError, match="other"):
+        in_turns([0], lambda job: (_ for _ in ()).throw(MssegError(Problem("x", "other"))))

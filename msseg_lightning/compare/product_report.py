@@ -1,0 +1,277 @@
+"""All folds and seeds of one system in one page: every pair scored once per seed, groups apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from msseg_lightning.compare import page
+from msseg_lightning.compare.table import MEASURES, Group, Row, ScoredRun, compare_runs, table_csv
+from msseg_lightning.core.files import atomic_write
+from msseg_lightning.evaluate.case_score import CaseScore
+from msseg_lightning.run.compose import Config
+
+HEADS: Mapping[Group, tuple[str, ...]] = {
+    "with new lesions": (
+        *("Pairs", "Lesions found", "False lesions", "Lesion F1", "Sensitivity", "Precision"),
+        "Dice",
+    ),
+    "without new lesions": ("Pairs", "Clean pairs", "False lesions per pair", "False mm³ per pair"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedResult:
+    """Every held-out pair of one seed.
+
+    Args:
+        seed: which.
+        folder: with ``scores.json`` and ``out_of_fold.json``.
+        cases: pair -> scores.
+        origin: pair -> fold and name of the run that held it out.
+        content: the rest of ``scores.json``.
+    """
+
+    seed: int
+    folder: Path
+    cases: Mapping[str, CaseScore]
+    origin: Mapping[str, Mapping[str, Any]]
+    content: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> SeedResult:
+        """What ``run.product.assemble`` wrote."""
+        content = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        cases = {case: CaseScore.from_dict(row) for case, row in content.pop("cases").items()}
+        origin = json.loads((folder / "out_of_fold.json").read_text(encoding="utf-8"))
+        return cls(int(content["seed"]), folder, cases, origin, content)
+
+
+def build_product_report(folders: Sequence[Path]) -> Path:
+    """Write ``report.html`` and ``summary.csv`` for all seeds of a system.
+
+    Args:
+        folders: one per seed, from ``run.product.train_product``.
+
+    Returns:
+        The page: in the folder of the only seed, else in a folder of its own beside them.
+    """
+    seeds = _common([SeedResult.read(folder) for folder in folders])
+    place = folders[0]
+    if len(seeds) > 1:
+        numbers = "+".join(str(one.seed) for one in seeds)
+        place = place.with_name(re.sub(r"-seed\d+$", f"-seeds{numbers}", place.name))
+        place.mkdir(exist_ok=True)
+    config = yaml.safe_load((folders[0] / "model" / "config.yaml").read_text(encoding="utf-8"))
+    runs = _runs(seeds)
+    rows = compare_runs([run for run, _ in runs])
+    by_run: dict[str, list[Row]] = {}
+    for row in rows:
+        by_run.setdefault(row.run, []).append(row)
+    html = page.document(
+        f"{config['name']}, all folds",
+        [
+            page.header(
+                {"name": config["name"], **config["card"]}, _setting(config, seeds), _notes(seeds)
+            ),
+            _how(seeds),
+            *(_group(group, runs, by_run) for group in MEASURES),
+            _cases(seeds),
+            _models(seeds),
+        ],
+    )
+    with atomic_write(place / "summary.csv") as temporary:
+        temporary.write_text(table_csv(rows), encoding="utf-8")
+    with atomic_write(place / "report.html") as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return place / "report.html"
+
+
+def _common(seeds: Sequence[SeedResult]) -> list[SeedResult]:
+    """The same pairs for every seed, where divisions differ between seeds."""
+    shared = set.intersection(*(set(one.cases) for one in seeds))
+    return [
+        dataclasses.replace(
+            one, cases={case: score for case, score in one.cases.items() if case in shared}
+        )
+        for one in seeds
+    ]
+
+
+Counted = Sequence[Mapping[str, CaseScore]]
+"""The scores behind a line of the table, one mapping per seed."""
+
+
+def _runs(seeds: Sequence[SeedResult]) -> list[tuple[ScoredRun, Counted]]:
+    """The lines of the table: all seeds, each seed, each fold of each seed."""
+    found: list[tuple[ScoredRun, Counted]] = []
+    if len(seeds) > 1:
+        found.append(_line(f"mean of {len(seeds)} seeds", [one.cases for one in seeds]))
+    found += [_line(f"seed {one.seed}, all folds", [one.cases]) for one in seeds]
+    for one in seeds:
+        folds = sorted({origin["fold"] for origin in one.origin.values()})
+        for fold in folds if len(folds) > 1 else ():
+            cases = {c: score for c, score in one.cases.items() if one.origin[c]["fold"] == fold}
+            found.append(_line(f"seed {one.seed}, fold {fold}", [cases]))
+    return found
+
+
+def _line(name: str, seeds: Counted) -> tuple[ScoredRun, Counted]:
+    """A pair counts once: with several seeds by its mean, so that intervals resample pairs."""
+    official = {case: _mean([cases[case].official for cases in seeds]) for case in seeds[0]}
+    return ScoredRun(name, official, ""), seeds
+
+
+def _mean(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for name in rows[0]:
+        values = [value for row in rows if (value := row.get(name)) is not None]
+        found[name] = statistics.mean(values) if len(values) == len(rows) else None
+    return found
+
+
+def _group(
+    group: Group, runs: Sequence[tuple[ScoredRun, Counted]], by_run: Mapping[str, Sequence[Row]]
+) -> str:
+    title, why = page.GROUPS[group.replace(" ", "_")]
+    rows = []
+    for run, seeds in runs:
+        measured = {row.measure: row for row in by_run[run.name] if row.group == group}
+        counts = _counts(group, seeds)
+        if counts:
+            cells = [_interval(measured[name]) for name in MEASURES[group]]
+            rows.append([run.name.capitalize(), *counts, *cells])
+    if not rows:
+        return ""
+    spread = _spread(group, runs)
+    return (
+        f"<section><h2>{escape(title)}</h2><p>{escape(why)}{spread}</p>"
+        f"{page.text_table(('', *HEADS[group]), rows)}</section>"
+    )
+
+
+def _counts(group: Group, seeds: Counted) -> list[str]:
+    """How many pairs and what was counted in them, per seed."""
+    wanted = group == "with new lesions"
+    chosen = [[s for s in cases.values() if s.has_new_lesions == wanted] for cases in seeds]
+    pairs = len(chosen[0])
+    if pairs == 0:
+        return []
+    each = 1 / len(seeds)
+    scores = [score for one in chosen for score in one]
+    if wanted:
+        detection = [score.detection for score in scores]
+        true, found, predicted, right = (
+            sum(float(one[name] or 0) for one in detection) * each
+            for name in ("n_ref", "tp_ref", "n_test", "tp_test")
+        )
+        return [str(pairs), f"{found:g} of {true:g}", f"{predicted - right:g}"]
+    clean = sum(score.official["NbTestedLesions"] == 0 for score in scores) * each
+    return [str(pairs), f"{clean:g} of {pairs}"]
+
+
+def _spread(group: Group, runs: Sequence[tuple[ScoredRun, Counted]]) -> str:
+    """Standard deviation of the seeds' means."""
+    name = MEASURES[group][0]
+    means = []
+    for run, _ in runs:
+        values = [value for row in run.official.values() if (value := row.get(name)) is not None]
+        if run.name.endswith("all folds") and values:
+            means.append(statistics.mean(values))
+    if group == "with new lesions" and len(means) > 1:
+        return f" Lesion F1 over {len(means)} seeds: SD {statistics.stdev(means):.3f}."
+    return ""
+
+
+def _interval(row: Row) -> str:
+    if row.mean is None:
+        return "–"  # noqa: RUF001 - a dash
+    digits = 1 if row.measure == "VolTestedLesions" else 3
+    if row.interval is None:
+        return f"{row.mean:.{digits}f}"
+    return f"{row.mean:.{digits}f} [{row.interval[0]:.{digits}f}, {row.interval[1]:.{digits}f}]"
+
+
+def _cases(seeds: Sequence[SeedResult]) -> str:
+    """One line per pair, its scores by seed."""
+    names = (("Dice", "Dice"), ("F1_score", "Lesion F1"), ("NbTestedLesions", "Lesions predicted"))
+    heads = ["Pair", "Group", "Fold", "True lesions"]
+    heads += [f"{shown}{_of(one, seeds)}" for _, shown in names for one in seeds]
+    first = seeds[0]
+    rows = []
+    for case, score in sorted(first.cases.items(), key=lambda one: not one[1].has_new_lesions):
+        values = [one.cases[case].official.get(name) for name, _ in names for one in seeds]
+        rows.append(
+            [
+                case,
+                "with" if score.has_new_lesions else "without",
+                str(first.origin[case]["fold"]),
+                f"{score.detection['n_ref'] or 0:g}",
+                *("–" if value is None else f"{value:.3g}" for value in values),  # noqa: RUF001
+            ]
+        )
+    return (
+        "<section><h2>Pairs</h2><p>Each was predicted by the run that held it out. Click a heading "
+        f"to sort.</p>{page.text_table(heads, rows)}</section>"
+    )
+
+
+def _of(one: SeedResult, seeds: Sequence[SeedResult]) -> str:
+    return f", seed {one.seed}" if len(seeds) > 1 else ""
+
+
+def _models(seeds: Sequence[SeedResult]) -> str:
+    """Where the runs lie, and the model of all folds."""
+    rows = []
+    for one in seeds:
+        runs = sorted({str(origin["run"]) for origin in one.origin.values()})
+        links = ", ".join(
+            f'<a href="../{escape(run)}/report.html">{escape(run)}</a>' for run in runs
+        )
+        rows.append(
+            f"<li>Seed {one.seed}: <code>msseg predict {escape(one.folder.name)}</code> answers "
+            f"with the mean of {len(runs)} folds. Lesions in pictures: {links}.</li>"
+        )
+    return f"<section><h2>Models and runs</h2><ul>{''.join(rows)}</ul></section>"
+
+
+def _how(seeds: Sequence[SeedResult]) -> str:
+    several = (
+        " With several seeds a pair counts once, by the mean of its scores."
+        if len(seeds) > 1
+        else ""
+    )
+    return (
+        "<section><h2>How to read the tables</h2><p>Every pair was scored by a run that had not "
+        "seen its patient. Brackets hold the bootstrap 95 % interval of the mean over pairs; it "
+        f"says what other patients would change, not what another training would.{several} A line "
+        "of one fold has few pairs and is there to show spread, not to choose a fold.</p></section>"
+    )
+
+
+def _setting(config: Config, seeds: Sequence[SeedResult]) -> dict[str, object]:
+    content = seeds[0].content
+    return {
+        "experiment": config["name"],
+        "size": config["size"],
+        "pairs": len(seeds[0].cases),
+        "folds": content["split"]["folds"],
+        "seeds": [one.seed for one in seeds],
+        "evaluated on": "every pair, by the run that held it out",
+        "threshold": content["threshold"],
+        "protocol": content["protocol"],
+        "commit": content["commit"] or "not a git checkout",
+    }
+
+
+def _notes(seeds: Sequence[SeedResult]) -> list[str]:
+    cases = len(seeds[0].cases)
+    return [f"{cases} pairs are too few to rank systems; read the intervals."] if cases < 20 else []
