@@ -27,7 +27,9 @@ class RatioSampler:
         only_lesional: take positive draws from the subjects that have target voxels, each equally
             often, so that the ratio holds in cohorts with many empty targets. False chooses the
             subject first; an empty one then gives a uniform patch and the ratio drops.
-        jitter_voxels: positive centres move by up to this much along each axis.
+        jitter_voxels: positive centres move by up to this much along each axis. Where windows are
+            small and nothing moves the patch, 0 teaches a network that lesions lie in the middle:
+            the padding of its convolutions tells it where that is.
         inside: move patches at the border into the volume, as MONAI and nnU-Net do.
         where: what the other centres are drawn from, ``brain`` or ``volume``.
     """

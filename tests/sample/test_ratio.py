@@ -44,6 +44,22 @@ def test_jitter_is_bounded(cohort):
     assert (np.min(places, 0) < voxels.min(0)).all()
 
 
+def test_jitter_shows_lesions_everywhere_in_the_patch(cohort):
+    """A lesion of one voxel lies anywhere up to 2 voxels off the border of a patch of 16."""
+
+    class OneVoxel:
+        patient, grid = "p", cohort[2].grid
+
+        def voxels(self, name):
+            return np.array([[30, 30, 30]])
+
+    sampler = RatioSampler(16, 1.0, jitter_voxels=6, inside=False)
+    starts = np.array([spec.centre - 7.5 for spec in draws(sampler, [OneVoxel()], 400)])
+    places = 30 - starts
+    assert places.min() == 2 and places.max() == 14
+    assert (np.unique(places, axis=0).std(0) > 3).all()
+
+
 def test_without_any_lesion_patches_are_uniform(cohort):
     specs = draws(RatioSampler(16, 1.0), [cohort[1], cohort[4]], 50)
     assert not any(spec.positive for spec in specs)

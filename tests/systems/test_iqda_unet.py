@@ -76,3 +76,13 @@ def test_the_recipe_of_training(config):
     assert config["train"]["scheduler"] is None
     assert config["sample"]["size"] == [64, 64, 64] and config["infer"]["size"] == 64
     assert config["channels"]["images"] == ["baseline_flair", "followup_flair"]
+
+
+@pytest.mark.parametrize("size", [(), ("size=cpu",), ("size=tiny",)])
+@pytest.mark.parametrize("name", ["iqda_unet", "metric_learning_unet"])
+def test_half_of_the_patches_hold_a_lesion_anywhere(name, size):
+    """Always in the middle, this small network finds lesions there and not where windows meet."""
+    sampler = instantiate(compose_config(["read.root=.", *size], name)["sample"])
+    assert sampler.positive_ratio == 0.5
+    half = sampler.size[0] // 2
+    assert half / 2 <= sampler.jitter_voxels < half
