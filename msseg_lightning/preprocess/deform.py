@@ -1,0 +1,118 @@
+"""The baseline bent onto the follow-up: affine, then cubic B-splines."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from msseg_lightning.core.subject import BASELINE, FOLLOWUP, LoadedSubject
+from msseg_lightning.core.volume import Affine, Volume
+from msseg_lightning.preprocess.register import (
+    OF_BASELINE,
+    SEED,
+    coarse,
+    linear_registration,
+    single_thread,
+    to_itk,
+)
+from msseg_lightning.preprocess.step import common_grid
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk  # noqa: N813
+
+
+@dataclasses.dataclass(frozen=True)
+class FreeFormRegistration:
+    """Bend the baseline of a pair on one grid onto its follow-up (S18).
+
+    An affine, then cubic B-splines by SimpleITK, both by Mattes mutual information. The follow-up,
+    where predictions belong, stays as it is; lesion and brain masks of the baseline move with it.
+    Stands for MIRTK, whose settings S18 does not publish. A visit alone stays as it is.
+
+    A deformation can explain away a part of a new lesion that is as large as the distance of its
+    control points.
+
+    Args:
+        control_mm: distance of control points, halved at every further level.
+        levels: number of distances: two from 20 mm are 20 and 10 mm.
+        spacing_mm: working spacing.
+        iterations: most steps per level.
+        sampling: share of voxels in the metric, a seeded sample.
+    """
+
+    control_mm: float = 20.0
+    levels: int = 2
+    spacing_mm: float = 3.0
+    iterations: int = 20
+    sampling: float = 0.05
+
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.levels < 1 or self.control_mm / 2 ** (self.levels - 1) < 2 * self.spacing_mm:
+            raise ValueError(
+                f"control points {self.control_mm} mm apart, halved over {self.levels} levels, "
+                f"come closer than two voxels of {self.spacing_mm} mm"
+            )
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        """The pair with its baseline's volumes sampled anew, once, on the same grid."""
+        if BASELINE not in subject.volumes:
+            return subject
+        common_grid(subject, self)
+        fixed, moving = subject.volumes[FOLLOWUP], subject.volumes[BASELINE]
+        start = linear_registration(fixed, moving, "affine", [np.eye(4)], (5.0, 3.0))
+        way = self._bend(fixed, moving, start)
+        volumes = {
+            name: resampled(volume, way) if name in OF_BASELINE else volume
+            for name, volume in subject.volumes.items()
+        }
+        return subject.replace("baseline bent onto the follow-up", volumes=volumes)
+
+    @single_thread()
+    def _bend(self, fixed: Volume, moving: Volume, start: Affine) -> sitk.Transform:
+        """World of ``fixed`` -> world of ``moving``."""
+        import SimpleITK as sitk  # noqa: N813
+
+        still, moved = (to_itk(coarse(volume, self.spacing_mm)) for volume in (fixed, moving))
+        linear = sitk.AffineTransform(3)
+        linear.SetMatrix(start[:3, :3].ravel().tolist())
+        linear.SetTranslation(start[:3, 3].tolist())
+        way = sitk.CompositeTransform([linear])
+        for level in range(self.levels):
+            distance = self.control_mm / 2**level
+            mesh = [math.ceil(n * self.spacing_mm / distance) for n in still.GetSize()]
+            spline = sitk.BSplineTransformInitializer(still, mesh, order=3)
+            method = sitk.ImageRegistrationMethod()
+            method.SetMetricAsMattesMutualInformation(40)
+            method.SetMetricSamplingStrategy(method.RANDOM)
+            method.SetMetricSamplingPercentage(self.sampling, SEED)
+            method.SetInterpolator(sitk.sitkLinear)
+            method.SetInitialTransform(spline, inPlace=True)
+            method.SetOptimizerAsLBFGSB(
+                numberOfIterations=self.iterations,
+                maximumNumberOfFunctionEvaluations=2 * self.iterations,
+            )
+            # what is left to bend: a spline cannot be optimised in front of another one
+            method.Execute(still, sitk.Resample(moved, still, way, sitk.sitkLinear))
+            way.AddTransform(spline)  # the last is applied first
+        return way
+
+
+@single_thread()
+def resampled(volume: Volume, way: sitk.Transform) -> Volume:
+    """Values of a volume, on its own grid, where ``way`` carries its voxels; 0 from outside.
+
+    Images are linear, masks linear and cut at one half.
+    """
+    import SimpleITK as sitk  # noqa: N813
+
+    image = to_itk(volume)
+    matrix = volume.affine[:3, :3] / np.array(volume.spacing_mm)
+    image.SetDirection(matrix.ravel().tolist())
+    values = sitk.GetArrayFromImage(sitk.Resample(image, image, way, sitk.sitkLinear, 0.0))
+    data = values.transpose(2, 1, 0)
+    return dataclasses.replace(volume, data=data >= 0.5 if volume.kind == "mask" else data)
