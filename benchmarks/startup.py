@@ -124,21 +124,34 @@ def first_step(folder: Path, rounds: int) -> Row:
         return Row.at_most(name, None, most, "CPU s", note=last_line(made.stderr))
     times = []
     for turn in range(rounds + 1):
-        answer = say(
-            [
-                *(*MSSEG, "train", "pre_unet", f"read.root={cohort}", "size=cpu"),
-                *("split=file", f"split.path={cohort / 'split.json'}", "train.steps=1"),
-                *(f"paths.runs={folder / f'runs{turn}'}", f"paths.cache={folder / 'cache'}"),
-                *(f"track.folder={folder / 'mlruns'}",),
-            ]
-        )
-        match = FIRST_STEP.search(answer.stderr + answer.stdout)
-        if match is None:
-            return Row.at_most(name, None, most, "CPU s", note=last_line(answer.stderr))
-        times.append((float(match[1]), float(match[2])))
+        command = [
+            *(*MSSEG, "train", "pre_unet", f"read.root={cohort}", "size=cpu"),
+            *("split=file", f"split.path={cohort / 'split.json'}", "train.steps=1000"),
+            *(f"paths.runs={folder / f'runs{turn}'}", f"paths.cache={folder / 'cache'}"),
+            *(f"track.folder={folder / 'mlruns'}",),
+        ]
+        found, text = said(command, environment)
+        if found is None:
+            return Row.at_most(name, None, most, "CPU s", note=last_line(text))
+        times.append((float(found[1]), float(found[2])))
     wall, cpu = (statistics.median(column) for column in zip(*times[1:], strict=True))
     note = f"wall {wall:.1f} s; with preparation {times[0][0]:.1f} s"
     return Row.at_most(name, cpu, most, "CPU s", note=note)
+
+
+def said(command: list[str], environment: dict[str, str]) -> tuple[re.Match[str] | None, str]:
+    """The line of the first step, after which the training is stopped; and all that was said."""
+    lines = []
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            lines.append(line)
+            if found := FIRST_STEP.search(line):
+                process.kill()
+                return found, "".join(lines)
+    return None, "".join(lines)
 
 
 def last_line(text: str) -> str:

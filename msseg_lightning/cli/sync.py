@@ -39,13 +39,12 @@ def main(arguments: Sequence[str]) -> ExitCode:
     require_folders(options.runs)
 
     from msseg_lightning.track.recovery import find_journals, replay, without_password
-    from msseg_lightning.track.tracking import refuse_unknown
+    from msseg_lightning.track.tracking import usable
 
-    if options.uri:
-        refuse_unknown(options.uri)
+    target = usable(options.uri) if options.uri else None
     journals = find_journals(options.runs or [Path("runs"), Path("sweeps")])
     complete = busy = sent = 0
-    for result in replay(journals, options.uri):
+    for result in replay(journals, target):
         busy += result.busy
         complete += not result.busy and not result.sent
         if result.sent:

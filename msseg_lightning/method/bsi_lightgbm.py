@@ -271,7 +271,9 @@ def _write_curves(path: Path, curves: Sequence[Sequence[float]]) -> None:
     writer = csv.writer(stream)
     writer.writerow(("step", "name", "value"))
     for number, curve in enumerate(curves):
-        writer.writerows((step, f"fold{number}/{SCORE}", value) for step, value in enumerate(curve))
+        writer.writerows(
+            (step, f"val/{SCORE}_fold{number}", value) for step, value in enumerate(curve)
+        )
     with atomic_write(path) as temporary:
         temporary.write_text(stream.getvalue(), encoding="utf-8")
 

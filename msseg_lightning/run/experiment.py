@@ -84,7 +84,7 @@ def train_experiment(config: Config, report: WriteReport) -> Outcome:
         except BaseException as error:
             close_run(tracker, folder, ending(error))
             raise
-        close_run(tracker, folder, "FINISHED")
+        close_run(tracker, folder, "FINISHED", tracking)
         return Outcome(folder, summary, tracking.uri)
 
 

@@ -6,19 +6,25 @@ import contextlib
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from msseg_lightning import __version__
 from msseg_lightning.core.files import sha256_file
 from msseg_lightning.core.problem import ExitCode, MssegError
+from msseg_lightning.evaluate.score import CaseScore
+from msseg_lightning.evaluate.summary import summarise
 from msseg_lightning.read.splits import Split
 from msseg_lightning.run.compose import Config, compose_config
-from msseg_lightning.run.folder import RunFolder, data_name, flatten
+from msseg_lightning.run.folder import RunFolder, data_name, flatten, relevant
 from msseg_lightning.run.scores import PROTOCOL, scores_table
+
+if TYPE_CHECKING:
+    from msseg_lightning.track.tracker import Parent
 
 WriteReport = Callable[[RunFolder, Path, Callable[[str], str]], Path]
 """(run folder, file to write, id -> shown name) -> the file."""
@@ -27,7 +33,6 @@ WriteReport = Callable[[RunFolder, Path, Callable[[str], str]], Path]
 def open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) -> Any:
     """The MLflow run of this fold below the run of its experiment; None where tracking is off."""
     from msseg_lightning.track.environment import environment_record
-    from msseg_lightning.track.tracker import Parent
 
     environment = environment_record()
     git = environment.get("git") or {}
@@ -43,27 +48,14 @@ def open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) -> 
     )
     if tracking is None:
         return None
-    family = f"{config['name']}-{data_name(config)}-{config['size']}-seed{config['seed']}"
-    tags = {
-        "system": config["name"],
-        "system_id": config["card"].get("id", ""),
-        "family": config["card"].get("family", ""),
-        "data": data_name(config),
-        "size": config["size"],
-        "seed": config["seed"],
-        "commit": git.get("commit") or "unknown",
-        "version": __version__,
-        "protocol": PROTOCOL,
-    }
+    parent = experiment_run(config, folder)
     tracker = tracking.start(
         "msseg",
-        f"{family}-fold{config['fold']}",
+        f"{parent.name}-fold{config['fold']}",
         spool=folder.path / "track",
-        parent=Parent(
-            folder.path.parent / f".parent-{family}", family, {**tags, "level": "experiment"}
-        ),
+        parent=parent,
         tags={
-            **tags,
+            **parent.tags,
             "level": "fold",
             "fold": config["fold"],
             "split": split.kind,
@@ -80,6 +72,53 @@ def open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) -> 
     tracker.log_text(yaml.safe_dump(without_places(config), sort_keys=False), "config.yaml")
     tracker.log_text(json.dumps(environment, indent=2, default=str), "environment.json")
     return tracker
+
+
+def experiment_run(config: Config, folder: RunFolder) -> Parent:
+    """The MLflow run above those of all folds of an experiment."""
+    from msseg_lightning.track.tracker import Parent
+
+    name = f"{config['name']}-{data_name(config)}-{config['size']}-seed{config['seed']}"
+    tags = {
+        "system": config["name"],
+        "system_id": config["card"].get("id", ""),
+        "family": config["card"].get("family", ""),
+        "data": data_name(config),
+        "size": config["size"],
+        "seed": config["seed"],
+        "commit": folder.record().get("commit") or "unknown",
+        "version": __version__,
+        "protocol": PROTOCOL,
+        "level": "experiment",
+    }
+    return Parent(folder.path.parent / f".parent-{name}", name, tags)
+
+
+def track_experiment(tracking: Any, config: Config, folder: RunFolder) -> None:
+    """Figures of all pairs that the folds finished so far held out, in the run above the folds."""
+    from msseg_lightning.track.journal import run_key
+
+    others = re.sub(r"fold\d+", "fold*", folder.path.name)
+    found = [
+        other
+        for path in sorted(folder.path.parent.glob(others))
+        if (other := RunFolder(path)).scores_file.exists()
+        and {**relevant(other.config()), "fold": None} == {**relevant(config), "fold": None}
+    ]
+    rows = [json.loads(run.scores_file.read_text(encoding="utf-8"))["cases"] for run in found]
+    cases = {case: CaseScore.from_dict(row) for cases in rows for case, row in cases.items()}
+    run = experiment_run(config, folder)
+    figures = headline_metrics(summarise(cases).as_dict())
+    tracker = tracking.start(
+        "msseg",
+        run.name,
+        spool=folder.path / "track" / "experiment",
+        key=run_key(run.folder),
+        tags={**run.tags, "folds": len(found), "pairs": len(cases)},
+        params={key: value for key, value in tracked_settings(config).items() if key != "fold"},
+    )
+    tracker.log_metrics(readable({key: figures[key] for key in COMPARED if key in figures}))
+    tracker.finish("FINISHED")
 
 
 @contextlib.contextmanager
@@ -117,17 +156,20 @@ def tracked_part(
 
 
 def tracked_settings(config: Config) -> dict[str, Any]:
-    """Settings worth a column in MLflow: the rhythm of training and whatever was overridden."""
+    """Settings worth a column in MLflow: the rhythm of training and whatever the user changed."""
     flat = flatten(config)
     try:
         default = flatten(
-            compose_config((f"read.root={config['read'].get('root')}",), config["name"])
+            compose_config(
+                (f"read.root={config['read'].get('root')}", f"size={config['size']}"),
+                config["name"],
+            )
         )
     except MssegError:
         default = {}
     always = ("train.", "sample.", "fold", "seed", "size", "split._target_")
-    skip = ("paths.", "sizes.", "card.", "track.", "read.root", "trainer.")
-    return {"system": config["name"], "data": data_name(config)} | {
+    skip = ("paths.", "sizes.", "card.", "track.", "read.root", "trainer.", "data.workers")
+    return {"experiment": config["name"], "data": data_name(config)} | {
         key: value
         for key, value in flat.items()
         if not key.startswith(skip)
@@ -144,7 +186,7 @@ def log_results(
     report: WriteReport,
 ) -> None:
     """Numbers, tables, curves, weights and report; patients under the names ``rename`` gives."""
-    tracker.log_metrics(headline_metrics(summary))
+    tracker.log_metrics(readable(headline_metrics(summary)))
     scores = renamed(json.loads(folder.scores_file.read_text(encoding="utf-8")), rename)
     tracker.log_text(json.dumps(scores, indent=2), "scores/scores.json")
     tracker.log_text(scores_table(scores["cases"]), "scores/scores.csv")
@@ -160,8 +202,10 @@ def log_results(
     tracker.log_artifact(page)
 
 
-def close_run(tracker: Any, folder: RunFolder, status: str) -> None:
+def close_run(tracker: Any, folder: RunFolder, status: str, tracking: Any = None) -> None:
     """Deliver what is left; the run folder then knows what MLflow calls the run."""
+    if tracking is not None:
+        track_experiment(tracking, folder.config(), folder)
     tracker.finish(status)
     if tracker.run_id is not None:
         folder.update_record(mlflow_run_id=tracker.run_id)
@@ -209,9 +253,9 @@ def renamed_audit(table: Path, rename: Callable[[str], str]) -> str:
 
 
 def without_places(config: Config) -> Config:
-    """A configuration that does not tell where on this machine anything lies."""
+    """A configuration that tells neither where anything lies nor how the store is reached."""
     read = {**config["read"], "root": data_name(config)} if "root" in config["read"] else {}
-    return {**config, "read": read or config["read"], "paths": {}}
+    return {**config, "read": read or config["read"], "paths": {}, "track": {}}
 
 
 def headline_metrics(summary: dict[str, Any]) -> dict[str, float]:
@@ -232,6 +276,21 @@ def headline_metrics(summary: dict[str, Any]) -> dict[str, float]:
         if name in NAMES
     }
     return {name: float(value) for name, value in found.items() if value is not None}
+
+
+COMPARED = (
+    "result/dice",
+    "result/lesion_f1",
+    "result/lesion_sensitivity",
+    "result/lesion_precision",
+    "result/false_lesions_per_case_without",
+)
+"""Of a whole experiment; few, because MLflow begins its plots with the first of the alphabet."""
+
+
+def readable(figures: Mapping[str, float]) -> dict[str, float]:
+    """MLflow prints all digits of what it is given; the exact figures are in ``scores.json``."""
+    return {name: round(value, 4) for name, value in figures.items()}
 
 
 NAMES = {

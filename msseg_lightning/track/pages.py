@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -19,13 +20,49 @@ CLOSED = frozenset({"assistant", "gateway", "jobs", "mcp", "scorers", "webhooks"
 whoever reaches the port, which on a shared computer is every other user; jobs run code; gateway,
 webhooks and telemetry talk to the internet."""
 
+COLUMNS = {
+    "attributes.`Run Name`": 290,
+    "metrics.`result/lesion_f1`": 115,
+    "metrics.`result/dice`": 90,
+    "metrics.`result/false_lesions_per_case_without`": 270,
+    "metrics.`result/lesion_sensitivity`": 160,
+    "metrics.`result/lesion_precision`": 150,
+    "tags.`folds`": 70,
+    "runDateAndNestInfo": 140,
+    "duration": 80,
+    "params.`data`": 90,
+    "params.`size`": 90,
+    "params.`seed`": 90,
+}
+"""What runs are compared by, with widths in pixels; MLflow's own choice is its data set, source and
+model."""
+
+VIEW = {
+    "selectedColumns": [name for name in COLUMNS if name.startswith(("metrics", "tags", "params"))],
+    "columnOrder": list(COLUMNS),
+    "columnWidths": COLUMNS,
+}
+EXPERIMENTS = 20
+"""The first so many of a store are shown like that; a user's own choice of columns stays."""
+
 # MLflow 3 opens on its pages for language models, with the assistant's panel in front.
-PREFERENCES = b"""<script>
-for (const [name, value] of [
-  ["mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true"],
-  ["mlflow.workflowType_v1", '"machine_learning"'],
-]) if (localStorage.getItem(name) === null) localStorage.setItem(name, value);
-</script>"""
+PREFERENCES = (
+    "<script>for (const [name, value] of "
+    + json.dumps(
+        [
+            ("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true"),
+            ("mlflow.workflowType_v1", '"machine_learning"'),
+            *(
+                (
+                    f'MLflowLocalStorage-1.1-ExperimentPage-["{number}"]-ReactComponentState',
+                    json.dumps(VIEW),
+                )
+                for number in range(EXPERIMENTS)
+            ),
+        ]
+    )
+    + ") if (localStorage.getItem(name) === null) localStorage.setItem(name, value);</script>"
+).encode()
 
 
 class OnlyRuns:

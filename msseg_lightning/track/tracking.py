@@ -42,10 +42,8 @@ class Tracking:
         key_file: Path | str | None = None,
         system_metrics: bool = True,
     ) -> None:
-        if uri is not None:
-            refuse_unknown(uri)
         self.folder = Path(folder)
-        self.uri = uri or store_uri(self.folder)
+        self.uri = usable(uri) if uri else store_uri(self.folder)
         place = (self.folder.expanduser().resolve() / ARTIFACTS).as_uri()
         self.artifacts = artifacts or place
         self.pseudonyms = Pseudonyms(None if key_file is None else Path(key_file), plain_ids)
@@ -77,8 +75,8 @@ class Tracking:
         )
 
 
-def refuse_unknown(uri: str) -> None:
-    """Find out at the start what would otherwise be an outage for ever.
+def usable(uri: str) -> str:
+    """An address with its driver; what cannot be one is found out here, not by an endless outage.
 
     Raises:
         MssegError: see `Tracking`.
@@ -88,7 +86,8 @@ def refuse_unknown(uri: str) -> None:
     missing = bool(mark) and kind in DRIVERS
     driver = named or DRIVERS.get(kind, "")
     if missing and importlib.util.find_spec(driver):
-        return
+        # without a name, SQLAlchemy asks for psycopg's predecessor
+        return uri.replace("postgresql://", "postgresql+psycopg://", 1)
     known = ", ".join(f"{name}://" for name in DRIVERS)
     raise MssegError(
         Problem(

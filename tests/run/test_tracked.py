@@ -45,7 +45,7 @@ def test_tags_and_parameters_say_what_ran(tracked):
         "tiny",
     )
     assert {"commit", "version", "protocol", "data_hash", "split_hash"} <= set(tags)
-    assert params["train.steps"] == "4" and params["system"] == "pre_unet"
+    assert params["train.steps"] == "4" and params["experiment"] == "pre_unet"
 
 
 def test_results_and_curves_are_metrics(tracked):
