@@ -6,6 +6,7 @@ alike, slices beyond the volume are 0.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -130,6 +131,16 @@ class SliceWise:
                 return combine(maps, given, self.combine_at, self.rule, self.threshold)
         finally:
             network.train(training)
+
+    def views(self) -> list[SliceWise]:
+        """The same rule for each plane alone, giving that plane's probabilities."""
+        single = []
+        for axis in self.axes:
+            view = copy.copy(self)
+            view.axes, view.combine_at, view.rule = (axis,), "probability", "mean"
+            view.level = "probability"
+            single.append(view)
+        return single
 
     def _maps(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,8 +66,10 @@ class EnsembleMethod:
         members: name -> maker of an unfitted system.
         folds: every member is fitted once per fold of the training patients.
         has_lesions: whether a pair shows new lesions; spreads patients over folds.
-        level: ``probability`` combines maps, ``binary`` the members' final masks.
-        rule: ``mean``, or ``majority``: more than half of the members' masks.
+        level: ``probability`` combines maps, ``binary`` the members' final masks. ``view`` averages
+            each view's maps over the members first; then views are cut at one half and vote (S14's
+            ``average_then_vote``). Members need an inference rule with ``views()``.
+        rule: ``mean``, or ``majority``: more than half of the masks, the only rule for views.
         postprocess: rules applied to the combined map.
         track: opens a tracked run per member.
     """
@@ -77,17 +79,17 @@ class EnsembleMethod:
         members: Mapping[str, Callable[[], Method]],
         folds: int,
         has_lesions: Callable[[LongitudinalSubject], bool],
-        level: Literal["probability", "binary"] = "probability",
+        level: Literal["probability", "binary", "view"] = "probability",
         rule: Literal["mean", "majority"] = "mean",
         postprocess: Sequence[Callable[[Prediction], Prediction]] = (),
         track: Track = untracked,
     ) -> None:
         if folds < 1 or not members:
             raise ValueError("an ensemble needs at least one member and one fold")
-        if rule not in ("mean", "majority") or level not in ("probability", "binary"):
+        if rule not in ("mean", "majority") or level not in ("probability", "binary", "view"):
             raise ValueError(f"rule {rule!r} or level {level!r} is unknown")
-        if rule == "majority" and level != "binary":
-            raise ValueError("a majority is counted at the binary level")
+        if (rule == "majority" and level == "probability") or (rule == "mean" and level == "view"):
+            raise ValueError("a majority is of masks: at the level binary, or view")
         self.members, self.folds, self.has_lesions = dict(members), folds, has_lesions
         self.level, self.rule, self.postprocess = level, rule, tuple(postprocess)
         self.track = track
@@ -122,20 +124,22 @@ class EnsembleMethod:
     def predict(self, subject: LongitudinalSubject) -> Prediction:
         """Mean (or majority) of the members' answers."""
         assert self.models is not None, "fit or load comes first"
-        total: NDArray[np.float32] | None = None
+        totals: dict[int, NDArray[np.float32]] = {}
         warnings: dict[str, None] = {}
         for fold in range(self.folds):
             for name, make in self.members.items():
                 method = make()
                 method.load(self._model(self.models, f"{name}-fold{fold}"))
-                answer = method.predict(subject)
-                values: NDArray[Any] = answer.mask
-                if self.level == "probability" and answer.probability is not None:
-                    values = answer.probability  # a member without a map votes with its mask
-                total = values.astype(np.float32) if total is None else total + values
-                warnings |= dict.fromkeys(answer.warnings)
-        assert total is not None
-        mean = (total / len(self.names)).astype(np.float32)
+                for view, answer in enumerate(self._answers(method, subject)):
+                    values: NDArray[Any] = answer.mask
+                    if self.level != "binary" and answer.probability is not None:
+                        values = answer.probability  # a member without a map votes with its mask
+                    totals[view] = totals.get(view, np.float32(0)) + values.astype(np.float32)
+                    warnings |= dict.fromkeys(answer.warnings)
+        means = [total / np.float32(len(self.names)) for total in totals.values()]
+        mean = means[0]
+        if self.level == "view":
+            mean = np.mean([each > 0.5 for each in means], axis=0, dtype=np.float32)
         if self.rule == "majority":
             mean = (mean > 0.5).astype(np.float32)
         prediction = Prediction(
@@ -149,6 +153,15 @@ class EnsembleMethod:
         for rule in self.postprocess:
             prediction = rule(prediction)
         return prediction
+
+    def _answers(self, method: Method, subject: LongitudinalSubject) -> Iterator[Prediction]:
+        """A member's answer, or one per view."""
+        if self.level != "view":
+            yield method.predict(subject)
+            return
+        for infer in method.infer.views():  # type: ignore[attr-defined]  # see the class
+            method.infer = infer  # type: ignore[attr-defined]
+            yield method.predict(subject)
 
     def save(self, folder: Path) -> None:
         """Every member's model below ``folder/members``."""

@@ -78,6 +78,34 @@ def test_the_mean_of_maps_and_the_share_of_votes(tmp_path):
     assert majority.predict(pair("q")).probability.ravel().tolist() == [1, 1]
 
 
+class ThreeViews(Constant):
+    """A member whose three planes give different maps; ``values`` hold one map after another."""
+
+    infer = None
+
+    def load(self, folder):
+        super().load(folder)
+        maps, self.infer = self.values, type("Views", (), {})()
+        self.infer.views = lambda: [maps[:2], maps[2:4], maps[4:]]
+
+    def predict(self, subject):
+        self.values = self.infer
+        return super().predict(subject)
+
+
+def test_members_are_averaged_before_their_views_vote(tmp_path):
+    """By hand, three planes of two members: the first voxel has means 0.75, 0.55, 0.3: two of three
+    votes. Members voting first would say 0 (one of three planes) and 1 (two of three): a tie. The
+    second voxel has means 0.5, 0.6, 0.2: one vote, since one half is no vote."""
+    values = {"x": [0.9, 0.9, 0.3, 0.4, 0.2, 0.1], "y": [0.6, 0.1, 0.8, 0.8, 0.4, 0.3]}
+    members = {name: lambda v=v: ThreeViews(v) for name, v in values.items()}
+    method = EnsembleMethod(members, 1, lambda s: True, level="view", rule="majority")
+    method.fit([pair("a")], [], tmp_path)
+    answer = method.predict(pair("q"))
+    assert answer.mask.ravel().tolist() == [1, 0]
+    assert answer.probability.ravel().tolist() == [1, 0]
+
+
 def test_members_are_in_memory_one_at_a_time(tmp_path):
     method = build({"x": [0, 0], "y": [1, 1], "z": [0, 1]}, folds=2)
     method.fit([pair(name) for name in "abef"], [], tmp_path)
@@ -124,7 +152,7 @@ def test_a_saved_ensemble_answers_as_the_fitted_one(tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"folds": 0}, {"rule": "median"}, {"level": "logit"}, {"rule": "majority"}],
+    [{"folds": 0}, {"rule": "median"}, {"level": "logit"}, {"rule": "majority"}, {"level": "view"}],
     ids=str,
 )
 def test_nonsense_is_refused(settings):

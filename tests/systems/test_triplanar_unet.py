@@ -19,8 +19,8 @@ from msseg_lightning.run.compose import compose_config
 
 
 @functools.cache
-def config():
-    return compose_config(("read.root=.",), "triplanar_unet")
+def config(*words):
+    return compose_config(("read.root=.", *words), "triplanar_unet")
 
 
 def test_the_numbers_of_the_card():
@@ -85,6 +85,20 @@ def test_one_network_reads_all_planes_and_two_of_three_decide():
     found = infer(network, images)
     assert network.seen == {(7, 8): 6, (6, 8): 7, (6, 7): 8}
     torch.testing.assert_close(found, (images[1:] > 0.5).float())
+
+
+def test_planes_are_read_one_by_one_where_folds_are_averaged_first():
+    """``average_then_vote``: each view is one plane's probabilities, their votes are the rule's."""
+    infer, images = instantiate(config()["infer"]), torch.rand(2, 6, 7, 8)
+    maps = []
+    for view, shape in zip(infer.views(), ((7, 8), (6, 8), (6, 7)), strict=True):
+        network = Plain()
+        maps.append(view(network, images))
+        assert list(network.seen) == [shape] and view.level == "probability"
+    torch.testing.assert_close(maps[0], (images[1:] * 10 - 5).sigmoid())
+    assert infer.combine_at == "binary" and len(infer.axes) == 3  # the rule itself is as it was
+    chosen = config("ensemble.level=view", "ensemble.rule=majority")["ensemble"]
+    EnsembleMethod({"x": Plain}, 1, bool, chosen["level"], chosen["rule"])
 
 
 def test_planes_vote_before_folds_are_averaged():
