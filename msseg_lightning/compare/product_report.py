@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from msseg_lightning.compare import page
+from msseg_lightning.compare.run_report import notes
 from msseg_lightning.compare.table import MEASURES, Group, Row, ScoredRun, compare_runs, table_csv
 from msseg_lightning.core.files import atomic_write
 from msseg_lightning.evaluate.case_score import CaseScore
@@ -21,8 +22,7 @@ from msseg_lightning.run.compose import Config
 
 HEADS: Mapping[Group, tuple[str, ...]] = {
     "with new lesions": (
-        *("Pairs", "Lesions found", "False lesions", "Lesion F1", "Sensitivity", "Precision"),
-        "Dice",
+        *("Pairs", "Found", "False", "Lesion F1", "Sensitivity", "Precision", "Dice"),
     ),
     "without new lesions": ("Pairs", "Clean pairs", "False lesions per pair", "False mm³ per pair"),
 }
@@ -80,7 +80,9 @@ def build_product_report(folders: Sequence[Path]) -> Path:
         f"{config['name']}, all folds",
         [
             page.header(
-                {"name": config["name"], **config["card"]}, _setting(config, seeds), _notes(seeds)
+                {"name": config["name"], **config["card"]},
+                _setting(config, seeds),
+                notes(config, seeds[0].content["summary"]),
             ),
             _how(seeds),
             *(_group(group, runs, by_run) for group in MEASURES),
@@ -194,34 +196,44 @@ def _spread(group: Group, runs: Sequence[tuple[ScoredRun, Counted]]) -> str:
 def _interval(row: Row) -> str:
     if row.mean is None:
         return "–"  # noqa: RUF001 - a dash
-    digits = 1 if row.measure == "VolTestedLesions" else 3
+    form = {"NbTestedLesions": ".2f", "VolTestedLesions": ",.0f"}.get(row.measure, ".3f")
     if row.interval is None:
-        return f"{row.mean:.{digits}f}"
-    return f"{row.mean:.{digits}f} [{row.interval[0]:.{digits}f}, {row.interval[1]:.{digits}f}]"
+        return f"{row.mean:{form}}"
+    return f"{row.mean:{form}} [{row.interval[0]:{form}}, {row.interval[1]:{form}}]"
 
 
 def _cases(seeds: Sequence[SeedResult]) -> str:
     """One line per pair, its scores by seed."""
-    names = (("Dice", "Dice"), ("F1_score", "Lesion F1"), ("NbTestedLesions", "Lesions predicted"))
+    columns: Mapping[str, Callable[[CaseScore], float | None]] = {
+        "Dice": lambda score: score.official.get("Dice"),
+        "Lesion F1": lambda score: score.official.get("F1_score"),
+        "Predicted": lambda score: score.detection["n_test"],
+    }
     heads = ["Pair", "Group", "Fold", "True lesions"]
-    heads += [f"{shown}{_of(one, seeds)}" for _, shown in names for one in seeds]
+    heads += [f"{name}{_of(one, seeds)}" for name in columns for one in seeds]
     first = seeds[0]
     rows = []
     for case, score in sorted(first.cases.items(), key=lambda one: not one[1].has_new_lesions):
-        values = [one.cases[case].official.get(name) for name, _ in names for one in seeds]
+        values = [value_of(one.cases[case]) for value_of in columns.values() for one in seeds]
         rows.append(
             [
                 case,
                 "with" if score.has_new_lesions else "without",
                 str(first.origin[case]["fold"]),
                 f"{score.detection['n_ref'] or 0:g}",
-                *("–" if value is None else f"{value:.3g}" for value in values),  # noqa: RUF001
+                *map(_value, values),
             ]
         )
     return (
         "<section><h2>Pairs</h2><p>Each was predicted by the run that held it out. Click a heading "
         f"to sort.</p>{page.text_table(heads, rows)}</section>"
     )
+
+
+def _value(value: float | None) -> str:
+    if value is None:
+        return "–"  # noqa: RUF001 - a dash
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.3f}"
 
 
 def _of(one: SeedResult, seeds: Sequence[SeedResult]) -> str:
@@ -257,6 +269,12 @@ def _how(seeds: Sequence[SeedResult]) -> str:
     )
 
 
+def _commits(content: Mapping[str, Any]) -> list[str]:
+    """Of all folds; one where they agree."""
+    found = content["commit"] if isinstance(content["commit"], list) else [content["commit"]]
+    return list(dict.fromkeys(str(commit)[:12] for commit in found if commit))
+
+
 def _setting(config: Config, seeds: Sequence[SeedResult]) -> dict[str, object]:
     content = seeds[0].content
     return {
@@ -268,10 +286,5 @@ def _setting(config: Config, seeds: Sequence[SeedResult]) -> dict[str, object]:
         "evaluated on": "every pair, by the run that held it out",
         "threshold": content["threshold"],
         "protocol": content["protocol"],
-        "commit": content["commit"] or "not a git checkout",
+        "commit": ", ".join(_commits(content)) or "not a git checkout",
     }
-
-
-def _notes(seeds: Sequence[SeedResult]) -> list[str]:
-    cases = len(seeds[0].cases)
-    return [f"{cases} pairs are too few to rank systems; read the intervals."] if cases < 20 else []

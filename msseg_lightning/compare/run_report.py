@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def context_of(folder: RunFolder, rename: Callable[[str], str]) -> ReportContext
         ],
         curves=read_curves(folder.fit / "curves.csv"),
         summary=shown_summary(content["summary"]) | published_dice(scores),
-        notes=_notes(config, content["summary"]),
+        notes=notes(config, content["summary"]),
     )
 
 
@@ -153,17 +153,18 @@ def _interval(statistic: dict[str, Any]) -> dict[str, Any]:
     return {"mean": statistic["mean"], "low": low, "high": high}
 
 
-def _notes(config: Config, summary: dict[str, Any]) -> tuple[str, ...]:
+def notes(config: Config, summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """Warnings a reader must know."""
     cases = len(summary["with_lesions"]["cases"]) + len(summary["without_lesions"]["cases"])
-    notes = []
+    found = []
     if cases < 20:
-        notes.append(f"{cases} cases are too few to rank systems; read the intervals.")
+        found.append(f"{cases} cases are too few to rank systems; read the intervals.")
     if config["size"] != "paper":
-        notes.append(
+        found.append(
             f"Run at size {config['size']!r}, which is smaller than the paper's system; "
             "its figures say nothing about the paper."
         )
-    return tuple(notes)
+    return tuple(found)
 
 
 def _loader(

@@ -97,7 +97,7 @@ class Answer:
         elif self.winner is None:
             said.append(
                 f"Trial {self.best[0].number} scored best, {score_text(self.best[0].values[0])}. "
-                "Part of that is luck: how much, only new seeds can tell (retrain.best, retrain.seeds)."
+                "Part of that is luck: how much, only new seeds can tell (search.retrain)."
             )
         else:
             said += self._on_the_winner(*self.winner)
@@ -120,8 +120,8 @@ class Answer:
         seeds = ", ".join(map(str, self.study.search.retrain_seeds))
         said.append(
             f"In the search it scored {score_text(one.search_score)}; trained again "
-            f"(seeds {seeds}) it scored {scores}. Expect {score_text(expected)}: the mean of its new runs"
-            f"{drawn if len(self.retrained) > 1 else ''}."
+            f"(seeds {seeds}) it scored {scores}. Expect {score_text(expected)}: the mean of its "
+            f"new runs{drawn if len(self.retrained) > 1 else ''}."
         )
         if highest.number != one.trial:
             said.append(

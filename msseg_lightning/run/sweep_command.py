@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.run.build import instantiate
+from msseg_lightning.run.build import build_load, instantiate
 from msseg_lightning.run.compose import Config, compose_config
+from msseg_lightning.run.experiment import labelled_subjects, make_split
 from msseg_lightning.run.folder import data_name
 from msseg_lightning.run.search import FALSE_ALARMS, Search, read_search
 from msseg_lightning.run.study import SharedStudy
@@ -168,6 +169,18 @@ def check_search(search: Search, words: Words) -> None:
         compose_config([*words.overrides, *chosen_words(values)], words.experiment)
 
 
+def check_folds(search: Search, config: Config) -> None:
+    """Divide the data once before the first trial trains on the first fold.
+
+    Raises:
+        MssegError: a fold that the division does not have (exit 2), or cannot have with these
+            pairs (exit 3).
+    """
+    load, subjects = build_load(config), labelled_subjects(config)
+    for fold in search.folds:
+        make_split({**config, "fold": fold}, subjects, load)
+
+
 def write_answer(study: SharedStudy, report: WriteSweepReport) -> Answer:
     """Table, ``best.json``, plots and report of a sweep, also of one that still runs."""
     found = answer(study)
@@ -178,6 +191,8 @@ def write_answer(study: SharedStudy, report: WriteSweepReport) -> Answer:
 
 def run_sweep(sweep: Sweep, config: Config, report: WriteSweepReport) -> Answer:
     """Work on a sweep until it is finished, retrain the best few, write and track the answer."""
+    if not sweep.study.trials():
+        check_folds(sweep.search, config)
     tracking = instantiate(config.get("track")) or None
     sweep.study.free_abandoned()
     if tracking is None:

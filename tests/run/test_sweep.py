@@ -13,7 +13,7 @@ import pytest
 
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.run.search import parse
-from msseg_lightning.run.study import SharedStudy
+from msseg_lightning.run.study import SharedStudy, abandoned
 from msseg_lightning.run.sweep import Sweep, trial_name
 from msseg_lightning.run.sweep_answer import (
     Retrained,
@@ -186,6 +186,22 @@ def test_a_trial_that_others_gave_up_ends_without_an_error(tmp_path):
     study.end(trial, [0.5])
     study.fail(trial, error="late")
     assert study.trial(0).state == STATE.FAIL
+
+
+def test_a_machine_of_which_nothing_is_heard_has_lost_its_trial(tmp_path, monkeypatch):
+    monkeypatch.setattr("msseg_lightning.run.study.BEAT_S", 0.01)
+    study = Sweep("toy", tmp_path, search(1), Toy(tmp_path / "log")).study
+    trial = study.take()
+    trial.suggest_float("x", 0.0, 1.0)
+    trial.set_user_attr("owner", "elsewhere 1 1")
+    trial.set_user_attr("alive", time.time() - 1000)
+    with study.heartbeat(trial):
+        while abandoned(study.trial(0)):
+            time.sleep(0.01)
+    assert study.free_abandoned() == []
+    trial.set_user_attr("alive", time.time() - 1000)
+    assert study.free_abandoned() == [0]
+    assert [t.state for t in study.trials()] == [STATE.FAIL, STATE.WAITING]
 
 
 class Failing(Toy):

@@ -78,6 +78,7 @@ def test_a_sweep_runs_and_is_tracked(words, tmp_path, monkeypatch, capsys):
         ("search.space={train.steps: {type: int, low: 1, high: 2}}", "also given"),
         ("search.space={fold: {type: int, low: 1, high: 2}}", "cannot be searched"),
         ("search.objective=[{metric: f1}]", "lesion_f1"),
+        ("search.folds=[0,7]", "fold"),
         ("store=nonsense", "not the address"),
         ("store=oracle://user:secret@host/base", "driver|address"),
     ],
