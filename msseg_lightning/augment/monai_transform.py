@@ -28,10 +28,13 @@ class MonaiTransform:
         transform: random dictionary transform, or a ``Compose`` of such, on the keys ``images``
             (C, X, Y, Z) and ``labels`` (L, X, Y, Z); it must keep the size of the patch.
         first: makes the patch.
+        per_image: apply it to each image apart, with its own draws; it then sees no labels.
     """
 
-    def __init__(self, transform: Any, first: FusedAugment | None = None) -> None:
-        self.transform = transform
+    def __init__(
+        self, transform: Any, first: FusedAugment | None = None, per_image: bool = False
+    ) -> None:
+        self.transform, self.per_image = transform, per_image
         self.first = first if first is not None else FusedAugment()
         self._local = PerThread()
 
@@ -55,6 +58,10 @@ class MonaiTransform:
             self._local.transform = copy.deepcopy(self.transform)
         transform = self._local.transform
         transform.set_random_state(seed=int(generator.integers(1 << 32)))
+        if self.per_image:
+            for image in images:
+                image[:] = np.asarray(transform({"images": torch.tensor(image[None])})["images"][0])
+            return
         result = transform({"images": torch.tensor(images), "labels": torch.tensor(labels)})
         for name, out in (("images", images), ("labels", labels)):
             if tuple(result[name].shape) != out.shape:

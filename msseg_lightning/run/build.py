@@ -290,10 +290,21 @@ SETTINGS_OF_A_STAGE = (
 """What decides the weights of a stage, beside its data and the code."""
 
 
+WHERE = ("folder", "root", "workers")
+"""Settings inside them that decide nothing: where files lie (their bytes count, see
+``reader_files``) and how many processes read them."""
+
+
 def _decisive(config: Config) -> dict[str, Any]:
-    found = {key: config.get(key) for key in SETTINGS_OF_A_STAGE}
+    found = {key: _placeless(config.get(key)) for key in SETTINGS_OF_A_STAGE}
     train = {key: value for key, value in (found["train"] or {}).items() if key != "accumulate"}
     return {**found, "train": train, "batches_per_step": batches_per_step(config)}
+
+
+def _placeless(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {key: _placeless(value) for key, value in node.items() if key not in WHERE}
+    return [_placeless(value) for value in node] if isinstance(node, list) else node
 
 
 def reader_files(node: Any) -> dict[str, str]:

@@ -35,6 +35,7 @@ FOREIGN_TARGETS = frozenset(
         "monai.losses.DiceFocalLoss",
         "monai.losses.FocalLoss",
         "monai.losses.TverskyLoss",
+        "monai.transforms.RandSimulateLowResolutiond",
     }
 )
 """Classes outside this package that a configuration may build. A block list is not a fence."""

@@ -2,6 +2,7 @@ import monai.transforms as mt
 import numpy as np
 import pytest
 
+from msseg_lightning.augment.fused import FusedAugment
 from msseg_lightning.augment.monai_transform import MonaiTransform
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP, TARGET
@@ -37,3 +38,16 @@ def test_a_changed_size_is_refused(pair):
     crop = mt.RandSpatialCropd(["images", "labels"], roi_size=(4, 4, 4), random_size=False)
     with pytest.raises(ValueError, match="after MONAI"):
         patch(pair, MonaiTransform(crop), 1)
+
+
+def test_each_image_has_draws_of_its_own(pair):
+    """Low resolution of one visit and not of the other, labels as they were."""
+    low = mt.RandSimulateLowResolutiond("images", prob=0.5, zoom_range=(0.5, 0.5))
+    engine = MonaiTransform(low, per_image=True)
+    changed = []
+    for key in range(12):
+        images, labels = patch(pair, engine, key)
+        plain, expected = patch(pair, FusedAugment(), key)
+        changed.append([not np.array_equal(a, b) for a, b in zip(images, plain, strict=True)])
+        assert np.array_equal(labels, expected)
+    assert {tuple(each) for each in changed} == {(a, b) for a in (0, 1) for b in (0, 1)}

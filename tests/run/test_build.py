@@ -63,3 +63,18 @@ def test_scans_that_a_part_reads_on_its_own_are_known_by_their_bytes(tiny_cohort
         "001/baseline_flair"
     ]
     assert reader_files({"reader": {**reader, "root": None}}) == {}
+
+
+def test_a_stage_is_the_same_wherever_its_cache_lies(tiny_cohort):
+    """S09 reads scans of its own: their place and the number of processes decide nothing."""
+
+    def settings(*words):
+        data = f"read.root={tiny_cohort}"
+        staged = build_method(compose_config((data, "size=tiny", *words), "synthetic_lesions_unet"))
+        return [staged.settings, *(stage.settings for stage in staged.stages)]
+
+    here = settings()
+    assert settings("paths.cache=elsewhere", "data.workers=5") == here
+    assert settings("loader.synthesis.painted=[0,2]")[0] != here[0]
+    inpaint = settings("stages.inpaint.loader.tries=3")
+    assert [a != b for a, b in zip(inpaint, here, strict=True)] == [False, True, False]

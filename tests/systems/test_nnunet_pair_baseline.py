@@ -58,3 +58,17 @@ def test_the_loss_is_dice_and_cross_entropy_at_the_networks_resolutions():
         parts.append(entropy + (1 - dice).mean())
     expected = sum(w * part for w, part in zip((8, 4, 2, 1), parts, strict=True)) / 15
     torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_eighth_of_the_images_is_seen_at_low_resolution():
+    """A quarter of the patches and half of their images, at one half to all of their voxels."""
+    augment = instantiate(config()["augment"])
+    low = augment.transform
+    assert augment.per_image and tuple(low.keys) == ("images",)
+    low.set_random_state(0)
+    images = torch.rand(1, 8, 8, 8)
+    changed = [not torch.equal(low({"images": images})["images"], images) for _ in range(2000)]
+    assert abs(sum(changed) / 2000 - 0.125) < 0.025
+    assert list(low.sim_lowres_tfm.zoom_range) == [0.5, 1.0]
+    assert low.sim_lowres_tfm.downsample_mode == "nearest-exact"
+    assert augment.first.recipe.gamma.probability == 0.3
