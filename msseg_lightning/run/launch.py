@@ -182,9 +182,10 @@ def _for_hardware(launcher: dict[str, Any], command: str, words: Sequence[str]) 
     experiment = next(word for word in words if "=" not in word and not word.startswith("-"))
     trainer = compose_config(settings, experiment)["trainer"]
     devices, nodes = trainer["devices"], trainer["num_nodes"]
-    if command != "train" or (devices, nodes) == (1, 1):
+    if command != "train" or not isinstance(devices, int) or (devices, nodes) == (1, 1):
         return launcher
-    derived = {"nodes": nodes, "tasks_per_node": devices}
+    # on one machine a training starts its own processes; srun has to where there are several
+    derived = {"nodes": nodes, "tasks_per_node": devices if nodes > 1 else 1}
     if trainer["accelerator"] != "cpu":
         derived["gpus_per_node"] = devices
     return {

@@ -188,6 +188,33 @@ def test_without_slurm_that_is_said(monkeypatch, tmp_path):
         launch("predict", ["RUN", "launcher=slurm"])
 
 
+@pytest.mark.parametrize(
+    ("trainer", "asked"),
+    [
+        ([], {}),
+        (["trainer.devices=4"], {"nodes": 1, "ntasks-per-node": 1, "gpus-per-node": 4}),
+        (
+            ["trainer.devices=4", "trainer.num_nodes=2"],
+            {"nodes": 2, "ntasks-per-node": 4, "gpus-per-node": 4},
+        ),
+        (["trainer.devices=2", "trainer.accelerator=cpu"], {"nodes": 1, "ntasks-per-node": 1}),
+        (["trainer.devices=2", "launcher.gpus_per_node=3"], {"gpus-per-node": 3}),
+    ],
+)
+def test_a_training_asks_for_its_devices(slurm, trainer, asked):
+    (slurm / "bin" / "sbatch").write_text(
+        f"#!{sys.executable}\nimport shutil, sys\n"
+        f"shutil.copy(sys.argv[1], {str(slurm / 'script.sh')!r})\nprint('Submitted batch job 5')"
+    )
+    launch("train", ["pre_unet", "read.root=x", "launcher=slurm", *trainer])
+    script = (slurm / "script.sh").read_text()
+    found = dict(
+        re.findall(r"^#SBATCH --(nodes|ntasks-per-node|gpus-per-node)=(\d+)", script, re.M)
+    )
+    assert asked.items() <= {key: int(value) for key, value in found.items()}.items()
+    assert "gpus-per-node" in asked or "gpus-per-node" not in found
+
+
 def test_values_keep_their_type():
     launcher = read_launcher(["launcher=slurm", "launcher.setup=[module load cuda]"])
     assert launcher["setup"] == ["module load cuda"] and launcher["array"] == 1
