@@ -37,6 +37,7 @@ class StopOnSignal(L.Callback):
     def __init__(self, checkpoints: KeepCheckpoints) -> None:
         self.checkpoints = checkpoints
         self._caught: signal.Signals | None = None
+        self._wish = NOTHING
         self._before = {number: signal.getsignal(number) for number in EXIT_CODES}
 
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
@@ -50,15 +51,18 @@ class StopOnSignal(L.Callback):
             signal.raise_signal(number)
         self._caught = self._caught or signal.Signals(number)
 
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Leave: the numbers of the step before are with the loggers now."""
+        self._leave(trainer, self._wish)
+
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """The place where a step is whole."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
         if trainer.fit_loop._should_accumulate() or trainer.global_step % data.epoch_steps == 0:
             return
-        wish = largest(self._caught or (SAVE if self.checkpoints.due() else NOTHING))
-        if wish >= SAVE:
+        self._wish = largest(self._caught or (SAVE if self.checkpoints.due() else NOTHING))
+        if self._wish >= SAVE:
             self.checkpoints.save_last(trainer)
-        self._leave(trainer, wish)
 
     def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """After the validation, whose checkpoint is written."""

@@ -204,16 +204,18 @@ def _started(size: int, work: Work) -> Iterator[ClusterEnvironment]:
     torch.set_num_threads(max(1, threads // size))
     watch = _Watch(followers)
     try:
-        for follower in followers:
-            follower.start()
+        with _ignored(signal.SIGINT, signal.SIGUSR1):
+            for follower in followers:
+                follower.start()
         watch.start()
         distributed.init_process_group(store=store, rank=0, world_size=size, timeout=PATIENCE)
         distributed.broadcast_object_list([work], src=0)
         yield Beside(0, size)
         for follower in followers:
             follower.join(GRACE_S)
-    except RuntimeError as error:
-        raise watch.explain(error) from error
+    except RuntimeError as error:  # an exchange failed, or something else
+        watch.blame(error)
+        raise
     finally:
         watch.done.set()
         for follower in followers:
@@ -223,6 +225,20 @@ def _started(size: int, work: Work) -> Iterator[ClusterEnvironment]:
         if distributed.is_initialized():
             distributed.destroy_process_group()
         torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _ignored(*numbers: signal.Signals) -> Iterator[None]:
+    """What is started inside ignores these signals until it trains.
+
+    Ctrl-C reaches all processes of a terminal, SIGUSR1 all of a job; the leader answers.
+    """
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Watch(threading.Thread):
@@ -255,13 +271,17 @@ class _Watch(threading.Thread):
             follower.kill()
         os._exit(ExitCode.ENVIRONMENT)
 
-    def explain(self, error: RuntimeError) -> Exception:
-        """What to say where an exchange between processes failed."""
+    def blame(self, error: RuntimeError) -> None:
+        """Say so where a follower's death is the reason of an error.
+
+        Raises:
+            MssegError: a follower died (exit 5).
+        """
         ends = connection.wait([follower.sentinel for follower in self.followers], timeout=2.0)
         dead = [f for f in self.followers if f.sentinel in ends and f.exitcode]
         if not dead:
-            return error
-        return MssegError(
+            return
+        raise MssegError(
             Problem(
                 "train.process_died",
                 "a process of this training died",
@@ -271,13 +291,12 @@ class _Watch(threading.Thread):
                 remedy="give the same command again to continue from the last checkpoint",
                 exit_code=ExitCode.ENVIRONMENT,
             )
-        )
+        ) from error
 
 
 def _follower(port: int, rank: int, size: int, level: int) -> None:
     """The whole life of a follower."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal
     warnings.filterwarnings("ignore", module="lightning")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("msseg_lightning").setLevel(max(level, logging.WARNING))

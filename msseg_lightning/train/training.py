@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import math
@@ -189,7 +190,9 @@ class Training:
         last = folder / LAST if (folder / LAST).exists() else None
         if last is not None:
             curves.forget_after(int(read_checkpoint(last)["global_step"]))
-        share = functools.partial(self._fit, task, data, folder, hardware, last)
+        # strategies for several processes exchange parts of a module and do not put them back
+        copied = copy.deepcopy(task) if hardware.processes > 1 else task
+        share = functools.partial(self._fit, copied, data, folder, hardware, last)
         with together(hardware.devices, hardware.num_nodes, share) as place:
             step, keep = share(place, [curves, *loggers], callbacks)
         found = math.isfinite(keep.best_score)

@@ -123,14 +123,18 @@ def test_accumulated_batches_resume_between_optimiser_steps(tmp_path):
         (signal.SIGUSR1, ExitCode.PREEMPTED),
     ],
 )
-def test_a_signal_saves_and_tells_the_truth(tmp_path, number, code):
-    stop = StopAt(4, lambda: os.kill(os.getpid(), number))
+def test_a_signal_saves_and_tells_the_truth(tmp_path, uninterrupted, number, code):
+    stop = StopAt(6, lambda: os.kill(os.getpid(), number))
     data = LongitudinalDataModule(Patches(), epoch_steps=5)
+    settings = training(checkpoint_minutes=10)
     with pytest.raises(MssegError) as caught:
-        training(checkpoint_minutes=10).fit(task(), data, tmp_path, CPU, callbacks=[stop])
+        settings.fit(task(), data, tmp_path, CPU, callbacks=[stop])
     assert caught.value.exit_code == code
-    assert read_checkpoint(tmp_path / LAST)["global_step"] == 5
+    assert read_checkpoint(tmp_path / LAST)["global_step"] == 7
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    settings.fit(task(), LongitudinalDataModule(Patches(), epoch_steps=5), tmp_path, CPU)
+    curves = [read_curves(folder / "curves.csv") for folder in (tmp_path, uninterrupted[1])]
+    assert curves[0] == curves[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
