@@ -144,7 +144,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def training(uri: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.outage", "--train", uri, str(folder)],
         cwd=ROOT,

@@ -115,7 +115,7 @@ def track_experiment(tracking: Any, config: Config, folder: RunFolder) -> None:
         spool=folder.path / "track" / "experiment",
         key=run_key(run.folder),
         tags={**run.tags, "folds": len(found), "pairs": len(cases)},
-        params={key: value for key, value in tracked_settings(config).items() if key != "fold"},
+        params=tracked_settings({**config, "fold": 0}, RHYTHM),
     )
     tracker.log_metrics(readable({key: figures[key] for key in COMPARED if key in figures}))
     tracker.finish("FINISHED")
@@ -155,8 +155,14 @@ def tracked_part(
     tracker.finish("FINISHED")
 
 
-def tracked_settings(config: Config) -> dict[str, Any]:
-    """Settings worth a column in MLflow: the rhythm of training and whatever the user changed."""
+RHYTHM = ("train.steps", "train.batch_size", "train.optimizer.lr", "seed", "size")
+"""Settings that all systems have; those of one system alone would head MLflow's plots."""
+
+
+def tracked_settings(
+    config: Config, always: tuple[str, ...] = ("train.", "sample.", "fold", "seed", "size")
+) -> dict[str, Any]:
+    """Settings worth a column in MLflow: ``always`` and whatever the user changed."""
     flat = flatten(config)
     try:
         default = flatten(
@@ -167,9 +173,8 @@ def tracked_settings(config: Config) -> dict[str, Any]:
         )
     except MssegError:
         default = {}
-    always = ("train.", "sample.", "fold", "seed", "size", "split._target_")
     skip = ("paths.", "sizes.", "card.", "track.", "read.root", "trainer.", "data.workers")
-    return {"experiment": config["name"], "data": data_name(config)} | {
+    return {"experiment": config["name"]} | {
         key: value
         for key, value in flat.items()
         if not key.startswith(skip)
@@ -279,13 +284,13 @@ def headline_metrics(summary: dict[str, Any]) -> dict[str, float]:
 
 
 COMPARED = (
-    "result/dice",
     "result/lesion_f1",
+    "result/dice",
     "result/lesion_sensitivity",
     "result/lesion_precision",
     "result/false_lesions_per_case_without",
 )
-"""Of a whole experiment; few, because MLflow begins its plots with the first of the alphabet."""
+"""Of a whole experiment, the first first: MLflow begins its plots with what was recorded first."""
 
 
 def readable(figures: Mapping[str, float]) -> dict[str, float]:

@@ -30,7 +30,7 @@ COLUMNS = {
     "tags.`folds`": 70,
     "runDateAndNestInfo": 140,
     "duration": 80,
-    "params.`data`": 90,
+    "tags.`data`": 90,
     "params.`size`": 90,
     "params.`seed`": 90,
 }
