@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import logging
 import time
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
@@ -23,6 +24,8 @@ KEY_TAG = "msseg.key"
 PARENT_TAG = "mlflow.parentRunId"
 PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
+MOST_POINTS = 1000
+"""MLflow takes no more in one request."""
 REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
 
 
@@ -65,7 +68,7 @@ class Sender:
         position = self.journal.position(self.uri)
         sent: dict[str, int] = collections.Counter()
         try:
-            for record, end in self.journal.pending(position.sent):
+            for record, end in merged(self.journal.pending(position.sent)):
                 run_id = self._send(position.run_id, record)
                 position = dataclasses.replace(position, run_id=run_id, sent=end, problem="")
                 self.journal.confirm(position)
@@ -138,8 +141,8 @@ class Sender:
         metrics = [
             Metric(name, float(value), time, step) for name, value, time, step in record["points"]
         ]
-        for start in range(0, len(metrics), 1000):
-            batch = metrics[start : start + 1000]
+        for start in range(0, len(metrics), MOST_POINTS):
+            batch = metrics[start : start + MOST_POINTS]
             try:
                 self.client.log_batch(run_id, metrics=batch)
             except Exception as error:
@@ -193,6 +196,25 @@ class Sender:
 
     def _close(self, run_id: str, record: Record) -> None:
         self.client.set_terminated(run_id, status=record["status"], end_time=record["time"])
+
+
+def merged(pending: Iterable[tuple[Record, int]]) -> Iterator[tuple[Record, int]]:
+    """Neighbouring metric records as one request; after an outage there are hundreds."""
+    waiting: tuple[Record, int] | None = None
+    for record, end in pending:
+        if waiting is not None:
+            points = waiting[0]["points"]
+            if record["do"] == "metrics" and len(points) + len(record["points"]) <= MOST_POINTS:
+                waiting = ({"do": "metrics", "points": points + record["points"]}, end)
+                continue
+            yield waiting
+            waiting = None
+        if record["do"] == "metrics":
+            waiting = (record, end)
+        else:
+            yield record, end
+    if waiting is not None:
+        yield waiting
 
 
 def _refused(error: Exception) -> bool:

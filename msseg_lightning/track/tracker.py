@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from msseg_lightning.track.courier import COURIER, Courier
 from msseg_lightning.track.journal import Journal, Record, encode, run_key
@@ -243,7 +243,7 @@ class Tracker:
                 self._report()
 
     def _collect(self) -> tuple[list[Record], bool]:
-        """What has come in within a second, metrics merged; True with the last."""
+        """What has come in within a second; True with the last."""
         records: list[Record] = []
         end = time.monotonic() + FLUSH_S
         while (rest := end - time.monotonic()) > 0:
@@ -252,9 +252,9 @@ class Tracker:
             except queue.Empty:
                 break
             if record is None:
-                return _merged(records), True
+                return records, True
             records.append(record)
-        return _merged(records), False
+        return records, False
 
     def _report(self) -> None:
         problem = self.journal.position(self.uri).problem
@@ -294,21 +294,6 @@ def _is_pruned(error: BaseException | None) -> bool:
 def metric_name(name: str) -> str:
     """MLflow takes letters, digits and ``_-. :/``; anything else becomes ``_``."""
     return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in name)
-
-
-def _merged(records: list[Record]) -> list[Record]:
-    """Neighbouring metric records as one, up to MLflow's 1000 points per request."""
-    merged: list[Record] = []
-    for record in records:
-        last: dict[str, Any] = merged[-1] if merged else {}
-        if (
-            record["do"] == "metrics" == last.get("do")
-            and len(last["points"]) + len(record["points"]) <= 1000
-        ):
-            last["points"] += record["points"]
-        else:
-            merged.append(record)
-    return merged
 
 
 def _texts(values: Mapping[str, object]) -> dict[str, str]:
