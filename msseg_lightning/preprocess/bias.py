@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LoadedSubject
 from msseg_lightning.core.volume import Grid, Volume
+from msseg_lightning.preprocess.fast_n4 import Sharpening, fast_log_field
 from msseg_lightning.preprocess.space import carry
 from msseg_lightning.preprocess.step import common_grid, image_names, mask_of
 
@@ -20,42 +21,32 @@ OTSU_BINS = 200
 """Histogram bins of the challenge's tool, and ITK's habit for N4."""
 
 
-def n4_log_field(
+def itk_log_field(
     data: NDArray[np.float32],
     mask: NDArray[np.bool_],
-    spacing_mm: tuple[float, float, float],
+    factors: tuple[int, int, int],
     iterations: tuple[int, ...],
-    shrink: int,
-    fwhm: float,
-    wiener_noise: float,
+    sharpening: Sharpening,
     convergence: float,
-    bins: int,
     control_points: int,
 ) -> NDArray[np.float32]:
-    """(X, Y, Z) logarithm of the bias field, by SimpleITK's N4 on a thinned-out image.
-
-    Thick slices are thinned out less: each axis by the factor that comes nearest to ``shrink``
-    times the finest spacing. Voxels of the mask that are not positive are left out (N4 takes logs).
-    """
+    """(X, Y, Z) logarithm of the bias field, by SimpleITK; see ``fast_log_field``."""
     import SimpleITK as sitk  # noqa: N813
 
     image = sitk.GetImageFromArray(np.ascontiguousarray(data, np.float32))
-    image.SetSpacing(spacing_mm[::-1])
     inside = sitk.GetImageFromArray((mask & (data > 0)).astype(np.uint8))
-    inside.CopyInformation(image)
-    finest = min(spacing_mm)
-    factors = [max(1, round(shrink * finest / edge)) for edge in spacing_mm[::-1]]
+    thinning = list(factors[::-1])
     filter_ = sitk.N4BiasFieldCorrectionImageFilter()
     filter_.SetMaximumNumberOfIterations(list(iterations))
-    filter_.SetBiasFieldFullWidthAtHalfMaximum(fwhm)
-    filter_.SetWienerFilterNoise(wiener_noise)
+    filter_.SetBiasFieldFullWidthAtHalfMaximum(sharpening.fwhm)
+    filter_.SetWienerFilterNoise(sharpening.noise)
     filter_.SetConvergenceThreshold(convergence)
-    filter_.SetNumberOfHistogramBins(bins)
+    filter_.SetNumberOfHistogramBins(sharpening.bins)
     filter_.SetNumberOfControlPoints([control_points] * 3)
     filter_.SetMaskLabel(1)
     # float sums depend on how threads split the image; one thread makes the result reproducible
     filter_.SetNumberOfThreads(1)
-    filter_.Execute(sitk.Shrink(image, factors), sitk.Shrink(inside, factors))
+    filter_.Execute(sitk.Shrink(image, thinning), sitk.Shrink(inside, thinning))
     field = filter_.GetLogBiasFieldAsImage(image)
     return np.asarray(sitk.GetArrayFromImage(field), np.float32)
 
@@ -66,7 +57,8 @@ class N4:
 
     Args:
         iterations: most iterations at each resolution of the field.
-        shrink: thinning of the image on which the field is fitted.
+        shrink: thinning of the image on which the field is fitted. Thick slices are thinned out
+            less: each axis by the factor that comes nearest to this many of the finest spacing.
         fwhm: full width at half maximum of the bias histogram's peak (a width in log intensity, no
             filter width in mm).
         wiener_noise: of the deconvolution.
@@ -74,7 +66,10 @@ class N4:
         bins: of the histogram.
         control_points: per axis at the coarsest resolution.
         mask: where the field is fitted: ``otsu`` (bright voxels, 200 bins), ``nonzero`` or the name
-            of a mask. The whole image is divided.
+            of a mask, of which voxels that are not positive are left out (N4 takes logs). The whole
+            image is divided.
+        engine: ``fast`` is ``fast_n4``, ``itk`` SimpleITK's filter. On real scans they differ about
+            as much as the second does from itself at another ``shrink`` (docs/performance.md).
 
     The challenge's tool on masked images is ``N4((50, 40, 30), fwhm=0.3, mask="otsu")``: its option
     ``-B 0.3`` is the FWHM, the rest its defaults. S25: ``(400, 400, 400)``; S01: ``(1000,)``,
@@ -92,11 +87,14 @@ class N4:
     bins: int = 200
     control_points: int = 4
     mask: str = BRAIN
+    engine: Literal["fast", "itk"] = "fast"
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "iterations", tuple(self.iterations))
+        if self.engine not in ("fast", "itk"):
+            raise ValueError(f"engine {self.engine!r} is not fast or itk")
 
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
         volumes, notes = dict(subject.volumes), []
@@ -107,16 +105,18 @@ class N4:
             if np.count_nonzero(inside & (data > 0)) < 1000:
                 notes.append(f"{name}: too few bright voxels to correct its bias field")
                 continue
-            field = n4_log_field(
+            finest = min(volume.spacing_mm)
+            x, y, z = (
+                max(1, min(round(self.shrink * finest / spacing), edge))
+                for spacing, edge in zip(volume.spacing_mm, data.shape, strict=True)
+            )
+            field = (fast_log_field if self.engine == "fast" else itk_log_field)(
                 data,
                 inside,
-                volume.spacing_mm,
+                (x, y, z),
                 self.iterations,
-                self.shrink,
-                self.fwhm,
-                self.wiener_noise,
+                Sharpening(self.bins, self.fwhm, self.wiener_noise),
                 self.convergence,
-                self.bins,
                 self.control_points,
             )
             volumes[name] = Volume(data / np.exp(field), volume.affine)

@@ -21,6 +21,7 @@ from msseg_lightning.core.subject import (
     LoadedSubject,
 )
 from msseg_lightning.core.volume import Affine, Grid, Volume
+from msseg_lightning.preprocess.fast_rigid import UNLIKE, fast_rigid
 from msseg_lightning.preprocess.mask import BASELINE_BRAIN
 from msseg_lightning.preprocess.space import MaskRule, carry, carry_volume, covering_grid, inverse
 
@@ -219,8 +220,10 @@ class HalfwayRegistration:
     Args:
         spacing_mm: of the working grid; None takes the finer of the two visits along each axis.
             Give the spacing a later ``Resample`` would, and that one has nothing left to do.
-        levels_mm: working spacing of the registration, coarse to fine.
+        levels_mm: working spacing of the registration by information, coarse to fine.
         mask_rule: how masks are resampled.
+        by: ``difference`` (``fast_rigid``: two scans of one sequence) or ``information`` (any two
+            scans). Where the first leaves the scans unlike, the second is tried.
 
     Reference:
         SimpleITK's Mattes mutual information; the half by the matrix square root.
@@ -229,10 +232,13 @@ class HalfwayRegistration:
     spacing_mm: float | tuple[float, float, float] | None = None
     levels_mm: tuple[float, ...] = (6.0, 3.0, 2.0)
     mask_rule: MaskRule = "linear_threshold"
+    by: Literal["difference", "information"] = "difference"
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
+        if self.by not in ("difference", "information"):
+            raise ValueError(f"by {self.by!r} is not difference or information")
         object.__setattr__(self, "levels_mm", tuple(self.levels_mm))
         if not (self.spacing_mm is None or isinstance(self.spacing_mm, int | float)):
             object.__setattr__(self, "spacing_mm", tuple(self.spacing_mm))
@@ -243,13 +249,7 @@ class HalfwayRegistration:
         baseline, followup = subject.volumes[BASELINE], subject.volumes[FOLLOWUP]
         if baseline.grid.same_as(followup.grid):
             return subject
-        way = linear_registration(
-            baseline,
-            followup,
-            "rigid",
-            [np.eye(4), shift_between(baseline, followup)],
-            self.levels_mm,
-        )
+        way = self._way(baseline, followup)
         half = half_of(way)  # halfway world -> follow-up world
         back = inverse(half)  # halfway world -> baseline world
         by_baseline = _is_of(subject, BASELINE, FOLLOWUP)
@@ -269,6 +269,20 @@ class HalfwayRegistration:
             volumes=volumes,
             to_native=to_native,
         )
+
+    def _way(self, baseline: Volume, followup: Volume) -> Affine:
+        """(4, 4) rigid, baseline world -> follow-up world."""
+        guesses = [np.eye(4), shift_between(baseline, followup)]
+        if self.by == "difference":
+            way, unlike = fast_rigid(baseline, followup, guesses)
+            if unlike <= UNLIKE:
+                return way
+            log.warning(
+                "the visits hardly look alike (%.2f of 1): registered by information; are they of "
+                "one head and one sequence?",
+                unlike,
+            )
+        return linear_registration(baseline, followup, "rigid", guesses, self.levels_mm)
 
     def _spacing(self, first: Grid, second: Grid) -> tuple[float, float, float]:
         if isinstance(self.spacing_mm, tuple):

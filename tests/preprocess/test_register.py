@@ -111,3 +111,19 @@ def test_coarse_keeps_place_and_mean(phantom):
     assert small.spacing_mm == (3.0, 3.0, 3.0)
     gap = shift_between(Volume(data, grid.affine), small)[:3, 3]
     assert np.linalg.norm(gap) < 0.2
+
+
+def test_a_pair_that_looks_unlike_is_registered_by_information(raw, caplog):
+    quick = HalfwayRegistration(levels_mm=(4.0, 2.0))
+    quick(raw)
+    assert "hardly look alike" not in caplog.text
+    followup = raw.volumes[FOLLOWUP]
+    brightest = np.asarray(followup.data).max()
+    negative = Volume(np.where(followup.data > 0, brightest - followup.data, 0), followup.affine)
+    unlike = raw.replace(volumes={**raw.volumes, FOLLOWUP: negative})
+    met = quick(unlike)
+    assert "one head and one sequence" in caplog.text
+    same = HalfwayRegistration(levels_mm=(4.0, 2.0), by="information")(unlike)
+    np.testing.assert_array_equal(met.to_native, same.to_native)
+    with pytest.raises(ValueError, match="difference or information"):
+        HalfwayRegistration(by="luck")
