@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
+LISTS = (nn.ModuleList, nn.ModuleDict)
+"""Modules that are never called themselves."""
 
 
 def recompute_blocks(network: nn.Module) -> int:
@@ -22,13 +25,22 @@ def recompute_blocks(network: nn.Module) -> int:
     chosen = 0
     for module in network.modules():
         if (
-            _convolutions(module) >= 2
-            and all(_convolutions(child) < 2 for child in module.children())
+            not isinstance(module, LISTS)
+            and _convolutions(module) >= 2
+            and all(_convolutions(part) < 2 for part in _parts(module))
             and not any(isinstance(part, BATCH_NORM) for part in module.modules())
         ):
             module.forward = functools.partial(checkpoint, module.forward, use_reentrant=False)
             chosen += 1
     return chosen
+
+
+def _parts(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if isinstance(child, LISTS):
+            yield from _parts(child)
+        else:
+            yield child
 
 
 def _convolutions(module: nn.Module) -> int:

@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import nn
 
+from msseg_lightning.network.blocks import Block
 from msseg_lightning.train.recompute import recompute_blocks
 
 
@@ -33,6 +34,17 @@ def test_gradients_stay_and_less_is_kept():
     assert recompute_blocks(thrifty) == 4
     assert thrifty.state_dict().keys() == plain.state_dict().keys()
     (expected, much), (found, little) = gradients(plain), gradients(thrifty)
+    assert torch.equal(found, expected)
+    assert little < much / 2
+
+
+def test_the_parts_of_a_block_may_stand_in_a_list():
+    recipe = Block("norm_act_conv", True)
+    network = nn.Sequential(recipe.build(2, 4, (3, 3, 3), (1, 1, 1)))
+    assert recompute_blocks(network) == 1
+    plain = copy.deepcopy(recipe.build(2, 4, (3, 3, 3), (1, 1, 1)))
+    plain.load_state_dict(network[0].state_dict())
+    (expected, much), (found, little) = gradients(plain), gradients(network)
     assert torch.equal(found, expected)
     assert little < much / 2
 
