@@ -84,8 +84,8 @@ class Answer:
         pruned = f", {counts['pruned']} of them pruned" if counts.get("pruned") else ""
         ended = counts.get("complete", 0) + counts.get("pruned", 0)
         said = [
-            f"{ended} of {search.trials} trials are finished{pruned}. Each was trained on folds "
-            f"{', '.join(map(str, search.folds))}; goal: {goals}."
+            f"{ended} of {search.trials} trials are finished{pruned}. Each was trained on fold"
+            f"{'s' * (len(search.folds) > 1)} {', '.join(map(str, search.folds))}; goal: {goals}."
         ]
         if not self.best:
             return said
@@ -123,7 +123,7 @@ class Answer:
             f"(seeds {seeds}) it scored {scores}. Expect {score_text(expected)}: the mean of its "
             f"new runs{drawn if len(self.retrained) > 1 else ''}."
         )
-        if highest.number != one.trial:
+        if highest.number != one.trial and not level:
             said.append(
                 f"Trial {highest.number} scored best in the search, "
                 f"{score_text(highest.values[0])}, but did not hold it."
