@@ -96,8 +96,8 @@ class ThreeViews(Constant):
 def test_members_are_averaged_before_their_views_vote(tmp_path):
     """By hand, three planes of two members: the first voxel has means 0.75, 0.55, 0.3: two of three
     votes. Members voting first would say 0 (one of three planes) and 1 (two of three): a tie. The
-    second voxel has means 0.5, 0.6, 0.2: one vote, since one half is no vote."""
-    values = {"x": [0.9, 0.9, 0.3, 0.4, 0.2, 0.1], "y": [0.6, 0.1, 0.8, 0.8, 0.4, 0.3]}
+    second voxel has means 1, 0.45, 0.4: one vote, although their mean exceeds one half."""
+    values = {"x": [0.9, 1.0, 0.3, 0.4, 0.2, 0.5], "y": [0.6, 1.0, 0.8, 0.5, 0.4, 0.3]}
     members = {name: lambda v=v: ThreeViews(v) for name, v in values.items()}
     method = EnsembleMethod(members, 1, lambda s: True, level="view", rule="majority")
     method.fit([pair("a")], [], tmp_path)
