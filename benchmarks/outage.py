@@ -189,13 +189,14 @@ def outage(folder: Path, up_s: float, away_s: float) -> list[Row]:
         (run / "stop").touch()
         process.wait(180)
         facts = json.loads((run / "steps.json").read_text())
+        late = "" if facts["complete"] else f"; by msseg sync: {sync(run).strip()}"
         steps = recorded(uri, journal)
     made = len(facts["steps"])
     away = [step for step in facts["steps"] if gone < step[0] - step[1] and step[0] < back]
     there = [step for step in facts["steps"] if step not in away]
     wall = [statistics.median(step[1] for step in part) * 1e3 for part in (there, away)]
     cpu = [statistics.median(step[2] for step in part) * 1e3 for part in (there, away)]
-    note = f"{made} steps, {len(away)} of them in {back - gone:.0f} s without the server"
+    note = f"{made} steps, {len(away)} of them in {back - gone:.0f} s without the server{late}"
     return [
         Row.at_most("points lost", made - len(set(steps)), 0, "points", note=note),
         Row.at_most("points recorded twice", len(steps) - len(set(steps)), 0, "points"),
