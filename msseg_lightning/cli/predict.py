@@ -97,7 +97,7 @@ def predict_many(model: Path, options: argparse.Namespace) -> ExitCode:
     from msseg_lightning.cli.train import describe
     from msseg_lightning.run.apply import apply_to_data_set, apply_to_table
 
-    where = {"shard": options.shard, "executor": options.workers}
+    where = {"shard": options.shard, "executor": max(options.workers, 1)}
     if options.table is not None:
         applied = apply_to_table(model, options.table, options.folder, **where)
     else:

@@ -33,6 +33,9 @@ LAUNCHED = (*MAPS, "train", "sweep")
 SIGNAL = "USR1"
 """What SLURM sends a job ``signal_delay_s`` before it ends it."""
 
+SIGNAL_DELAY_S = 30
+"""Of submitit's jobs on this machine."""
+
 OURS = ("cluster", "folder", "array", "wait", "max_num_timeout")
 GENERAL = (
     "timeout_min",
@@ -106,6 +109,8 @@ def read_launcher(words: Sequence[str]) -> dict[str, Any]:
 
 def commands(command: str, words: Sequence[str], count: int) -> list[Command]:
     """One job, or an array: parts of the subjects, or equal workers of one sweep."""
+    if command == "evaluate" and count > 1 and "--cases" not in words:
+        raise _wrong("--cases", "nothing", "--cases FOLDER, where the parts meet")
     if command in MAPS and count > 1:
         parts = [Shard(number, count) for number in range(1, count + 1)]
         return [Command((command, *words, "--shard", str(part))) for part in parts]
@@ -122,8 +127,9 @@ def submit(launcher: dict[str, Any], jobs: Sequence[Command]) -> list[submitit.J
     """
     executor = _executor(launcher)
     executor.update_parameters(name=f"msseg-{jobs[0].words[0]}")
+    patience_s = 0.8 * launcher.get("signal_delay_s", SIGNAL_DELAY_S)
     with executor.batch():
-        return [executor.submit(job) for job in jobs]
+        return [executor.submit(dataclasses.replace(job, patience_s=patience_s)) for job in jobs]
 
 
 def _executor(launcher: dict[str, Any]) -> submitit.AutoExecutor:
@@ -210,6 +216,9 @@ class Command:
     words: tuple[str, ...]
     patience_s: float = 75.0
 
+    def __post_init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
     def __call__(self) -> int:
         """Run to the end.
 
@@ -217,12 +226,13 @@ class Command:
             RuntimeError: it ended with an error; the job counts as failed.
         """
         log.info("msseg %s", shlex.join(self.words))
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "msseg_lightning", *self.words], preexec_fn=_ignore_signal
         )
         # waited for in a thread: the handler of a signal, in this one, waits for the same process
         with ThreadPoolExecutor(1) as thread:
-            self._end = thread.submit(self._process.wait)
+            self._end = thread.submit(process.wait)
+            self._process = process
             code = self._end.result()
         if code:
             raise RuntimeError(f"msseg {shlex.join(self.words)} ended with {code}")
@@ -234,15 +244,16 @@ class Command:
 
         # a training knows this signal and may have had it from SLURM already, twice does no harm
         kind = SIGNAL if self.words[0] in ("train", "sweep") else "TERM"
-        self._process.send_signal(signal.Signals[f"SIG{kind}"])
-        try:
-            self._end.result(self.patience_s)
-        except TimeoutError:
-            log.warning("the process did not end in time; it goes on from its last checkpoint")
+        if self._process is not None:
+            self._process.send_signal(signal.Signals[f"SIG{kind}"])
+            try:
+                self._end.result(self.patience_s)
+            except TimeoutError:
+                log.warning("the process did not end in time; it goes on from its last checkpoint")
         return DelayedSubmission(Command(self.words, self.patience_s))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"words": self.words, "patience_s": self.patience_s}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.words, self.patience_s)
 
 
 def _ignore_signal() -> None:

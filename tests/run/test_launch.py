@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import signal
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode, MssegError
-from msseg_lightning.run.launch import commands, launch, read_launcher
+from msseg_lightning.run.launch import Command, commands, launch, read_launcher
 
 pytest.importorskip("submitit")
 
@@ -84,7 +85,7 @@ def slurm(tmp_path, monkeypatch):
     return tmp_path
 
 
-def wait_for(found, seconds=200.0):
+def wait_for(found, seconds=400.0):
     end = time.monotonic() + seconds
     while not (value := found()):
         assert time.monotonic() < end, "waited too long"
@@ -113,6 +114,8 @@ def test_an_array_of_parts_is_submitted_and_finishes(slurm, capsys):
         assert file.read_bytes() == (out / file.relative_to(alone)).read_bytes()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_preempted_training_saves_is_requeued_and_goes_on(slurm, coarse_cohort):
     words = [
         "preprocess=nonzero_zscore_native",
@@ -156,6 +159,12 @@ def test_the_local_launcher_runs_parts_side_by_side(tmp_path, monkeypatch, capsy
     assert caught.value.exit_code == ExitCode.PARTIAL
 
 
+def test_a_job_that_is_to_end_before_it_began_comes_back_whole():
+    job = Command(("predict", "RUN"), patience_s=7.0)
+    later = job.checkpoint()
+    assert later.function == job and pickle.loads(pickle.dumps(job)) == job
+
+
 def test_what_the_jobs_of_an_array_do():
     jobs = commands("predict", ["RUN", "--folder", "out"], 2)
     assert [job.words[-2:] for job in jobs] == [("--shard", "1/2"), ("--shard", "2/2")]
@@ -172,6 +181,7 @@ def test_what_the_jobs_of_an_array_do():
         ("predict", ["launcher=local", "launcher.array=0"], "1 or more"),
         ("report", ["launcher=local"], "msseg simulate"),
         ("train", ["pre_unet", "read.root=x", "launcher=local", "launcher.array=2"], "one job"),
+        ("evaluate", ["p", "t", "launcher=local", "launcher.array=2"], "--cases"),
         ("train", ["pre_unet", "read.root=x", "train.setps=3", "launcher=slurm"], "train.steps"),
     ],
 )
