@@ -19,8 +19,10 @@ def prepare(coarse_cohort, tmp_path):
     shutil.copytree(coarse_cohort, data)
 
     def run(cache, *options):
-        words = ["prepare", "pre_unet", "preprocess=nonzero_zscore_native", f"read.root={data}"]
-        code = main([*words, "data.workers=1", f"paths.cache={tmp_path / cache}", *options])
+        words = ["pre_unet", "preprocess=nonzero_zscore_native", f"read.root={data}"]
+        code = main(
+            ["prepare", *words, "data.workers=1", f"paths.cache={tmp_path / cache}", *options]
+        )
         files = (path for path in sorted((tmp_path / cache).rglob("*")) if path.is_file())
         found = {
             str(path.relative_to(tmp_path / cache)): path.read_bytes()
