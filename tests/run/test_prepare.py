@@ -20,9 +20,8 @@ def prepare(coarse_cohort, tmp_path):
 
     def run(cache, *options):
         words = ["pre_unet", "preprocess=nonzero_zscore_native", f"read.root={data}"]
-        code = main(
-            ["prepare", *words, "data.workers=1", f"paths.cache={tmp_path / cache}", *options]
-        )
+        words += ["data.workers=1", f"paths.cache={tmp_path / cache}"]
+        code = main(["prepare", *words, *options])
         files = (path for path in sorted((tmp_path / cache).rglob("*")) if path.is_file())
         found = {
             str(path.relative_to(tmp_path / cache)): path.read_bytes()
