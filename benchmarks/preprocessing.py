@@ -2,9 +2,9 @@
 
 On a synthetic head of 1 mm whose motion and coil field are known, both contenders are timed in turn
 and judged by what they leave: mean distance of brain voxels in mm, deviation of the log field. A
-limit holds only where ours is no worse. On the real pairs of open_ms (in ``data/open_ms`` of the folder
-``MSSEG_SHARED``) registrations are compared with the one published with the data, and fields with
-ITK's, next to how much ITK's differ from themselves at another thinning.
+limit holds only where ours is no worse. On the real pairs of open_ms (``data/open_ms`` below the
+folder ``MSSEG_SHARED``) registrations are compared with the one published with the data, and fields
+with ITK's, next to how much ITK's differ from themselves at another thinning.
 """
 
 from __future__ import annotations
