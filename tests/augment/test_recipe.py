@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 
 from msseg_lightning.augment import recipe as recipes
 from msseg_lightning.augment.fused import FusedAugment
+from msseg_lightning.augment.monai_transform import MonaiTransform
 from msseg_lightning.augment.slices import SliceAugment
 
 CONF = Path(__file__).parents[2] / "conf" / "augment"
@@ -14,7 +15,7 @@ CONF = Path(__file__).parents[2] / "conf" / "augment"
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 def test_presets_build(path):
     made = hydra.utils.instantiate(OmegaConf.load(path))
-    assert isinstance(made, FusedAugment | SliceAugment)
+    assert isinstance(made, FusedAugment | MonaiTransform | SliceAugment)
 
 
 def test_pre_unet_has_the_numbers_of_its_code():

@@ -195,7 +195,7 @@ def test_curves_are_kept_for_the_report(fitted):
     lines = (fitted[1] / "curves.csv").read_text().splitlines()
     assert lines[0] == "step,name,value"
     names = {line.split(",")[1] for line in lines[1:]}
-    assert names == {f"fold{number}/modified_dice" for number in range(4)}
+    assert names == {f"val/modified_dice_fold{number}" for number in range(4)}
 
 
 def test_what_is_saved_predicts_the_same_when_loaded(fitted, pairs, subjects, tmp_path):
