@@ -203,7 +203,8 @@ make learn            # trains what is missing, then writes this page
 NOTES = """
 What stands out (runs of 2026-11-23, at the commits in the table, on a machine shared by many). The
 rows without minutes and memory were not trained by this command but by single `msseg train` calls
-with the same cohort and settings, before the commit of this page.
+with the same cohort and settings, before the commit of this page; the one of
+`cascaded_probability_difference` with more steps and overlap than its size has today.
 
 - Every learned system has a higher Dice than `bsi_subtraction` and far fewer false lesions.
 - `iqda_unet` and `metric_learning_unet` once found 6 of 21. The reason: training patches had the
