@@ -259,8 +259,9 @@ def _unfinished(file: str, before: Mapping[str, int]) -> bool:
     """Whether a file is rightly made again: a table of all, or of the pair a process died on."""
     if file.startswith("predictions/scores."):
         return True
-    stem = file.split(".")[0].removesuffix("_probability")
-    return file.startswith("predictions/") and f"{stem}.json" not in before
+    folder, _, name = file.partition("/")
+    pair = name.split(".")[0].removesuffix("_probability")
+    return folder == "predictions" and f"predictions/scores/{pair}.json" not in before
 
 
 def stamps(folder: Path) -> dict[str, int]:
