@@ -158,6 +158,7 @@ def shards(way: Way) -> None:
     again = [file for file, stamp in before.items() if after[file] != stamp]
     log.info("  files made again: %s", again)
     assert not [file for file in again if not _unfinished(file, before)]
+    assert _both(way.evaluate) == [0, 0]
 
 
 def submitit_array(way: Way) -> None:
