@@ -42,8 +42,10 @@ def test_the_wheel_carries_all_that_is_not_code(installed):
     assert names == {path.stem for path in (CHECKOUT / "experiments").glob("*.yaml")}
     for name in ("compare/report.css", "compare/report.js"):
         assert (package / name).exists()
-    shipped = {p.name for p in (package / "simulate" / "library").iterdir()}
-    assert shipped >= {p.name for p in (CHECKOUT / "msseg_lightning/simulate/library").glob("*.*")}
+    shipped = {p.name for p in (package / "simulate" / "lesion_prior").iterdir()}
+    assert shipped >= {
+        p.name for p in (CHECKOUT / "msseg_lightning/simulate/lesion_prior").glob("*.*")
+    }
 
 
 def test_it_lists_and_composes_outside_the_checkout(installed):

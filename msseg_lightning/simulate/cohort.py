@@ -201,7 +201,7 @@ def summarise(recipe: CohortRecipe, seed: int) -> dict[str, float]:
     """Counts and drawn volumes of the training part without rendering anything."""
     from msseg_lightning.simulate.head import load_head
     from msseg_lightning.simulate.lesion import draw_lesions
-    from msseg_lightning.simulate.library.statistics import shipped_statistics
+    from msseg_lightning.simulate.lesion_prior.statistics import shipped_statistics
 
     counts, volumes, old = [], [], []
     for index in range(recipe.train):

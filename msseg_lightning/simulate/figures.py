@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from msseg_lightning.simulate.cohort import summarise
 from msseg_lightning.simulate.head import load_head
 from msseg_lightning.simulate.lesion import Lesion, draw_lesions
-from msseg_lightning.simulate.library.statistics import QUANTILES, shipped_statistics
+from msseg_lightning.simulate.lesion_prior.statistics import QUANTILES, shipped_statistics
 from msseg_lightning.simulate.measure import BINS, ScanMeasures, measure_scan
 from msseg_lightning.simulate.plan import plan_patient
 from msseg_lightning.simulate.recipe import CohortRecipe

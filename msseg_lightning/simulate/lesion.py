@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.simulate.head import Head
-from msseg_lightning.simulate.library.statistics import (
+from msseg_lightning.simulate.lesion_prior.statistics import (
     PRIOR_ORIGIN_MM,
     PRIOR_SHAPE,
     PRIOR_SPACING_MM,

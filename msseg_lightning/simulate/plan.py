@@ -14,7 +14,7 @@ from msseg_lightning.core.volume import Affine, Grid
 from msseg_lightning.simulate import acquire, render
 from msseg_lightning.simulate.head import Head, load_head
 from msseg_lightning.simulate.lesion import Lesion, draw_lesions
-from msseg_lightning.simulate.library.statistics import shipped_statistics
+from msseg_lightning.simulate.lesion_prior.statistics import shipped_statistics
 from msseg_lightning.simulate.recipe import CohortRecipe
 from msseg_lightning.simulate.scanner import SCANNERS, Scanner, scanners_named
 from msseg_lightning.simulate.warp import (

@@ -12,7 +12,7 @@ from msseg_lightning.simulate.lesion import (
     new_lesion_count,
     stratified_quantile,
 )
-from msseg_lightning.simulate.library.statistics import shipped_statistics
+from msseg_lightning.simulate.lesion_prior.statistics import shipped_statistics
 from msseg_lightning.simulate.recipe import CohortRecipe, LesionRecipe
 
 

@@ -78,7 +78,7 @@ class LesionStatistics:
 @functools.cache
 def shipped_statistics() -> LesionStatistics:
     """The statistics that come with the package; see the README beside the file."""
-    stored = resources.files("msseg_lightning.simulate.library") / "open_ms.npz"
+    stored = resources.files("msseg_lightning.simulate.lesion_prior") / "open_ms.npz"
     with resources.as_file(stored) as path:
         return LesionStatistics.read(path)
 
@@ -112,7 +112,7 @@ def derive_statistics(root: Path) -> LesionStatistics:
     if not consensus or not changes:
         raise MssegError(
             Problem(
-                "simulate.library",
+                "simulate.lesion_prior",
                 "The open_ms collection is not here.",
                 file=root,
                 expected="cross_sectional/MNI/*/GOLD_STANDARD*.nii.gz and "

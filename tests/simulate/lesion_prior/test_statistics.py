@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from msseg_lightning.core.problem import MssegError
-from msseg_lightning.simulate.library.statistics import (
+from msseg_lightning.simulate.lesion_prior.statistics import (
     PRIOR_ORIGIN_MM,
     PRIOR_SHAPE,
     PRIOR_SPACING_MM,

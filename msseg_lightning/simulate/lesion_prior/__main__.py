@@ -1,11 +1,11 @@
-"""Derive the lesion statistics again: ``python -m msseg_lightning.simulate.library ROOT OUT``."""
+"""Derive lesion statistics: ``python -m msseg_lightning.simulate.lesion_prior ROOT OUT``."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from msseg_lightning.simulate.library.statistics import derive_statistics
+from msseg_lightning.simulate.lesion_prior.statistics import derive_statistics
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
