@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 PEERS = ROOT / "benchmarks" / ".peers"
 PACKAGES = (
     *("torch", "lightning", "numpy", "scipy", "numba", "monai", "torchio", "nibabel", "isal"),
+    "deflate",
     *("SimpleITK", "nnunetv2", "batchgeneratorsv2", "dynamic-network-architectures", "blosc2"),
     *("panoptica", "connected-components-3d"),
 )

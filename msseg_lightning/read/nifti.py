@@ -334,9 +334,9 @@ def _unscaled(header: Header) -> bool:
 
 
 def _scaled(stored: NDArray[np.generic], header: Header) -> NDArray[np.float32]:
-    """Stored numbers as float32 true values; a copy, since the buffer is read-only."""
+    """Stored numbers as float32 true values; a copy unless the buffer already holds them."""
     if _unscaled(header):
-        return stored.astype(np.float32)
+        return np.require(stored, np.float32, ["ALIGNED", "WRITEABLE"])
     assert header.slope is not None and header.intercept is not None  # see _unscaled
     with np.errstate(over="ignore", invalid="ignore"):
         values = stored.astype(np.float64)

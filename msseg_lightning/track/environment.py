@@ -26,6 +26,7 @@ PACKAGES = (
     "connected-components-3d",
     "numba",
     "isal",
+    "deflate",
     "hydra-core",
     "omegaconf",
     "mlflow",
