@@ -13,6 +13,8 @@ from msseg_lightning.infer.sliding_window import (
     starts,
     window_weight,
 )
+from msseg_lightning.network.blocks import Block, Down, Norm, Up
+from msseg_lightning.network.unet import UNet
 
 
 class Position(nn.Module):
@@ -112,6 +114,58 @@ def test_box_tiling_of_a_volume_smaller_than_the_window(network):
     inside[4, 19, 3] = True
     result = SlidingWindow(8, 0.5, tiling="inside_box")(network, images(5, 20, 4), inside)
     assert tuple(result.shape) == (1, 5, 20, 4) and result[0, 4, 19, 3] != UNSEEN_LOGIT
+
+
+def strided(levels):
+    """A U-Net whose edges must divide by 2 ** (levels - 1)."""
+    torch.manual_seed(0)
+    recipe = Block(norm=Norm("instance"))
+    return UNet(2, [4] * levels, recipe, Down("in_block"), Up()).eval()
+
+
+def test_one_pass_is_the_network_on_the_box_of_inside():
+    network, volume = strided(3), images(40, 23, 9)
+    inside = torch.zeros(40, 23, 9, dtype=torch.bool)
+    inside[5:22, 9:12, 3:5] = True
+    calls = []
+    network.register_forward_hook(lambda m, i, o: calls.append(tuple(o.shape[2:])))
+    result = SlidingWindow(8, 0.5, weighting="gaussian", tiling="one_pass")(network, volume, inside)
+    # 17, 3 and 2 voxels become multiples of four, grown evenly: 5 - 3 // 2 = 4, 9 - 0, 3 - 1
+    assert calls == [(20, 4, 4)]
+    place = (slice(None), slice(4, 24), slice(9, 13), slice(2, 6))
+    with torch.no_grad():
+        expected = network(volume[place][None])[0]
+    torch.testing.assert_close(result[place], expected, rtol=1e-5, atol=1e-5)
+    outside = torch.ones_like(inside)
+    outside[place[1:]] = False
+    assert bool((result[0][outside] == UNSEEN_LOGIT).all())
+
+
+def test_one_pass_grows_beyond_a_volume_that_does_not_divide():
+    network, volume = strided(4), images(13, 16, 9)
+    result = SlidingWindow(8, 0.5, tiling="one_pass")(network, volume)
+    padded = torch.nn.functional.pad(volume, (3, 4, 0, 0, 1, 2))  # 16 x 16 x 16, evenly
+    with torch.no_grad():
+        expected = network(padded[None])[0, :, 1:14, :, 3:12]
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_one_pass_without_a_known_divisor_goes_by_the_window(network):
+    calls = []
+    network.register_forward_hook(lambda m, i, o: calls.append(tuple(i[0].shape)))
+    SlidingWindow((24, 64, 10), 0.5, tiling="one_pass")(network, images(41, 33, 11))
+    assert calls == [(1, 2, 48, 64, 12)]  # multiples of 8, 32 and 2
+
+
+def test_one_pass_never_exceeds_its_largest_edge(network):
+    """A long box is covered by several windows at the same relative stride, one at a time."""
+    volume, calls = images(41, 8, 8), []
+    network.register_forward_hook(lambda m, i, o: calls.append(tuple(o.shape)))
+    result = SlidingWindow(8, 0.5, tiling="one_pass", largest=20)(network, volume)
+    # 41 becomes 48, cut to 16 (a multiple of 8, at most 20), stride 8: 0, 8, 16, 24, 25
+    assert calls == [(1, 1, 16, 8, 8)] * 5
+    expected, _ = slow(network, volume, (16, 8, 8), (8, 8, 8), torch.ones(16, 8, 8))
+    torch.testing.assert_close(result[0], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_probability_level_averages_probabilities(network):
@@ -214,6 +268,7 @@ def test_starts_by_hand():
         ({"size": 8, "overlap": 0.5, "level": "mask"}, "level"),
         ({"size": 8, "overlap": 0.5, "precision": "int8"}, "precision"),
         ({"size": 8, "overlap": 0.5, "tiling": "brain"}, "tiling"),
+        ({"size": 8, "overlap": 0.5, "largest": 7}, "largest"),
     ],
 )
 def test_impossible_settings_end_with_status_2(settings, field):
