@@ -305,7 +305,8 @@ class WholeVolumeValidator:
         an empty answer to an empty reference counts 1 and any other answer to it 0, the convention
         of S12 and S13.
         """
-        images = torch.from_numpy(subject.stack(self.images))
+        device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        images = torch.from_numpy(subject.stack(self.images)).to(device)
         answer = self.infer(network, images, images.ne(0).any(0))[0].float().cpu()
         probability = answer.sigmoid() if self.level == "logit" else answer
         found = probability.numpy() > self.threshold
