@@ -84,7 +84,7 @@ def test_empty_windows_are_skipped_and_nothing_inside_changes(network):
     inside[3:6, 4:7, 9] = True
     calls = []
     network.register_forward_hook(lambda m, i, o: calls.append(len(o)))
-    kept = SlidingWindow(8, 0.5)(network, volume, inside)
+    kept = SlidingWindow(8, 0.5, batch_size=2)(network, volume, inside)
     # x: windows at 0, 4 of 0..16 hold 3..5; y: 0, 4; z: 4, 8: eight windows, two at a time
     assert calls == [2, 2, 2, 2]
     everything = SlidingWindow(8, 0.5, skip_empty=False)(network, volume, inside)
@@ -221,19 +221,9 @@ def test_weights_are_left_as_found(network):
 
 def test_progress_counts_windows(network):
     told = []
-    SlidingWindow(8, 0.5)(network, images(16, 8, 8), progress=lambda *a: told.append(a))
+    window = SlidingWindow(8, 0.5, batch_size=2)
+    window(network, images(16, 8, 8), progress=lambda *a: told.append(a))
     assert told == [(2, 3), (3, 3)]
-
-
-def test_last_odd_window_is_not_run_alone(network):
-    """A single float32 window takes torch's slow CPU path."""
-    calls = []
-    network.register_forward_hook(lambda m, i, o: calls.append(len(o)))
-    SlidingWindow(8, 0.5)(network, images(16, 8, 8))
-    assert calls == [2, 2]
-    calls.clear()
-    SlidingWindow(8, 0.5, precision="bf16")(network, images(16, 8, 8))
-    assert calls == [2, 1]
 
 
 def test_bf16_is_close_and_summed_in_float32(network):
