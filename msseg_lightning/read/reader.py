@@ -42,7 +42,7 @@ def existing_root(root: str | Path) -> Path:
             Problem(
                 "data.root",
                 "the data root is not a folder",
-                file=path.name or str(path),
+                file=path,  # in full: it was given, and its mistake may lie anywhere in it
                 field="read.root",
                 found="a file" if path.exists() else "nothing",
                 expected="a folder",

@@ -326,6 +326,16 @@ class FromFile:
             MssegError: not such a file, made for other data, ids that are not there, or a patient
                 in two parts (exit 3); no such fold (exit 2).
         """
+        if not self.path.exists():
+            raise MssegError(
+                Problem(
+                    "split.missing",
+                    "there is no such split file",
+                    file=self.path,
+                    field="split.path",
+                    remedy="check the spelling of split.path",
+                )
+            )
         name = shown(self.path)
         content = self._read(name)
         chosen, common = content, content

@@ -339,7 +339,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> Problem:
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         key = unknown.group(1)
-        known = sorted(_leaves(_plain_defaults(overrides)))
+        known = sorted({*_leaves(_plain_defaults(overrides)), *_groups()})
         last = key.split(".")[-1]
         near = difflib.get_close_matches(key, known, n=3) or [
             name
@@ -374,8 +374,12 @@ def _plain_defaults(overrides: Sequence[str]) -> Any:
 
 def _group_choices(overrides: Sequence[str]) -> list[str]:
     """Overrides that choose a preset rather than set a value."""
-    groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    groups = _groups()
     return [item for item in overrides if re.split(r"[@=]", item.lstrip("+~"))[0] in groups]
+
+
+def _groups() -> set[str]:
+    return {path.name for path in conf_dir().iterdir() if path.is_dir()}
 
 
 def _refuse_resolvers(overrides: Sequence[str]) -> None:
@@ -415,8 +419,8 @@ def _check_types(
 ) -> None:
     """A number stays a number: the default's type is the setting's type."""
     problems = []
-    for item in overrides:
-        key = re.split(r"=", item.lstrip("+~"), maxsplit=1)[0]
+    keys = [item.lstrip("+~").partition("=")[0] for item in overrides]
+    for key in dict.fromkeys(keys):  # a size and the command may both set it
         if key not in defaults or key not in values:
             continue
         old, new = defaults[key], values[key]

@@ -102,12 +102,16 @@ class RunFolder:
     def claim_config(self, config: Config) -> None:
         """Write the configuration, or check that the run here was made from an equal one.
 
+        A command that ended before anything was fitted, say for a wrong path, leaves no claim.
+
         Raises:
             MssegError: it was not (exit 4), with the differing settings.
         """
         if self.config_file.exists() and not config["overwrite"]:
             differences = compare(relevant(self.config()), relevant(config))
-            if differences:
+            if differences and not self._fitted():
+                self._clear()
+            elif differences:
                 raise MssegError(
                     Problem(
                         "run.config_changed",
@@ -126,6 +130,9 @@ class RunFolder:
             self._clear()
         with atomic_write(self.config_file) as temporary:
             temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+
+    def _fitted(self) -> bool:
+        return self.model.exists() or any(self.fit.glob("*"))
 
     def _clear(self) -> None:
         import shutil

@@ -136,7 +136,7 @@ def find_model(text: str, tracking_folder: str = "mlruns") -> Path:
     """The model folder that a run folder, MLflow run id or registered model name stands for.
 
     Raises:
-        MssegError: there is none (exit 4).
+        MssegError: there is none, or its run is not that far (exit 4).
     """
     path = Path(text)
     for candidate in (path / "model", path):
@@ -144,8 +144,20 @@ def find_model(text: str, tracking_folder: str = "mlruns") -> Path:
             return candidate
     if (path / "model" / "config.yaml").is_file():  # several weights, or none
         return path / "model"
-    if (path / "config.yaml").is_file():  # a method without weights
-        return path / "model" if (path / "model").is_dir() else path
+    if (path / "run.lock").is_file():  # a run folder
+        raise MssegError(
+            Problem(
+                "run.no_model",
+                "this run has no model yet",
+                file=path,
+                field="model",
+                found=f"status {RunFolder(path).record().get('status', 'unknown')}",
+                remedy="give its `msseg train` command again to finish it",
+                exit_code=ExitCode.MODEL,
+            )
+        )
+    if (path / "config.yaml").is_file():  # several weights, or none, given without its run
+        return path
     found = _from_mlflow(text, Path(tracking_folder))
     if found is not None:
         return found

@@ -101,17 +101,20 @@ def open_sweep(words: Words) -> tuple[Sweep, Config]:
     """The sweep that the words describe, begun or joined.
 
     Raises:
-        MssegError: a search or setting that cannot be used, a sweep of this name with other
+        MssegError: a search, fold or setting that cannot be used, a sweep of this name with other
             settings (exit 2), a store that cannot be reached (exit 8).
     """
     config = words.config()
     search = read_search(words.search, words.changes)
     check_search(search, words)
     name = words.named(config)
+    folder = words.sweeps() / name
+    if not folder.exists():
+        check_folds(search, config)  # a study whose folds cannot be would refuse the right ones
     fixed = [word for word in words.overrides if not word.lstrip("+~").startswith(FREE)]
     sweep = Sweep(
         name,
-        words.sweeps() / name,
+        folder,
         search,
         ExperimentTrial(words.experiment, words.overrides),
         words.store,
@@ -191,8 +194,6 @@ def write_answer(study: SharedStudy, report: WriteSweepReport) -> Answer:
 
 def run_sweep(sweep: Sweep, config: Config, report: WriteSweepReport) -> Answer:
     """Work on a sweep until it is finished, retrain the best few, write and track the answer."""
-    if not sweep.study.trials():
-        check_folds(sweep.search, config)
     tracking = instantiate(config.get("track")) or None
     sweep.study.free_abandoned()
     if tracking is None:

@@ -63,6 +63,12 @@ def test_no_data(make, tmp_path):
     assert codes(caught) <= {"data.root", "data.empty"}
 
 
+def test_a_root_that_is_not_there_is_named_in_full(tmp_path):
+    with pytest.raises(MssegError) as caught:
+        Msseg2(tmp_path / "typo" / "data").subjects()
+    assert str(tmp_path / "typo" / "data") in str(caught.value)
+
+
 def test_facts_ride_along(tmp_path):
     touch(tmp_path / "013", files.BASELINE, files.FOLLOWUP)
     (tmp_path / "participants.tsv").write_text(

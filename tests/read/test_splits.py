@@ -193,7 +193,13 @@ def test_torn_patient_is_refused(make, tmp_path):
 def test_other_files_are_no_splits(text, make, tmp_path):
     (tmp_path / "s.json").write_text(text)
     assert refused(lambda: FromFile(tmp_path / "s.json").split(make(names(2)))) is ExitCode.DATA
-    assert refused(lambda: FromFile(tmp_path / "none.json").split(make(names(2)))) is ExitCode.DATA
+
+
+def test_a_split_file_that_is_not_there_is_named_in_full(make, tmp_path):
+    with pytest.raises(MssegError) as caught:
+        FromFile(tmp_path / "none.json").split(make(names(2)))
+    (problem,) = caught.value.problems
+    assert str(problem.file) == str(tmp_path / "none.json") and problem.field == "split.path"
 
 
 def test_hash_sees_any_voxel_but_not_the_place(make, scan, tmp_path):

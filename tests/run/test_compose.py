@@ -41,6 +41,7 @@ def test_an_unknown_key_names_the_nearest():
     assert error.exit_code == ExitCode.CONFIG
     error = refused("train.step=1")
     assert "train.steps" in str(error)
+    assert refused("netwrok=unet_2d").problems[0].expected.startswith("network,")
 
 
 def test_an_unknown_experiment_names_the_nearest():
@@ -64,6 +65,7 @@ def test_words_where_a_number_belongs_are_refused_with_key_and_type():
     assert error.exit_code == ExitCode.CONFIG
     assert error.problems[0].field == "train.steps"
     assert "int" in error.problems[0].expected
+    assert len(refused("size=tiny", "train.steps=many").problems) == 1
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,11 @@ def config(**changes):
     return {**base, **changes}
 
 
+def fitted(folder):
+    folder.fit.mkdir()
+    (folder.fit / "last.ckpt").touch()
+
+
 def test_its_name_tells_experiment_data_fold_and_seed():
     assert str(RunFolder.of(config(fold=2)).path) == "runs/toy/small-fold2-seed0"
     assert RunFolder.of(config(size="cpu")).path.name == "small-cpu-fold0-seed0"
@@ -37,6 +42,7 @@ def test_the_same_settings_continue_and_other_hardware_may(tmp_path):
 def test_devices_may_take_the_place_of_accumulation_and_nothing_else(tmp_path):
     folder = RunFolder(tmp_path)
     folder.claim_config(config(train={"accumulate": 4}))
+    fitted(folder)
     folder.claim_config(config(train={"accumulate": 2}, trainer={"devices": 2, "num_nodes": 1}))
     folder.claim_config(config(train={"accumulate": 1}, trainer={"devices": 2, "num_nodes": 2}))
     with pytest.raises(MssegError) as caught:
@@ -47,10 +53,19 @@ def test_devices_may_take_the_place_of_accumulation_and_nothing_else(tmp_path):
 def test_changed_settings_are_refused_with_the_difference(tmp_path):
     folder = RunFolder(tmp_path)
     folder.claim_config(config())
+    fitted(folder)
     with pytest.raises(MssegError) as caught:
         folder.claim_config(config(train={"steps": 6}))
     assert caught.value.exit_code == ExitCode.MODEL
     assert "train.steps: 5 -> 6" in caught.value.problems[0].found
+
+
+def test_settings_that_were_never_fitted_do_not_stand_in_the_way(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.claim_config(config(read={"root": "dtaa/small"}))
+    folder.update_record(status="FAILED")
+    folder.claim_config(config())
+    assert folder.config()["read"]["root"] == "data/small" and not folder.record()
 
 
 def test_overwrite_clears_what_lay_there(tmp_path):

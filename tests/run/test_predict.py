@@ -75,6 +75,14 @@ def test_an_unknown_model_is_refused(tmp_path, monkeypatch):
     assert caught.value.exit_code == ExitCode.MODEL
 
 
+def test_a_run_that_never_came_to_a_model_is_refused_once(trained_run, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run, ignore=shutil.ignore_patterns("model"))
+    words = ["predict", str(run), "--folder", str(tmp_path / "out"), "read=msseg2"]
+    assert main([*words, f"read.root={tmp_path}"]) == ExitCode.MODEL
+    assert "run.no_model" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_a_hostile_model_configuration_builds_nothing(trained_run, tmp_path):
     copy = tmp_path / "model"
     shutil.copytree(trained_run / "model", copy)

@@ -90,7 +90,7 @@ def test_what_cannot_work_is_refused_before_the_first_trial(
     assert main(["sweep", *words, word]) == ExitCode.CONFIG
     error = capsys.readouterr().err
     assert re.search(said, error) and "secret" not in error
-    assert not list(tmp_path.glob("sweeps/*/trials"))
+    assert not list(tmp_path.glob("sweeps/*/*.db"))  # begun, it would refuse the right words
 
 
 def test_a_look_at_no_sweep_makes_none(tmp_path, monkeypatch, capsys):
