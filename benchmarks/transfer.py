@@ -107,6 +107,7 @@ RULES = (
 DEFAULT_RULE = BsiRule()
 BUDGETS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 """False lesions per pair at which the systems are compared."""
+LARGE_MM3 = 40.0
 DISTINCT = 50
 """A lesion with at most this many rivals can be told from the rest of its brain."""
 TICKS = (0, 1, 3, 10, 30, 100, 300, 1000)
@@ -173,15 +174,20 @@ class Reference:
             flat[start:stop] = number + 1 if number < counted else 0
         return flat.reshape(runs.shape, order="F" if runs.x_fastest else "C")
 
-    def match(self, mask: NDArray[np.generic]) -> dict[str, int]:
+    def match(self, mask: NDArray[np.generic]) -> dict[str, Any]:
         """Lesions counted by the official rules for a mask on the native grid."""
         return self.match_inside(mask[self.box] != 0)
 
-    def match_inside(self, mask: NDArray[np.bool_]) -> dict[str, int]:
-        """The same for a mask of the box alone."""
+    def volumes_mm3(self) -> NDArray[np.float64]:
+        """Of the counted lesions, largest first."""
+        return np.bincount(self.labels().ravel())[1:] * math.prod(self.spacing_mm)
+
+    def match_inside(self, mask: NDArray[np.bool_]) -> dict[str, Any]:
+        """The same for a mask of the box alone; ``found`` are places in ``volumes_mm3``."""
         found = self.matched(mask)
         distinct = self.rivals <= DISTINCT
         return {
+            "found": np.flatnonzero(found.reference_found).tolist(),
             "true": found.reference_counted,
             "detected": int(found.reference_found.sum()),
             "predicted": found.prediction_counted,
@@ -201,7 +207,7 @@ class Point:
     """
 
     name: str
-    cases: Mapping[str, Mapping[str, int]]
+    cases: Mapping[str, Mapping[str, Any]]
 
     def sensitivity(self, names: Sequence[str] | None = None) -> float:
         """Detected share of the lesions of all (or some) pairs together."""
@@ -295,7 +301,7 @@ def network_points(
     out: Path, references: Mapping[str, Reference], least_mm3: float = 0.0
 ) -> list[Point]:
     """One point per threshold of the probability map, small marks dropped."""
-    cases: dict[float, dict[str, dict[str, int]]] = {value: {} for value in PROBABILITIES}
+    cases: dict[float, dict[str, dict[str, Any]]] = {value: {} for value in PROBABILITIES}
     for name, reference in references.items():
         probability = read_volume(out / f"{name}_probability.nii.gz", kind="image").data
         probability = np.where(reference.brain, probability[reference.box], 0)
@@ -338,7 +344,7 @@ def bsi_points(
         return [Point(**point) for point in json.loads(kept.read_text(encoding="utf-8"))]
     overrides = ("read=open_ms", f"read.root={open_ms}", f"paths.cache={work / 'cache'}")
     cache = build_cache(compose_config((*overrides, "data.workers=1"), "bsi_subtraction"))
-    cases: dict[BsiRule, dict[str, dict[str, int]]] = {rule: {} for rule in RULES}
+    cases: dict[BsiRule, dict[str, dict[str, Any]]] = {rule: {} for rule in RULES}
     for subject in subjects:
         cache.prepare([subject])
         for rule in RULES:
@@ -382,6 +388,38 @@ def compared(
                 }
             )
         yield row
+
+
+def lesion_by_lesion(
+    network: Sequence[Point], bsi: Sequence[Point], references: Mapping[str, Reference]
+) -> dict[str, Any]:
+    """Which lesions the systems find at equal numbers of false ones, and of what size they are."""
+    answer: dict[str, Any] = {}
+    for budget in BUDGETS:
+        points = {"network": at_budget(network, budget), "bsi_subtraction": at_budget(bsi, budget)}
+        found = {
+            system: {
+                (pair, lesion) for pair, case in point.cases.items() for lesion in case["found"]
+            }
+            for system, point in points.items()
+            if point is not None
+        }
+        if len(found) < len(points):
+            continue
+        volumes = {pair: reference.volumes_mm3() for pair, reference in references.items()}
+        lesions = [(pair, lesion) for pair in volumes for lesion in range(len(volumes[pair]))]
+        ours, theirs = found["network"], found["bsi_subtraction"]
+        sizes = {lesion: float(volumes[lesion[0]][lesion[1]]) for lesion in lesions}
+        large = {lesion for lesion in lesions if sizes[lesion] >= LARGE_MM3}
+        answer[str(budget)] = {
+            "by_network_alone": len(ours - theirs),
+            "by_bsi_subtraction_alone": len(theirs - ours),
+            "median_mm3_found": float(np.median([sizes[lesion] for lesion in ours])),
+            "median_mm3_missed": float(np.median([sizes[x] for x in lesions if x not in ours])),
+            f"of_at_least_{LARGE_MM3:g}_mm3": [len(large), len(large & ours), len(large & theirs)],
+            "by_pair": {pair: sum(x[0] == pair for x in ours) for pair in volumes},
+        }
+    return answer
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -522,6 +560,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "cpu_seconds": seconds,
             "wall_seconds": round(time.monotonic() - begun),
             "compared": rows,
+            "lesion_by_lesion": lesion_by_lesion(network, bsi, references),
             "least_mm3": least,
             "simulated": simulated,
             "points": {

@@ -12,6 +12,7 @@ from benchmarks.transfer import (
     draw,
     frontier,
     larger,
+    lesion_by_lesion,
     markdown,
 )
 from msseg_lightning.core.subject import (
@@ -42,7 +43,8 @@ def reference_of(lesions, brain, patient="a", rise=0.0):
 def case(true, detected, predicted, matched):
     """Every second lesion is distinct, and the detected ones are among the first."""
     counts = {"true": true, "detected": detected, "predicted": predicted, "matched": matched}
-    return {**counts, "distinct": true // 2, "distinct_detected": min(detected, true // 2)}
+    distinct = {"distinct": true // 2, "distinct_detected": min(detected, true // 2)}
+    return {**counts, **distinct, "found": list(range(detected))}
 
 
 def test_what_lies_outside_the_brain_does_not_count():
@@ -59,6 +61,7 @@ def test_what_lies_outside_the_brain_does_not_count():
     found = reference.match(marked.astype(np.uint8))
     assert {**found, "distinct": 1} == case(true=2, detected=1, predicted=2, matched=1)
     assert reference.rivals.tolist() == [0, 0]  # nothing else rises
+    assert reference.volumes_mm3().tolist() == [54.0, 12.0]
     assert found["distinct"] == 2
 
 
@@ -106,3 +109,23 @@ def test_table_and_figure(tmp_path):
     assert f"| 2 | {cell} | {cell} | 2 |" in markdown(rows)
     draw(points(), points(), "title", tmp_path / "froc.png")
     assert 2_000 < (tmp_path / "froc.png").stat().st_size < 200_000
+
+
+def test_lesions_are_compared_one_by_one():
+    """Volumes 54 and 12 mm3: one system finds the first, the other the second; one false each."""
+    brain = np.zeros((20, 20, 6), bool)
+    brain[2:18, 2:18, 1:5] = True
+    first, second, false = (np.zeros_like(brain) for _ in range(3))
+    first[4:7, 4:7, 2:4] = True
+    second[12:14, 12:14, 2] = True
+    false[9:11, 4:6, 2] = True
+    reference = reference_of(first | second, brain)
+    ours, theirs = (
+        [Point(name, {"a": reference.match_inside((mask | false)[reference.box])})]
+        for name, mask in (("ours", first), ("theirs", second))
+    )
+    answer = lesion_by_lesion(ours, theirs, {"a": reference})["1.0"]
+    assert answer["by_network_alone"] == answer["by_bsi_subtraction_alone"] == 1
+    assert (answer["median_mm3_found"], answer["median_mm3_missed"]) == (54.0, 12.0)
+    assert answer["of_at_least_40_mm3"] == [1, 1, 0]
+    assert lesion_by_lesion(ours, [], {"a": reference}) == {}
