@@ -11,9 +11,10 @@ the box of the brain, and in one pass over that box. Each answer is scored by th
 Each rule is compared with the paper's grid in float32, patient by patient. It is lower when the
 bootstrap interval of the mean difference lies below zero or Wilcoxon's signed-rank test, asked for
 a decrease, gives p < 0.05, in lesion F1 or in Dice. The interval tells what loss a *not lower* may
-still hide; fewer than 20 patients are not judged. Scores are kept in the work folder, so that a
-stopped command goes on. ``python -m benchmarks.report`` takes the written ``tiling.json`` as it
-takes those of the other benchmarks.
+still hide; fewer than 20 patients are not judged. Beside that stands how far the masks agree with
+the reference's, all patients together; the paper's grid in bf16 is meant to be equal. Scores and
+masks are kept in the work folder, so that a stopped command goes on, and so is ``tiling.json``, a
+file for ``python -m benchmarks.report``.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from benchmarks import harness
 from benchmarks.harness import Row
+from msseg_lightning.core.files import atomic_write
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.evaluate.case_score import CaseScore
@@ -54,16 +57,19 @@ from msseg_lightning.run.scores import (
 
 log = logging.getLogger("msseg.tiling")
 
-REFERENCE = "volume, fp32"
+REFERENCE, EQUAL = "volume, fp32", "volume, bf16"
 RULES: Mapping[str, Mapping[str, str]] = {
     REFERENCE: {"tiling": "volume", "precision": "fp32"},
-    "volume, bf16": {"tiling": "volume", "precision": "bf16"},
+    EQUAL: {"tiling": "volume", "precision": "bf16"},
     "inside_box, bf16": {"tiling": "inside_box", "precision": "bf16"},
     "one_pass, bf16": {"tiling": "one_pass", "precision": "bf16"},
 }
 F1, DICE = "lesion F1", "Dice"
 FALSE, FALSE_WITHOUT = "false lesions", "false lesions, patients without"
 MUST_NOT_FALL = (F1, DICE)
+LEAST_AGREEMENT = 0.999
+"""Dice of masks of the paper's grid in bf16 and in float32."""
+Voxels = NDArray[np.int64]
 RESAMPLES, CONFIDENCE, LEVEL = 10_000, 0.95, 0.05
 LEAST_PATIENTS = 20
 """With fewer, no test would find a loss that matters, and its silence says nothing."""
@@ -151,6 +157,13 @@ def values(scores: Mapping[str, CaseScore]) -> dict[str, dict[str, float]]:
     return table
 
 
+def agreement(own: Mapping[str, Voxels], reference: Mapping[str, Voxels]) -> float | None:
+    """Dice of the masks of all patients together; None where both are empty everywhere."""
+    shared = sum(np.intersect1d(own[name], reference[name]).size for name in own)
+    total = sum(own[name].size + reference[name].size for name in own)
+    return 2 * shared / total if total else None
+
+
 def with_windows(node: Any, settings: Mapping[str, str]) -> Any:
     """A copy of an ``infer`` step whose sliding windows follow other settings."""
     if isinstance(node, Mapping):
@@ -165,29 +178,35 @@ def scored(
     config: Config,
     subjects: Sequence[LongitudinalSubject],
     folder: Path,
-) -> tuple[dict[str, CaseScore], list[float]]:
-    """Scores of all pairs under one rule, kept in ``folder``; seconds of those predicted now."""
+) -> tuple[dict[str, CaseScore], dict[str, Voxels], list[float]]:
+    """Scores and marked voxels of all pairs under one rule; seconds of those predicted now.
+
+    Scores and voxels are kept in ``folder``.
+    """
     apply = Application.of(model, config, folder)
     load, options = build_load(config), score_options(config)
     scores: dict[str, CaseScore] = {}
+    masks: dict[str, Voxels] = {}
     seconds = []
     for subject in subjects:
         file, made_from = (
             folder / f"{subject.id}.json",
             digest(apply.made_from, data_hash([subject])),
         )
+        marked = file.with_suffix(".npy")
         score = kept_score(file, made_from)
-        if score is None:
+        if score is None or not marked.exists():
             method = apply.method
             began = time.perf_counter()
             prediction = method.predict(subject)
             seconds.append(time.perf_counter() - began)
             score = score_prediction(prediction, subject, load, options)
-            folder.mkdir(parents=True, exist_ok=True)
+            with atomic_write(marked) as temporary, temporary.open("wb") as stream:
+                np.save(stream, np.flatnonzero(prediction.mask))
             keep_score(file, score, made_from)
-        scores[subject.id] = score
+        scores[subject.id], masks[subject.id] = score, np.load(marked)
         log.info("%-20s %s %s", folder.name, subject.id, score.official.get("F1_score"))
-    return scores, seconds
+    return scores, masks, seconds
 
 
 def chosen_subjects(
@@ -233,15 +252,18 @@ def judge(
     subjects = chosen_subjects(model, cohort, names)
     build_cache({**config, "data": {**config["data"], "workers": workers}}).prepare(subjects)
     tables: dict[str, dict[str, dict[str, float]]] = {}
+    agreements: dict[str, float | None] = {}
     seconds: dict[str, float | None] = {}
+    exact: dict[str, Voxels] = {}
     for rule, settings in RULES.items():
         own = copy.deepcopy(config)
         own["infer"] = with_windows(config["infer"], settings)
         if own["infer"] == config["infer"] and rule != REFERENCE:
             raise SystemExit(f"{config['name']} has no sliding window to change")
         folder = work / "scores" / rule.replace(", ", "-")
-        scores, times = scored(model, own, subjects, folder)
-        tables[rule] = values(scores)
+        scores, masks, times = scored(model, own, subjects, folder)
+        exact = masks if rule == REFERENCE else exact
+        tables[rule], agreements[rule] = values(scores), agreement(masks, exact)
         seconds[rule] = statistics.median(times) if times else None
     comparisons = {
         rule: [
@@ -251,13 +273,18 @@ def judge(
         ]
         for rule, table in tables.items()
     }
-    rows = [row for rule, found in comparisons.items() for row in rows_of_rule(rule, found)]
+    rows = [
+        row
+        for rule, found in comparisons.items()
+        for row in rows_of_rule(rule, found, agreements[rule])
+    ]
     return {
         "benchmark": "tiling",
         "system": config["name"],
         "pairs": [subject.id for subject in subjects],
         "device": device_name(device),
         "seconds_per_pair": seconds,
+        "mask_agreement": agreements,
         "verdicts": {rule: verdict(found) for rule, found in comparisons.items()},
         "comparisons": {
             rule: [{**dataclasses.asdict(one), "lower": one.lower} for one in found]
@@ -276,8 +303,14 @@ def verdict(comparisons: Sequence[Paired]) -> str:
     return "not lower" if judged and None not in judged else "too few patients"
 
 
-def rows_of_rule(rule: str, comparisons: Sequence[Paired]) -> list[Row]:
-    """Lines of the table; the reference has no limit."""
+def rows_of_rule(rule: str, comparisons: Sequence[Paired], masks: float | None) -> list[Row]:
+    """Lines of the table; the reference has no limit.
+
+    Args:
+        rule: whose.
+        comparisons: with the reference.
+        masks: agreement with the reference's.
+    """
     rows = []
     for one in comparisons:
         judged = one.measure in MUST_NOT_FALL and rule != REFERENCE
@@ -297,6 +330,11 @@ def rows_of_rule(rule: str, comparisons: Sequence[Paired]) -> list[Row]:
                 note,
             )
         )
+    if rule != REFERENCE:
+        limit = f">= {LEAST_AGREEMENT}" if rule == EQUAL else ""
+        holds = None if not limit or masks is None else masks >= LEAST_AGREEMENT
+        name = f"tiling {rule}: Dice of masks with those of {REFERENCE}"
+        rows.append(Row(name, masks, None, None, limit, "", holds))
     return rows
 
 

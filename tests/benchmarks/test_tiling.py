@@ -11,6 +11,7 @@ from benchmarks.tiling import (
     FALSE,
     FALSE_WITHOUT,
     RULES,
+    agreement,
     paired,
     values,
     verdict,
@@ -63,6 +64,15 @@ def test_patients_without_new_lesions_stay_apart():
     assert found[F1] == {"with": pytest.approx(0.5)}
     assert found[DICE] == {"with": pytest.approx(54 / 89)}
     assert found[FALSE] == {"with": 2.0} and found[FALSE_WITHOUT] == {"without": 3.0}
+
+
+def test_masks_of_all_patients_agree_together():
+    own = {"a": np.array([1, 2, 3]), "b": np.array([], int)}
+    # 2 of 3 and 2 voxels, none of none: 4 / 5; a voxel more in the empty one: 4 / 6
+    reference = {"a": np.array([2, 3]), "b": np.array([], int)}
+    assert agreement(own, reference) == pytest.approx(4 / 5)
+    assert agreement(own, {**reference, "b": np.array([7])}) == pytest.approx(4 / 6)
+    assert agreement({"b": own["b"]}, {"b": own["b"]}) is None
 
 
 def test_windows_change_wherever_they_lie():
