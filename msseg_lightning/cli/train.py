@@ -6,10 +6,14 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msseg_lightning.core.problem import ExitCode
+
+if TYPE_CHECKING:
+    from msseg_lightning.run.folder import RunFolder
 
 EXAMPLES = """\
 examples
@@ -38,8 +42,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="see `msseg show`")
     options = parser.parse_args(arguments)
 
-    from msseg_lightning.compare.product_report import build_product_report
-    from msseg_lightning.compare.run_report import build_report
+    from msseg_lightning.cli.imports import import_lightning
+
+    import_lightning()
     from msseg_lightning.run.compose import compose_config
     from msseg_lightning.run.experiment import train_experiment
     from msseg_lightning.run.product import is_product, train_product
@@ -55,6 +60,8 @@ def main(arguments: Sequence[str]) -> ExitCode:
         if several:
             folders = train_product(options.experiment, options.overrides, build_report)
             sys.stdout.write(describe_product(folders))
+            from msseg_lightning.compare.product_report import build_product_report
+
             sys.stdout.write(f"report  {build_product_report(folders)}\n")
             return ExitCode.OK
         outcome = train_experiment(config, build_report)
@@ -63,6 +70,13 @@ def main(arguments: Sequence[str]) -> ExitCode:
     if outcome.tracking_uri:
         sys.stdout.write("ui      msseg ui\n")
     return ExitCode.OK
+
+
+def build_report(folder: RunFolder, output: Path, rename: Callable[[str], str]) -> Path:
+    """Write the report of a finished run; what draws it is imported only then."""
+    from msseg_lightning.compare import run_report
+
+    return run_report.build_report(folder, output, rename)
 
 
 def describe(summary: dict[str, dict]) -> str:

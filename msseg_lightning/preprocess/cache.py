@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from filelock import FileLock
@@ -77,7 +78,18 @@ class PreparedCache:
     ) -> Mapped[None]:
         """Build what is missing; which pairs are there now and what is wrong with the others."""
         named = {subject.id: subject for subject in subjects}
-        return map_subjects(self._ensure, named, executor or self.workers, "preprocess", pieces)
+        missing = dict(named)
+        if executor is None:  # a process takes seconds to start, only to find that all is there
+            with ThreadPoolExecutor(self.workers) as threads:
+                made = threads.map(self._made, named.values())
+                missing = {
+                    name: named[name]
+                    for name, is_made in zip(named, made, strict=True)
+                    if not is_made
+                }
+        built = map_subjects(self._ensure, missing, executor or self.workers, "preprocess", pieces)
+        done = {name: None for name in named if name not in built.failed}
+        return Mapped(done, built.failed)
 
     def prepare_one(self, subject: LongitudinalSubject) -> PreparedSubject:
         """One pair, built if missing."""
@@ -106,6 +118,15 @@ class PreparedCache:
             finally:
                 if temporary.exists():
                     shutil.rmtree(temporary, ignore_errors=True)
+
+    def _made(self, subject: LongitudinalSubject) -> bool:
+        """Whether the pair is there; one that is not, or is in trouble, is left to ``_ensure``."""
+        if not all(file.is_file() for file in subject.files().values()):
+            return False
+        try:
+            return self._whole(self.place(subject))
+        except (MssegError, OSError):
+            return False
 
     def _whole(self, place: Path) -> bool:
         if not place.is_dir():

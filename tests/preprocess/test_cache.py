@@ -17,6 +17,7 @@ from msseg_lightning.core.subject import (
     LongitudinalSubject,
     Native,
 )
+from msseg_lightning.core.subject_map import map_subjects as real
 from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.preprocess.cache import PreparedCache
 from msseg_lightning.preprocess.intensity import ZScore
@@ -180,3 +181,18 @@ def test_several_processes_share_a_cache(subjects, calls, tmp_path):
     cache = PreparedCache(tmp_path / "cache", Preprocess([Counted(str(calls))]), load)
     for entry in cache.prepare(pairs):
         entry.verify()
+
+
+def test_no_process_is_started_where_everything_is_there(subjects, tmp_path, monkeypatch):
+    pairs = subjects([b"a", b"b", b"c"])
+    first = PreparedCache(tmp_path / "cache", Preprocess([ZScore()]), load)
+    first.prepare(pairs[:2])
+    asked = []
+    monkeypatch.setattr(
+        "msseg_lightning.preprocess.cache.map_subjects",
+        lambda function, missing, *rest: asked.append(list(missing)) or real(function, missing, 1),
+    )
+    again = PreparedCache(tmp_path / "cache", Preprocess([ZScore()]), load, workers=2)
+    assert len(again.prepare(pairs[:2])) == 2
+    assert len(again.prepare(pairs)) == 3
+    assert asked == [[], [pairs[2].id]]

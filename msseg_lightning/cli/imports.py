@@ -1,0 +1,47 @@
+"""Importing large libraries without the parts of them that nothing here calls."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+
+
+def import_lightning() -> None:
+    """Import Lightning and nibabel as if matplotlib, scipy and pydicom were not installed.
+
+    torchmetrics, which Lightning needs, imports matplotlib for its plots and scipy.signal for audio
+    wherever it finds them, and nibabel imports pydicom for DICOM headers inside NIfTI files: 2 of
+    the 8 CPU seconds before a training step. For this process those parts stay absent, as these
+    libraries allow; matplotlib and scipy themselves are imported later by whoever needs them.
+    """
+    with hidden("matplotlib", "scipy"):
+        import lightning.pytorch  # noqa: F401
+    with hidden("pydicom"):
+        import nibabel  # noqa: F401
+
+
+@contextlib.contextmanager
+def hidden(*packages: str) -> Iterator[None]:
+    """Packages not yet imported look as if they were not installed."""
+    import lightning_utilities.core.imports as asked  # how torchmetrics looks for a package
+
+    def version(distribution_name: str) -> str:
+        if distribution_name in absent:
+            raise metadata.PackageNotFoundError(distribution_name)
+        return metadata.version(distribution_name)
+
+    absent = [name for name in packages if name not in sys.modules]
+    known = getattr(asked, "_version", None)
+    if known is not metadata.version:  # another release, which may ask in another way
+        yield
+        return
+    asked._version = version
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: not to be found
+    try:
+        yield
+    finally:
+        asked._version = known
+        for name in absent:
+            del sys.modules[name]
