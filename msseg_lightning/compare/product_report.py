@@ -249,7 +249,7 @@ def _models(seeds: Sequence[SeedResult]) -> str:
             f'<a href="../{escape(run)}/report.html">{escape(run)}</a>' for run in runs
         )
         rows.append(
-            f"<li>Seed {one.seed}: <code>msseg predict {escape(one.folder.name)}</code> answers "
+            f"<li>Seed {one.seed}: <code>msseg predict {escape(str(one.folder))}</code> answers "
             f"with the mean of {len(runs)} folds. Lesions in pictures: {links}.</li>"
         )
     return f"<section><h2>Models and runs</h2><ul>{''.join(rows)}</ul></section>"

@@ -295,6 +295,8 @@ def _check(search: Search) -> None:
     folds, seeds = search.folds, search.retrain_seeds
     if search.trials < 1:
         raise _refused("search.trials", str(search.trials), "1 or more", "trials")
+    if search.retrain_best < 0:
+        raise _refused("search.retrain.best", str(search.retrain_best), "0 or more", "retrain.best")
     if not folds or len(set(folds)) < len(folds) or min(folds) < 0:
         raise _refused("search.folds", str(list(folds)), "different folds, one or more", "folds")
     if search.sampler not in SAMPLERS:
@@ -310,6 +312,8 @@ def _check(search: Search) -> None:
     for goal in search.objective:
         if goal.direction not in ("maximize", "minimize"):
             raise _refused("search.objective", goal.direction, "maximize or minimize", "direction")
+        if goal.budget is not None and not isinstance(goal.budget, int | float):
+            raise _refused("search.objective", str(goal.budget), "a number, or null", "budget")
     if search.retrain_best and (not seeds or search.seed in seeds or len(set(seeds)) < len(seeds)):
         raise _refused(
             "search.retrain.seeds",

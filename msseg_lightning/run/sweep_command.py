@@ -61,7 +61,11 @@ class Words:
 
     @classmethod
     def of(cls, experiment: str, words: Sequence[str]) -> Words:
-        """Sort ``search=NAME``, ``search.KEY=VALUE``, ``name=`` and ``store=`` from the rest."""
+        """Sort ``search=NAME``, ``search.KEY=VALUE``, ``name=`` and ``store=`` from the rest.
+
+        Raises:
+            MssegError: a value of ``search.KEY`` is no YAML (exit 2).
+        """
         own: dict[str, str | None] = {"search": "default", "name": None, "store": None}
         changes: dict[str, Any] = {}
         overrides = []
@@ -71,7 +75,7 @@ class Words:
             if key in own:
                 own[key] = value
             elif key.startswith("search."):
-                changes[key.removeprefix("search.")] = yaml.safe_load(value)
+                changes[key.removeprefix("search.")] = _yaml(key, value)
             else:
                 overrides.append(word)
         return cls(
@@ -95,6 +99,23 @@ class Words:
         """Where sweeps lie."""
         given = [word.partition("=")[2] for word in self.overrides if "paths.sweeps=" in word]
         return Path(given[-1].strip("'\"")) if given else Path("sweeps")
+
+
+def _yaml(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise MssegError(
+            Problem(
+                "sweep.search",
+                "this value cannot be read",
+                field=key,
+                found=text,
+                expected="YAML, such as '{type: int, low: 1, high: 3}'",
+                remedy="close every bracket, and put the word between quotes of the shell",
+                exit_code=ExitCode.CONFIG,
+            )
+        ) from error
 
 
 def open_sweep(words: Words) -> tuple[Sweep, Config]:

@@ -80,6 +80,7 @@ def test_the_page_shows_both_groups_apart(folders):
     assert "SD 0.354" in present  # of 0.5 and 1
     assert "a &lt;toy&gt;" in page and "too few to rank" in page and "size" in page
     assert '<a href="../d-fold1-seed1/report.html">' in page
+    assert f"<code>msseg predict {folders[0]}</code>" in page  # it can be copied
 
 
 def test_one_seed_is_reported_in_its_own_folder(folders):
