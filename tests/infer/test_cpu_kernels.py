@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 from msseg_lightning.infer.cpu_kernels import CpuKernels
+from msseg_lightning.network.blocks import InstanceNorm
 
 
 def images(*shape):
@@ -63,3 +64,19 @@ def test_group_norm_is_exact_however_features_lie():
     given = given.contiguous(memory_format=torch.channels_last_3d)
     with CpuKernels(), torch.inference_mode():
         torch.testing.assert_close(network(given), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", [nn.InstanceNorm3d(4, affine=True), InstanceNorm(4)])
+def test_instance_norm_in_bf16_keeps_the_layout_and_the_values(network):
+    given = (images(1, 4, 32, 24, 40) * 2 + 3).bfloat16()
+    mean, spread = given.double().mean((2, 3, 4)), given.double().std((2, 3, 4), correction=0)
+    expected = (given.double() - mean.view(1, 4, 1, 1, 1)) / spread.view(1, 4, 1, 1, 1)
+    lying = given.contiguous(memory_format=torch.channels_last_3d)
+    with CpuKernels():
+        called, answer = kernels(network, lying)
+    assert "aten::clone" not in called and answer.stride() == lying.stride()
+    torch.testing.assert_close(answer.double(), expected, rtol=0.01, atol=0.01)
+    with CpuKernels(), torch.inference_mode():  # several windows, or float32, stay as they were
+        torch.testing.assert_close(network(given.float()).double(), expected, rtol=1e-4, atol=1e-4)
+        two = network(torch.cat([given, given * 2 + 1]))
+        torch.testing.assert_close(two[:1].double(), expected, rtol=0.02, atol=0.02)
