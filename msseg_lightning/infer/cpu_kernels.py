@@ -33,12 +33,8 @@ class CpuKernels(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         given = kwargs or {}
-        if func is torch.conv3d and not given and falls_back(*args):
-            features, weight, bias, stride, padding, dilation, groups = args
-            laid_out = features.contiguous(memory_format=torch.channels_last_3d)
-            return torch.mkldnn_convolution(
-                laid_out, weight, bias, padding, stride, dilation, groups
-            )
+        if func is torch.conv3d:
+            return convolve(*args, **given)
         if func is functional.group_norm and args[0].device.type == "cpu":
             features, *rest = args
             return func(features.contiguous(), *rest, **given)
@@ -63,12 +59,29 @@ def is_small_half(features: Tensor, *rest: Any) -> bool:
     )
 
 
-def falls_back(features: Tensor, weight: Tensor, *rest: Any) -> bool:
-    """Whether torch would leave oneDNN for this convolution, as ``nn.Conv3d`` calls it."""
+def convolve(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """``torch.conv3d``, by oneDNN also where torch would leave it."""
+    if not falls_back(features, weight) or isinstance(padding, str):
+        return torch.conv3d(features, weight, bias, stride, padding, dilation, groups)
+    stride, padding, dilation = (
+        (value,) * 3 if isinstance(value, int) else value for value in (stride, padding, dilation)
+    )
+    laid_out = features.contiguous(memory_format=torch.channels_last_3d)
+    return torch.mkldnn_convolution(laid_out, weight, bias, padding, stride, dilation, groups)
+
+
+def falls_back(features: Tensor, weight: Tensor) -> bool:
+    """Whether torch may leave oneDNN for this convolution: a float32 batch of one on a CPU."""
     return (
-        len(rest) == 5
-        and not isinstance(rest[2], str)  # of padding
-        and features.device.type == "cpu"
+        features.device.type == "cpu"
         and features.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and features.ndim == 5

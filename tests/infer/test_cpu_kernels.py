@@ -43,6 +43,15 @@ def test_a_single_window_takes_the_fast_convolution(settings):
     torch.testing.assert_close(answer, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_settings_by_name_and_as_one_number():
+    weight, given = images(3, 2, 3, 3, 3), images(1, 2, 8, 9, 10)
+    with CpuKernels(), torch.inference_mode():
+        answer = functional.conv3d(given, weight, stride=2, padding=1)
+    torch.testing.assert_close(
+        answer, functional.conv3d(given, weight, stride=2, padding=1), rtol=1e-5, atol=1e-5
+    )
+
+
 def test_torch_alone_would_fall_back():
     """The trap this is for; once torch has mended it, ``CpuKernels`` loses half of its task."""
     called, _ = kernels(nn.Conv3d(4, 6, 3, padding=1), images(1, 4, 12, 9, 10))
