@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -47,3 +48,9 @@ def test_what_is_saved_predicts_the_same_when_loaded(built, subjects, tmp_path):
     assert first.mask.shape == first.native.grid.shape
     assert set(np.unique(first.mask)) <= {0, 1}
     np.testing.assert_array_equal(first.mask > 0, first.probability > 0.5)
+
+
+def test_rules_are_told_where_the_brain_is(built, subjects):
+    inside = built.predict(subjects["003"]).inside
+    brain = np.asarray(nib.load(subjects["003"].masks["brain"]).dataobj) > 0
+    assert 2 * (inside & brain).sum() > 0.95 * (inside.sum() + brain.sum())

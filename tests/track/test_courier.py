@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from msseg_lightning.track.courier import Courier
+from msseg_lightning.track.courier import Courier, Round
 from msseg_lightning.track.store import open_client
 from msseg_lightning.track.tracker import Tracker
 
@@ -55,4 +55,8 @@ def test_it_is_started_late_or_in_a_hurry_and_again_should_it_die(store, tmp_pat
     courier._process.kill()
     courier._process.wait()
     assert run.finish()
+    assert open_client(store).get_run(run.run_id).info.status == "FINISHED"
+    late = Round(store, str(run.journal.folder))  # told once more, of a run that said how it ended
+    late.go(hurry=True)
+    late.end()
     assert open_client(store).get_run(run.run_id).info.status == "FINISHED"
