@@ -8,6 +8,7 @@ that could not be measured says why and counts as neither.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import dataclasses
 import datetime
 import gc
@@ -141,8 +142,8 @@ def alternate(
 def peak_mib(function: Callable[[], Any]) -> float:
     """MiB a call adds to what is resident, measured in a forked child.
 
-    A child's heap is cold, so nothing earlier contenders left behind hides a need. One thread only:
-    forking after a thread pool has started can hang.
+    What earlier contenders freed is first given back to the system, else it would hide a need. One
+    thread only: forking after a thread pool has started can hang.
     """
     gc.collect()
     reader, writer = os.pipe()
@@ -150,6 +151,7 @@ def peak_mib(function: Callable[[], Any]) -> float:
     if child == 0:
         status = 1
         try:
+            ctypes.CDLL(None).malloc_trim(0)  # glibc's: freed blocks stay resident without
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # peak := present
             before = _high_water_kib()
             function()
