@@ -346,12 +346,10 @@ def _ensemble(config: Config, held_out: frozenset[str], track: Track) -> Method:
     from msseg_lightning.method.ensemble import EnsembleMethod
 
     ensemble = config["ensemble"]
-    alone = {**config, "ensemble": None}
-    configs = ensemble.get("configs") or {config["name"]: alone}
-    shared = {key: config[key] for key in ("data", "paths", "trainer", "seed", "read")}
+    members = _members(config)
 
     def make(name: str) -> Method:
-        return build_method({**configs[name], **shared}, (), held_out, track)
+        return build_method(members[name], (), held_out, track)
 
     load = build_load(config)
 
@@ -359,7 +357,7 @@ def _ensemble(config: Config, held_out: frozenset[str], track: Track) -> Method:
         return bool(load(subject).volumes[TARGET].data.any())
 
     return EnsembleMethod(
-        {name: functools.partial(make, name) for name in configs},
+        {name: functools.partial(make, name) for name in members},
         folds=ensemble["folds"],
         has_lesions=has_lesions,
         level=ensemble["level"],
@@ -367,6 +365,23 @@ def _ensemble(config: Config, held_out: frozenset[str], track: Track) -> Method:
         postprocess=postprocess_rules(config),
         track=track,
     )
+
+
+def _members(config: Config) -> dict[str, Config]:
+    """The systems of an ensemble: files of their own, or one system over several folds."""
+    configs = config["ensemble"].get("configs") or {config["name"]: {**config, "ensemble": None}}
+    shared = {key: config[key] for key in ("data", "paths", "trainer", "seed", "read")}
+    return {name: {**member, **shared} for name, member in configs.items()}
+
+
+def check_buildable(config: Config) -> None:
+    """Build the system and every member of an ensemble once, as ``msseg train`` does before a run.
+
+    Raises:
+        MssegError: what building would refuse (exit 2).
+    """
+    for system in _members(config).values() if config.get("ensemble") else [config]:
+        build_method(system)
 
 
 def postprocess_rules(config: Config) -> list[Any]:

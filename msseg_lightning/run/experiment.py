@@ -21,7 +21,7 @@ from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions
 from msseg_lightning.read.nifti import GateOptions, gate_options, read_volume
 from msseg_lightning.read.splits import Split, write_split
-from msseg_lightning.run.build import Load, build_load, build_method, instantiate
+from msseg_lightning.run.build import Load, build_load, build_method, check_buildable, instantiate
 from msseg_lightning.run.compose import Config
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.scores import score_options, score_pair, write_scores
@@ -74,6 +74,7 @@ def train_experiment(config: Config, report: WriteReport) -> Outcome:
         split = make_split(config, subjects, load)
         write_split(folder.split_file, split)
         tracking = instantiate(config.get("track")) or None
+        check_buildable(config)  # what is refused should not leave a failed run in the store
         tracker = open_run(config, folder, split, tracking)
         if tracker is None or tracking is None:
             return Outcome(folder, _run(config, folder, subjects, split, load, report), None)

@@ -15,6 +15,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from msseg_lightning.core.files import write_json
@@ -95,6 +96,19 @@ class Hardware:
 
     def __post_init__(self) -> None:
         _require_counts("trainer", {"devices": self.devices, "num_nodes": self.num_nodes})
+        known = ["auto", *StrategyRegistry.available_strategies()]
+        if self.strategy not in known:  # one process would ignore it, and several start late
+            raise MssegError(
+                Problem(
+                    "config.strategy",
+                    "Lightning has no such strategy",
+                    field="trainer.strategy",
+                    found=self.strategy,
+                    expected=", ".join(known),
+                    remedy="trainer.strategy=auto",
+                    exit_code=ExitCode.CONFIG,
+                )
+            )
 
     @property
     def processes(self) -> int:

@@ -63,6 +63,19 @@ def test_other_settings_in_the_same_folder_are_refused(
     assert "train.steps: 4 -> 5" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("system", ["pre_unet", "segresnet_ensemble"])
+def test_a_wrong_setting_is_refused_before_anything_is_tracked(
+    system, tiny_cohort, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'store.db'}")
+    _, _, *rest = words(tiny_cohort)
+    command = ["train", system, *rest[:-1], "track=mlflow", "trainer.strategy=dpp"]
+    assert main(command) == ExitCode.CONFIG
+    assert "trainer.strategy" in capsys.readouterr().err
+    assert not (tmp_path / "store.db").exists() and not (tmp_path / "mlruns").exists()
+
+
 def test_killed_at_a_random_step_the_same_command_ends_with_equal_weights(
     trained_run, tiny_cohort, tmp_path
 ):
