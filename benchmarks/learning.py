@@ -201,10 +201,7 @@ make learn            # trains what is missing, then writes this page
 """
 
 NOTES = """
-What stands out (runs of 2026-11-23, at the commits in the table, on a machine shared by many). The
-rows without minutes and memory were not trained by this command but by single `msseg train` calls
-with the same cohort and settings, before the commit of this page; the one of
-`cascaded_probability_difference` with more steps and overlap than its size has today.
+What stands out (first seen in 2026-11; whether a new run still says so, its table shows):
 
 - Every learned system has a higher Dice than `bsi_subtraction` and far fewer false lesions.
 - `iqda_unet` and `metric_learning_unet` once found 6 of 21. The reason: training patches had the
@@ -212,10 +209,11 @@ with the same cohort and settings, before the commit of this page; the one of
   `iqda_unet` found all 25 training lesions there and 67 % of them 10 voxels off it. With lesions
   anywhere in the patch (one factor changed) it found 25 of 39 lesions of ten further simulated
   patients instead of 16, with 32 false ones instead of 83.
-- `cascaded_probability_difference` is weak, and why is known in part. The same change does not
-  help it: at this size it found none of the lesions it was trained on. The difference its first
-  stage hands on exceeds 0.3 in at most half of a training patient's new-lesion voxels, and what it
-  misses is lost. That longer training of two networks in a row would mend it was not shown.
+- `cascaded_probability_difference` needs steps for two networks in a row, for what the first misses
+  is lost to the second. With 250 and 200 steps it found none of the 25 lesions it was trained on and
+  3 of 21 held-out ones; with 600 and 800 (nothing else changed) 15 of the 25, and 20 of 39 of ten
+  further simulated patients, at the paper's threshold of 0.1. Many false lesions remain there (247
+  in those ten): the threshold is the paper's for its long training.
 - `ohem_unet` ranks patches by cross-entropy here: by Dice, as its card reads, it kept no patch with
   a lesion in 134 steps. Its authors suspect the same and find mining no better than over-sampling.
 - Dice per patch with empty patches counted drove `iqda_unet` and `synthetic_lesions_unet` to the

@@ -255,15 +255,16 @@ class _Watch(threading.Thread):
         super().__init__(name="watch", daemon=True)
         self.followers = followers
         self.done = threading.Event()
+        self.reaping = threading.Lock()
 
     def run(self) -> None:
         """Wait for the first that fails."""
         left = list(self.followers)
         while left and not self.done.is_set():
-            ended = connection.wait([follower.sentinel for follower in left], timeout=1.0)
-            if any(f.exitcode not in (0, None) for f in left if f.sentinel in ended):
+            ended = self._ended(left, timeout_s=1.0)
+            if any(follower.exitcode for follower in ended):
                 break
-            left = [follower for follower in left if follower.sentinel not in ended]
+            left = [follower for follower in left if follower not in ended]
         if not left or self.done.wait(GRACE_S):
             return
         log.error("a process of this training died and the leader cannot go on without it")
@@ -277,8 +278,7 @@ class _Watch(threading.Thread):
         Raises:
             MssegError: a follower died (exit 5).
         """
-        ends = connection.wait([follower.sentinel for follower in self.followers], timeout=2.0)
-        dead = [f for f in self.followers if f.sentinel in ends and f.exitcode]
+        dead = [f for f in self._ended(self.followers, timeout_s=2.0) if f.exitcode]
         if not dead:
             return
         raise MssegError(
@@ -292,6 +292,18 @@ class _Watch(threading.Thread):
                 exit_code=ExitCode.ENVIRONMENT,
             )
         ) from error
+
+    def _ended(self, followers: list[SpawnProcess], timeout_s: float) -> list[SpawnProcess]:
+        """Those that ended, with their exit codes: these come a little after the pipe closes.
+
+        Two threads that ask at once hide the code from each other.
+        """
+        sentinels = connection.wait([one.sentinel for one in followers], timeout_s)
+        ended = [one for one in followers if one.sentinel in sentinels]
+        with self.reaping:
+            for follower in ended:
+                follower.join(GRACE_S)
+        return ended
 
 
 def _follower(port: int, rank: int, size: int, level: int) -> None:

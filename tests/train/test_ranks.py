@@ -15,9 +15,10 @@ from torch import nn
 from msseg_lightning.core.batch import Batch
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.random import keyed_generator
+from msseg_lightning.train import ranks
 from msseg_lightning.train.curves import read_curves
 from msseg_lightning.train.datamodule import LongitudinalDataModule
-from msseg_lightning.train.ranks import follow, largest, started_by_others, together
+from msseg_lightning.train.ranks import _Watch, follow, largest, started_by_others, together
 from msseg_lightning.train.task import Task
 from msseg_lightning.train.training import Hardware, Training
 
@@ -114,6 +115,31 @@ def test_a_killed_process_ends_all_and_the_next_call_goes_on_as_one_would(tmp_pa
     validated = [line.split(":") for line in (both / "volumes").read_text().split()]
     assert Counter(name for name, _ in validated) == {"a": 2, "b": 2, "c": 2}
     assert len({process for _, process in validated}) == 3  # the leader, and a follower per fit
+
+
+class Gone:
+    """A killed process whose pipe has closed, but whose exit code comes a moment later."""
+
+    name, exitcode = "rank1", None
+
+    def __init__(self):
+        self.sentinel, other = os.pipe()
+        os.close(other)
+
+    def join(self, timeout):
+        self.exitcode = -9
+
+
+def test_a_death_is_noticed_before_its_exit_code_is_known(monkeypatch):
+    with pytest.raises(MssegError, match="exit code -9"):
+        _Watch([Gone()]).blame(RuntimeError("connection reset"))
+    ends = []
+    monkeypatch.setattr(ranks, "GRACE_S", 0.0)
+    monkeypatch.setattr(ranks.os, "_exit", ends.append)
+    gone = Gone()
+    gone.kill = lambda: None
+    _Watch([gone]).run()
+    assert ends == [ExitCode.ENVIRONMENT]
 
 
 def test_alone_nothing_is_waited_for(monkeypatch):
