@@ -209,11 +209,11 @@ What stands out (first seen in 2026-11; whether a new run still says so, its tab
   `iqda_unet` found all 25 training lesions there and 67 % of them 10 voxels off it. With lesions
   anywhere in the patch (one factor changed) it found 25 of 39 lesions of ten further simulated
   patients instead of 16, with 32 false ones instead of 83.
-- `cascaded_probability_difference` needs steps for two networks in a row, for what the first misses
-  is lost to the second. With 250 and 200 steps it found none of the 25 lesions it was trained on and
-  3 of 21 held-out ones; with 600 and 800 (nothing else changed) 15 of the 25, and 20 of 39 of ten
-  further simulated patients, at the paper's threshold of 0.1. Many false lesions remain there (247
-  in those ten): the threshold is the paper's for its long training.
+- `cascaded_probability_difference` needs steps for two networks in a row, for what the first
+  misses is lost to the second. With 250 and 200 steps it found none of the 25 lesions it was
+  trained on; with 600 and 800 (nothing else changed) 15 of them, and 20 of 39 of ten further
+  simulated patients, at the paper's threshold of 0.1. Many false lesions remain there (247 in those
+  ten): the paper chose that threshold after a long training.
 - `ohem_unet` ranks patches by cross-entropy here: by Dice, as its card reads, it kept no patch with
   a lesion in 134 steps. Its authors suspect the same and find mining no better than over-sampling.
 - Dice per patch with empty patches counted drove `iqda_unet` and `synthetic_lesions_unet` to the
