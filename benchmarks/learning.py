@@ -13,7 +13,6 @@ page.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import datetime
 import json
@@ -317,8 +316,13 @@ def contact_sheet(
     lesions = [finding.lesion for finding in predicted_findings("", reference)]
     lesion = max(lesions, key=lambda one: one.voxels)
     point = view_point(reference, lesion)
-    rows = []
     font = ImageFont.load_default(size=17)
+    header = Image.new("RGB", (260 + 4 * 200, 30), "white")
+    for column, title in enumerate(
+        ("baseline", "follow-up", "difference", "reference, prediction")
+    ):
+        ImageDraw.Draw(header).text((268 + 200 * column, 5), title, fill="black", font=font)
+    rows = [np.asarray(header)]
     for name in names:
         folder = run_folder(name, "real", work)
         if folder is None:
@@ -335,7 +339,7 @@ def contact_sheet(
         label = Image.new("RGB", (260, 200), "white")
         ImageDraw.Draw(label).text((8, 84), name, fill="black", font=font)
         rows.append(np.concatenate([np.asarray(label), panel], axis=1))
-    with contextlib.suppress(ValueError):
+    if len(rows) > 1:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.concatenate(rows)).quantize(128).save(file, optimize=True)
 
