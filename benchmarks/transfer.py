@@ -89,6 +89,7 @@ NETWORK = (
     "augment.recipe.blur.per_visit=true",
     "augment.recipe.gamma.per_visit=true",
     "train.batch_size=2",
+    "train.optimizer.lr=3.0e-3",
     "train.checkpoint_minutes=2",
     "trainer.accelerator=cpu",
     "track=off",

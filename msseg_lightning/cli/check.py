@@ -93,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in train")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="settings, as in train"
+    )
     parser.add_argument("--json", metavar="FILE", help="the report as JSON; - is standard output")
     parser.add_argument("--workers", type=_count, metavar="N", help="pairs checked side by side")
     return parser

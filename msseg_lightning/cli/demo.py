@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
     parser.add_argument("--experiment", default="pre_unet", help="a name from `msseg list`")
     parser.add_argument("--preset", default="small", help="of `msseg simulate`")
     parser.add_argument("--cohort", type=Path, help="where it lies; default cohorts/PRESET")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     options = parser.parse_args(arguments)
 
     from msseg_lightning.cli import simulate, train

@@ -32,7 +32,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("experiment", help="a name from `msseg list`")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="see `msseg show`")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="see `msseg show`"
+    )
     parser.add_argument("--shard", type=Shard.parse, metavar="I/N", help=SHARD_HELP)
     options = parser.parse_intermixed_args(arguments)
 

@@ -35,7 +35,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("experiment", help="a name from `msseg list`")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="see the examples")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="see the examples"
+    )
     parser.add_argument("--status", action="store_true", help="count trials and leave")
     parser.add_argument("--best", action="store_true", help="print the best trials and leave")
     parser.add_argument(

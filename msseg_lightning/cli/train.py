@@ -39,7 +39,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("experiment", help="a name from `msseg list`")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="see `msseg show`")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="see `msseg show`"
+    )
     options = parser.parse_args(arguments)
 
     from msseg_lightning.cli.imports import import_lightning

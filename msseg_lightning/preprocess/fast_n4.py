@@ -1,4 +1,4 @@
-"""N4's iteration as small matrix products: the same bias field, some thirty times faster.
+"""N4's iteration as small matrix products: the same bias field, in a small part of the time.
 
 N4 alternates two steps: sharpen the histogram of the log image by taking a Gaussian out of it, and
 fit a smooth cubic B-spline to what the sharpening changed. The fit and its evaluation take nearly

@@ -1,4 +1,4 @@
-"""Rigid registration of two scans of one sequence, some thirty times faster than by information.
+"""Rigid registration of two scans of one sequence, far faster than by information.
 
 Mutual information is for scans whose contrasts have nothing in common. Two FLAIR scans of one head
 look alike, so their difference can be made small directly: Gauss-Newton on six numbers, whose steps

@@ -83,7 +83,12 @@ def _array_place(environment: Mapping[str, str]) -> tuple[int | None, int | None
     """Index from 0 and number of jobs, as far as the scheduler tells them."""
 
     def value(name: str) -> int | None:
-        return int(environment[name]) if environment.get(name) else None
+        text = environment.get(name, "")
+        if text and not text.lstrip("-").isdecimal():
+            raise _wrong(
+                f"auto, {name}={text}", "a whole number", "say which part it is: --shard 1/8"
+            )
+        return int(text) if text else None
 
     task = value("SLURM_ARRAY_TASK_ID")
     if task is not None:

@@ -49,6 +49,7 @@ def test_places(text, environment, expected):
         ("auto", {}),
         ("auto", {"JOB_COMPLETION_INDEX": "2"}),  # of how many?
         ("auto/2", {"JOB_COMPLETION_INDEX": "2"}),
+        ("auto", {"SLURM_ARRAY_TASK_ID": "%A_7", **SLURM}),
         ("auto", {"SLURM_ARRAY_TASK_ID": "19", **SLURM}),  # an array with gaps
     ],
 )
