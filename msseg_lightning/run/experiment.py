@@ -20,7 +20,7 @@ from msseg_lightning.core.subject import TARGET, LongitudinalSubject
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions
 from msseg_lightning.read.nifti import GateOptions, gate_options, read_volume
-from msseg_lightning.read.splits import Split, write_split
+from msseg_lightning.read.splits import Split
 from msseg_lightning.run.build import Load, build_load, build_method, check_buildable, instantiate
 from msseg_lightning.run.compose import Config
 from msseg_lightning.run.folder import RunFolder
@@ -72,7 +72,7 @@ def train_experiment(config: Config, report: WriteReport) -> Outcome:
         load = build_load(config)
         subjects = labelled_subjects(config)
         split = make_split(config, subjects, load)
-        write_split(folder.split_file, split)
+        folder.claim_split(split)
         tracking = instantiate(config.get("track")) or None
         check_buildable(config)  # what is refused should not leave a failed run in the store
         tracker = open_run(config, folder, split, tracking)

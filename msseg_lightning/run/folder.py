@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ import yaml
 
 from msseg_lightning.core.files import atomic_write, write_json
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.read.splits import PARTS, Split, write_split
 from msseg_lightning.run.compose import Config
 
 IRRELEVANT = ("trainer", "paths", "track", "overwrite", "sizes", "card", "data.workers", "profile")
@@ -131,6 +133,39 @@ class RunFolder:
         with atomic_write(self.config_file) as temporary:
             temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
+    def claim_split(self, split: Split) -> None:
+        """Write the split, or check that what was fitted here was fitted for an equal one.
+
+        What is fitted is not fitted again, so after any change of the data it could be tested on
+        pairs it has seen.
+
+        Raises:
+            MssegError: the split or its data changed (exit 4), with the pairs that moved.
+        """
+        try:
+            old = dict(json.loads(self.split_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            old = {}  # gone or damaged: nobody knows what this was fitted on
+        new = json.loads(json.dumps(dataclasses.asdict(split)))
+        differences = compare(old, new)
+        if differences and self._fitted():
+            moved = compare(_placed(old), _placed(new))
+            raise MssegError(
+                Problem(
+                    "run.split_changed",
+                    "what lies here was fitted on other data, or on another division of them",
+                    file=self.split_file,
+                    field=", ".join(differences),
+                    found="; ".join(f"{k}: {a} -> {b}" for k, (a, b) in moved.items())[:600]
+                    or "the same pairs in another order",
+                    expected="the split it was fitted for",
+                    remedy="restore the data to continue it, paths.runs=OTHER to keep both, or "
+                    "overwrite=true to start again",
+                    exit_code=ExitCode.MODEL,
+                )
+            )
+        write_split(self.split_file, split)
+
     def _fitted(self) -> bool:
         return self.model.exists() or any(self.fit.glob("*"))
 
@@ -173,6 +208,12 @@ class RunFolder:
         finally:
             owner_file.unlink(missing_ok=True)
             lock.release()
+
+
+def _placed(split: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a split, then the part each pair is in."""
+    facts = {key: value for key, value in split.items() if key not in PARTS}
+    return facts | {name: part for part in PARTS for name in split.get(part, ())}
 
 
 def data_name(config: Config) -> str:

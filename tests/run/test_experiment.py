@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +54,23 @@ def test_a_finished_run_is_not_trained_again(trained_run, tiny_cohort, monkeypat
     before = (trained_run / "fit" / "last.ckpt").stat().st_mtime_ns
     assert main(words(tiny_cohort)) == ExitCode.OK
     assert (trained_run / "fit" / "last.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_run_is_not_tested_on_what_it_was_trained_on_after_a_change_of_data(
+    trained_run, tiny_cohort, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(trained_run.parents[1], tmp_path / "runs")
+    copy = tmp_path / "runs" / "pre_unet" / trained_run.name
+    split = json.loads((copy / "split.json").read_text())
+    assert split["train"] == ["001", "002"]
+    then = {**split, "train": ["001", "003"], "test": ["002", "004"], "data_hash": "of then"}
+    (copy / "split.json").write_text(json.dumps(then))
+    monkeypatch.chdir(tmp_path)
+    assert main(words(tiny_cohort)) == ExitCode.MODEL
+    error = capsys.readouterr().err
+    assert "split.json" in error and "003: train -> test" in error and "of then" in error
+    assert json.loads((copy / "split.json").read_text()) == then
+    assert json.loads((copy / "run.json").read_text())["status"] == "finished"
 
 
 def test_other_settings_in_the_same_folder_are_refused(
@@ -118,8 +136,6 @@ def test_what_is_tracked_does_not_tell_where_the_data_lies():
 
 @pytest.mark.parametrize("target", ["ground_truth"])
 def test_data_without_any_reference_is_refused(target, tiny_cohort, tmp_path, monkeypatch, capsys):
-    import shutil
-
     copy = tmp_path / "tiny"
     shutil.copytree(tiny_cohort, copy, ignore=shutil.ignore_patterns(f"{target}*"))
     monkeypatch.chdir(tmp_path)

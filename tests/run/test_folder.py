@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import pytest
 
 from msseg_lightning.core.problem import ExitCode, MssegError
+from msseg_lightning.read.splits import Split
 from msseg_lightning.run.folder import RunFolder, compare, flatten
 
 
@@ -75,6 +79,57 @@ def test_overwrite_clears_what_lay_there(tmp_path):
     folder.claim_config(config(train={"steps": 6}, overwrite=True))
     assert not (tmp_path / "fit").exists()
     assert folder.config()["train"]["steps"] == 6
+
+
+SPLIT = Split(("003", "004"), ("002",), ("001",), "leave_one_out", 0, 0, "aa")
+RENAMED = Split(("004", "101"), ("102",), ("003",), "leave_one_out", 0, 0, "bb")
+
+
+def test_before_anything_is_fitted_the_data_may_change_and_after_that_stay(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.claim_split(RENAMED)
+    folder.claim_split(SPLIT)
+    fitted(folder)
+    folder.claim_split(SPLIT)
+    assert json.loads(folder.split_file.read_text())["test"] == ["001"]
+
+
+@pytest.mark.parametrize(
+    ("split", "field", "found"),
+    [
+        (
+            RENAMED,
+            "train, val, test, data_hash",
+            "data_hash: aa -> bb; 003: train -> test; 002: val -> None; "
+            "001: test -> None; 101: None -> train; 102: None -> val",
+        ),
+        (dataclasses.replace(SPLIT, data_hash="bb"), "data_hash", "data_hash: aa -> bb"),
+        (dataclasses.replace(SPLIT, train=("004", "003")), "train", "the same pairs in another"),
+    ],
+)
+def test_after_a_change_of_data_what_was_fitted_is_not_used(tmp_path, split, field, found):
+    folder = RunFolder(tmp_path)
+    folder.claim_split(SPLIT)
+    fitted(folder)
+    before = folder.split_file.read_text()
+    with pytest.raises(MssegError) as caught:
+        folder.claim_split(split)
+    (problem,) = caught.value.problems
+    assert caught.value.exit_code == ExitCode.MODEL
+    assert problem.file == folder.split_file and problem.field == field
+    assert problem.found.startswith(found)
+    assert folder.split_file.read_text() == before
+
+
+@pytest.mark.parametrize("text", [None, "{", "[1]"])
+def test_fitted_on_nobody_knows_what_is_not_used(tmp_path, text):
+    folder = RunFolder(tmp_path)
+    fitted(folder)
+    if text is not None:
+        folder.split_file.write_text(text)
+    with pytest.raises(MssegError) as caught:
+        folder.claim_split(SPLIT)
+    assert "data_hash: None -> aa" in caught.value.problems[0].found
 
 
 def test_a_second_process_is_refused_and_told_who_is_there(tmp_path):
