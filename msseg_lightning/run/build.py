@@ -14,7 +14,7 @@ from msseg_lightning.core.method import Method
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_seed
 from msseg_lightning.core.subject import TARGET, LoadedSubject, LongitudinalSubject
-from msseg_lightning.run.compose import Config
+from msseg_lightning.run.compose import Config, refuse_interpolations, refuse_targets
 from msseg_lightning.run.folder import batches_per_step
 
 if TYPE_CHECKING:
@@ -28,13 +28,16 @@ def instantiate(node: Any, partial: bool = False) -> Any:
     """Build an object and everything inside it; with ``partial`` the caller completes it.
 
     Raises:
-        MssegError: what the object itself said, or that it refused a setting (exit 2).
+        MssegError: what the object itself said, or that it refused a setting (exit 2); a class that
+            may not be built, or an interpolation (exit 6): a run folder may be another's.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate as build
 
     if node is None:
         return None
+    refuse_targets(node)
+    refuse_interpolations(node)
     try:
         return build(node, _convert_="all", _partial_=partial)
     except InstantiationException as error:

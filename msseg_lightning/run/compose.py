@@ -267,8 +267,8 @@ def refuse_targets(node: Any, place: str = "") -> None:
             remedy="use a preset, or add the class to FOREIGN_TARGETS in run/compose.py",
             exit_code=ExitCode.SECURITY,
         )
-        for where, target in _targets(node, place)
-        if not _allowed(target)
+        for where, target in _nodes(node, place)
+        if where.rpartition(".")[2] == "_target_" and not _allowed(target)
     ]
     if problems:
         raise MssegError(problems)
@@ -288,17 +288,41 @@ def _allowed(target: object) -> bool:
     )
 
 
-def _targets(node: Any, place: str) -> Iterator[tuple[str, object]]:
+def refuse_interpolations(node: Any, place: str = "") -> None:
+    """Check that nothing would be looked up, or called, when a stored node is built.
+
+    What ``compose_config`` returns is resolved; what Hydra still finds as ``${...}`` in it, it
+    would resolve, and a resolver may read the environment or build any class.
+
+    Raises:
+        MssegError: one problem per text that holds an interpolation (exit 6).
+    """
+    problems = [
+        Problem(
+            "config.interpolation",
+            "a stored configuration holds values only",
+            field=where,
+            found=value[:200],
+            expected="the value itself",
+            remedy="do not use this configuration, or write the value in its place",
+            exit_code=ExitCode.SECURITY,
+        )
+        for where, value in _nodes(node, place)
+        if isinstance(value, str) and "${" in value
+    ]
+    if problems:
+        raise MssegError(problems)
+
+
+def _nodes(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted place and value of a node and of everything inside it."""
+    yield place, node
     if isinstance(node, Mapping):
         for key, value in node.items():
-            where = f"{place}.{key}" if place else str(key)
-            if key == "_target_":
-                yield where, value
-            else:
-                yield from _targets(value, where)
-    elif isinstance(node, list):
+            yield from _nodes(value, f"{place}.{key}" if place else str(key))
+    elif isinstance(node, list | tuple):  # YAML's !!pairs and !!omap are tuples
         for index, value in enumerate(node):
-            yield from _targets(value, f"{place}[{index}]")
+            yield from _nodes(value, f"{place}[{index}]")
 
 
 def _known_experiment(name: str) -> str:

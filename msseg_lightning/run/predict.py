@@ -19,7 +19,7 @@ from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP, LongitudinalSubject
 from msseg_lightning.run.build import build_method
-from msseg_lightning.run.compose import Config, refuse_targets
+from msseg_lightning.run.compose import Config, refuse_interpolations, refuse_targets
 from msseg_lightning.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -190,13 +190,15 @@ def _from_mlflow(text: str, folder: Path) -> Path | None:
 
 
 def load_config(model: Path) -> Config:
-    """The configuration of a trained system; every target is checked before anything is built.
+    """The configuration of a trained system, checked at every depth before anything is built.
 
     Raises:
-        MssegError: it is damaged (exit 4), or names a class that may not be built (exit 6).
+        MssegError: it is damaged (exit 4), names a class that may not be built, or holds an
+            interpolation (exit 6).
     """
     config = json_safe_config(model)
     refuse_targets(config)
+    refuse_interpolations(config)
     missing = [key for key in ("name", *SECTIONS) if key not in config]
     if missing:
         raise _damaged(model / "config.yaml", f"nothing under {', '.join(missing)}")

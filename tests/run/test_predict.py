@@ -9,10 +9,18 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode, MssegError
-from msseg_lightning.run.predict import check_outputs, find_model, load_method, read_pairs
+from msseg_lightning.run.build import instantiate
+from msseg_lightning.run.predict import (
+    check_outputs,
+    find_model,
+    load_config,
+    load_method,
+    read_pairs,
+)
 
 
 @pytest.fixture
@@ -91,6 +99,36 @@ def test_a_hostile_model_configuration_builds_nothing(trained_run, tmp_path):
     with pytest.raises(MssegError) as caught:
         load_method(copy)
     assert caught.value.exit_code == ExitCode.SECURITY
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["${oc.env:HOME}", "${oc.create:{_target_:os.mkdir,path:PLACE}}", "${ oc.env : HOME }"],
+)
+def test_an_interpolation_in_a_stored_configuration_is_not_resolved(value, tmp_path):
+    made = tmp_path / "made"
+    node = {
+        "_target_": "msseg_lightning.postprocess.threshold.Threshold",
+        "value": value.replace("PLACE", str(made)),
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"postprocess": {"rules": [node]}}))
+    for build in (lambda: load_config(tmp_path), lambda: instantiate(node)):
+        with pytest.raises(MssegError) as caught:
+            build()
+        assert caught.value.exit_code == ExitCode.SECURITY
+        assert caught.value.problems[0].field.endswith("value")
+    assert not made.exists()
+
+
+def test_a_hostile_class_is_found_in_every_kind_of_list(tmp_path):
+    text = f"a: !!pairs [x: {{_target_: os.mkdir, path: {tmp_path / 'made'}}}]\n"
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(MssegError) as caught:
+        load_config(tmp_path)
+    assert caught.value.exit_code == ExitCode.SECURITY
+    with pytest.raises(MssegError) as caught:  # as `msseg report` builds the reader of a run
+        instantiate({"_target_": "os.mkdir", "path": str(tmp_path / "made")})
+    assert caught.value.exit_code == ExitCode.SECURITY and not (tmp_path / "made").exists()
 
 
 def test_changed_weights_are_refused(trained_run, tmp_path):
