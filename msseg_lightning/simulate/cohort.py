@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from msseg_lightning.core.files import atomic_write, flush_folder, write_json
 from msseg_lightning.core.problem import MssegError, Problem
@@ -38,7 +39,8 @@ def write_cohort(
     """Write a cohort, or some of its patients, and the tables over all that are there.
 
     A patient is written into a hidden folder and renamed when complete, so a killed run leaves only
-    whole patients; the next run skips them and sweeps what was left half-done.
+    whole patients; the next run skips them and sweeps what was left half-done. Several processes
+    may write one cohort: who wants a patient that another is writing waits for it.
 
     Args:
         folder: gets one folder per patient (``001`` ...), ``participants.tsv``, ``lesions.tsv``,
@@ -64,9 +66,6 @@ def write_cohort(
         for index in wanted
         if not _complete(folder, recipe, index)
     }
-    for name in missing:  # other processes may be at work on other patients
-        for left in folder.glob(f".partial-{name}-*"):
-            shutil.rmtree(left, ignore_errors=True)
     write = functools.partial(_write_one, folder, recipe, seed)
     mapped = map_subjects(write, missing, executor or workers, "simulate")
     write_tables(folder)
@@ -75,7 +74,14 @@ def write_cohort(
 
 
 def _write_one(folder: Path, recipe: CohortRecipe, seed: int, index: int) -> None:
-    write_patient(folder, simulate_patient(recipe, seed, index))
+    name = recipe.patient_name(index)
+    lock_file = folder / f".{name}.lock"
+    with FileLock(lock_file):
+        if not _complete(folder, recipe, index):  # nobody wrote it while we waited
+            for left in folder.glob(f".partial-{name}-*"):
+                shutil.rmtree(left, ignore_errors=True)
+            write_patient(folder, simulate_patient(recipe, seed, index))
+        lock_file.unlink(missing_ok=True)  # whoever locks another file now finds it complete
 
 
 def _complete(folder: Path, recipe: CohortRecipe, index: int) -> bool:
@@ -173,7 +179,7 @@ def write_tables(folder: Path) -> None:
     again.
     """
     found: list[Path] = []
-    while (complete := sorted(folder.glob(f"*/{DONE}"))) != found:
+    while (complete := sorted(folder.glob(f"[!.]*/{DONE}"))) != found:  # not half-done ones
         found = complete
         _write_tables(folder, found)
 

@@ -1,5 +1,7 @@
 import hashlib
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.volume import Volume
+from msseg_lightning.simulate import cohort
 from msseg_lightning.simulate.cohort import nifti_bytes, summarise, write_cohort
+from msseg_lightning.simulate.patient import SimulatedPatient
 from msseg_lightning.simulate.recipe import CohortRecipe
 
 
@@ -68,6 +72,52 @@ def test_resumes_after_damage(written, tiny, tmp_path):
     assert all(
         digest == expected[name] for name, digest in digests(tmp_path).items() if "/" in name
     )
+
+
+class Halfway(dict):
+    """Files of a patient: after the first, its writer waits."""
+
+    def __init__(self, files):
+        super().__init__(files)
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def items(self):
+        first, second = super().items()
+        yield first
+        self.reached.set()
+        assert self.go_on.wait(20)
+        yield second
+
+
+def test_several_at_once_write_each_patient_once(tiny, tmp_path, monkeypatch):
+    voxel = Volume(np.zeros((1, 1, 1), np.int16), np.eye(4))
+    slow, made = Halfway({"a": voxel, "b": voxel}), []
+
+    def simulate(recipe, seed, index):
+        made.append(index)
+        name = recipe.patient_name(index)
+        return SimulatedPatient(
+            name, {"a": voxel} if index else slow, {"participant_id": name, "part": "train"}, ()
+        )
+
+    monkeypatch.setattr(cohort, "simulate_patient", simulate)
+    with ThreadPoolExecutor(2) as both:
+        first = both.submit(write_cohort, tmp_path, tiny, 0, indices=[0])
+        assert slow.reached.wait(20)
+        (tmp_path / ".partial-009-abc").mkdir()  # another process is about to rename it
+        (tmp_path / ".partial-009-abc" / "patient.json").touch()
+        write_cohort(tmp_path, tiny, 0, indices=[1])  # does not wait for patient 0
+        second = both.submit(write_cohort, tmp_path, tiny, 0, indices=[0])
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.3)
+        slow.go_on.set()
+        first.result(), second.result()
+    assert made == [0, 1]
+    assert json.loads((tmp_path / "split.json").read_text())["train"] == ["001", "002"]
+    assert sorted(path.name for path in (tmp_path / "001").iterdir()) == [
+        "a.nii.gz", "b.nii.gz", "patient.json"
+    ]  # fmt: skip
+    assert not list(tmp_path.glob(".*.lock"))
 
 
 def test_another_cohort_is_not_mixed_in(written, tiny):
