@@ -6,7 +6,7 @@ import difflib
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +100,13 @@ def compose_config(overrides: Sequence[str] = (), experiment: str | None = None)
     from omegaconf.errors import OmegaConfBaseException
 
     chosen = [] if experiment is None else [f"experiments={_known_experiment(experiment)}"]
-    _refuse_resolvers(overrides)
+    _refuse_resolvers([*((item, item) for item in overrides), *_preset_texts()])
     overrides = [*_size(overrides, chosen), *overrides]
     composed = _compose([*chosen, *overrides])
     plain = OmegaConf.to_container(composed, resolve=False)
     refuse_targets(plain)
+    # again, since the command line's grammar has escapes: $\{ is ${ by now
+    _refuse_resolvers((where, text) for where, text in _nodes(plain) if isinstance(text, str))
     defaults = _leaves(OmegaConf.to_container(_compose([*chosen, *_group_choices(overrides)])))
     _check_types(overrides, defaults, _leaves(plain))
     try:
@@ -413,26 +415,38 @@ def _groups() -> set[str]:
     return {path.name for path in conf_dir().iterdir() if path.is_dir()}
 
 
-def _refuse_resolvers(overrides: Sequence[str]) -> None:
-    files = [*conf_dir().rglob("*.yaml"), *experiments_dir().glob("*.yaml")]
-    sources = [(str(item), item) for item in overrides] + [
-        (path.read_text(encoding="utf-8"), path.name) for path in files
-    ]
+def _refuse_resolvers(texts: Iterable[tuple[str, str]]) -> None:
+    """Check texts, each after the place where it stands, for more than ``${name.of.a.setting}``."""
     problems = [
         Problem(
             "config.resolver",
             "a configuration may not read the environment or call a resolver",
             field=where,
-            found=match.group(0),
+            found=call,
             remedy="write the value itself",
             exit_code=ExitCode.SECURITY,
         )
-        for text, where in sources
-        for match in [re.search(r"\$\{[a-zA-Z_.]+:", text)]
-        if match
+        for where, text in texts
+        if (call := _resolver_call(text))
     ]
     if problems:
         raise MssegError(problems)
+
+
+def _resolver_call(text: str) -> str:
+    """The first interpolation that is no setting's name; empty without any.
+
+    Names may be made of names, ``${a.${b}}``, so what is harmless is taken out from inside.
+    """
+    while (left := re.sub(r"\$\{[^{}:]*\}", "", text)) != text:
+        text = left
+    found = re.search(r"\$\{[^}]*\}?", text)
+    return found.group(0) if found else ""
+
+
+def _preset_texts() -> Iterator[tuple[str, str]]:
+    for path in [*conf_dir().rglob("*.yaml"), *experiments_dir().glob("*.yaml")]:
+        yield path.name, path.read_text(encoding="utf-8")
 
 
 def _leaves(node: Any, place: str = "") -> dict[str, Any]:

@@ -89,8 +89,27 @@ def test_a_hostile_target_is_found_at_any_depth():
     assert caught.value.problems[0].field == "a[0].b._target_"
 
 
-def test_reading_the_environment_is_a_security_refusal():
-    assert refused("name=${oc.env:HOME}").exit_code == ExitCode.SECURITY
+@pytest.mark.parametrize(
+    "text",
+    [
+        "${oc.env:HOME}",
+        "'${ oc.env:HOME}'",
+        "${oc.env :HOME}",
+        "'${ oc.create : {_target_: os.mkdir, path: /nowhere}}'",
+        "'${oc.${evaluate.x}:HOME}'",
+        "'x${paths.${oc.env:HOME}}'",
+        r"$\{oc.env\:HOME\}",
+    ],
+)
+def test_reading_the_environment_is_a_security_refusal(text):
+    error = refused(f"card.idea={text}")
+    assert error.exit_code == ExitCode.SECURITY
+    assert {problem.code for problem in error.problems} == {"config.resolver"}
+
+
+def test_a_setting_may_name_another():
+    found = compose_config([ROOT, "card.idea='${paths.runs}: ${paths.${paths.cache}}'"], "pre_unet")
+    assert found["card"]["idea"] == "runs: cache"
 
 
 def test_an_interpolation_loop_is_a_configuration_error():
