@@ -18,7 +18,7 @@ import numpy as np
 from filelock import FileLock
 
 from msseg_lightning.core.files import atomic_write, flush_folder, write_json
-from msseg_lightning.core.problem import MssegError, Problem
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject_map import Submits, map_subjects
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.simulate.patient import SimulatedPatient, simulate_patient
@@ -55,12 +55,13 @@ def write_cohort(
         The folder.
 
     Raises:
-        MssegError: the folder holds a cohort of another recipe or seed; or some patients failed,
-            then the others are complete.
+        MssegError: there is no such patient (exit 2); the folder holds a cohort of another recipe
+            or seed; or some patients failed, then the others are complete.
     """
+    wanted = list(range(recipe.size)) if indices is None else sorted(set(indices))
+    _refuse_strangers(wanted, recipe.size)
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, recipe, seed)
-    wanted = list(range(recipe.size)) if indices is None else sorted(set(indices))
     missing = {
         recipe.patient_name(index): index
         for index in wanted
@@ -71,6 +72,21 @@ def write_cohort(
     write_tables(folder)
     mapped.all_done()
     return folder
+
+
+def _refuse_strangers(wanted: Sequence[int], size: int) -> None:
+    if strangers := [index for index in wanted if not 0 <= index < size]:
+        raise MssegError(
+            Problem(
+                "simulate.no_such_patient",
+                "The cohort has no such patient.",
+                field="indices",
+                found=", ".join(map(str, strangers[:8])),
+                expected=f"0 to {size - 1}",
+                remedy="count from 0, or give the recipe more patients",
+                exit_code=ExitCode.CONFIG,
+            )
+        )
 
 
 def _write_one(folder: Path, recipe: CohortRecipe, seed: int, index: int) -> None:

@@ -120,6 +120,15 @@ def test_several_at_once_write_each_patient_once(tiny, tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".*.lock"))
 
 
+def test_patients_that_the_cohort_does_not_have_are_refused(tiny, tmp_path):
+    with pytest.raises(MssegError) as caught:
+        write_cohort(tmp_path / "cohort", tiny, 0, indices=[-1, 3, 4, 99999])
+    (problem,) = caught.value.problems
+    assert caught.value.exit_code == ExitCode.CONFIG
+    assert (problem.found, problem.expected) == ("-1, 4, 99999", "0 to 3")
+    assert not (tmp_path / "cohort").exists()
+
+
 def test_another_cohort_is_not_mixed_in(written, tiny):
     with pytest.raises(MssegError) as caught:
         write_cohort(written, tiny, 1)
