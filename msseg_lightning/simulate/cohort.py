@@ -157,10 +157,11 @@ def write_patient(folder: Path, patient: SimulatedPatient) -> Path:
     partial = Path(tempfile.mkdtemp(prefix=f".partial-{patient.name}-", dir=folder))
     try:
         for name, volume in patient.volumes.items():
-            (partial / f"{name}.nii.gz").write_bytes(nifti_bytes(volume))
+            _write_durably(partial / f"{name}.nii.gz", nifti_bytes(volume))
         tables = {"participant": patient.participant, "lesions": list(patient.lesions)}
-        (partial / DONE).write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
+        _write_durably(partial / DONE, (json.dumps(tables, indent=1) + "\n").encode())
         partial.chmod(0o755)
+        flush_folder(partial)
         if target.exists():  # unfinished or foreign: it has no record of being complete
             shutil.rmtree(target)
         os.replace(partial, target)  # noqa: PTH105 - as in core.files
@@ -168,6 +169,14 @@ def write_patient(folder: Path, patient: SimulatedPatient) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    """Without the flush a power loss could leave a complete patient of empty files."""
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def nifti_bytes(volume: Volume) -> bytes:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +11,7 @@ import pytest
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.simulate import cohort
-from msseg_lightning.simulate.cohort import nifti_bytes, summarise, write_cohort
+from msseg_lightning.simulate.cohort import nifti_bytes, summarise, write_cohort, write_patient
 from msseg_lightning.simulate.patient import SimulatedPatient
 from msseg_lightning.simulate.recipe import CohortRecipe
 
@@ -118,6 +119,22 @@ def test_several_at_once_write_each_patient_once(tiny, tmp_path, monkeypatch):
         "a.nii.gz", "b.nii.gz", "patient.json"
     ]  # fmt: skip
     assert not list(tmp_path.glob(".*.lock"))
+
+
+def test_a_patient_is_on_the_disk_before_it_has_its_name(patients, tmp_path, monkeypatch):
+    flushed, replace = {}, os.replace
+
+    def fsync(descriptor):
+        flushed[os.fstat(descriptor).st_ino] = os.fstat(descriptor).st_size
+
+    def rename(partial, target):
+        assert all(flushed[file.stat().st_ino] == file.stat().st_size for file in partial.iterdir())
+        assert partial.stat().st_ino in flushed
+        replace(partial, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", rename)
+    assert (write_patient(tmp_path, patients[0]) / "patient.json").is_file()
 
 
 def test_patients_that_the_cohort_does_not_have_are_refused(tiny, tmp_path):
