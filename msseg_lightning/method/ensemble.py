@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.subject import LongitudinalSubject
-from msseg_lightning.method.staged import Track, untracked
+from msseg_lightning.method.staged import StagedMethod, Track, untracked
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,11 @@ def inner_folds(
         )
         for fold in range(folds)
     ]
+
+
+def _within(member: str, track: Track) -> Track:
+    """Runs of a member's stages are named after it, too."""
+    return lambda name, tags: track(f"{member}-{name}", {**tags, "member": member})
 
 
 class EnsembleMethod:
@@ -117,6 +122,8 @@ class EnsembleMethod:
                 with self.track(place.name, {"member": name, "member_fold": fold}) as loggers:
                     if hasattr(method, "loggers"):
                         method.loggers = loggers
+                    if isinstance(method, StagedMethod):  # members' stages are runs of their own
+                        method.track = _within(place.name, method.track)
                     method.fit(fitted_on, validated_on, place)
                 method.save(place / "model")
         self.models = folder

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -43,6 +44,16 @@ class Channels:
     target: str | None
 
 
+class Visits(Protocol):
+    """Scans beside the pairs; ``preprocess.visits.PreparedVisits`` is one."""
+
+    def without(self, patients: Collection[str]) -> Visits:
+        """The same without the scans of these patients."""
+
+    def patients(self) -> set[str]:
+        """Of all scans."""
+
+
 class NetworkMethod:
     """Prepare pairs, fit a task on their patches, slide the network over new pairs.
 
@@ -59,13 +70,16 @@ class NetworkMethod:
         derived: images that earlier stages add to every prepared pair.
         train_on: ``all`` training pairs, or only those ``with_lesions``.
         loggers, callbacks: for tracking; see Lightning.
+        visits: scans of one visit, beside the pairs, that ``patches`` takes as ``visits``.
+        held_out: patients whose scans among ``visits`` are not learned from; those of the
+            validation pairs never are.
     """
 
     def __init__(
         self,
         cache: PreparedCache,
         channels: Channels,
-        patches: Callable[[Sequence[PreparedSubject]], PatchSource],
+        patches: Callable[..., PatchSource],
         task: Task,
         training: Training,
         infer: SlidingWindow | None,
@@ -77,12 +91,15 @@ class NetworkMethod:
         train_on: Literal["all", "with_lesions"] = "all",
         loggers: Sequence[object] = (),
         callbacks: Sequence[object] = (),
+        visits: Visits | None = None,
+        held_out: frozenset[str] = frozenset(),
     ) -> None:
         self.cache, self.channels, self.patches = cache, channels, patches
         self.task, self.training, self.hardware = task, training, hardware or Hardware()
         self.infer, self.score, self.postprocess = infer, score, tuple(postprocess)
         self.name, self.derived, self.train_on = name, tuple(derived), train_on
         self.loggers, self.callbacks = list(loggers), list(callbacks)
+        self.visits, self.held_out = visits, held_out
 
     def fit(
         self, train: Sequence[LongitudinalSubject], val: Sequence[LongitudinalSubject], folder: Path
@@ -104,8 +121,12 @@ class NetworkMethod:
             self.task.validator = WholeVolumeValidator(
                 self.infer, self.infer.level, self.score, self.channels.images, target
             )
+        patches = self.patches
+        if self.visits is not None:
+            unseen = self.held_out | {subject.patient for subject in val}
+            patches = functools.partial(patches, visits=self.visits.without(unseen))
         data = LongitudinalDataModule(
-            self.patches(for_training),
+            patches(for_training),
             for_validation,
             self.training.validate_every,
             self.training.accumulate,
@@ -118,6 +139,10 @@ class NetworkMethod:
             self.loggers,  # type: ignore[arg-type]  # Lightning loggers; typed loosely for tests
             self.callbacks,  # type: ignore[arg-type]
         )
+
+    def withheld(self) -> list[str]:
+        """Patients with scans among ``visits`` who are held out."""
+        return sorted(self.held_out & self.visits.patients()) if self.visits is not None else []
 
     def predict(self, subject: LongitudinalSubject) -> Prediction:
         """Map on the working grid -> native grid -> rules. Nothing outside the volume is lesion."""

@@ -26,7 +26,7 @@ from torch import nn
 
 from msseg_lightning.core.files import sha256_file, write_json
 from msseg_lightning.core.prediction import Prediction
-from msseg_lightning.core.problem import MssegError, Problem
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.method.derived_image import DerivedImage, Maps, Source
 from msseg_lightning.method.network_method import NetworkMethod
@@ -61,7 +61,23 @@ class Fitted:
     maps: Maps | None = None
 
     def network(self) -> nn.Module:
-        """The fitted network, frozen: no gradient, evaluation mode for good."""
+        """The fitted network, frozen: no gradient, evaluation mode for good.
+
+        Raises:
+            MssegError: the stage has a network per fold, of which none stands for all (exit 2).
+        """
+        if len(self.sources) > 1:
+            raise MssegError(
+                Problem(
+                    "config.stage",
+                    f"stage {self.name!r} is fitted out of fold and has no network of its own",
+                    field=f"stages.{self.name}.out_of_fold",
+                    found=str(len(self.sources)),
+                    expected="1, where a later stage uses its network",
+                    remedy="fit it once (out_of_fold: 1), or use its maps (uses.images.NAME)",
+                    exit_code=ExitCode.CONFIG,
+                )
+            )
         return self.sources[0].network()
 
     def image(self, name: str) -> DerivedImage:
@@ -121,35 +137,42 @@ class Stage:
             track: opens a run for each network that is fitted or taken as it is.
 
         Raises:
-            MssegError: no pairs are left to fit on (exit 3).
+            MssegError: no pairs are left to fit on, or fewer patients than networks out of fold
+                (exit 3).
         """
         own = self.subjects() if self.subjects is not None else train
         pairs = [subject for subject in own if subject.patient not in held_out]
-        if not pairs:
+        patients = sorted({subject.patient for subject in pairs})
+        if len(patients) < self.out_of_fold:
             raise MssegError(
                 Problem(
                     "stage.no_data",
-                    f"stage {self.name!r} has nothing to be fitted on",
+                    f"stage {self.name!r} has too few patients to be fitted on",
                     field=f"stages.{self.name}.read",
-                    found=f"{len(own)} pairs, all of patients the run is tested with",
-                    expected="pairs of other patients",
+                    found=f"{len(own)} pairs, {len(patients)} patients whom the run does not test",
+                    expected=f"{self.out_of_fold} or more: a network out of fold leaves some out",
                     remedy="give the stage other data",
                 )
             )
-        patients = sorted({subject.patient for subject in pairs})
         sources, keys = [], []
         for fold in range(self.out_of_fold):
             left_out = set(patients[fold :: self.out_of_fold]) if self.out_of_fold > 1 else set()
             part = [subject for subject in pairs if subject.patient not in left_out]
-            source = self._ensure_one(fold, part, fitted, track)
+            source = self._ensure_one(fold, part, held_out | left_out, fitted, track)
             sources.append(source)
             keys.append(source.key)
         return Fitted(self.name, digest(keys), tuple(sources), self.maps)
 
     def _ensure_one(
-        self, fold: int, pairs: Pairs, fitted: Mapping[str, Fitted], track: Track
+        self,
+        fold: int,
+        pairs: Pairs,
+        held_out: frozenset[str],
+        fitted: Mapping[str, Fitted],
+        track: Track,
     ) -> Source:
         method = self.make({name: fitted[name] for name in self.uses})
+        method.held_out = held_out
         key = self._key(method, pairs, fitted)
         folder = self.store / f"{self.name}-{key[:24]}"
         name = self.name if self.out_of_fold == 1 else f"{self.name}-fold{fold}"
@@ -235,7 +258,7 @@ class StagedMethod:
         for stage in self.stages:
             self.fitted[stage.name] = stage.ensure(train, held_out, self.fitted, self.track)
         self.last = self.make(self.fitted)
-        self.last.loggers = self.loggers
+        self.last.loggers, self.last.held_out = self.loggers, held_out
         key = digest(
             {
                 "settings": self.settings,
@@ -245,9 +268,12 @@ class StagedMethod:
             }
         )
         record = folder / "stages.json"
-        if record.exists() and json.loads(record.read_text(encoding="utf-8"))["key"] != key:
+        stale = folder.with_name(f"{folder.name}.stale")
+        shutil.rmtree(stale, ignore_errors=True)
+        if folder.exists() and any(folder.iterdir()) and _key_of(record) != key:
             log.warning("an earlier stage, an input or the code changed: the last stage is redone")
-            shutil.rmtree(folder)
+            folder.rename(stale)  # at once: a checkpoint must never outlive the record of its key
+            shutil.rmtree(stale)
         write_json(
             record,
             {"key": key, "stages": {name: stage.key for name, stage in self.fitted.items()}},
@@ -270,14 +296,20 @@ class StagedMethod:
 
     def load(self, folder: Path) -> None:
         """A saved system: the last stage, and the stages its images need."""
-        makers = {stage.name: stage.make for stage in self.stages}
+        known = {stage.name: stage for stage in self.stages}
         fitted = {}
         for stage in set(self.images.values()):
             models = sorted((folder / "stages" / stage).glob("*"), key=lambda path: int(path.name))
             sources = [
                 Source(
-                    functools.partial(frozen_network, makers[stage], model),
-                    sha256_file(model / "weights.safetensors"),
+                    functools.partial(frozen_network, known[stage].make, model),
+                    digest(
+                        {
+                            "weights": sha256_file(model / "weights.safetensors"),
+                            "maps": known[stage].settings.get("maps"),
+                            "code": self.code,
+                        }
+                    ),
                     None,
                 )
                 for model in models
@@ -294,9 +326,21 @@ def frozen_network(make: Make, model: Path) -> nn.Module:
     return method.task.network.requires_grad_(False).eval()
 
 
+def _key_of(record: Path) -> str | None:
+    """What the fit in a folder was made from; None where that is not known."""
+    if not record.exists():
+        return None
+    return str(json.loads(record.read_text(encoding="utf-8"))["key"])
+
+
 def inputs(method: NetworkMethod, subjects: Pairs) -> list[str]:
-    """Content keys of prepared pairs: scans, masks and preprocessing."""
-    return sorted(method.cache.place(subject).name for subject in subjects)
+    """Content keys of prepared pairs (scans, masks, preprocessing); whose scans are withheld."""
+    return sorted(
+        [
+            *(method.cache.place(subject).name for subject in subjects),
+            *(f"without {patient}" for patient in method.withheld()),
+        ]
+    )
 
 
 def digest(content: Any) -> str:

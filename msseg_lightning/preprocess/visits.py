@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from msseg_lightning.core.prepared import PreparedSubject
+from msseg_lightning.core.problem import MssegError, Problem
 from msseg_lightning.core.subject import LoadedSubject, LongitudinalSubject
 from msseg_lightning.preprocess.cache import PreparedCache
 from msseg_lightning.preprocess.pipeline import Preprocess
@@ -43,12 +45,35 @@ class PreparedVisits:
         self.reader = reader
         chain = Preprocess([step for step in steps.values() if step])
         self.cache = PreparedCache(Path(folder), chain, reader.load, workers)
+        self.left_out: frozenset[str] = frozenset()
+
+    def without(self, patients: Collection[str]) -> Self:
+        """The same source without the scans of these patients."""
+        other = copy.copy(self)
+        other.left_out = self.left_out | frozenset(patients)
+        return other
+
+    def patients(self) -> set[str]:
+        """Of all scans, those left out among them."""
+        return {subject.patient for subject in self.reader.subjects()}
 
     def subjects(self) -> list[PreparedSubject]:
-        """Every scan, prepared now where the cache has it not.
+        """Every scan but those left out, prepared now where the cache has it not.
 
         Raises:
-            MssegError: all problems of all scans.
+            MssegError: all problems of all scans; every scan is left out.
         """
         found = self.reader.subjects()
-        return self.cache.prepare(found) if found else []
+        kept = [subject for subject in found if subject.patient not in self.left_out]
+        if found and not kept:
+            raise MssegError(
+                Problem(
+                    "data.no_visits",
+                    "every scan is of a patient whom the run validates or tests with",
+                    field="visits.reader",
+                    found=f"{len(found)} scans",
+                    expected="scans of other patients",
+                    remedy="give other scans, or none",
+                )
+            )
+        return self.cache.prepare(kept) if kept else []

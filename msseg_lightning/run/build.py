@@ -104,16 +104,22 @@ def build_method(
         return _ensemble(config, frozenset(held_out), track)
     if config.get("stages"):
         return _staged(config, loggers, frozenset(held_out), track)
-    return _single(config, loggers)
+    return _single(config, loggers, held_out=frozenset(held_out))
 
 
-def _single(config: Config, loggers: Sequence[object], given: Given | None = None) -> Any:
+def _single(
+    config: Config,
+    loggers: Sequence[object],
+    given: Given | None = None,
+    held_out: frozenset[str] = frozenset(),
+) -> Any:
     """One network with everything around it, or a method without gradients.
 
     Args:
         config: resolved.
         loggers: of its training.
         given: stage -> what it left; its networks become arguments as ``uses`` says.
+        held_out: patients of whom no further scan is learned from.
     """
     cache = build_cache(config)
     method = instantiate(config["method"], partial=True)
@@ -143,12 +149,14 @@ def _single(config: Config, loggers: Sequence[object], given: Given | None = Non
         **extra["train.task"],
     )
     channels = Channels(tuple(config["channels"]["images"]), config["channels"]["target"])
+    loader = dict(config["loader"])
+    visits = instantiate(loader.pop("visits", None))
     return method(
         cache=cache,
         channels=channels,
         # built now: a wrong patch size must not wait until every pair is prepared
         patches=functools.partial(
-            instantiate(config["loader"], partial=True),
+            instantiate(loader, partial=True),
             sampler=_complete(config["sample"], extra["sample"]),
             augment=_complete(config["augment"], extra["augment"]),
             image_names=channels.images,
@@ -166,6 +174,8 @@ def _single(config: Config, loggers: Sequence[object], given: Given | None = Non
         hardware=Hardware(**config["trainer"]),
         derived=images,
         loggers=loggers,
+        visits=visits,
+        held_out=held_out,
     )
 
 
@@ -301,7 +311,12 @@ WHERE = ("folder", "root", "workers")
 def _decisive(config: Config) -> dict[str, Any]:
     found = {key: _placeless(config.get(key)) for key in SETTINGS_OF_A_STAGE}
     train = {key: value for key, value in (found["train"] or {}).items() if key != "accumulate"}
-    return {**found, "train": train, "batches_per_step": batches_per_step(config)}
+    return {
+        **found,
+        "train": train,
+        "batches_per_step": batches_per_step(config),
+        "reading": config["data"]["reading"],  # what the gate was told; see ``build_cache``
+    }
 
 
 def _placeless(node: Any) -> Any:

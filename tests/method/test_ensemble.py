@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.subject import LongitudinalSubject, Native
 from msseg_lightning.core.volume import Grid
 from msseg_lightning.method.ensemble import EnsembleMethod, inner_folds
+from msseg_lightning.method.staged import StagedMethod
 
 NATIVE = Native(Grid((2, 1, 1), np.eye(4)), b"")
 
@@ -111,6 +113,30 @@ def test_members_are_in_memory_one_at_a_time(tmp_path):
     method.fit([pair(name) for name in "abef"], [], tmp_path)
     method.predict(pair("q"))
     assert Constant.most <= 2  # the one that leaves and the one that comes
+
+
+def test_stages_of_members_are_runs_of_their_own(tmp_path):
+    """The same stage of two members learns from other patients: its curves are not one run's."""
+    opened = []
+
+    @contextlib.contextmanager
+    def opens(name, tags):
+        opened.append((name, tags["member"]))
+        yield []
+
+    class Staged(Constant, StagedMethod):
+        track = staticmethod(opens)
+
+        def fit(self, train, val, folder):
+            with self.track("lesions", {"stage": "lesions"}):
+                pass
+
+    ensemble = EnsembleMethod(
+        {"a": lambda: Staged([0.1, 0.9])}, folds=2, has_lesions=lambda subject: False, track=opens
+    )
+    ensemble.fit([pair("1"), pair("2")], [], tmp_path)
+    names = ["a-fold0", "a-fold0-lesions", "a-fold1", "a-fold1-lesions"]
+    assert [name for name, _ in opened] == names
 
 
 def test_every_patient_validates_exactly_one_fold(tmp_path):

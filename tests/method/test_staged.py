@@ -14,15 +14,15 @@ from torch import nn
 
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.subject import LongitudinalSubject
-from msseg_lightning.method.staged import Stage, StagedMethod
+from msseg_lightning.method.staged import Stage, StagedMethod, untracked
 from msseg_lightning.network.weights import load_weights, save_weights
 
 
-def pair(name: str) -> LongitudinalSubject:
-    return LongitudinalSubject(id=name, patient=name, images={})
+def pair(patient: str) -> LongitudinalSubject:
+    return LongitudinalSubject(id=patient.upper(), patient=patient, images={})
 
 
-PAIRS = [pair(name) for name in "abcd"]
+PAIRS = [pair(patient) for patient in "abcd"]
 
 
 class Sum:
@@ -31,8 +31,9 @@ class Sum:
     fits: ClassVar[list[tuple[str, str]]] = []
     stop_before: str | None = None
 
-    def __init__(self, name, contents, earlier):
+    def __init__(self, name, contents, earlier, scans=""):
         self.name, self.loggers, self.earlier = name, [], earlier
+        self.scans, self.held_out = set(scans), frozenset()
         self.task = types.SimpleNamespace(network=nn.Linear(1, 1, bias=False))
         self.cache = types.SimpleNamespace(place=lambda s: Path(f"{s.id}-{contents.get(s.id, 0)}"))
 
@@ -43,6 +44,9 @@ class Sum:
         folder.mkdir(parents=True, exist_ok=True)
         with torch.no_grad():
             self.task.network.weight.fill_(len(train))
+
+    def withheld(self):
+        return sorted(self.scans & self.held_out)
 
     def save(self, folder):
         save_weights(self.task.network, folder, self.name)
@@ -59,12 +63,12 @@ def system(tmp_path):
     """Makes a system of two stages whose values, inputs and folds can be chosen."""
     Sum.fits, Sum.stop_before = [], None
 
-    def make(first=1, last=1, contents=None, code="c", **changes):
+    def make(first=1, last=1, contents=None, code="c", held_out="d", scans="", **changes):
         contents = contents or {}
         stage = Stage(
             name="first",
             settings={"value": first},
-            make=lambda fitted: Sum("first", contents, fitted),
+            make=lambda fitted: Sum("first", contents, fitted, scans),
             store=tmp_path / "stages",
             code=code,
             **changes,
@@ -76,7 +80,7 @@ def system(tmp_path):
             code,
             images={},
             maps={},
-            held_out=frozenset("d"),
+            held_out=frozenset(held_out),
         )
 
     def fit(**changes):
@@ -102,7 +106,7 @@ def test_a_value_of_the_last_stage_refits_it_alone(system, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"first": 2}, {"contents": {"a": 1}}, {"code": "other"}], ids=str
+    "change", [{"first": 2}, {"contents": {"A": 1}}, {"code": "other"}], ids=str
 )
 def test_a_value_of_the_first_an_input_or_the_code_refits_both(system, tmp_path, change):
     system()
@@ -110,6 +114,48 @@ def test_a_value_of_the_first_an_input_or_the_code_refits_both(system, tmp_path,
     marker.touch()
     assert system(**change)[0] == ["first", "last"]
     assert not marker.exists()
+
+
+def test_a_validation_pair_is_an_input_of_the_last_stage_alone(system, tmp_path):
+    system()
+    marker = tmp_path / "fit" / "old"
+    marker.touch()
+    assert system(contents={"C": 1})[0] == ["last"]
+    assert not marker.exists()
+
+
+def test_a_later_stage_is_made_from_the_earlier_ones_it_uses(system):
+    _, method = system()
+    (first,) = method.stages
+
+    def second_fits(value):
+        Sum.fits, fitted = [], {}
+        for stage in (
+            dataclasses.replace(first, settings={"value": value}),
+            dataclasses.replace(first, name="second", uses=("first",)),
+        ):
+            fitted[stage.name] = stage.ensure(PAIRS[:2], frozenset("d"), fitted, untracked)
+        return len(Sum.fits)
+
+    assert [second_fits(1), second_fits(1), second_fits(2)] == [1, 0, 2]
+
+
+def test_what_a_kill_left_without_its_record_is_not_continued(system, tmp_path):
+    """Files may be deleted in any order: a checkpoint without a key belongs to nothing."""
+    system()
+    (tmp_path / "fit" / "stages.json").unlink()
+    marker = tmp_path / "fit" / "last.ckpt"
+    marker.touch()
+    system()
+    assert not marker.exists() and not (tmp_path / "fit.stale").exists()
+
+
+def test_scans_withheld_from_a_stage_decide_what_it_learned(system):
+    """Other patients are tested: the same pairs, but other scans of a further source are seen."""
+    assert system(scans="dx")[0] == ["first", "last"]
+    assert system(scans="dx")[0] == ["last"]
+    assert system(scans="dx", held_out="dx")[0] == ["first", "last"]
+    assert system(scans="dx", held_out="dy")[0] == ["last"]  # y has no scan there
 
 
 def test_unchanged_means_that_the_last_stage_may_continue(system, tmp_path):
@@ -124,24 +170,30 @@ def test_a_kill_between_stages_continues_with_the_last(system):
     Sum.stop_before = "last"
     with pytest.raises(KeyboardInterrupt):
         system()
-    assert Sum.fits == [("first", "ab")]
+    assert Sum.fits == [("first", "AB")]
     Sum.stop_before = None
     assert system()[0] == ["last"]
 
 
 def test_no_stage_sees_patients_of_validation_or_test(system):
     system(subjects=lambda: PAIRS)
-    assert Sum.fits[0] == ("first", "ab")  # c validates, d is held out
-    with pytest.raises(MssegError, match="nothing to be fitted on") as caught:
+    assert Sum.fits[0] == ("first", "AB")  # c validates, d is held out
+    assert system()[1].last.held_out == {"c", "d"}
+    with pytest.raises(MssegError, match="too few patients") as caught:
         system(first=3, subjects=lambda: PAIRS[2:])
     assert caught.value.exit_code == ExitCode.DATA
 
 
 def test_out_of_fold_networks_have_each_left_out_other_patients(system):
     _, method = system(out_of_fold=2)
-    assert [fit for fit in Sum.fits if fit[0] == "first"] == [("first", "b"), ("first", "a")]
+    assert [fit for fit in Sum.fits if fit[0] == "first"] == [("first", "B"), ("first", "A")]
     sources = method.fitted["first"].sources
     assert [sorted(source.patients) for source in sources] == [["b"], ["a"]]
+    with pytest.raises(MssegError, match="no network of its own"):
+        method.fitted["first"].network()
+    with pytest.raises(MssegError, match="too few patients") as caught:
+        system(out_of_fold=3)
+    assert caught.value.problems[0].expected.startswith("3 or more")
 
 
 def test_what_is_handed_down_is_frozen(system):

@@ -76,5 +76,42 @@ def test_a_stage_is_the_same_wherever_its_cache_lies(tiny_cohort):
     here = settings()
     assert settings("paths.cache=elsewhere", "data.workers=5") == here
     assert settings("loader.synthesis.painted=[0,2]")[0] != here[0]
+    assert all(a != b for a, b in zip(settings("+data.reading.trust=qform"), here, strict=True))
+    assert settings("train.accumulate=2")[-1] == settings("trainer.devices=2")[-1] != here[-1]
     inpaint = settings("stages.inpaint.loader.tries=3")
     assert [a != b for a, b in zip(inpaint, here, strict=True)] == [False, True, False]
+
+
+def test_patients_who_are_tested_are_kept_out_of_every_part(tiny_cohort, tmp_path):
+    """Stages, members and a further source of scans all know who is tested."""
+    import shutil
+
+    for name in ("001", "003"):
+        source = tiny_cohort / name
+        (tmp_path / name).mkdir()
+        shutil.copy(
+            source / "flair_time01_on_middle_space.nii.gz", tmp_path / name / "flair.nii.gz"
+        )
+    words = (f"read.root={tiny_cohort}", f"paths.cache={tmp_path / 'cache'}", "size=tiny")
+    config = compose_config(
+        (*words, f"visits.reader.root={tmp_path}", "+visits.reader.prefix=''"),
+        "synthetic_lesions_unet",
+    )
+    staged = build_method({**config, "ensemble": None}, held_out={"003"})
+    member = build_method(
+        {**config, "ensemble": {"folds": 2, "level": "probability", "rule": "mean"}},
+        held_out={"003"},
+    )
+    (make,) = member.members.values()
+    assert staged.held_out == make().held_out == {"003"}
+    method = staged.stages[0].make({})
+    method.held_out = staged.held_out
+    assert method.withheld() == ["003"]
+    assert sorted(method.visits.patients()) == ["001", "003"]
+    assert len(method.visits.without(["003"]).subjects()) == 1
+    with pytest.raises(MssegError, match="every scan"):
+        method.visits.without(["001"]).without(["003"]).subjects()
+    before = staged.stages[0].settings["files"]
+    shutil.copy(tmp_path / "001" / "flair.nii.gz", tmp_path / "003" / "flair.nii.gz")
+    changed = build_method({**config, "ensemble": None}).stages[0].settings["files"]
+    assert changed != before
