@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from multiprocessing import connection, get_context, parent_process
@@ -255,7 +256,6 @@ class _Watch(threading.Thread):
         super().__init__(name="watch", daemon=True)
         self.followers = followers
         self.done = threading.Event()
-        self.reaping = threading.Lock()
 
     def run(self) -> None:
         """Wait for the first that fails."""
@@ -278,7 +278,8 @@ class _Watch(threading.Thread):
         Raises:
             MssegError: a follower died (exit 5).
         """
-        dead = [f for f in self._ended(self.followers, timeout_s=2.0) if f.exitcode]
+        started = [follower for follower in self.followers if follower.pid is not None]
+        dead = [f for f in self._ended(started, timeout_s=2.0) if f.exitcode]
         if not dead:
             return
         raise MssegError(
@@ -296,13 +297,14 @@ class _Watch(threading.Thread):
     def _ended(self, followers: list[SpawnProcess], timeout_s: float) -> list[SpawnProcess]:
         """Those that ended, with their exit codes: these come a little after the pipe closes.
 
-        Two threads that ask at once hide the code from each other.
+        Of two threads that ask at once (who starts any process asks, too) one gets no code until
+        the other has noted it.
         """
         sentinels = connection.wait([one.sentinel for one in followers], timeout_s)
         ended = [one for one in followers if one.sentinel in sentinels]
-        with self.reaping:
-            for follower in ended:
-                follower.join(GRACE_S)
+        deadline = time.monotonic() + GRACE_S
+        while any(one.exitcode is None for one in ended) and time.monotonic() < deadline:
+            time.sleep(0.01)
         return ended
 
 

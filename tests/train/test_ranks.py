@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from functools import partial
+from multiprocessing import get_context
 
 import pytest
 import torch
@@ -118,28 +119,43 @@ def test_a_killed_process_ends_all_and_the_next_call_goes_on_as_one_would(tmp_pa
 
 
 class Gone:
-    """A killed process whose pipe has closed, but whose exit code comes a moment later."""
+    """A killed process whose pipe has closed, but whose exit code comes a moment later.
 
-    name, exitcode = "rank1", None
+    That is also what one of two threads sees that ask at once: to wait for the process tells it
+    nothing, as the other has just done so.
+    """
+
+    name, pid = "rank1", 1
 
     def __init__(self):
         self.sentinel, other = os.pipe()
         os.close(other)
+        self.codes = [None, None]
+
+    @property
+    def exitcode(self):
+        return self.codes.pop() if self.codes else -9
 
     def join(self, timeout):
-        self.exitcode = -9
+        pass
 
 
 def test_a_death_is_noticed_before_its_exit_code_is_known(monkeypatch):
     with pytest.raises(MssegError, match="exit code -9"):
         _Watch([Gone()]).blame(RuntimeError("connection reset"))
     ends = []
-    monkeypatch.setattr(ranks, "GRACE_S", 0.0)
+    monkeypatch.setattr(ranks, "GRACE_S", 0.2)
     monkeypatch.setattr(ranks.os, "_exit", ends.append)
     gone = Gone()
     gone.kill = lambda: None
     _Watch([gone]).run()
     assert ends == [ExitCode.ENVIRONMENT]
+
+
+def test_a_process_that_was_never_started_does_not_hide_why():
+    never = get_context("spawn").Process(target=print)
+    with pytest.raises(MssegError, match="exit code -9"):
+        _Watch([Gone(), never]).blame(RuntimeError("could not start another"))
 
 
 def test_alone_nothing_is_waited_for(monkeypatch):
