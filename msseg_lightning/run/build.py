@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -331,17 +331,31 @@ def reader_files(node: Any) -> dict[str, str]:
     Args:
         node: configuration; readers stand in it as ``reader: {_target_: ..., root: FOLDER}``.
     """
-    found: dict[str, str] = {}
+    return {
+        f"{subject.id}/{name}": sha256_file(file)
+        for reader in _readers(node)
+        for subject in instantiate(reader).subjects()
+        for name, file in subject.files().items()
+    }
+
+
+def _readers(node: Any) -> Iterator[Any]:
     if isinstance(node, Mapping):
         for key, value in node.items():
-            given = key == "reader" and isinstance(value, Mapping) and value.get("root")
-            if given:
-                for subject in instantiate(value).subjects():
-                    for name, file in subject.files().items():
-                        found[f"{subject.id}/{name}"] = sha256_file(file)
+            if key == "reader" and isinstance(value, Mapping) and value.get("root"):
+                yield value
             elif key not in ("stages", "ensemble", "read"):
-                found |= reader_files(value)
-    return found
+                yield from _readers(value)
+
+
+def further_subjects(config: Config) -> list[LongitudinalSubject]:
+    """Everything that stages and members learn from beside the pairs of the run."""
+    readers: dict[str, Any] = {}
+    for system in _members(config).values() if config.get("ensemble") else [config]:
+        for part in (system, *(stage_config(system, name) for name in system.get("stages") or {})):
+            own = [part["read"]] if part["read"] != config["read"] else []
+            readers |= {repr(reader): reader for reader in (*own, *_readers(part))}
+    return [subject for reader in readers.values() for subject in instantiate(reader).subjects()]
 
 
 def stage_config(config: Config, name: str) -> Config:

@@ -1,10 +1,19 @@
 """What a configuration is refused for before any pair is prepared, and with which exit code."""
 
+import dataclasses
+
 import pytest
 
 from msseg_lightning.core.problem import ExitCode, MssegError
-from msseg_lightning.run.build import build_cache, build_method, instantiate, reader_files
+from msseg_lightning.run.build import (
+    build_cache,
+    build_method,
+    further_subjects,
+    instantiate,
+    reader_files,
+)
 from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.experiment import refuse_copies
 
 TINY = ("read.root=none", "size=tiny")
 
@@ -111,6 +120,11 @@ def test_patients_who_are_tested_are_kept_out_of_every_part(tiny_cohort, tmp_pat
     assert len(method.visits.without(["003"]).subjects()) == 1
     with pytest.raises(MssegError, match="every scan"):
         method.visits.without(["001"]).without(["003"]).subjects()
+    assert [subject.id for subject in further_subjects(config)] == ["001", "003"]
+    named_otherwise = [dataclasses.replace(one, patient="x") for one in further_subjects(config)]
+    with pytest.raises(MssegError, match="two patients"):
+        refuse_copies([*instantiate(config["read"]).subjects(), *named_otherwise])
+    refuse_copies([*instantiate(config["read"]).subjects(), *further_subjects(config)])
     before = staged.stages[0].settings["files"]
     shutil.copy(tmp_path / "001" / "flair.nii.gz", tmp_path / "003" / "flair.nii.gz")
     changed = build_method({**config, "ensemble": None}).stages[0].settings["files"]
