@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     suffixes of the target (writers choose their format by them) and is flushed before the rename.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".partial-", suffix=f"-{path.name}", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".partial-{uuid.uuid4().hex[:12]}-{path.name}")
+    temporary.touch(exist_ok=False)  # others may read what the umask lets them
     try:
         yield temporary
         with temporary.open("rb") as stream:

@@ -17,7 +17,8 @@ from filelock import FileLock
 from msseg_lightning.core.files import write_json
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.evaluate.case_score import CaseScore
-from msseg_lightning.run.build import build_load
+from msseg_lightning.read.splits import data_hash
+from msseg_lightning.run.build import build_load, instantiate
 from msseg_lightning.run.compose import OF_THE_RUN, Config, compose_config
 from msseg_lightning.run.experiment import labelled_subjects, make_split, train_experiment
 from msseg_lightning.run.folder import RunFolder, relevant
@@ -101,11 +102,14 @@ def count_folds(config: Config) -> int:
 
 
 def is_finished(folder: RunFolder, config: Config) -> bool:
-    """Whether an equal run was carried to its end."""
+    """Whether an equal run on equal data was carried to its end."""
     if config["overwrite"] or not folder.config_file.exists():
         return False
-    equal = relevant(folder.config()) == relevant(config)
-    return equal and folder.record().get("status") == "finished"
+    record = folder.record()
+    if record.get("status") != "finished" or relevant(folder.config()) != relevant(config):
+        return False
+    subjects = instantiate(config["read"]).subjects()
+    return record.get("data_hash") == data_hash(one for one in subjects if one.labelled)
 
 
 def assemble(experiment: str, runs: Sequence[RunFolder]) -> Path:

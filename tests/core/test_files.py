@@ -59,6 +59,12 @@ def test_the_file_is_flushed_before_it_is_renamed(tmp_path, monkeypatch):
     assert calls == ["flush", "rename", "flush"]
 
 
+def test_a_file_is_as_readable_as_any_other(tmp_path):
+    (tmp_path / "plain").touch()
+    write_json(tmp_path / "a.json", {})
+    assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_json_keeps_order_and_refuses_nan(tmp_path):
     write_json(tmp_path / "a.json", {"b": 1, "a": [2]})
     assert list(json.loads((tmp_path / "a.json").read_text())) == ["b", "a"]

@@ -11,7 +11,9 @@ import pytest
 
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.run.product import is_product
+from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.folder import RunFolder
+from msseg_lightning.run.product import is_finished, is_product
 from msseg_lightning.run.turns import in_turns
 
 
@@ -125,6 +127,15 @@ def test_an_interrupted_product_goes_on_where_it_stopped(words, place, monkeypat
     seeds = [float(values["NbTestedLesions", f"seed {n}, all folds"]["mean"]) for n in (0, 1)]
     pooled = values["NbTestedLesions", "mean of 2 seeds"]
     assert float(pooled["mean"]) == pytest.approx(np.mean(seeds)) and pooled["cases"] == "2"
+
+
+def test_what_was_scored_on_other_data_is_not_taken_as_finished(words, place):
+    assert main(["train", *words, "fold=0"]) == ExitCode.OK
+    config = compose_config([*words[1:], "fold=0"], words[0])
+    folder = RunFolder.of(config)
+    assert is_finished(folder, config)
+    folder.update_record(data_hash="of other data")
+    assert not is_finished(folder, config)
 
 
 def test_a_division_without_a_last_fold_is_refused(words, capsys):
