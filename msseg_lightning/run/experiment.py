@@ -32,6 +32,7 @@ from msseg_lightning.run.tracked import (
     log_results,
     open_run,
     tracked_part,
+    without_places,
 )
 
 if TYPE_CHECKING:
@@ -216,10 +217,10 @@ def fitted_stages(folder: RunFolder) -> dict[str, dict[str, str]]:
 
 
 def save_model(method: Method, config: Config, folder: RunFolder) -> None:
-    """What ``msseg predict`` needs, and nothing of the training data."""
+    """What ``msseg predict`` needs; neither the training data nor where they or the store lie."""
     method.save(folder.model)
     with (folder.model / "config.yaml").open("w", encoding="utf-8") as stream:
-        yaml.safe_dump(config, stream, sort_keys=False)
+        yaml.safe_dump(without_places(config), stream, sort_keys=False)
 
 
 def score_held_out(

@@ -163,23 +163,22 @@ def tracked_settings(
     config: Config, always: tuple[str, ...] = ("train.", "sample.", "fold", "seed", "size")
 ) -> dict[str, Any]:
     """Settings worth a column in MLflow: ``always`` and whatever the user changed."""
-    flat = flatten(config)
+    flat = flatten(without_places(config))
     try:
-        default = flatten(
-            compose_config(
-                (f"read.root={config['read'].get('root')}", f"size={config['size']}"),
-                config["name"],
-            )
+        composed = compose_config(
+            (f"read.root={config['read'].get('root')}", f"size={config['size']}"), config["name"]
         )
+        default = flatten(without_places(composed))
     except MssegError:
         default = {}
-    skip = ("paths.", "sizes.", "card.", "track.", "read.root", "trainer.", "data.workers")
+    skip = ("paths.", "sizes.", "card.", "track", "trainer.", "data.workers")
     return {"experiment": config["name"]} | {
         key: value
         for key, value in flat.items()
         if not key.startswith(skip)
         and (key.startswith(always) or default.get(key, value) != value)
         and "_target_" not in key
+        and key.rpartition(".")[2] not in PLACES
     }
 
 
@@ -257,10 +256,39 @@ def renamed_audit(table: Path, rename: Callable[[str], str]) -> str:
     return text.getvalue()
 
 
+PLACES = (
+    "root",
+    "path",
+    "manifest",
+    "folder",
+    "file",
+    "key_file",
+    "artifacts",
+    "cache",
+    "runs",
+    "sweeps",
+)
+"""Settings that say where data, caches and keys lie."""
+
+
 def without_places(config: Config) -> Config:
-    """A configuration that tells neither where anything lies nor how the store is reached."""
-    read = {**config["read"], "root": data_name(config)} if "root" in config["read"] else {}
-    return {**config, "read": read or config["read"], "paths": {}, "track": {}}
+    """A configuration that tells neither where anything lies nor how the store is reached.
+
+    Of a place its last name is left, with which `msseg predict` can build the system. The scans
+    that a part reads on its own are left out: they are not there where the model is used.
+    """
+    return {**_cut("", config), "track": {}}
+
+
+def _cut(key: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        found = {name: _cut(name, inner) for name, inner in value.items()}
+        return {**found, "root": None} if key == "reader" and "root" in found else found
+    if isinstance(value, list):
+        return [_cut(key, inner) for inner in value]
+    if isinstance(value, str) and (key in PLACES or value.startswith(("/", "~"))):
+        return Path(value).resolve().name
+    return None if key == "uri" else value
 
 
 def headline_metrics(summary: dict[str, Any]) -> dict[str, float]:

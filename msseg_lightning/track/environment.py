@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -41,7 +42,8 @@ def environment_record(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Versions, commit, processor and command line as a JSON-safe record.
 
     Args:
-        argv: command line; ``sys.argv`` if not given. Absolute paths are cut to their last part.
+        argv: command line; ``sys.argv`` if not given. Paths are cut to their last part, addresses
+            of stores left out.
     """
     return {
         "git": git_record(Path(__file__).resolve().parent),
@@ -105,11 +107,28 @@ def cpu_flags() -> list[str]:
 
 
 def shorten(part: str) -> str:
-    """A word of a command line without absolute paths: ``data=/a/b/c`` becomes ``data=.../c``."""
+    """A word of a command line that tells neither a place nor how the store is reached.
+
+    ``read.root=/a/b/c`` becomes ``read.root=.../c``, inside braces too; of ``track.uri=...`` and of
+    whatever holds an address with ``://`` the name of the setting is left.
+    """
     name, equals, value = part.partition("=")
-    if equals and value.startswith(("/", "~")):
-        return f"{name}=.../{Path(value).name}"
-    return f".../{Path(part).name}" if part.startswith(("/", "~")) else part
+    if not equals or "/" in name.strip("+~"):
+        name, value = "", part
+    tracks = re.match(r"[+~]*track\b", name) and not re.fullmatch(r"track=\w*", part)
+    if tracks or "://" in value:
+        return f"{name}=..." if name else "..."
+    inner = r"[^{}\[\],]+" if value.startswith(("{", "[")) else r"(?s).+"
+    shortened = re.sub(inner, lambda piece: _last_name(piece.group()), value)
+    return f"{name}={shortened}" if name else shortened
+
+
+def _last_name(text: str) -> str:
+    """``/a/b`` as ``.../b``, and ``key: /a/b`` as ``key: .../b``."""
+    lead = re.match(r"\s*([\w.]+\s*:)?\s*", text)
+    assert lead is not None
+    place = text[lead.end() :]
+    return f"{lead.group()}.../{Path(place).name}" if "/" in place else text
 
 
 def _torch_threads() -> int | None:

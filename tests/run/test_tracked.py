@@ -55,8 +55,8 @@ def test_results_and_curves_are_metrics(tracked):
     assert any(name.startswith("system/") for name in metrics)
 
 
-def test_artifacts_are_complete_and_name_no_patient(tracked, tmp_path):
-    _, client, runs = tracked
+def test_artifacts_are_complete_and_name_neither_patient_nor_place(tracked, tiny_cohort, tmp_path):
+    place, client, runs = tracked
     folder = Path(client.download_artifacts(runs["fold"].info.run_id, "", str(tmp_path)))
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {
@@ -73,6 +73,9 @@ def test_artifacts_are_complete_and_name_no_patient(tracked, tmp_path):
     for name in ("split.json", "scores/scores.json", "scores/scores.csv"):
         text = (folder / name).read_text()
         assert "case-" in text and '"003"' not in text and "\n003," not in text
+    for name in ("config.yaml", "model/config.yaml", "environment.json"):
+        text = (folder / name).read_text()
+        assert str(tiny_cohort.parent) not in text and str(place) not in text
 
 
 def test_a_run_id_and_a_registered_model_predict_as_the_folder_does(

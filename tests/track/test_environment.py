@@ -3,6 +3,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from msseg_lightning.track.environment import environment_record, git_record, shorten
 
 
@@ -22,3 +24,25 @@ def test_no_commit_outside_a_checkout(tmp_path):
 def test_shorten():
     assert shorten("fold=0") == "fold=0"
     assert shorten("~/scans") == ".../scans"
+    assert shorten("read.root=../alice/My Clinic/scans/") == "read.root=.../scans"
+    assert shorten("+experiment/a=b") == ".../a=b"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "track.uri=postgresql://u:hunter2@db/x",
+        "++track.key_file=alice.key",
+        "track={_target_: a.B, uri: 'sqlite:////home/alice/x.db'}",
+        "+other.address=https://u:hunter2@db",
+        "postgresql://u:hunter2@db",
+        "+other={uri: 'https://u:{hunter2,hunter2@db'}",
+        "+read.sources.real={_target_: a, root: /home/alice/hospital}",
+        "+read.sources={a: {root: '/home/alice/h'}, b: [{manifest:../alice/x.csv}]}",
+        "/home/alice=1/msseg",
+    ],
+)
+def test_no_word_of_the_command_tells_a_place_or_a_password(word):
+    assert not re.search("alice|hunter2", shorten(word))
+    assert shorten("track=off") == "track=off"
+    assert shorten("a={b: [1, 2], c: x:y}") == "a={b: [1, 2], c: x:y}"
