@@ -107,11 +107,12 @@ def compose_config(overrides: Sequence[str] = (), experiment: str | None = None)
     refuse_targets(plain)
     # again, since the command line's grammar has escapes: $\{ is ${ by now
     _refuse_resolvers((where, text) for where, text in _nodes(plain) if isinstance(text, str))
-    defaults = _leaves(OmegaConf.to_container(_compose([*chosen, *_group_choices(overrides)])))
-    _check_types(overrides, defaults, _leaves(plain))
+    defaults = OmegaConf.to_container(_compose([*chosen, *_group_choices(overrides)]))
     try:
         resolved = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         assert isinstance(resolved, dict) and isinstance(plain, dict)
+        if problems := list(_type_problems(defaults, resolved)):
+            raise MssegError(problems)
         resolved["stages"] = expanded_stages({str(key): value for key, value in plain.items()})
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", "") or ""
@@ -193,7 +194,7 @@ LARGEST_SEED = 2**32 - 1
 
 
 def _check_ranges(config: Config) -> None:
-    """Numbers are finite; fold and seed are whole numbers from 0; the name is no path.
+    """Numbers are finite, counts whole and not negative, an ensemble whole; the name is no path.
 
     What else a number must be, the class says that takes it.
     """
@@ -203,10 +204,20 @@ def _check_ranges(config: Config) -> None:
         for number in (value if isinstance(value, list) else [value])
         if isinstance(number, float) and not math.isfinite(number)
     ]
+    counts = {
+        "fold": (config["fold"], 0),
+        "seed": (config["seed"], 0),
+        "data.workers": (config["data"]["workers"], 0),
+    }
+    ensemble = config["ensemble"]
+    if ensemble is not None and not _is_ensemble(ensemble):
+        wrong.append(("ensemble", ensemble, "null or {folds: N, level: L, rule: R}"))
+    elif ensemble is not None:
+        counts["ensemble.folds"] = (ensemble["folds"], 1)
     wrong += [
-        (key, config[key], f"a whole number from 0 to {LARGEST_SEED}")
-        for key in ("fold", "seed")
-        if not isinstance(config[key], int) or not 0 <= config[key] <= LARGEST_SEED
+        (key, value, f"a whole number from {least} to {LARGEST_SEED}")
+        for key, (value, least) in counts.items()
+        if not isinstance(value, int) or not least <= value <= LARGEST_SEED
     ]
     name = config["name"]
     if name is not None and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", str(name)):
@@ -224,6 +235,14 @@ def _check_ranges(config: Config) -> None:
             )
             for key, value, expected in wrong
         )
+
+
+def _is_ensemble(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and {"folds", "level", "rule"} <= value.keys()
+        and isinstance(value.get("members"), list | None)
+    )
 
 
 def _size(overrides: Sequence[str], chosen: Sequence[str]) -> list[str]:
@@ -459,32 +478,39 @@ def _leaves(node: Any, place: str = "") -> dict[str, Any]:
     return found
 
 
-def _check_types(
-    overrides: Sequence[str], defaults: Mapping[str, Any], values: Mapping[str, Any]
-) -> None:
-    """A number stays a number: the default's type is the setting's type."""
-    problems = []
-    keys = [item.lstrip("+~").partition("=")[0] for item in overrides]
-    for key in dict.fromkeys(keys):  # a size and the command may both set it
-        if key not in defaults or key not in values:
-            continue
-        old, new = defaults[key], values[key]
-        if isinstance(old, str) or old is None or new is None or isinstance(new, str) is False:
-            wrong = isinstance(old, bool) != isinstance(new, bool) and old is not None
-            wrong = wrong and new is not None
-        else:
-            wrong = "${" not in str(new)
-        if wrong:
-            problems.append(
-                Problem(
-                    "config.type",
-                    "the value has the wrong type",
-                    field=key,
-                    found=f"{new!r} ({type(new).__name__})",
-                    expected=f"{type(old).__name__} such as {old!r}",
-                    remedy=f"write {key}={old!r} or similar",
-                    exit_code=ExitCode.CONFIG,
-                )
-            )
-    if problems:
-        raise MssegError(problems)
+def _type_problems(old: Any, new: Any, place: str = "", built: bool = False) -> Iterator[Problem]:
+    """A mapping stays a mapping, a number a number, a list a list: the default's type counts.
+
+    Args:
+        old: default, interpolations unresolved; without a type where it is null or a text.
+        new: the setting, resolved.
+        place: dotted key of both.
+        built: whether a class takes it, which then says itself whether one number may stand for a
+            list, or nothing for something.
+    """
+    built = built or (isinstance(old, Mapping) and "_target_" in old)
+    left_out = new is None and (built or place.split(".")[0] in ("stages", "uses", "ensemble"))
+    if old is None or isinstance(old, str) or left_out:
+        return
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in filter(new.__contains__, old):
+            where = f"{place}.{key}" if place else str(key)
+            yield from _type_problems(old[key], new[key], where, built)
+    elif _kind(new) != _kind(old) and not (built and {_kind(new), _kind(old)} == {float, list}):
+        yield Problem(
+            "config.type",
+            "the value has the wrong type",
+            field=place,
+            found=f"{new!r} ({type(new).__name__})",
+            expected=f"{type(old).__name__} such as {old!r}"[:200],
+            remedy="`msseg show EXPERIMENT` prints the setting as it should look",
+            exit_code=ExitCode.CONFIG,
+        )
+
+
+def _kind(value: Any) -> type:
+    """What may stand for each other; whole and other numbers may."""
+    for kind in (bool, Mapping, list):
+        if isinstance(value, kind):
+            return kind
+    return float if isinstance(value, int | float) else type(value)

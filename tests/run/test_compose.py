@@ -69,6 +69,40 @@ def test_words_where_a_number_belongs_are_refused_with_key_and_type():
 
 
 @pytest.mark.parametrize(
+    ("override", "field"),
+    [
+        ("data.workers=[1]", "data.workers"),
+        ("data.workers=null", "data.workers"),
+        ("data.workers=-3", "data.workers"),
+        ("data.workers=1.5", "data.workers"),
+        ("data.workers='${name}'", "data.workers"),
+        ("data=null", "data"),
+        ("postprocess.rules=3", "postprocess.rules"),
+        ("preprocess.steps=3", "preprocess.steps"),
+        ("channels.images=3", "channels.images"),
+        ("uses=3", "uses"),
+        ("stages=3", "stages"),
+        ("trainer=3", "trainer"),
+        ("ensemble=3", "ensemble"),
+        ("+ensemble.folds=0", "ensemble"),
+        ("ensemble={folds: 0, level: probability, rule: mean}", "ensemble.folds"),
+        ("ensemble={folds: 1, level: probability, rule: mean, members: 3}", "ensemble"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_with_its_key(override, field):
+    error = refused(override)
+    assert error.exit_code == ExitCode.CONFIG
+    assert [problem.field for problem in error.problems] == [field]
+    assert error.problems[0].remedy
+
+
+def test_a_class_may_take_a_number_for_a_list_and_be_left_out():
+    words = [ROOT, "sample.size=16", "infer.size=[16,16,16]", "train.scheduler=null", "stages=null"]
+    config = compose_config(words, "pre_unet")
+    assert config["sample"]["size"] == 16 and config["train"]["scheduler"] is None
+
+
+@pytest.mark.parametrize(
     "target",
     [
         "os.system",
