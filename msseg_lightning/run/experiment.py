@@ -21,7 +21,14 @@ from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions
 from msseg_lightning.read.nifti import GateOptions, gate_options, read_volume
 from msseg_lightning.read.splits import Split
-from msseg_lightning.run.build import Load, build_load, build_method, check_buildable, instantiate
+from msseg_lightning.run.build import (
+    Load,
+    build_load,
+    build_method,
+    check_buildable,
+    further_subjects,
+    instantiate,
+)
 from msseg_lightning.run.compose import Config
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.scores import score_options, score_pair, write_scores
@@ -119,7 +126,7 @@ def labelled_subjects(config: Config) -> dict[str, LongitudinalSubject]:
 def make_split(config: Config, subjects: dict[str, LongitudinalSubject], load: Load) -> Split:
     """The pairs of this fold; patients never stand on two sides."""
     pairs = list(subjects.values())
-    refuse_copies(pairs)
+    refuse_copies([*pairs, *further_subjects(config)])
     options = gate_options(config["data"]["reading"])
     has_lesions = {
         subject.id: bool(_reference(subject, load, options).data.any())
@@ -138,6 +145,8 @@ def _reference(subject: LongitudinalSubject, load: Load, options: GateOptions) -
 
 def refuse_copies(subjects: Sequence[LongitudinalSubject]) -> None:
     """The same scan under two patients would be learned and then tested on.
+
+    Also where a stage has data of its own: a tested patient must be known there by the same name.
 
     Files are compared byte by byte; `msseg check` also finds copies stored in another way.
 
