@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from filelock import FileLock
 
@@ -41,7 +41,7 @@ def quiet_mlflow() -> None:
 def open_client(uri: str) -> MlflowClient:
     """A client of the store, independent of MLflow's global state.
 
-    A local store that is not there is created.
+    A store as `store_uri` names it is created where it is not there; any other must be there.
     """
     folder = store_folder(uri)
     if folder is not None and uri == store_uri(folder):
@@ -59,7 +59,12 @@ def store_uri(folder: Path) -> str:
     Returns:
         ``sqlite:////absolute/mlruns/mlflow.db``.
     """
-    return f"sqlite:///{folder.expanduser().resolve() / DATABASE}"
+    return _address(folder.expanduser().resolve() / DATABASE)
+
+
+def _address(database: Path) -> str:
+    """As SQLAlchemy reads it: options follow a question mark, and %41 is a letter."""
+    return f"sqlite:///{str(database).replace('%', '%25').replace('?', '%3F')}"
 
 
 def ensure_store(folder: Path) -> str:
@@ -67,8 +72,9 @@ def ensure_store(folder: Path) -> str:
 
     Any number of processes may call this at once: the schema (some 5 s of migrations) is made under
     a lock, in a temporary name, and renamed when whole. MLflow itself leaves a ruined file when
-    several processes open a missing database. Folder 0700, file 0600: results of patients are
-    nobody else's business.
+    several processes open a missing database. What is made here is for its owner alone (folder
+    0700, file 0600), results of patients being nobody else's business; a folder that was there
+    keeps its mode.
 
     Args:
         folder: e.g. ``mlruns``; made absolute, so that later runs from elsewhere find it.
@@ -77,10 +83,7 @@ def ensure_store(folder: Path) -> str:
         See `store_uri`.
     """
     folder = folder.expanduser().resolve()
-    existed = folder.is_dir()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not existed or not any(folder.glob(DATABASE)):
-        folder.chmod(0o700)
     (folder / ARTIFACTS).mkdir(exist_ok=True, mode=0o700)
     database = folder / DATABASE
     if not database.exists():
@@ -99,7 +102,7 @@ def _create(database: Path) -> None:
         fresh = Path(scratch) / DATABASE
         # The artifact root is written into MLflow's "Default" experiment; without one it would be
         # the present working folder, wherever that is.
-        store = SqlAlchemyStore(f"sqlite:///{fresh}", (database.parent / ARTIFACTS).as_uri())
+        store = SqlAlchemyStore(_address(fresh), (database.parent / ARTIFACTS).as_uri())
         store.engine.dispose()  # the renamed file has one owner
         fresh.chmod(0o600)
         with fresh.open("rb") as stream:
@@ -115,10 +118,11 @@ def _quiet_migrations() -> None:
 
 
 def store_folder(uri: str) -> Path | None:
-    """The folder of a SQLite store; None for a server or another database."""
+    """The absolute folder of a SQLite store; None for a server or another database."""
     if not uri.startswith("sqlite:///"):
         return None
-    return Path(unquote(urlsplit(uri).path)[1:]).parent
+    file, _, _ = uri.removeprefix("sqlite:///").partition("?")
+    return Path(unquote(file)).absolute().parent
 
 
 def ensure_experiment(

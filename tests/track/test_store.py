@@ -3,13 +3,16 @@ import subprocess
 import sys
 
 import pytest
+from sqlalchemy.engine import make_url
 
+import msseg_lightning.track.store as store_module
 from msseg_lightning.track.store import (
     DATABASE,
     ensure_experiment,
     ensure_store,
     open_client,
     store_folder,
+    store_uri,
 )
 
 
@@ -22,6 +25,29 @@ def test_store_is_private_and_absolute(migrated_store):
     assert default.artifact_location == f"{(migrated_store / 'artifacts').as_uri()}/0"
     assert store_folder(uri) == migrated_store.resolve()
     assert store_folder("http://127.0.0.1:5000") is None
+
+
+@pytest.mark.parametrize("name", ["ru%41n", "run#1", "a?b", "a folder"])
+def test_the_folder_of_an_address_is_the_folder_it_was_made_of(name, tmp_path):
+    uri = store_uri(tmp_path / name)
+    assert store_folder(uri) == tmp_path / name
+    assert make_url(uri).database == str(tmp_path / name / DATABASE)  # what MLflow will open
+
+
+def test_an_address_relative_or_with_options_has_an_absolute_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert store_folder("sqlite:///mlruns/mlflow.db?timeout=9") == tmp_path / "mlruns"
+
+
+def test_a_folder_that_was_there_keeps_its_mode(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "_create", lambda database: database.touch())
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o775)
+    ensure_store(shared)
+    ensure_store(tmp_path / "new")
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (shared, tmp_path / "new")]
+    assert modes == [0o775, 0o700]
 
 
 def test_experiment_keeps_an_absolute_artifact_folder(store, tmp_path, monkeypatch):
