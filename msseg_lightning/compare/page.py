@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -107,7 +109,8 @@ def _tile(name: str, value: Any) -> str:
     interval = ""
     if isinstance(value, Mapping):
         if value.get("low") is not None and value.get("high") is not None:
-            interval = f"<small>{_shown(value['low'])} to {_shown(value['high'])}</small>"
+            bounds = f"{_shown(value['low'])} to {_shown(value['high'])}"
+            interval = f"<small>{escape(bounds)}</small>"
         value = value.get("mean", value.get("value"))
     return (
         f'<div class="tile"><b>{escape(_shown(value))}</b>{interval}'
@@ -158,7 +161,8 @@ def case_table(cases: Sequence[tuple[str, CaseScore | None]]) -> str:
 
 def _case_row(case: str, score: CaseScore) -> str:
     official, found = score.official, score.detection
-    false = float(found["n_test"] or 0) - float(found["tp_test"] or 0)
+    predicted, right = found["n_test"], found["tp_test"]
+    false = None if predicted is None or right is None else predicted - right
     numbers: list[tuple[float | None, str]] = [
         (official.get("Dice"), ".3f"),
         (official.get("F1_score"), ".3f"),
@@ -173,8 +177,9 @@ def _case_row(case: str, score: CaseScore) -> str:
     ]
     group = "with" if score.has_new_lesions else "without"
     cells = "".join(
-        f'<td data-value="{"" if value is None else value}">'
-        f"{'–' if value is None else format(value, form)}</td>"  # noqa: RUF001 - a dash
+        f'<td data-value="{value}">{value:{form}}</td>'
+        if value is not None and math.isfinite(value)
+        else '<td data-value="">–</td>'  # noqa: RUF001 - a dash
         for value, form in numbers
     )
     return f'<tr><th scope="row">{escape(case)}</th><td>{group}</td>{cells}</tr>'
@@ -197,9 +202,9 @@ def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _text_cell(text: str) -> str:
     number = text.split(" ")[0].replace(",", "")  # of "0.61 [0.50, 0.70]" the first
-    try:
+    if re.fullmatch(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", number):  # float() takes "infinity" too
         value = f' data-value="{float(number)}"'
-    except ValueError:
+    else:
         value = "" if text else ' data-value=""'
     return f"<td{value}>{escape(text)}</td>"
 

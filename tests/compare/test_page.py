@@ -34,3 +34,21 @@ def test_groups_stand_apart():
 def test_setting_leaves_out_what_is_unknown():
     text = page.header({"name": "n"}, {"commit": None, "fold": 0, "dirty": False}, ())
     assert "Commit" not in text and "<dd>0</dd>" in text and "<dd>no</dd>" in text
+
+
+def test_texts_of_an_interval_are_escaped():
+    text = page.headline({"g": {"dice": {"mean": "<b>", "low": "<i>", "high": "<u>"}}})
+    assert not any(mark in text for mark in ("<i>", "<u>", "<b><b>"))
+
+
+def test_what_is_not_known_is_a_dash_and_sorts_as_nothing():
+    score = _empty_score()
+    score.official["Dice"] = float("nan")
+    score.detection["n_test"] = None
+    row = page._case_row("c", score)
+    assert "nan" not in row
+    false = 6  # cells after group: Dice, F1, sensitivity, precision, true, found, false
+    assert row.split("<td data-value=")[1 + false].startswith('"">\u2013')
+    assert "data-value" not in page._text_cell("infinity war")
+    assert page._text_cell("0.61 [0.50, 0.70]").startswith('<td data-value="0.61">')
+    assert page._text_cell("1,234").startswith('<td data-value="1234.0">')
