@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import glob
 import io
 import json
 import re
@@ -98,7 +99,7 @@ def track_experiment(tracking: Any, config: Config, folder: RunFolder) -> None:
     """Figures of all pairs that the folds finished so far held out, in the run above the folds."""
     from msseg_lightning.track.journal import run_key
 
-    others = re.sub(r"fold\d+", "fold*", folder.path.name)
+    others = re.sub(r"fold\d+", "fold*", glob.escape(folder.path.name))
     found = [
         other
         for path in sorted(folder.path.parent.glob(others))

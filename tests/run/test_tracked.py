@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +13,8 @@ from mlflow import MlflowClient
 
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.run.folder import RunFolder
+from msseg_lightning.run.tracked import track_experiment
 from msseg_lightning.track.store import ensure_store
 
 
@@ -96,3 +100,16 @@ def test_a_run_id_and_a_registered_model_predict_as_the_folder_does(
         masks.append(np.asarray(nib.load(f"{number}.nii.gz").dataobj))
     np.testing.assert_array_equal(masks[0], masks[1])
     np.testing.assert_array_equal(masks[0], masks[2])
+
+
+def test_brackets_in_the_name_of_the_data_hide_no_fold(trained_run, tmp_path):
+    """The name of a run folder is no pattern."""
+    folders = [tmp_path / f"d[1]-fold{fold}-seed0" for fold in (0, 1)]
+    for folder in folders:
+        folder.mkdir()
+        for name in ("config.yaml", "run.json", "scores.json"):
+            shutil.copy(trained_run / name, folder / name)
+    tracking = Mock()
+    run = RunFolder(folders[0])
+    track_experiment(tracking, run.config(), run)
+    assert tracking.start.call_args.kwargs["tags"]["folds"] == 2
