@@ -23,7 +23,7 @@ from msseg_lightning.run.compose import OF_THE_RUN, Config, compose_config
 from msseg_lightning.run.experiment import labelled_subjects, make_split, train_experiment
 from msseg_lightning.run.folder import RunFolder, relevant
 from msseg_lightning.run.scores import score_options, write_scores
-from msseg_lightning.run.tracked import WriteReport
+from msseg_lightning.run.tracked import WriteReport, without_places
 from msseg_lightning.run.turns import in_turns
 
 log = logging.getLogger(__name__)
@@ -177,4 +177,4 @@ def _one_model(experiment: str, config: Config, runs: Sequence[RunFolder], model
         target = model / "members" / f"{experiment}-fold{index}"
         shutil.copytree(run.model, target, dirs_exist_ok=True)
     with (model / "config.yaml").open("w", encoding="utf-8") as stream:
-        yaml.safe_dump(whole, stream, sort_keys=False)
+        yaml.safe_dump(without_places(whole), stream, sort_keys=False)
