@@ -139,19 +139,24 @@ def alternate(
     }
 
 
+def given_back() -> None:
+    """Give freed memory back to the system, which glibc otherwise keeps resident (Linux)."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
 def peak_mib(function: Callable[[], Any]) -> float:
     """MiB a call adds to what is resident, measured in a forked child.
 
     What earlier contenders freed is first given back to the system, else it would hide a need. One
     thread only: forking after a thread pool has started can hang.
     """
-    gc.collect()
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            ctypes.CDLL(None).malloc_trim(0)  # glibc's: freed blocks stay resident without
+            given_back()
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # peak := present
             before = _high_water_kib()
             function()
