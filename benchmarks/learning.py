@@ -214,7 +214,8 @@ What stands out (first seen in 2026-11; whether a new run still says so, its tab
   trained on; with 600 and 800 (nothing else changed) 15 of them, and 20 of 39 of ten further
   simulated patients, at the paper's threshold of 0.1. In the table it finds fewer: 15 of the 21
   lesions there are of two patients on a GE scanner, which no training patient has, while the ten
-  have scanners of the training. Other systems cross that gap; why this one does not, was not tested.
+  have scanners of the training. Other systems cross that gap; why this one does not was not
+  tested.
 - `ohem_unet` ranks patches by cross-entropy here: by Dice, as its card reads, it kept no patch with
   a lesion in 134 steps. Its authors suspect the same and find mining no better than over-sampling.
 - Dice per patch with empty patches counted drove `iqda_unet` and `synthetic_lesions_unet` to the
@@ -339,7 +340,9 @@ def contact_sheet(
         )
         panel = pictures.lesion(point)[:200]
         label = Image.new("RGB", (260, 200), "white")
-        ImageDraw.Draw(label).text((8, 84), name, fill="black", font=font)
+        ImageDraw.Draw(label).text(
+            (8, 84), name, fill="black", font=ImageFont.load_default(size=15)
+        )
         rows.append(np.concatenate([np.asarray(label), panel], axis=1))
     if len(rows) > 1:
         file.parent.mkdir(parents=True, exist_ok=True)
