@@ -319,7 +319,7 @@ def contact_sheet(
     lesions = [finding.lesion for finding in predicted_findings("", reference)]
     lesion = max(lesions, key=lambda one: one.voxels)
     point = view_point(reference, lesion)
-    font = ImageFont.load_default(size=17)
+    font, small = (ImageFont.load_default(size=size) for size in (17, 15))
     header = Image.new("RGB", (260 + 4 * 200, 30), "white")
     for column, title in enumerate(
         ("baseline", "follow-up", "difference", "reference, prediction")
@@ -340,9 +340,7 @@ def contact_sheet(
         )
         panel = pictures.lesion(point)[:200]
         label = Image.new("RGB", (260, 200), "white")
-        ImageDraw.Draw(label).text(
-            (8, 84), name, fill="black", font=ImageFont.load_default(size=15)
-        )
+        ImageDraw.Draw(label).text((8, 84), name, fill="black", font=small)
         rows.append(np.concatenate([np.asarray(label), panel], axis=1))
     if len(rows) > 1:
         file.parent.mkdir(parents=True, exist_ok=True)
