@@ -27,7 +27,8 @@ def markdown(records: Sequence[dict[str, Any]]) -> str:
         for entry in record["table"]:
             row = Row(**entry)
             verdict = f"**{row.verdict}**" if row.holds is False else row.verdict
-            ratio = "" if row.ratio is None else f"{row.ratio:.2f} x"
+            digits = ".1e" if row.ratio and abs(row.ratio) < 0.01 else ".2f"
+            ratio = "" if row.ratio is None else f"{row.ratio:{digits}} x"
             cells = (row.name, _figure(row.ours, row), _figure(row.peer, row), ratio)
             lines.append("| " + " | ".join([*cells, row.limit, verdict, row.note]) + " |")
     rows = [entry for record in records for entry in record["table"]]
