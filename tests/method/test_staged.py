@@ -225,3 +225,19 @@ def test_a_stage_without_maps_makes_no_image(system):
     _, method = system()
     with pytest.raises(MssegError, match="makes no images"):
         method.fitted["first"].image("x")
+
+
+def test_a_delivered_stage_s_image_is_known_by_how_it_is_made(tmp_path):
+    """Prepared pairs keep such images under this key: other windows must not find them."""
+    Sum("last", {}, {}).save(tmp_path)
+    Sum("first", {}, {}).save(tmp_path / "stages" / "first" / "0")
+
+    def key(maps):
+        first = Stage("first", {"maps": maps}, lambda given: Sum("first", {}, given), tmp_path, "c")
+        last = StagedMethod(
+            [first], lambda given: Sum("last", {}, given), {}, "c", {"image": "first"}, {}
+        )
+        last.load(tmp_path)
+        return last.last.earlier["first"].sources[0].key
+
+    assert key({"overlap": 0.5}) == key({"overlap": 0.5}) != key({"overlap": 0.25})
