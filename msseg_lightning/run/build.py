@@ -351,7 +351,7 @@ def _readers(node: Any) -> Iterator[Any]:
 def further_subjects(config: Config) -> list[LongitudinalSubject]:
     """Everything that stages and members learn from beside the pairs of the run."""
     readers: dict[str, Any] = {}
-    for system in _members(config).values() if config.get("ensemble") else [config]:
+    for system in _systems(config):
         for part in (system, *(stage_config(system, name) for name in system.get("stages") or {})):
             own = [part["read"]] if part["read"] != config["read"] else []
             readers |= {repr(reader): reader for reader in (*own, *_readers(part))}
@@ -406,13 +406,18 @@ def _members(config: Config) -> dict[str, Config]:
     return {name: {**member, **shared} for name, member in configs.items()}
 
 
+def _systems(config: Config) -> list[Config]:
+    """What is fitted: the members of an ensemble, or the one system."""
+    return list(_members(config).values()) if config.get("ensemble") else [config]
+
+
 def check_buildable(config: Config) -> None:
     """Build the system and every member of an ensemble once, as ``msseg train`` does before a run.
 
     Raises:
         MssegError: what building would refuse (exit 2).
     """
-    for system in _members(config).values() if config.get("ensemble") else [config]:
+    for system in _systems(config):
         build_method(system)
 
 
