@@ -20,7 +20,8 @@ from msseg_lightning.core.subject_map import Submits, map_subjects
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.read.splits import data_hash
 from msseg_lightning.run.build import build_load, build_method, code_hash, instantiate
-from msseg_lightning.run.compose import OF_THE_RUN, Config, compose_config, refuse_targets
+from msseg_lightning.run.compose import OF_THE_RUN, Config, compose_config
+from msseg_lightning.run.fence import refuse_targets
 from msseg_lightning.run.folder import data_name
 from msseg_lightning.run.predict import (
     load_config,

@@ -14,7 +14,8 @@ from msseg_lightning.core.method import Method
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_seed
 from msseg_lightning.core.subject import TARGET, LoadedSubject, LongitudinalSubject
-from msseg_lightning.run.compose import Config, refuse_interpolations, refuse_targets
+from msseg_lightning.run.compose import Config
+from msseg_lightning.run.fence import refuse_interpolations, refuse_targets
 from msseg_lightning.run.folder import batches_per_step
 
 if TYPE_CHECKING:

@@ -4,58 +4,16 @@ from __future__ import annotations
 
 import difflib
 import functools
-import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.run.fence import nodes, refuse_resolvers, refuse_targets, yaml_texts
+from msseg_lightning.run.setting_checks import leaves, refuse_kinds, refuse_ranges
 
 Config = dict[str, Any]
-
-FOREIGN_TARGETS = frozenset(
-    {
-        "torch.optim.Adam",
-        "torch.optim.AdamW",
-        "torch.optim.SGD",
-        "torch.optim.RMSprop",
-        "torch.optim.lr_scheduler.CosineAnnealingLR",
-        "torch.optim.lr_scheduler.ConstantLR",
-        "torch.optim.lr_scheduler.ExponentialLR",
-        "torch.optim.lr_scheduler.LinearLR",
-        "torch.optim.lr_scheduler.PolynomialLR",
-        "torch.optim.lr_scheduler.ReduceLROnPlateau",
-        "torch.optim.lr_scheduler.StepLR",
-        "monai.networks.nets.SegResNet",
-        "monai.networks.nets.DynUNet",
-        "monai.networks.nets.UNet",
-        "monai.networks.nets.AttentionUnet",
-        "monai.losses.DiceLoss",
-        "monai.losses.DiceCELoss",
-        "monai.losses.DiceFocalLoss",
-        "monai.losses.FocalLoss",
-        "monai.losses.TverskyLoss",
-        "monai.transforms.RandSimulateLowResolutiond",
-    }
-)
-"""Classes outside this package that a configuration may build. A block list is not a fence."""
-
-OWN_STEPS = (
-    "simulate",
-    "read",
-    "preprocess",
-    "sample",
-    "augment",
-    "network",
-    "loss",
-    "train",
-    "infer",
-    "postprocess",
-    "evaluate",
-    "track",
-    "method",
-)
 
 
 def root() -> Path:
@@ -100,19 +58,19 @@ def compose_config(overrides: Sequence[str] = (), experiment: str | None = None)
     from omegaconf.errors import OmegaConfBaseException
 
     chosen = [] if experiment is None else [f"experiments={_known_experiment(experiment)}"]
-    _refuse_resolvers([*((item, item) for item in overrides), *_preset_texts()])
+    texts = ((item, item) for item in overrides)
+    refuse_resolvers([*texts, *yaml_texts(conf_dir(), experiments_dir())])
     overrides = [*_size(overrides, chosen), *overrides]
     composed = _compose([*chosen, *overrides])
     plain = OmegaConf.to_container(composed, resolve=False)
     refuse_targets(plain)
     # again, since the command line's grammar has escapes: $\{ is ${ by now
-    _refuse_resolvers((where, text) for where, text in _nodes(plain) if isinstance(text, str))
+    refuse_resolvers((where, text) for where, text in nodes(plain) if isinstance(text, str))
     defaults = OmegaConf.to_container(_compose([*chosen, *_group_choices(overrides)]))
     try:
         resolved = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         assert isinstance(resolved, dict) and isinstance(plain, dict)
-        if problems := list(_type_problems(defaults, resolved)):
-            raise MssegError(problems)
+        refuse_kinds(defaults, resolved)
         resolved["stages"] = expanded_stages({str(key): value for key, value in plain.items()})
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", "") or ""
@@ -127,7 +85,7 @@ def compose_config(overrides: Sequence[str] = (), experiment: str | None = None)
         ) from error
     assert isinstance(resolved, dict)
     config = {str(key): value for key, value in resolved.items()}
-    _check_ranges(config)
+    refuse_ranges(config)
     for name in (config["ensemble"] or {}).get("members") or ():
         # size=NAME means the members' own size of that name; what is read is the run's business
         member = compose_config((f"size={config['size']}", "read.root=."), name)
@@ -190,61 +148,6 @@ def merge(old: Any, new: Any) -> Any:
     return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
 
 
-LARGEST_SEED = 2**32 - 1
-
-
-def _check_ranges(config: Config) -> None:
-    """Numbers are finite, counts whole and not negative, an ensemble whole; the name is no path.
-
-    What else a number must be, the class says that takes it.
-    """
-    wrong = [
-        (key, value, "a finite number")
-        for key, value in _leaves({**config, "card": {}, "sizes": {}}).items()
-        for number in (value if isinstance(value, list) else [value])
-        if isinstance(number, float) and not math.isfinite(number)
-    ]
-    counts = {
-        "fold": (config["fold"], 0),
-        "seed": (config["seed"], 0),
-        "data.workers": (config["data"]["workers"], 0),
-    }
-    ensemble = config["ensemble"]
-    if ensemble is not None and not _is_ensemble(ensemble):
-        wrong.append(("ensemble", ensemble, "null or {folds: N, level: L, rule: R}"))
-    elif ensemble is not None:
-        counts["ensemble.folds"] = (ensemble["folds"], 1)
-    wrong += [
-        (key, value, f"a whole number from {least} to {LARGEST_SEED}")
-        for key, (value, least) in counts.items()
-        if not isinstance(value, int) or not least <= value <= LARGEST_SEED
-    ]
-    name = config["name"]
-    if name is not None and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", str(name)):
-        wrong.append(("name", name, "letters, digits, _ and -: a folder is named by it"))
-    if wrong:
-        raise MssegError(
-            Problem(
-                "config.range",
-                "the value is out of range",
-                field=key,
-                found=str(value),
-                expected=expected,
-                remedy=f"set {key} to {expected}",
-                exit_code=ExitCode.CONFIG,
-            )
-            for key, value, expected in wrong
-        )
-
-
-def _is_ensemble(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and {"folds", "level", "rule"} <= value.keys()
-        and isinstance(value.get("members"), list | None)
-    )
-
-
 def _size(overrides: Sequence[str], chosen: Sequence[str]) -> list[str]:
     """The overrides that ``size=NAME`` stands for, from the experiment's own ``sizes``."""
     from omegaconf import OmegaConf
@@ -268,82 +171,8 @@ def _size(overrides: Sequence[str], chosen: Sequence[str]) -> list[str]:
         )
     return [
         f"{key}={'null' if value is None else str(value).replace(' ', '')}"
-        for key, value in _leaves(sizes[names[-1]]).items()
+        for key, value in leaves(sizes[names[-1]]).items()
     ]
-
-
-def refuse_targets(node: Any, place: str = "") -> None:
-    """Check every ``_target_`` at every depth before anything is built.
-
-    Raises:
-        MssegError: one problem per target that is not on the allow list (exit 6).
-    """
-    problems = [
-        Problem(
-            "config.target",
-            "this class may not be built from a configuration",
-            field=where,
-            found=str(target),
-            expected="a class of msseg_lightning or one on the allow list",
-            remedy="use a preset, or add the class to FOREIGN_TARGETS in run/compose.py",
-            exit_code=ExitCode.SECURITY,
-        )
-        for where, target in _nodes(node, place)
-        if where.rpartition(".")[2] == "_target_" and not _allowed(target)
-    ]
-    if problems:
-        raise MssegError(problems)
-
-
-def _allowed(target: object) -> bool:
-    if not isinstance(target, str):
-        return False
-    if target in FOREIGN_TARGETS:
-        return True
-    parts = target.split(".")
-    return (
-        len(parts) >= 4
-        and parts[0] == "msseg_lightning"
-        and parts[1] in OWN_STEPS
-        and parts[-1][:1].isupper()  # classes only: no function of ours is reachable by name
-    )
-
-
-def refuse_interpolations(node: Any, place: str = "") -> None:
-    """Check that nothing would be looked up, or called, when a stored node is built.
-
-    What ``compose_config`` returns is resolved; what Hydra still finds as ``${...}`` in it, it
-    would resolve, and a resolver may read the environment or build any class.
-
-    Raises:
-        MssegError: one problem per text that holds an interpolation (exit 6).
-    """
-    problems = [
-        Problem(
-            "config.interpolation",
-            "a stored configuration holds values only",
-            field=where,
-            found=value[:200],
-            expected="the value itself",
-            remedy="do not use this configuration, or write the value in its place",
-            exit_code=ExitCode.SECURITY,
-        )
-        for where, value in _nodes(node, place)
-        if isinstance(value, str) and "${" in value
-    ]
-    if problems:
-        raise MssegError(problems)
-
-
-def _nodes(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted place and value of a node and of everything inside it."""
-    yield place, node
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _nodes(value, f"{place}.{key}" if place else str(key))
-    elif isinstance(node, list | tuple):  # YAML's !!pairs and !!omap are tuples
-        for index, value in enumerate(node):
-            yield from _nodes(value, f"{place}[{index}]")
 
 
 def _known_experiment(name: str) -> str:
@@ -391,7 +220,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> Problem:
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         key = unknown.group(1)
-        known = sorted({*_leaves(_plain_defaults(overrides)), *_groups()})
+        known = sorted({*leaves(_plain_defaults(overrides)), *_groups()})
         last = key.split(".")[-1]
         near = difflib.get_close_matches(key, known, n=3) or [
             name
@@ -432,85 +261,3 @@ def _group_choices(overrides: Sequence[str]) -> list[str]:
 
 def _groups() -> set[str]:
     return {path.name for path in conf_dir().iterdir() if path.is_dir()}
-
-
-def _refuse_resolvers(texts: Iterable[tuple[str, str]]) -> None:
-    """Check texts, each after the place where it stands, for more than ``${name.of.a.setting}``."""
-    problems = [
-        Problem(
-            "config.resolver",
-            "a configuration may not read the environment or call a resolver",
-            field=where,
-            found=call,
-            remedy="write the value itself",
-            exit_code=ExitCode.SECURITY,
-        )
-        for where, text in texts
-        if (call := _resolver_call(text))
-    ]
-    if problems:
-        raise MssegError(problems)
-
-
-def _resolver_call(text: str) -> str:
-    """The first interpolation that is no setting's name; empty without any.
-
-    Names may be made of names, ``${a.${b}}``, so what is harmless is taken out from inside.
-    """
-    while (left := re.sub(r"\$\{[^{}:]*\}", "", text)) != text:
-        text = left
-    found = re.search(r"\$\{[^}]*\}?", text)
-    return found.group(0) if found else ""
-
-
-def _preset_texts() -> Iterator[tuple[str, str]]:
-    for path in [*conf_dir().rglob("*.yaml"), *experiments_dir().glob("*.yaml")]:
-        yield path.name, path.read_text(encoding="utf-8")
-
-
-def _leaves(node: Any, place: str = "") -> dict[str, Any]:
-    """Dotted key -> value, for every value that is not a mapping."""
-    if not isinstance(node, Mapping):
-        return {place: node}
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        found.update(_leaves(value, f"{place}.{key}" if place else str(key)))
-    return found
-
-
-def _type_problems(old: Any, new: Any, place: str = "", built: bool = False) -> Iterator[Problem]:
-    """A mapping stays a mapping, a number a number, a list a list: the default's type counts.
-
-    Args:
-        old: default, interpolations unresolved; without a type where it is null or a text.
-        new: the setting, resolved.
-        place: dotted key of both.
-        built: whether a class takes it, which then says itself whether one number may stand for a
-            list, or nothing for something.
-    """
-    built = built or (isinstance(old, Mapping) and "_target_" in old)
-    left_out = new is None and (built or place.split(".")[0] in ("stages", "uses", "ensemble"))
-    if old is None or isinstance(old, str) or left_out:
-        return
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in filter(new.__contains__, old):
-            where = f"{place}.{key}" if place else str(key)
-            yield from _type_problems(old[key], new[key], where, built)
-    elif _kind(new) != _kind(old) and not (built and {_kind(new), _kind(old)} == {float, list}):
-        yield Problem(
-            "config.type",
-            "the value has the wrong type",
-            field=place,
-            found=f"{new!r} ({type(new).__name__})",
-            expected=f"{type(old).__name__} such as {old!r}"[:200],
-            remedy="`msseg show EXPERIMENT` prints the setting as it should look",
-            exit_code=ExitCode.CONFIG,
-        )
-
-
-def _kind(value: Any) -> type:
-    """What may stand for each other; whole and other numbers may."""
-    for kind in (bool, Mapping, list):
-        if isinstance(value, kind):
-            return kind
-    return float if isinstance(value, int | float) else type(value)

@@ -19,7 +19,8 @@ from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP, LongitudinalSubject
 from msseg_lightning.run.build import build_method
-from msseg_lightning.run.compose import Config, refuse_interpolations, refuse_targets
+from msseg_lightning.run.compose import Config
+from msseg_lightning.run.fence import refuse_interpolations, refuse_targets
 from msseg_lightning.run.folder import RunFolder
 
 log = logging.getLogger(__name__)

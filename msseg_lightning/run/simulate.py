@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.run.compose import conf_dir, refuse_targets
+from msseg_lightning.run.compose import conf_dir
+from msseg_lightning.run.fence import refuse_targets
 from msseg_lightning.simulate.recipe import CohortRecipe
 
 
