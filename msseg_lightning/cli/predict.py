@@ -15,6 +15,7 @@ EXAMPLES = """\
 examples
   msseg predict runs/pre_unet/msseg2-fold0-seed0 \\
       --baseline B.nii.gz --followup F.nii.gz --output new.nii.gz --probability p.nii.gz
+  msseg predict RUN -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz --brain brain_of_F.nii.gz
   msseg predict 3f2a...e1 -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz    an MLflow run id
   msseg predict models:/pre_unet@champion --table pairs.csv --folder predictions
   msseg predict runs/pre_unet/msseg2-fold0-seed0 --folder out read=open_ms read.root=/data/open_ms
@@ -22,7 +23,11 @@ examples
   msseg predict RUN --folder out read=msseg2 read.root=/data/cohort --shard 1/4
       every fourth pair; the four parts may run anywhere that shares the folder
 
-pairs.csv has the columns id, baseline_flair, followup_flair and, if wanted, output.
+pairs.csv has the columns id, baseline_flair, followup_flair and, if wanted, brain and output.
+A brain mask lies on the follow-up's grid, before any registration. Give one where you have a good
+one: without, the system extracts the brain itself, and what it leaves of the skull may be marked.
+The JSON file says whether it was taken; systems that use no brain, or make their own as their
+paper does, do not take it.
 A pair that is refused is listed and the others go on; the same command again does what is missing.
 The mask lies on the follow-up's own grid (the common grid, where the pair shares one) with its
 geometry; a JSON file beside it names the model, its hash and every warning.
@@ -41,6 +46,13 @@ def main(arguments: Sequence[str]) -> ExitCode:
     parser.add_argument("model", help="run folder, MLflow run id or models:/NAME@ALIAS")
     parser.add_argument("-t1", "--baseline", type=Path, help="FLAIR of the first visit")
     parser.add_argument("-t2", "--followup", type=Path, help="FLAIR of the second visit")
+    parser.add_argument(
+        "--brain",
+        type=Path,
+        metavar="FILE",
+        help="brain mask (1 in the brain, 0 elsewhere) on the grid of the FOLLOW-UP, for both "
+        "visits: taken instead of the system's own brain extraction (column brain of a table)",
+    )
     parser.add_argument("-o", "--output", type=Path, help="mask of new lesions to write")
     parser.add_argument("--probability", type=Path, help="also write the probability map")
     parser.add_argument("--table", type=Path, help="CSV of many pairs")
@@ -71,17 +83,20 @@ def main(arguments: Sequence[str]) -> ExitCode:
         parser.error(
             "give --baseline, --followup and --output, or --table alone, or a data set as key=value"
         )
+    if options.brain is not None and not all(single):
+        parser.error("--brain goes with --baseline and --followup; a table has a column brain")
 
     from msseg_lightning.run import predict
 
     if all(single):  # before anything is loaded
         outputs = [file for file in (options.output, options.probability) if file is not None]
-        predict.check_outputs(outputs, [options.baseline, options.followup])
+        inputs = [options.baseline, options.followup, options.brain]
+        predict.check_outputs(outputs, [file for file in inputs if file is not None])
     model = predict.find_model(options.model, options.mlruns)
     if not all(single):
         return predict_many(model, options)
     method, _ = predict.load_method(model)
-    subject = predict.pair_subject("pair", options.baseline, options.followup)
+    subject = predict.pair_subject("pair", options.baseline, options.followup, options.brain)
     prediction = method.predict(subject)
     record = predict.side_car(prediction, model)
     predict.write_prediction(prediction, options.output, options.probability, record)

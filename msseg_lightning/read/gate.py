@@ -62,6 +62,8 @@ def inspect_subject(
         if name == BRAIN:
             allowed = dataclasses.replace(allowed, soft_labels=False)
         volume, found = inspect_volume(subject.masks[name], "mask", allowed, subject.root)
+        if name == BRAIN:
+            found = [_no_brain(item) if item.code == "mask.empty" else item for item in found]
         problems += found
         if volume is not None:
             volumes[name] = volume
@@ -85,6 +87,18 @@ def inspect_subject(
 
 def _name(subject: LongitudinalSubject, volume: str) -> str:
     return shown(subject.files()[volume], subject.root)
+
+
+def _no_brain(empty: Problem) -> Problem:
+    """A pair may be without lesions, but not without a brain: its extraction has failed."""
+    return dataclasses.replace(
+        empty,
+        code="mask.no_brain",
+        message="the brain mask is empty",
+        expected="1 in the brain",
+        remedy="make the mask again, or leave it out: systems find the brain themselves",
+        severity="error",
+    )
 
 
 def _check_facts(subject: LongitudinalSubject) -> Iterator[Problem]:

@@ -17,7 +17,7 @@ from msseg_lightning.core.files import sha256_file, write_json
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.core.subject import BASELINE, FOLLOWUP, LongitudinalSubject
+from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LongitudinalSubject
 from msseg_lightning.run.build import build_method
 from msseg_lightning.run.compose import Config
 from msseg_lightning.run.fence import refuse_interpolations, refuse_targets
@@ -220,15 +220,20 @@ def load_method(model: Path, overrides: Mapping[str, Any] | None = None) -> tupl
     return method, config
 
 
-def pair_subject(name: str, baseline: Path, followup: Path) -> LongitudinalSubject:
-    """A pair given by two files."""
+def pair_subject(
+    name: str, baseline: Path, followup: Path, brain: Path | None = None
+) -> LongitudinalSubject:
+    """A pair given by its files, the brain mask on the follow-up's grid."""
     return LongitudinalSubject(
-        id=name, patient=name, images={BASELINE: baseline, FOLLOWUP: followup}
+        id=name,
+        patient=name,
+        images={BASELINE: baseline, FOLLOWUP: followup},
+        masks={} if brain is None else {BRAIN: brain},
     )
 
 
 def read_pairs(table: Path) -> list[tuple[LongitudinalSubject, Path | None]]:
-    """Rows of a CSV with ``id, baseline_flair, followup_flair`` and, if wanted, ``output``.
+    """Rows of a CSV with ``id, baseline_flair, followup_flair``; if wanted ``brain``, ``output``.
 
     Raises:
         MssegError: the table is refused (exit 3), or an output would overwrite a scan of any row

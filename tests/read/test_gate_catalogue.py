@@ -311,6 +311,8 @@ ROWS = [
         TARGET),
     Row("B54", replace(TARGET, voxel(np.nan)), "mask.not_finite", "voxel values", TARGET),
     Row("B55", replace(TARGET, np.zeros_like), "mask.empty", "voxel values", TARGET, accepted=True),
+    Row("B55-brain", replace(files.BRAIN, np.zeros_like), "mask.no_brain", "voxel values",
+        files.BRAIN, brain=True),
     Row("B56", replace(TARGET, np.ones_like), "mask.too_full", "voxel values", TARGET,
         found="100%"),
     Row("B57", outside_brain, "mask.outside_brain", "voxel values", TARGET, accepted=True),

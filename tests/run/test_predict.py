@@ -13,7 +13,10 @@ import yaml
 
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode, MssegError
-from msseg_lightning.run.build import instantiate
+from msseg_lightning.core.subject import BRAIN, TARGET
+from msseg_lightning.read.msseg2 import Msseg2
+from msseg_lightning.run.build import build_method, instantiate
+from msseg_lightning.run.compose import compose_config
 from msseg_lightning.run.predict import (
     check_outputs,
     find_model,
@@ -51,6 +54,88 @@ def test_the_same_pair_gives_the_same_bytes(trained_run, pair, tmp_path):
         words = ["predict", str(trained_run), "-t1", str(pair[0]), "-t2", str(pair[1])]
         assert main([*words, "-o", str(tmp_path / f"{name}.nii.gz")]) == ExitCode.OK
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def brain_model(tmp_path_factory):
+    """A model folder of a small network whose preprocessing needs a brain."""
+    place = tmp_path_factory.mktemp("brain")
+    words = ["preprocess=brain_zscore", "network.widths=[8,8,8]", "sample.size=[16,16,16]"]
+    words += ["preprocess.steps.resample.spacing_mm=3.0", "infer.size=32", "read.root=unknown"]
+    config = compose_config([*words, "data.workers=1", f"paths.cache={place}/cache"], "pre_unet")
+    build_method(config).save(place / "model")
+    text = yaml.safe_dump(config, sort_keys=False)  # steps stand in their order
+    (place / "model" / "config.yaml").write_text(text)
+    return place / "model"
+
+
+@pytest.fixture
+def no_extraction(monkeypatch):
+    """A system's own brain extraction must not be asked."""
+    asked = []
+    monkeypatch.setattr("msseg_lightning.preprocess.brain.carried_brain", asked.append)
+    return asked
+
+
+def with_brain(model, pair, brain, folder):
+    words = ["predict", str(model), "-t1", str(pair[0]), "-t2", str(pair[1])]
+    words += ["-o", str(folder / "new.nii.gz"), "--probability", str(folder / "p.nii.gz")]
+    return main([*words, "--brain", str(brain)])
+
+
+def test_a_brain_mask_means_what_it_means_in_a_data_set(
+    brain_model, tiny_cohort, pair, no_extraction, tmp_path
+):
+    brain = tiny_cohort / "003" / "brain_mask.nii.gz"
+    assert with_brain(brain_model, pair, brain, tmp_path) == ExitCode.OK
+    record = json.loads((tmp_path / "new.json").read_text())
+    assert any("brain mask taken from the data" in text for text in record["warnings"])
+    (subject,) = (one for one in Msseg2(tiny_cohort).subjects() if one.id == "003")
+    assert {BRAIN, TARGET} <= subject.masks.keys()
+    method, _ = load_method(brain_model)
+    same = method.predict(subject).probability
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "p.nii.gz").dataobj), same)
+    assert not no_extraction
+
+
+def test_of_two_grids_a_brain_mask_lies_on_the_followup(
+    brain_model, tiny_cohort, pair, no_extraction, tmp_path, capsys
+):
+    whole = nib.load(pair[0])
+    baseline = tmp_path / "baseline.nii.gz"
+    nib.save(whole.slicer[:, :, 2:], baseline)
+    own, other = tiny_cohort / "003" / "brain_mask.nii.gz", tmp_path / "brain_of_baseline.nii.gz"
+    nib.save(nib.load(own).slicer[:, :, 2:], other)
+    assert with_brain(brain_model, [baseline, pair[1]], own, tmp_path) == ExitCode.OK
+    (tmp_path / "new.nii.gz").unlink()
+    assert with_brain(brain_model, [baseline, pair[1]], other, tmp_path) == ExitCode.DATA
+    error = capsys.readouterr().err
+    assert "mask.grid" in error and "brain_of_baseline.nii.gz" in error and "resample" in error
+    assert pair[1].name in error  # the scan it has to match
+    assert not no_extraction and not (tmp_path / "new.nii.gz").exists()
+
+
+def test_an_empty_brain_mask_is_no_brain_mask(brain_model, tiny_cohort, pair, tmp_path, capsys):
+    scan = nib.load(tiny_cohort / "003" / "brain_mask.nii.gz")
+    empty = tmp_path / "empty.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros(scan.shape, np.uint8), scan.affine), empty)
+    assert with_brain(brain_model, pair, empty, tmp_path) == ExitCode.DATA
+    error = capsys.readouterr().err
+    assert "mask.no_brain" in error and "empty.nii.gz" in error and "leave it out" in error
+    assert with_brain(brain_model, pair, tmp_path / "nowhere.nii.gz", tmp_path) == ExitCode.DATA
+    assert "nowhere.nii.gz" in capsys.readouterr().err
+    assert not (tmp_path / "new.nii.gz").exists()
+
+
+def test_a_brain_mask_is_never_overwritten_and_needs_a_pair(trained_run, pair, tmp_path, capsys):
+    brain = shutil.copy(pair[0], tmp_path / "brain.nii.gz")
+    words = ["predict", str(trained_run), "-t1", str(pair[0]), "-t2", str(pair[1])]
+    assert main([*words, "-o", str(brain), "--brain", str(brain)]) == ExitCode.CONFIG
+    assert "overwrite" in capsys.readouterr().err
+    words = ["predict", str(trained_run), "--table", "pairs.csv", "--brain", str(brain)]
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "column brain" in capsys.readouterr().err
 
 
 def test_in_a_table_a_refused_pair_is_left_out_and_named(trained_run, pair, tmp_path, capsys):
