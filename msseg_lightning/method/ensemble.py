@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.prediction import Prediction
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.method.staged import StagedMethod, Track, untracked
 
@@ -61,6 +62,25 @@ def _within(member: str, track: Track) -> Track:
     return lambda name, tags: track(f"{member}-{name}", {**tags, "member": member})
 
 
+RULES = {"probability": ("mean",), "binary": ("mean", "majority"), "view": ("majority",)}
+"""How answers may be combined at each level: a majority is of masks."""
+
+
+def _refuse_unknown(name: str, value: object, known: Sequence[str], where: str = "") -> None:
+    if value not in known:
+        raise MssegError(
+            Problem(
+                "config.ensemble",
+                f"an ensemble has no such {name}{where}",
+                field=f"ensemble.{name}",
+                found=str(value),
+                expected=", ".join(known),
+                remedy=f"ensemble.{name}={known[0]}",
+                exit_code=ExitCode.CONFIG,
+            )
+        )
+
+
 class EnsembleMethod:
     """Members are fitted and asked one after the other, so memory does not grow with their number.
 
@@ -77,6 +97,9 @@ class EnsembleMethod:
         rule: ``mean``, or ``majority``: more than half of the masks, the only rule for views.
         postprocess: rules applied to the combined map.
         track: opens a tracked run per member.
+
+    Raises:
+        MssegError: no such level, or no such rule at it (exit 2).
     """
 
     def __init__(
@@ -91,10 +114,8 @@ class EnsembleMethod:
     ) -> None:
         if folds < 1 or not members:
             raise ValueError("an ensemble needs at least one member and one fold")
-        if rule not in ("mean", "majority") or level not in ("probability", "binary", "view"):
-            raise ValueError(f"rule {rule!r} or level {level!r} is unknown")
-        if (rule == "majority" and level == "probability") or (rule == "mean" and level == "view"):
-            raise ValueError("a majority is of masks: at the level binary, or view")
+        _refuse_unknown("level", level, tuple(RULES))
+        _refuse_unknown("rule", rule, RULES[level], f" at the level {level}")
         self.members, self.folds, self.has_lesions = dict(members), folds, has_lesions
         self.level, self.rule, self.postprocess = level, rule, tuple(postprocess)
         self.track = track
@@ -111,6 +132,11 @@ class EnsembleMethod:
         Each member validates on the fold it leaves out, so the pairs set aside for validation join
         the others first. A single fold keeps the two apart.
         """
+        if self.level == "view":  # said before the hours of training, not at the first prediction
+            for name, make in self.members.items():
+                if not hasattr(getattr(make(), "infer", None), "views"):
+                    where = f": inference of {name} has no views"
+                    _refuse_unknown("level", self.level, ("probability", "binary"), where)
         parts = [(list(train), list(val))]
         if self.folds > 1:
             parts = inner_folds([*train, *val], self.folds, self.has_lesions)

@@ -44,16 +44,28 @@ def instantiate(node: Any, partial: bool = False) -> Any:
     except InstantiationException as error:
         if isinstance(error.__cause__, MssegError):
             raise error.__cause__ from None
-        raise MssegError(_refused(node, error.__cause__ or error)) from error
+        raise MssegError(_refused(_name(node), error.__cause__ or error)) from error
 
 
-def _refused(node: Any, error: BaseException) -> Problem:
-    """A class that does not take what the configuration gives it."""
+def _made(name: str, make: Callable[..., Any], /, **arguments: Any) -> Any:
+    """Complete an object; what it says against a setting is a refusal (exit 2), not a fault."""
+    try:
+        return make(**arguments)
+    except (TypeError, ValueError) as error:
+        raise MssegError(_refused(name, error)) from error
+
+
+def _name(node: Any) -> str:
     target = str(node.get("_target_", "")) if isinstance(node, Mapping) else ""
+    return target.rpartition(".")[2]
+
+
+def _refused(name: str, error: BaseException) -> Problem:
+    """A class that does not take what the configuration gives it."""
     return Problem(
         "config.value",
         f"this setting cannot be used: {' '.join(str(error).split())[:400]}",
-        field=target.rpartition(".")[2],
+        field=name,
         remedy="`msseg show EXPERIMENT` prints every setting",
         exit_code=ExitCode.CONFIG,
     )
@@ -126,7 +138,8 @@ def _single(
     method = instantiate(config["method"], partial=True)
     rules = postprocess_rules(config)
     if config.get("network") is None:
-        return method(cache=cache, **({"postprocess": rules} if rules else {}))
+        given_rules = {"postprocess": rules} if rules else {}
+        return _made(_name(config["method"]), method, cache=cache, **given_rules)
 
     import torch
 
@@ -141,7 +154,9 @@ def _single(
     optimizer = instantiate(pieces["optimizer"], partial=True)
     scheduler = instantiate(pieces["scheduler"], partial=True)
     _try_optimizer(pieces["optimizer"], optimizer, scheduler)
-    task = instantiate(pieces["task"], partial=True)(
+    task = _made(
+        _name(pieces["task"]),
+        instantiate(pieces["task"], partial=True),
         network=_complete(config["network"], extra["network"]),
         loss=_complete(config["loss"], extra["loss"]),
         optimizer=optimizer,
@@ -152,7 +167,9 @@ def _single(
     channels = Channels(tuple(config["channels"]["images"]), config["channels"]["target"])
     loader = dict(config["loader"])
     visits = instantiate(loader.pop("visits", None))
-    return method(
+    return _made(
+        _name(config["method"]),
+        method,
         cache=cache,
         channels=channels,
         # built now: a wrong patch size must not wait until every pair is prepared
@@ -167,12 +184,12 @@ def _single(
             **extra["loader"],
         ),
         task=task,
-        training=Training(**train),
+        training=_made("train", Training, **train),
         infer=instantiate(config["infer"]),
         score=monitor_scores,
         name=config["name"],
         postprocess=rules,
-        hardware=Hardware(**config["trainer"]),
+        hardware=_made("trainer", Hardware, **config["trainer"]),
         derived=images,
         loggers=loggers,
         visits=visits,
@@ -184,10 +201,7 @@ def _complete(node: Any, arguments: Mapping[str, Any]) -> Any:
     """Build a node with objects that no configuration can hold."""
     if not arguments:
         return instantiate(node)
-    try:
-        return instantiate(node, partial=True)(**arguments)
-    except (TypeError, ValueError) as error:
-        raise MssegError(_refused(node, error)) from error
+    return _made(_name(node), instantiate(node, partial=True), **arguments)
 
 
 USABLE = ("network", "loss", "loader", "sample", "augment", "train.task")
@@ -450,4 +464,4 @@ def _try_optimizer(node: Any, optimizer: Any, scheduler: Any) -> None:
         if scheduler is not None:
             scheduler(built)
     except (TypeError, ValueError) as error:
-        raise MssegError(_refused(node, error)) from error
+        raise MssegError(_refused(_name(node), error)) from error

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from msseg_lightning.core.prediction import Prediction
+from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.subject import LongitudinalSubject, Native
 from msseg_lightning.core.volume import Grid
 from msseg_lightning.method.ensemble import EnsembleMethod, inner_folds
@@ -83,7 +84,7 @@ def test_the_mean_of_maps_and_the_share_of_votes(tmp_path):
 class ThreeViews(Constant):
     """A member whose three planes give different maps; ``values`` hold one map after another."""
 
-    infer = None
+    infer = type("Views", (), {"views": lambda: []})  # an unfitted member has them as well
 
     def load(self, folder):
         super().load(folder)
@@ -177,10 +178,33 @@ def test_a_saved_ensemble_answers_as_the_fitted_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{"folds": 0}, {"rule": "median"}, {"level": "logit"}, {"rule": "majority"}, {"level": "view"}],
+    ("settings", "field", "known"),
+    [
+        ({"rule": "median"}, "ensemble.rule", "mean"),
+        ({"rule": "median", "level": "binary"}, "ensemble.rule", "mean, majority"),
+        ({"level": "logit"}, "ensemble.level", "probability, binary, view"),
+        ({"level": ["view"]}, "ensemble.level", "probability, binary, view"),
+        ({"rule": "majority"}, "ensemble.rule", "mean"),  # of maps there is no majority
+        ({"level": "view"}, "ensemble.rule", "majority"),
+    ],
     ids=str,
 )
-def test_nonsense_is_refused(settings):
-    with pytest.raises(ValueError):
+def test_an_unknown_choice_is_refused_with_the_known(settings, field, known):
+    with pytest.raises(MssegError) as caught:
         build({"x": [0, 0]}, **settings)
+    (problem,) = caught.value.problems
+    assert (problem.field, problem.expected) == (field, known)
+    assert problem.exit_code == ExitCode.CONFIG and problem.remedy.startswith(f"{field}=")
+
+
+def test_an_ensemble_of_nothing_is_refused():
+    with pytest.raises(ValueError):
+        build({"x": [0, 0]}, folds=0)
+
+
+def test_views_of_members_without_views_are_refused_before_anything_is_fitted(tmp_path):
+    method = build({"x": [0, 0]}, level="view", rule="majority")
+    with pytest.raises(MssegError, match="inference of x has no views") as caught:
+        method.fit([pair("a"), pair("b")], [], tmp_path)
+    assert caught.value.problems[0].expected == "probability, binary"
+    assert not list(tmp_path.iterdir())

@@ -40,6 +40,26 @@ def test_a_setting_out_of_range_is_a_configuration_error_at_once(override):
     assert all(problem.field and problem.remedy for problem in caught.value.problems)
 
 
+@pytest.mark.parametrize(
+    ("name", "override", "field"),
+    [
+        ("ohem_unet", "train.task.keep=0", "MomentumMining"),
+        ("pre_unet", "+train.task.unknown=7", "Task"),
+        ("pre_unet", "+train.unknown=7", "train"),
+        ("pre_unet", "+trainer.unknown=7", "trainer"),
+        ("pre_unet", "+method.unknown=7", "NetworkMethod"),
+        ("bsi_subtraction", "+method.unknown=7", "BsiSubtraction"),
+        ("pre_unet", "ensemble={folds: 2, level: logit, rule: mean}", "ensemble.level"),
+        ("pre_unet", "ensemble={folds: 2, level: binary, rule: median}", "ensemble.rule"),
+    ],
+)
+def test_what_a_part_does_not_take_is_a_configuration_error(name, override, field):
+    with pytest.raises(MssegError) as caught:
+        build_method(compose_config((*TINY, override), name))
+    assert caught.value.exit_code == ExitCode.CONFIG
+    assert [problem.field for problem in caught.value.problems] == [field]
+
+
 def test_what_the_object_itself_said_comes_through():
     node = compose_config((*TINY, "infer.overlap=2"), "pre_unet")["infer"]
     with pytest.raises(MssegError) as caught:
