@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from msseg_lightning.core.files import atomic_write, sha256_file, write_json
+from msseg_lightning.core.files import atomic_write, flush_folder, sha256_file, write_json
 from msseg_lightning.core.problem import MssegError, Problem
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, TARGET, LoadedSubject, Native
@@ -250,14 +250,17 @@ class PreparedSubject:
                 try:
                     (temporary / known).hardlink_to(self.folder / known)
                 except OSError:  # another disk, or one without links
-                    shutil.copyfile(self.folder / known, temporary / known)
-            np.save(temporary / file, words.astype(np.uint16), allow_pickle=False)
+                    with atomic_write(temporary / known) as copy:
+                        shutil.copyfile(self.folder / known, copy)
+            with atomic_write(temporary / file) as part, part.open("wb") as stream:
+                np.save(stream, words.astype(np.uint16), allow_pickle=False)
             meta = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
             meta["layers"][name] = dataclasses.asdict(layer)
             meta["sha256"][file] = sha256_file(temporary / file)
             write_json(temporary / "meta.json", meta)
             shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
+            flush_folder(folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return PreparedSubject.open(folder)

@@ -26,8 +26,9 @@ class PreparedCache:
     """A folder of prepared pairs, safe for several processes and for being killed.
 
     An entry is written into a temporary folder beside its place and renamed into it, under a lock
-    of its own, so it is absent or whole. It carries the checksum of each of its arrays; an entry
-    that does not open, or does not match its checksums, is built again.
+    of its own, so it is absent or whole; its files are flushed first. It carries the checksum of
+    each of its arrays; an entry that does not open, or does not match its checksums (whatever a
+    power cut or a failing disk left of it), is built again.
 
     Args:
         folder: where entries lie; may be shared between experiments.

@@ -1,5 +1,7 @@
 import json
+import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,3 +202,33 @@ def test_damage_is_reported(tmp_path):
     (tmp_path / "meta.json").unlink()
     with pytest.raises(MssegError):
         PreparedSubject.open(tmp_path)
+
+
+@pytest.fixture
+def flushed(monkeypatch):
+    """Whether a file, or a folder, was flushed with the size that it has now."""
+    seen = set()
+    real = os.fsync
+
+    def fsync(descriptor):
+        found = os.fstat(descriptor)
+        seen.add((found.st_ino, found.st_size))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return lambda path: (path.stat().st_ino, path.stat().st_size) in seen
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["linked", "copied"])
+def test_what_a_power_cut_may_not_take_is_flushed(links, flushed, tmp_path, monkeypatch):
+    """Renames may reach the disk before the contents do; flushed files cannot be empty after."""
+    prepared = PreparedSubject.write(pair(), tmp_path / "first" / "case01")
+    assert all(map(flushed, prepared.folder.iterdir()))
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", lambda *_: os.open(tmp_path / "no" / "such", 0))
+    more = prepared.with_image("again", prepared.image(BASELINE), tmp_path / "second" / "case01")
+    files = list(more.folder.iterdir())
+    assert len(files) == len(list(prepared.folder.iterdir())) + 1
+    assert [path.name for path in files if not flushed(path)] == []
+    assert flushed(more.folder.parent)
+    assert (more.folder / "pair.npy").samefile(prepared.folder / "pair.npy") == links

@@ -111,6 +111,20 @@ def test_a_broken_entry_is_built_again(subjects, calls, tmp_path, caplog):
     assert len(list(calls.iterdir())) == 3
 
 
+@pytest.mark.parametrize("left", [0, 60], ids=["empty", "cut"])
+@pytest.mark.parametrize("file", ["pair.npy", "meta.json", "voxels_brain.npy"])
+def test_what_a_power_cut_left_is_built_again(file, left, subjects, calls, tmp_path):
+    """Contents are flushed before the rename; a disk that lies about it is found out."""
+    (pair,) = subjects([b"a"])
+    cache = PreparedCache(tmp_path / "cache", Preprocess([Counted(str(calls))]), load)
+    entry = cache.prepare([pair])[0]
+    before = np.array(entry.image(BASELINE))
+    content = (entry.folder / file).read_bytes()
+    (entry.folder / file).write_bytes(content[:left])
+    np.testing.assert_array_equal(cache.prepare([pair])[0].image(BASELINE), before)
+    assert (entry.folder / file).read_bytes() == content and len(list(calls.iterdir())) == 2
+
+
 def test_all_problems_name_their_pair_and_good_pairs_are_kept(subjects, tmp_path):
     pairs = subjects([b"bad", b"a", b"bug"])
     cache = PreparedCache(tmp_path / "cache", Preprocess(), load)
