@@ -303,7 +303,8 @@ class FromFile:
 
     Args:
         path: JSON as written by :func:`write_split`, or ``{"folds": [...], "data_hash": ...}``
-            with one such object for each fold. ``val`` may be left out.
+            with one such object for each fold. ``val`` may be left out. A file without
+            ``data_hash`` is taken with a warning, unless it lies in the data's own folder.
         validation: share of the training patients to take for validation where the file names
             none; drawn by patient, stratified.
         seed: of that draw.
@@ -362,7 +363,7 @@ class FromFile:
             )
         if problems:
             raise MssegError(problems)
-        if not then:
+        if not then and not self._lies_with(subjects):
             logger.warning("%s states no data_hash; only the ids were compared", name)
         if self.validation and not parts["val"]:
             wanted = set(parts["train"])
@@ -378,6 +379,15 @@ class FromFile:
             seed=int(chosen.get("seed", 0)),
             data_hash=now,
         )
+
+    def _lies_with(self, subjects: Sequence[LongitudinalSubject]) -> bool:
+        """Whether the file lies in the data's own folder, as a simulated cohort's does.
+
+        Such a division is of these pairs whichever reader takes them, with or without some masks;
+        so it can state no hash, which is of what a reader takes.
+        """
+        folder = self.path.resolve().parent
+        return all(one.root is not None and one.root.resolve() == folder for one in subjects)
 
     def _read(self, name: str) -> dict[str, Any]:
         try:

@@ -7,6 +7,7 @@ import pytest
 
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP, Facts, LongitudinalSubject
+from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.read.splits import (
     ChallengeFolds,
     FromFile,
@@ -179,6 +180,29 @@ def test_file_of_other_data_is_refused(make, tmp_path, scan):
     scan.write_bytes(scan.read_bytes()[:-1] + b"x")
     with pytest.raises(MssegError, match=r"split.other_data"):  # D21: same ids, other voxels
         FromFile(path).split(subjects)
+
+
+def test_a_file_without_hash_is_remarked_unless_it_lies_with_the_data(make, tmp_path, caplog):
+    subjects = make(names(6))
+    own, other = tmp_path / "data", tmp_path / "elsewhere"
+    for folder in (own, other):
+        folder.mkdir()
+        (folder / "split.json").write_text(
+            json.dumps({"train": names(6)[:4], "test": names(6)[4:]})
+        )
+    read = [dataclasses.replace(one, root=own) for one in subjects]
+    FromFile(own / ".." / "data" / "split.json").split(read)
+    assert not caplog.records
+    for path, pairs in ((other, read), (own, subjects), (own, [*read[:5], subjects[5]])):
+        caplog.clear()
+        FromFile(path / "split.json").split(pairs)
+        assert "no data_hash" in caplog.text  # of another cohort with the same ids, perhaps
+
+
+def test_a_simulated_cohort_is_divided_without_a_warning(tiny_cohort, caplog):
+    split = FromFile(tiny_cohort / "split.json").split(Msseg2(tiny_cohort).subjects())
+    assert split.train == ("001", "002") and split.test == ("003", "004")
+    assert not caplog.records
 
 
 def test_torn_patient_is_refused(make, tmp_path):
