@@ -24,7 +24,7 @@ presets: challenge, small, tiny (tests), stress (one factor at a time), unlabell
 single_timepoint, thick_slices. Then read it: msseg check read=msseg2 read.root=OUT
 The layout is the challenge's, with participants.tsv, lesions.tsv (every lesion of every kind) and
 split.json beside the folders. The same preset, settings and seed give the same bytes on any number
-of workers.
+of workers. A cohort begun by another version of the simulator is not continued.
 exit codes: 0 complete, 2 wrong settings, 3 the folder holds another cohort
 """
 

@@ -21,11 +21,14 @@ from msseg_lightning.core.files import atomic_write, flush_folder, write_json
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject_map import Submits, map_subjects
 from msseg_lightning.core.volume import Volume
-from msseg_lightning.simulate.patient import SimulatedPatient, simulate_patient
+from msseg_lightning.simulate.patient import RENDERER_VERSION, SimulatedPatient, simulate_patient
 from msseg_lightning.simulate.recipe import CohortRecipe
 
 DONE = "patient.json"
 """Tables of one patient, written last into its folder."""
+
+RENDERER = "renderer_version"
+"""Key of ``cohort.json``, see ``patient.RENDERER_VERSION``."""
 
 
 def write_cohort(
@@ -55,8 +58,8 @@ def write_cohort(
         The folder.
 
     Raises:
-        MssegError: there is no such patient (exit 2); the folder holds a cohort of another recipe
-            or seed; or some patients failed, then the others are complete.
+        MssegError: there is no such patient (exit 2); the folder holds a cohort of another recipe,
+            seed or version of the renderer; or some patients failed, then the others are complete.
     """
     wanted = list(range(recipe.size)) if indices is None else sorted(set(indices))
     _refuse_strangers(wanted, recipe.size)
@@ -105,29 +108,53 @@ def _complete(folder: Path, recipe: CohortRecipe, index: int) -> bool:
 
 
 def _claim(folder: Path, recipe: CohortRecipe, seed: int) -> None:
-    record = json.loads(json.dumps({"seed": seed, "recipe": _plain(recipe)}))
+    content = {RENDERER: RENDERER_VERSION, "seed": seed, "recipe": _plain(recipe)}
+    record = json.loads(json.dumps(content))
     path = folder / "cohort.json"
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found != record:
-            differ = [
-                key
-                for key in sorted(_flat(record).keys() | _flat(found).keys())
-                if _flat(record).get(key) != _flat(found).get(key)
-            ]
-            raise MssegError(
-                Problem(
-                    "simulate.other_cohort",
-                    "The folder holds a cohort of another recipe or seed.",
-                    file=path,
-                    field=", ".join(differ[:5]),
-                    found=", ".join(str(_flat(found).get(key)) for key in differ[:5]),
-                    expected=", ".join(str(_flat(record).get(key)) for key in differ[:5]),
-                    remedy="choose another folder or delete this one",
-                )
-            )
+        _refuse_other(path, record)
+    else:
+        write_json(path, record)
+
+
+def _refuse_other(path: Path, record: Mapping[str, Any]) -> None:
+    """Refuse to continue a cohort of another recipe, seed or version of the renderer."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # not ours, or damaged: it says nothing of the patients beside it
+        known = None
+    wanted, found = _flat(record), _flat(known)
+    differ = sorted(
+        key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)
+    )
+    if not differ:
         return
-    write_json(path, record)
+    if differ == [RENDERER]:
+        older = "none: made before versions were recorded"
+        raise MssegError(
+            Problem(
+                "simulate.other_version",
+                "The cohort was begun by another version of the simulator, which draws other "
+                "voxels.",
+                file=path,
+                field=RENDERER,
+                found=str(found.get(RENDERER, older)),
+                expected=str(wanted[RENDERER]),
+                remedy="make a new cohort in another folder, or delete this one; what is here can "
+                "still be read and trained on",
+            )
+        )
+    raise MssegError(
+        Problem(
+            "simulate.other_cohort",
+            "The folder holds a cohort of another recipe or seed.",
+            file=path,
+            field=", ".join(differ[:5]),
+            found=", ".join(str(found.get(key)) for key in differ[:5]),
+            expected=", ".join(str(wanted.get(key)) for key in differ[:5]),
+            remedy="choose another folder or delete this one",
+        )
+    )
 
 
 def _plain(value: Any) -> Any:

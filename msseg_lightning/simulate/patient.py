@@ -24,6 +24,15 @@ from msseg_lightning.simulate.warp import (
     lattice_points,
 )
 
+RENDERER_VERSION = 1
+"""Of the code that turns a recipe and a seed into voxels: this file and all it draws with.
+
+Raise it by hand whenever a patient of an unchanged recipe comes out with other voxels. A cohort
+records it and is continued by the same version only: half its patients from one simulator and half
+from another would differ by more than their seed. ``tests/simulate/test_patient.py`` pins voxels to
+the version, so a change without a new version fails there.
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class SimulatedPatient:

@@ -12,7 +12,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.simulate import cohort
 from msseg_lightning.simulate.cohort import nifti_bytes, summarise, write_cohort, write_patient
-from msseg_lightning.simulate.patient import SimulatedPatient
+from msseg_lightning.simulate.patient import RENDERER_VERSION, SimulatedPatient
 from msseg_lightning.simulate.recipe import CohortRecipe
 
 
@@ -152,6 +152,34 @@ def test_another_cohort_is_not_mixed_in(written, tiny):
     problem = caught.value.problems[0]
     assert caught.value.exit_code == ExitCode.DATA
     assert (problem.field, problem.found, problem.expected) == ("seed", "0", "1")
+
+
+@pytest.mark.parametrize("version", [None, 0, RENDERER_VERSION + 1])
+def test_a_cohort_of_another_renderer_is_not_continued(version, tiny, tmp_path, monkeypatch):
+    cohort_file = write_cohort(tmp_path, tiny, 0, indices=[]) / "cohort.json"
+    record = json.loads(cohort_file.read_text())
+    assert record.pop("renderer_version") == RENDERER_VERSION
+    if version is not None:  # None: begun before versions were recorded
+        record["renderer_version"] = version
+    cohort_file.write_text(json.dumps(record))
+    before = digests(tmp_path)
+    monkeypatch.setattr(cohort, "simulate_patient", None)
+    with pytest.raises(MssegError) as caught:
+        write_cohort(tmp_path, tiny, 0)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.exit_code) == ("simulate.other_version", ExitCode.DATA)
+    assert problem.field == "renderer_version" and problem.expected == str(RENDERER_VERSION)
+    assert problem.found.startswith("none" if version is None else str(version))
+    assert problem.file == cohort_file and "another folder" in problem.remedy
+    assert digests(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "\ufffd"])
+def test_a_damaged_record_is_no_cohort_of_ours(content, tiny, tmp_path):
+    (tmp_path / "cohort.json").write_text(content)
+    with pytest.raises(MssegError) as caught:
+        write_cohort(tmp_path, tiny, 0)
+    assert caught.value.problems[0].code == "simulate.other_cohort"
 
 
 def test_bytes_do_not_depend_on_the_time(monkeypatch):
