@@ -110,11 +110,13 @@ def _complete(folder: Path, recipe: CohortRecipe, index: int) -> bool:
 def _claim(folder: Path, recipe: CohortRecipe, seed: int) -> None:
     content = {RENDERER: RENDERER_VERSION, "seed": seed, "recipe": _plain(recipe)}
     record = json.loads(json.dumps(content))
-    path = folder / "cohort.json"
-    if path.is_file():
-        _refuse_other(path, record)
-    else:
-        write_json(path, record)
+    path, lock_file = folder / "cohort.json", folder / ".cohort.lock"
+    if not path.is_file():  # of several that find an empty folder the first one's recipe counts
+        with FileLock(lock_file):
+            if not path.is_file():
+                write_json(path, record)
+            lock_file.unlink(missing_ok=True)  # whoever locks another file now finds the record
+    _refuse_other(path, record)
 
 
 def _refuse_other(path: Path, record: Mapping[str, Any]) -> None:

@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import json
 import os
@@ -152,6 +153,30 @@ def test_another_cohort_is_not_mixed_in(written, tiny):
     problem = caught.value.problems[0]
     assert caught.value.exit_code == ExitCode.DATA
     assert (problem.field, problem.found, problem.expected) == ("seed", "0", "1")
+
+
+def test_of_two_recipes_in_one_empty_folder_the_second_is_refused(tiny, tmp_path, monkeypatch):
+    writing, go_on = threading.Event(), threading.Event()
+    write_json = cohort.write_json
+
+    def slowly(path, record):
+        if path.name == "cohort.json" and record["seed"] == 0:
+            writing.set()
+            assert go_on.wait(20)
+        write_json(path, record)
+
+    monkeypatch.setattr(cohort, "write_json", slowly)
+    with ThreadPoolExecutor(2) as both:
+        first = both.submit(write_cohort, tmp_path, tiny, 0, indices=[])
+        assert writing.wait(20)
+        second = both.submit(write_cohort, tmp_path, tiny, 1, indices=[])
+        with contextlib.suppress(TimeoutError):
+            second.exception(timeout=0.3)  # it has looked: there was no record yet
+        go_on.set()
+        assert first.result() == tmp_path
+        assert second.exception().problems[0].code == "simulate.other_cohort"
+    assert json.loads((tmp_path / "cohort.json").read_text())["seed"] == 0
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("version", [None, 0, RENDERER_VERSION + 1])
