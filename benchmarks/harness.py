@@ -15,6 +15,7 @@ import gc
 import importlib.metadata
 import json
 import logging
+import multiprocessing
 import os
 import platform
 import resource
@@ -115,19 +116,18 @@ def alternate(
     units: int = 1,
     warm_up: int = 1,
 ) -> dict[str, Timing]:
-    """Run contenders in turn; times are divided by ``units``, the items one call makes."""
+    """Run contenders in turn; times are divided by ``units``, the items one call makes.
+
+    Those that are ``Apart`` run, still in turn, in their own processes.
+    """
     cpu: dict[str, list[float]] = {name: [] for name in contenders}
     wall: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + warm_up):
         for name, contender in contenders.items():
-            gc.collect()
-            began, began_cpu = time.perf_counter(), time.process_time()
-            answer = contender()
-            ended_cpu, ended = time.process_time(), time.perf_counter()
-            del answer
+            cpu_s, wall_s = contender.timed() if isinstance(contender, Apart) else timed(contender)
             if turn >= warm_up:
-                cpu[name].append((ended_cpu - began_cpu) / units)
-                wall[name].append((ended - began) / units)
+                cpu[name].append(cpu_s / units)
+                wall[name].append(wall_s / units)
     return {
         name: Timing(
             statistics.median(cpu[name]),
@@ -137,6 +137,70 @@ def alternate(
         )
         for name in contenders
     }
+
+
+def timed(contender: Callable[[], Any]) -> tuple[float, float]:
+    """CPU and wall seconds of one call in this process; what it returns is dropped afterwards."""
+    gc.collect()
+    began, began_cpu = time.perf_counter(), time.process_time()
+    answer = contender()
+    ended_cpu, ended = time.process_time(), time.perf_counter()
+    del answer
+    return ended_cpu - began_cpu, ended - began
+
+
+class Apart:
+    """A contender in a process of its own: what it does to its process touches no other.
+
+    Args:
+        build: makes the contender, there; can be pickled. ``ready`` waits for it.
+    """
+
+    def __init__(self, build: Callable[[], Callable[[], Any]]) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_serve, args=(theirs, build), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def ready(self) -> None:
+        """Wait until it is built.
+
+        Raises:
+            ImportError: it needs what is not installed.
+        """
+        self._answer()
+
+    def __call__(self) -> Any:
+        """What one call returns."""
+        self._pipe.send("call")
+        return self._answer()
+
+    def timed(self) -> tuple[float, float]:
+        """CPU and wall seconds of one call, measured there."""
+        self._pipe.send("time")
+        cpu_s, wall_s = self._answer()
+        return cpu_s, wall_s
+
+    def _answer(self) -> Any:
+        """Raises: what was raised there."""
+        answer = self._pipe.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def _serve(pipe: Any, build: Callable[[], Callable[[], Any]]) -> None:
+    """Answer until nobody asks any more."""
+    try:
+        contender = build()
+        pipe.send(None)
+        while True:
+            pipe.send(timed(contender) if pipe.recv() == "time" else contender())
+    except EOFError:
+        return
+    except Exception as error:
+        pipe.send(error)
 
 
 def given_back() -> None:
@@ -277,6 +341,7 @@ def main(run: Callable[[int, bool], dict[str, Any]], rounds: int) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    sys.path.append(str(PEERS))
     result = run(options.rounds, options.tiny)
     for name, timing in result.get("timings", {}).items():
         log.info(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from msseg_lightning.core.network import DeepLogits
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.network.blocks import CONVOLUTIONS, Block, Down, Norm, Up, per_axis
+from msseg_lightning.network.products import enlarge, weigh
 
 
 class UNet(nn.Module):
@@ -128,15 +129,16 @@ class UNet(nn.Module):
         skips.pop()
         finest = [features]  # of the decoder, coarsest first
         for up, block in zip(self.ups, self.decoder, strict=True):
-            features = block(torch.cat([skips.pop(), up(features)], dim=1))
+            features = block(torch.cat([skips.pop(), enlarge(up, features)], dim=1))
             if self.training:  # otherwise only the last is asked for, and memory is short
                 finest.append(features)
         if self.training and self.heads_count > 1:
             logits, *deeper = (
-                head(level) for head, level in zip(self.heads, reversed(finest), strict=False)
+                weigh(head, level)
+                for head, level in zip(self.heads, reversed(finest), strict=False)
             )
             return DeepLogits(logits, tuple(deeper))
-        return self.heads[0](features)
+        return weigh(self.heads[0], features)
 
     def _check(self, images: Tensor) -> None:
         """Say in the user's words what a convolution would say in its own."""

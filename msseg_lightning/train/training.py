@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from msseg_lightning.core.files import write_json
+from msseg_lightning.core.memory import keep_freed_memory
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.train.checkpoint import (
     BEST,
@@ -39,6 +40,8 @@ from msseg_lightning.train.task import Task
 DONE = "done.json"
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 """Channels-last memory format of the kernels of 2D and 3D convolutions."""
+REPEAT_RATHER_THAN_STORE: dict[str, Any] = {"realize_reads_threshold": 8}
+"""On a CPU a norm's backward pass repeats a calculation rather than store it in float32."""
 
 
 def _require_counts(group: str, counts: Mapping[str, Any]) -> None:
@@ -117,6 +120,8 @@ class Hardware:
 
     def prepare(self, task: Task) -> None:
         """Lay out and compile what a step runs; results stay equal to rounding."""
+        if not self.gpu:
+            keep_freed_memory()
         if self.checkpoint_activations:
             recompute_blocks(task.network)
         if self.channels_last:
@@ -125,7 +130,8 @@ class Hardware:
                     if weight.ndim in LAYOUTS:
                         weight.data = weight.data.contiguous(memory_format=LAYOUTS[weight.ndim])
         if self.compile:
-            task.network.compile(dynamic=False)
+            options = None if self.gpu else REPEAT_RATHER_THAN_STORE
+            task.network.compile(dynamic=False, options=options)
             task.loss.compile(dynamic=False)
             task.compiled = True
 

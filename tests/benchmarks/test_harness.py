@@ -1,5 +1,8 @@
+import functools
+import importlib
 import json
 import math
+import os
 import sys
 import time
 
@@ -113,3 +116,18 @@ def test_a_failing_benchmark_is_a_row_and_an_exit_code(tmp_path, monkeypatch, ca
     assert content["versions"]["torch"] and content["machine"]["cores"] >= 1
     with pytest.raises(SystemExit):
         command.main(["--only", "nonsense"])
+
+
+def test_a_contender_apart_has_its_own_process():
+    there = harness.Apart(functools.partial(functools.partial, os.getpid))
+    there.ready()
+    assert there() == there() != os.getpid()
+    found = harness.alternate({"there": there, "here": lambda: None}, rounds=2)
+    assert found["there"].rounds == 2
+    assert 0 <= found["there"].cpu_s <= 0.1
+
+
+def test_a_contender_apart_says_what_it_lacks():
+    there = harness.Apart(functools.partial(importlib.import_module, "no_such_peer"))
+    with pytest.raises(ImportError, match="no_such_peer"):
+        there.ready()
