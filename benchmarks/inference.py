@@ -1,11 +1,12 @@
 """Sliding-window inference of one pair: ours against MONAI's inferer and nnU-Net's predictor.
 
 All contenders run one network (five levels, instance norm, strided convolutions, two output
-channels) with windows of half overlap and Gaussian weights, in turn (A B C A B C ...), in one
-thread. Reported are medians of CPU seconds, their spread, ratios to the peers, the peak memory a
-contender adds (each in a fresh process whose allocator returns blocks of 1 MiB at once, so that
-what is held is counted and not what is kept for later) and the agreement with the plain rule inside
-the brain. nnU-Net takes part where it is installed.
+channels) with windows of half overlap and Gaussian weights, in turn (A B C A B C ...), each in its
+own process and one thread. Ours keep freed memory, as every ``msseg`` command does; what the peers
+would gain by that is measured too. Reported are medians of CPU seconds, their spread, ratios to the
+peers, the peak memory a contender adds (each in a fresh process whose allocator returns blocks of
+1 MiB at once, so that what is held is counted and not what is kept for later) and the agreement
+with the plain rule inside the brain. nnU-Net takes part where it is installed.
 
 The network is untrained: errors of logits count, masks do not (``benchmarks.tiling`` compares those
 of a trained one).
@@ -14,16 +15,15 @@ of a trained one).
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import importlib.util
 import json
 import logging
 import os
 import platform
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +35,8 @@ from monai.inferers import SlidingWindowInferer
 from scipy import ndimage
 from torch import Tensor, nn
 
+from benchmarks import harness
+from msseg_lightning.core.memory import keep_freed_memory
 from msseg_lightning.core.random import keyed_generator, keyed_seed
 from msseg_lightning.infer.sliding_window import SlidingWindow
 from msseg_lightning.network.blocks import Block, Down, Norm, Up
@@ -47,6 +49,7 @@ NNUNET, PLAIN = "nnU-Net predictor", "plain rule, same grid, one window per call
 EXACT, EXACT_BF16 = "ours, exact, fp32", "ours, exact, bf16"
 BOX, BOX_BF16 = "ours, re-tiled, fp32", "ours, re-tiled, bf16"
 ONE, ONE_BF16 = "ours, one pass, fp32", "ours, one pass, bf16"
+KEPT = ", memory kept"
 MONAI = {count: f"MONAI, {count} windows per call" for count in (2, 4)}
 
 
@@ -142,6 +145,20 @@ def nnunet(net: nn.Module, images: Tensor, size: int) -> Callable[[], Tensor]:
     return run
 
 
+def apart(name: str, tiny: bool, kept: bool = False) -> harness.Apart:
+    """A contender in its own process, ours with freed memory kept."""
+    ours = name.startswith("ours")
+    return harness.Apart(functools.partial(alone, name, tiny, kept or ours))
+
+
+def alone(name: str, tiny: bool, kept: bool) -> Callable[[], Tensor]:
+    """What runs in that process."""
+    torch.set_num_threads(1)
+    if kept:
+        keep_freed_memory()
+    return contenders(tiny)[0][name]
+
+
 def peak_mib(name: str, tiny: bool) -> float:
     """Memory a contender adds, by its high-water mark in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.inference", "--peak", name]
@@ -190,24 +207,22 @@ def run(rounds: int = 3, tiny: bool = False) -> dict[str, Any]:
         JSON-ready: ``rows`` by contender, ``ratios`` by the names of the limits they belong to,
         and the machine.
     """
-    torch.set_num_threads(1)
-    runs, brain = contenders(tiny)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    answers: dict[str, Tensor] = {}
-    for _ in range(rounds):
-        for name, contender in runs.items():
-            gc.collect()
-            start = time.process_time()
-            answers[name] = contender()
-            seconds[name].append(time.process_time() - start)
+    brain = pair(sizes(tiny)[0])[1]
+    runs = {name: apart(name, tiny) for name in contenders(tiny)[0]}
+    for name in [name for name in runs if name == NNUNET or name in MONAI.values()]:
+        runs[name + KEPT] = apart(name, tiny, kept=True)
+    for contender in runs.values():
+        contender.ready()
+    answers = {name: contender() for name, contender in runs.items()}
+    timings = harness.alternate(runs, rounds, warm_up=0)
     rows = {
         name: {
-            "cpu_s": statistics.median(times),
-            "spread": (max(times) - min(times)) / statistics.median(times),
-            "peak_mib": peak_mib(name, tiny),
+            "cpu_s": timing.cpu_s,
+            "spread": timing.spread,
+            "peak_mib": None if name.endswith(KEPT) else peak_mib(name, tiny),
             **agreement(answers[name], answers[PLAIN], brain),
         }
-        for name, times in seconds.items()
+        for name, timing in timings.items()
     }
 
     def ratio(slow: str, fast: str) -> float | None:
@@ -217,6 +232,7 @@ def run(rounds: int = 3, tiny: bool = False) -> dict[str, Any]:
         return rows[name]["peak_mib"] / rows[NNUNET]["peak_mib"] if NNUNET in rows else None
 
     best = min(MONAI.values(), key=lambda name: rows[name]["cpu_s"])
+    helped = min((name + KEPT for name in MONAI.values()), key=lambda name: rows[name]["cpu_s"])
     return {
         "benchmark": "inference",
         "sizes": {"volume": sizes(tiny)[0], "window": sizes(tiny)[1], "overlap": 0.5},
@@ -228,6 +244,10 @@ def run(rounds: int = 3, tiny: bool = False) -> dict[str, Any]:
             "re-tiled bf16 vs nnU-Net (limit 5)": ratio(NNUNET, BOX_BF16),
             f"re-tiled bf16 vs {best} (limit 3)": ratio(best, BOX_BF16),
             f"exact fp32 vs {best}": ratio(best, EXACT),
+            "exact fp32 vs nnU-Net, memory kept": ratio(NNUNET + KEPT, EXACT),
+            "exact bf16 vs nnU-Net, memory kept": ratio(NNUNET + KEPT, EXACT_BF16),
+            "re-tiled bf16 vs nnU-Net, memory kept": ratio(NNUNET + KEPT, BOX_BF16),
+            f"re-tiled bf16 vs {helped}": ratio(helped, BOX_BF16),
             "one pass bf16 vs nnU-Net (limit 10)": ratio(NNUNET, ONE_BF16),
             "peak memory, exact fp32 over nnU-Net (limit 1 at most)": memory(EXACT),
             "peak memory, exact bf16 over nnU-Net (limit 1 at most)": memory(EXACT_BF16),
@@ -262,11 +282,11 @@ def main() -> None:
     log.info("%-46s %8s %7s %9s %10s %15s", *heads)
     for name, row in result["rows"].items():
         log.info(
-            "%-46s %8.2f %6.0f%% %9.0f %10.1e %15.1e",
+            "%-46s %8.2f %6.0f%% %9s %10.1e %15.1e",
             name,
             row["cpu_s"],
             100 * row["spread"],
-            row["peak_mib"],
+            "-" if row["peak_mib"] is None else round(row["peak_mib"]),
             row["largest_error"],
             row["relative_error"],
         )

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msseg_lightning import __version__
+from msseg_lightning.core.memory import keep_freed_memory
 from msseg_lightning.core.problem import ExitCode, MssegError, out_of_memory
 
 COMMANDS = (
@@ -88,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"msseg: there is no command {command!r}{hint}\nTry `msseg --help`.\n")
         return ExitCode.CONFIG
     _quiet_start()
+    keep_freed_memory()
     try:
         with _unwinding():
             if any(word.startswith("launcher=") for word in rest):
