@@ -10,9 +10,6 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-MOST_IMAGES = 8
-"""Channels up to which float32 features are images; layers have more."""
-
 
 class CpuKernels(TorchFunctionMode):
     """Within this context 3D convolutions are fast and norms exact enough on a CPU.
@@ -26,10 +23,6 @@ class CpuKernels(TorchFunctionMode):
     it is exact to rounding, so features are laid out like that first. Instance norm does so itself,
     there and back. Of bf16 features that is a sixth of the time of a U-Net, and the batch norm of a
     batch of one is the same formula without it; its float32 sums are finer than bf16 up to 128^3.
-
-    In bf16 the first convolution, the one that sees the images, stays float32. What two visits
-    differ by is small beside what they show, and eight bits of each lose much of it: of the voxels
-    that bf16 marks otherwise than float32, that rounding alone accounted for nearly half.
     """
 
     def __torch_function__(
@@ -41,7 +34,7 @@ class CpuKernels(TorchFunctionMode):
     ) -> Any:
         given = kwargs or {}
         if func is torch.conv3d:
-            return of_images(*args, **given) if sees_images(*args) else convolve(*args, **given)
+            return convolve(*args, **given)
         if func is functional.group_norm and args[0].device.type == "cpu":
             features, *rest = args
             return func(features.contiguous(), *rest, **given)
@@ -52,24 +45,6 @@ class CpuKernels(TorchFunctionMode):
                 args[0], None, None, weight, bias, training=True, eps=given["eps"]
             )
         return func(*args, **given)
-
-
-def sees_images(features: Tensor, *rest: Any) -> bool:
-    """Whether these are images as they came, under autocast on a CPU, not features of a layer."""
-    return (
-        features.device.type == "cpu"
-        and torch.is_autocast_enabled("cpu")
-        and features.dtype == torch.float32
-        and features.ndim == 5
-        and features.shape[1] <= MOST_IMAGES
-    )
-
-
-def of_images(features: Tensor, *args: Any, **given: Any) -> Tensor:
-    """A convolution in float32, its answer in the type that autocast gives it."""
-    with torch.autocast("cpu", enabled=False):
-        answer = convolve(features, *args, **given)
-    return answer.to(torch.get_autocast_dtype("cpu"))
 
 
 def is_small_half(features: Tensor, *rest: Any) -> bool:

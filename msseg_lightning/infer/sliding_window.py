@@ -59,6 +59,9 @@ class SlidingWindow:
             window about its centre (floor 0.001), which trusts the middle of a window more.
         batch_size: windows per forward pass.
         precision: ``fp32``, or ``bf16`` or ``fp16`` inside the network; sums are float32 always.
+            With ``tiling="volume"``, which promises the plain rule's masks, the ``finest_level`` of
+            a network that names it stays float32: the visits are compared there, and eight bits of
+            each lose much of their small difference.
         level: what is averaged and returned: ``logit`` or ``probability`` (its sigmoid).
         skip_empty: drop windows without a voxel of ``inside``.
         tiling: ``volume`` lays the grid over the volume, ``inside_box`` over the box of ``inside``,
@@ -132,7 +135,13 @@ class SlidingWindow:
         training = network.training
         network.eval()
         try:
-            with channels_last(network), torch.inference_mode(), CpuKernels():
+            spared = finest_levels(network) if self.tiling == "volume" else []
+            with (
+                channels_last(network),
+                full_precision(spared),
+                torch.inference_mode(),
+                CpuKernels(),
+            ):
                 return self._predict(network, images, plan, progress)
         finally:
             network.train(training)
@@ -221,6 +230,35 @@ def channels_last(network: nn.Module) -> Iterator[None]:
     finally:
         for weight, original in zip(weights, originals, strict=True):
             weight.data = original
+
+
+def finest_levels(network: nn.Module) -> list[nn.Module]:
+    """The modules that networks inside this one name as their ``finest_level``."""
+    return [part for module in network.modules() for part in getattr(module, "finest_level", ())]
+
+
+@contextlib.contextmanager
+def full_precision(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Run these modules in float32 meanwhile; their answers have the type of autocast."""
+
+    def exact(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def run(features: Tensor) -> Tensor:
+            device = features.device.type
+            if not torch.is_autocast_enabled(device):
+                return forward(features)
+            with torch.autocast(device, enabled=False):
+                answer = forward(features.float())
+            return answer.to(torch.get_autocast_dtype(device))
+
+        return run
+
+    try:
+        for module in modules:
+            module.forward = exact(module.forward)
+        yield
+    finally:
+        for module in modules:
+            module.__dict__.pop("forward", None)
 
 
 @dataclasses.dataclass(frozen=True)

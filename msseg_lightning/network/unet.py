@@ -140,6 +140,11 @@ class UNet(nn.Module):
             return DeepLogits(logits, tuple(deeper))
         return weigh(self.heads[0], features)
 
+    @property
+    def finest_level(self) -> list[nn.Module]:
+        """What compares the images themselves; ``infer.SlidingWindow`` spares it rounding."""
+        return [part for part in (self.stem, self.encoder[0]) if part is not None]
+
     def _check(self, images: Tensor) -> None:
         """Say in the user's words what a convolution would say in its own."""
         if images.shape[1] != self.in_channels:

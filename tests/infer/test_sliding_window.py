@@ -6,6 +6,7 @@ from monai.inferers import sliding_window_inference
 from torch import nn
 
 from msseg_lightning.core.problem import ExitCode, MssegError
+from msseg_lightning.infer import sliding_window
 from msseg_lightning.infer.sliding_window import (
     UNSEEN_LOGIT,
     SlidingWindow,
@@ -281,3 +282,29 @@ def test_nan_ends_with_status_7(network):
     with pytest.raises(MssegError, match="NaN") as caught:
         SlidingWindow(8, 0.5)(network, volume)
     assert caught.value.exit_code == ExitCode.NUMERICAL
+
+
+def test_bf16_spares_the_level_that_compares_the_visits(monkeypatch):
+    torch.manual_seed(0)
+    unet = UNet(2, [4, 8], Block(norm=Norm("instance")), Down(), Up(), stem=True).eval()
+    first, last = unet.encoder[0][0].conv, unet.decoder[-1][0].conv
+    seen = {}
+    for name, layer in (("first", first), ("last", last)):
+        layer.register_forward_hook(
+            lambda _, given, answer, name=name: seen.update({name: (given[0].dtype, answer.dtype)})
+        )
+    baseline = torch.rand(1, 16, 16, 16) + 1
+    images = torch.cat([baseline, baseline + 0.01 * torch.rand(1, 16, 16, 16)])
+
+    def answer(**settings):
+        return SlidingWindow(16, 0.5, **settings)(unet, images)
+
+    exact = answer()
+    spared = (answer(precision="bf16") - exact).norm()
+    assert seen["first"] == (torch.float32, torch.float32)
+    assert seen["last"][1] == torch.bfloat16
+    answer(precision="bf16", tiling="one_pass")
+    assert seen["first"][1] == torch.bfloat16  # judged by the truth, not by equal masks
+    assert not any("forward" in part.__dict__ for part in unet.finest_level)
+    monkeypatch.setattr(sliding_window, "finest_levels", lambda _: [])
+    assert spared < 0.8 * (answer(precision="bf16") - exact).norm()
