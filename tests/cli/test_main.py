@@ -60,6 +60,13 @@ def test_a_refused_setting_ends_with_its_code_and_a_remedy(capsys):
     assert "train.steps" in capsys.readouterr().err
 
 
+def test_every_command_keeps_freed_memory(monkeypatch, capsys):
+    kept = []
+    monkeypatch.setattr("msseg_lightning.cli.main.keep_freed_memory", lambda: kept.append(True))
+    assert main(["list"]) == 0
+    assert kept == [True]
+
+
 def test_the_usage_lists_the_exit_codes():
     assert "3 data" in usage()
 

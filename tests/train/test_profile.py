@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 
 from msseg_lightning.train.curves import read_curves
 from msseg_lightning.train.datamodule import LongitudinalDataModule
@@ -73,17 +72,3 @@ def test_timed_object_behaves_as_the_one_inside():
     assert 0 < clock.seconds["part"] < 1
     with pytest.raises(AttributeError):
         timed.absent  # noqa: B018
-
-
-def test_channels_last_moves_layout_and_not_values():
-    module = task()
-    before = {name: value.clone() for name, value in module.network.state_dict().items()}
-    Hardware("cpu", channels_last=True).prepare(module)
-    kernel = module.network[0].weight
-    assert kernel.is_contiguous(memory_format=torch.channels_last_3d)
-    assert not kernel.is_contiguous()
-    for name, value in module.network.state_dict().items():
-        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
-    images = torch.randn(1, 2, 4, 4, 4)
-    flat = nn.functional.conv3d(images, before["0.weight"], before["0.bias"], padding=1)
-    torch.testing.assert_close(module.network[0](images), flat)
