@@ -221,12 +221,14 @@ def _search(place, start, box, target, target_start, target_box, block_start, bl
         home = near[0]
         for p in range(start[c], start[c + 1]):
             x, y, z = place[0, p], place[1, p], place[2, p]
-            # the cell that held the neighbour of the voxel before is a good first guess
-            best = _least(x, y, z, target, target_start[home], target_start[home + 1])
+            first = home  # held the neighbour of the voxel before: a good first guess
+            best = _least(x, y, z, target, target_start[first], target_start[first + 1])
             for k in range(count):
                 if near_lower[k] >= best or best <= enough:
                     break
                 t = near[k]
+                if t == first:
+                    continue
                 gap_x = max(target_box[0, t] - x, x - target_box[3, t], 0.0)
                 gap_y = max(target_box[1, t] - y, y - target_box[4, t], 0.0)
                 gap_z = max(target_box[2, t] - z, z - target_box[5, t], 0.0)
