@@ -64,7 +64,7 @@ def inspect_subject(
         volume, found = inspect_volume(subject.masks[name], "mask", allowed, subject.root)
         if name == BRAIN:
             found = [_no_brain(item) if item.code == "mask.empty" else item for item in found]
-        problems += found
+        problems += [_with_role(item, subject, name) for item in found]
         if volume is not None:
             volumes[name] = volume
     brain = volumes.get(BRAIN)
@@ -72,7 +72,7 @@ def inspect_subject(
         volume, found = inspect_volume(
             path, "image", options, subject.root, None if brain is None else brain.data
         )
-        problems += found
+        problems += [_with_role(item, subject, name) for item in found]
         if volume is not None:
             volumes[name] = volume
     complete = {*subject.images, *subject.masks} == set(volumes)
@@ -87,6 +87,18 @@ def inspect_subject(
 
 def _name(subject: LongitudinalSubject, volume: str) -> str:
     return shown(subject.files()[volume], subject.root)
+
+
+def _with_role(problem: Problem, subject: LongitudinalSubject, name: str) -> Problem:
+    """Where a path is wrong: whose it is, as what, and whether the pair can do without it."""
+    if problem.field != "path":
+        return problem
+    remedy = problem.remedy
+    if problem.code == "path.missing":
+        remedy = "check the path, or leave " + (
+            f"{name} out (in a table: empty its cell)" if name in subject.masks else "this pair out"
+        )
+    return dataclasses.replace(problem, field=f"{name} of {subject.id}", remedy=remedy)
 
 
 def _no_brain(empty: Problem) -> Problem:

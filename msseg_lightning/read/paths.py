@@ -131,7 +131,7 @@ def _missing(path: Path, name: str) -> Problem:
         file=name,
         field="path",
         expected="a file",
-        remedy="restore the file or take the subject out of the data set",
+        remedy="check the path, or restore the file",
     )
 
 

@@ -17,6 +17,7 @@ from msseg_lightning.core.subject import BASELINE, FOLLOWUP, TARGET, Longitudina
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.read.gate import inspect_subject
 from msseg_lightning.read.nifti import DEFAULT, GateOptions
+from msseg_lightning.read.paths import shown
 
 
 class Source(Protocol):
@@ -38,6 +39,7 @@ class SubjectReport:
         patient: who it is.
         problems: errors and warnings.
         images: name -> digest of its voxels, to find copies among patients.
+        files: name -> the file as shown.
         labelled: it has a reference of new lesions.
     """
 
@@ -45,6 +47,7 @@ class SubjectReport:
     patient: str
     problems: tuple[Problem, ...]
     images: Mapping[str, str]
+    files: Mapping[str, str]
     labelled: bool
 
 
@@ -148,6 +151,7 @@ def check_pair(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -> 
         subject.patient,
         tuple(problems),
         {name: _digest(volumes[name]) for name in (BASELINE, FOLLOWUP) if name in volumes},
+        {name: shown(path, subject.root) for name, path in subject.images.items()},
         subject.labelled and (TARGET in volumes or TARGET not in subject.masks),
     )
 
@@ -160,20 +164,23 @@ def _digest(volume: Volume) -> str:
 
 
 def _copies(reports: Sequence[SubjectReport]) -> Iterator[Problem]:
-    """Scans that occur under two patients: they would leak from training into testing."""
-    owners: dict[str, dict[str, str]] = defaultdict(dict)
+    """Scans that occur under several patients: they would leak from training into testing.
+
+    Every place of the same voxels under another patient than the first place's is named.
+    """
+    places: dict[str, list[tuple[SubjectReport, str]]] = defaultdict(list)
     for report in reports:
         for name, digest in report.images.items():
-            owners[digest].setdefault(report.patient, f"{report.id} ({name})")
-    for places in owners.values():
-        if len(places) > 1:
-            first, *others = places.values()
-            yield Problem(
-                "data.copy",
-                "the same voxels occur under two patients",
-                file=others[0],
-                field="voxel values",
-                found=f"identical to {first}",
-                expected="each scan once",
-                remedy="remove one, or give both the same patient",
-            )
+            places[digest].append((report, name))
+    for (first, first_name), *others in places.values():
+        for report, name in others:
+            if report.patient != first.patient:
+                yield Problem(
+                    "data.copy",
+                    "the same voxels occur under two patients",
+                    file=report.files[name],
+                    field=f"{name} of {report.id}",
+                    found=f"identical to {first_name} of {first.id}, {first.files[first_name]}",
+                    expected="each scan once",
+                    remedy="remove one, or give both the same patient",
+                )

@@ -5,6 +5,7 @@ import shutil
 from msseg_lightning.core.problem import ExitCode
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.read.open_ms import OpenMs
+from msseg_lightning.read.table import TableReader
 from msseg_lightning.run.check import check_dataset
 from tests.read import files
 
@@ -42,7 +43,43 @@ def test_copies_among_patients_are_found(tmp_path):  # D05
     shutil.copy(tmp_path / "013" / files.BASELINE, tmp_path / "016" / files.BASELINE)
     report = check_dataset(Msseg2(tmp_path))
     (problem,) = report.errors
-    assert problem.code == "data.copy" and "016" in problem.file and "013" in problem.found
+    assert problem.code == "data.copy" and problem.file == f"016/{files.BASELINE}"
+    assert problem.field == "baseline_flair of 016"
+    assert problem.found == f"identical to baseline_flair of 013, 013/{files.BASELINE}"
+
+
+def test_every_copy_is_named(tmp_path):
+    files.good_pair(tmp_path, "013")
+    scans = f"013/{files.BASELINE},013/{files.FOLLOWUP}"
+    table = tmp_path / "pairs.csv"
+    # B2 is of patient B, A2 of patient A: a patient may have a scan in several pairs
+    rows = (("A", "A"), ("B", "B"), ("B2", "B"), ("A2", "A"), ("C", "C"))
+    lines = "".join(f"{name},{patient},{scans}\n" for name, patient in rows)
+    table.write_text(f"id,patient,baseline_flair,followup_flair\n{lines}")
+    report = check_dataset(TableReader(table))
+    assert [(p.code, p.field) for p in report.errors] == [
+        ("data.copy", f"{visit}_flair of {name}")
+        for visit in ("baseline", "followup")
+        for name in ("B", "B2", "C")
+    ]
+
+
+def test_a_missing_file_is_named_by_pair_and_role(tmp_path):
+    folder = files.good_pair(tmp_path, "013")
+    table = tmp_path / "pairs.csv"
+    table.write_text(
+        "id,baseline_flair,followup_flair,brain\n"
+        f"A,013/{files.BASELINE},013/{files.FOLLOWUP},nowhere/brain.nii.gz\n"
+        "B,013/none.nii.gz,013/none_either.nii.gz,\n"
+    )
+    (folder / "none_either.nii.gz").symlink_to(folder / "gone")
+    missing, required, link = check_dataset(TableReader(table)).errors
+    assert missing.code == "path.missing" and missing.file == "nowhere/brain.nii.gz"
+    assert missing.field == "brain of A" and "empty its cell" in missing.remedy
+    assert required.code == "path.missing" and required.field == "baseline_flair of B"
+    assert "cell" not in required.remedy and "leave this pair out" in required.remedy
+    assert link.code == "path.broken_link" and link.field == "followup_flair of B"
+    assert link.remedy == "restore the file the link points to"
 
 
 def test_security_outranks(tmp_path):
