@@ -34,25 +34,29 @@ def main(arguments: Sequence[str]) -> ExitCode:
     options = parser.parse_args(arguments)
 
     from msseg_lightning.cli import simulate, train
+    from msseg_lightning.run.compose import compose_config
+    from msseg_lightning.run.product import is_product
+    from msseg_lightning.run.simulate import load_recipe
 
     began = time.monotonic()
     cohort = options.cohort or Path("cohorts") / options.preset
     workers = min(4, os.cpu_count() or 1)
+    settings = [
+        f"read.root={cohort}",
+        "split=file",
+        f"split.path={cohort / 'split.json'}",
+        "split.validation=0.25",
+        "size=cpu",
+        "track=mlflow_plain_ids",
+        *options.overrides,
+    ]
+    load_recipe(options.preset)  # what is misspelt is refused before anything is said or written
+    if not is_product(settings):
+        compose_config(settings, options.experiment)
     say(f"1  a cohort whose every lesion is known -> {cohort}")
     simulate.main([str(cohort), f"preset={options.preset}", f"workers={workers}"])
     say(f"2  {options.experiment} at CPU size: train, predict, score, report, track")
-    code = train.main(
-        [
-            options.experiment,
-            f"read.root={cohort}",
-            "split=file",
-            f"split.path={cohort / 'split.json'}",
-            "split.validation=0.25",
-            "size=cpu",
-            "track=mlflow_plain_ids",
-            *options.overrides,
-        ]
-    )
+    code = train.main([options.experiment, *settings])
     say(f"done in {(time.monotonic() - began) / 60:.1f} minutes; look at the report in a browser,")
     say("compare runs with `msseg ui` (http://127.0.0.1:5000)")
     return code

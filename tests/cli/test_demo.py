@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from msseg_lightning.cli.main import main
+from msseg_lightning.core.problem import ExitCode
 
 
 def test_from_nothing_to_a_report(tmp_path, monkeypatch, capsys):
@@ -12,3 +15,12 @@ def test_from_nothing_to_a_report(tmp_path, monkeypatch, capsys):
     (report,) = tmp_path.glob("runs/pre_unet/*/report.html")
     assert str(report.relative_to(tmp_path)) in said
     assert "msseg ui" in said
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--preset", "nope"], ["--experiment", "nope"], ["trian.steps=2"], ["size=nope"]]
+)
+def test_what_is_misspelt_is_refused_before_anything_is_done(tmp_path, monkeypatch, capsys, wrong):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", *wrong]) == ExitCode.CONFIG
+    assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())
