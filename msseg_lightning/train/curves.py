@@ -127,8 +127,9 @@ class Progress(L.Callback):
         if not self._stepped:
             self._stepped = True
             log.info(
-                "first step %.1f s after the start of the process (%.1f CPU s)",
-                *(seconds_since_start(), time.process_time()),
+                "first step %.1f s after the program was started, all before it included "
+                "(%.1f CPU s); %.1f s after the training began",
+                *(seconds_since_start(), time.process_time(), time.monotonic() - self._began),
             )
         now, step = time.monotonic(), trainer.global_step
         speak = now - self._said > (2.0 if self._bar else self.interval_s) or step >= self.total
