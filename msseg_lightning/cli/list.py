@@ -53,9 +53,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
 def headline(reported: dict[str, object]) -> str:
     """The first figures of a card; papers differ in what they report and on which cases."""
-    parts = []
-    for name, value in reported.items():
-        if name != "protocol":
-            mean = value.get("mean") if isinstance(value, dict) else value
-            parts.append(f"{name.replace('_', ' ')} {mean}")
-    return ", ".join(parts) or "none reported"
+    from msseg_lightning.run.cards import reported_text
+
+    figures = {name: value for name, value in reported.items() if name != "protocol"}
+    return reported_text(figures, in_full=False) or "none reported"

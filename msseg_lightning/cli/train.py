@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.core.wording import counted
 
 if TYPE_CHECKING:
     from msseg_lightning.run.folder import RunFolder
@@ -90,15 +91,15 @@ def describe(summary: dict[str, dict]) -> str:
     if present["cases"]:
         measures, lesions = present["measures"], present["lesions"]
         lines.append(
-            f"{len(present['cases'])} pairs with new lesions: "
+            f"{counted(len(present['cases']), 'pair')} with new lesions: "
             f"Dice {number(measures['Dice'])}, lesion F1 {number(measures['F1_score'])}, "
             f"{lesions['detected']} of {lesions['true']} lesions detected, "
             f"{lesions['predicted'] - lesions['matched']} false"
         )
     if absent["cases"]:
         lines.append(
-            f"{len(absent['cases'])} pairs without: "
-            f"{absent['clean']} clean, {number(absent['false_lesions'])} false lesions per pair"
+            f"{counted(len(absent['cases']), 'pair')} without: {absent['clean']} clean, "
+            f"{number(absent['false_lesions'], '.1f')} false lesions per pair"
         )
     return "\n".join(lines) + "\n"
 
@@ -126,12 +127,12 @@ def _mean_of(folder: Path, measure: str) -> float | None:
     return None if mean is None else float(mean)
 
 
-def number(statistic: dict[str, object]) -> str:
+def number(statistic: dict[str, object], form: str = ".3f") -> str:
     """Mean and interval of a statistic."""
     if statistic["mean"] is None:
         return "undefined"
-    text = f"{statistic['mean']:.3f}"
+    text = f"{statistic['mean']:{form}}"
     interval = statistic["interval"]
     if isinstance(interval, tuple | list):
-        text += f" [{interval[0]:.3f}, {interval[1]:.3f}]"
+        text += f" [{interval[0]:{form}}, {interval[1]:{form}}]"
     return text

@@ -14,14 +14,18 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 14, 34, 34
 COLOURS = {"train": "#8a8f98", "val": "#0072b2", "test": "#d55e00"}
 OTHERS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MAX_POINTS = 600
+SMOOTHING = 10  # a mean covers one in so many of the values
 HIDDEN = ("system/",)
 
 
-def curve_panels(rows: Sequence[Mapping[str, Any]], limit: int = 9) -> list[str]:
+def curve_panels(
+    rows: Sequence[Mapping[str, Any]], kept_step: int | None = None, limit: int = 9
+) -> list[str]:
     """One SVG per measure: ``train/loss`` and ``val/loss`` share the panel ``loss``.
 
     Args:
         rows: ``step``, ``name`` and ``value``; values that are not finite are left out.
+        kept_step: step of the rows after which the kept weights were taken; None where unknown.
         limit: panels at most, losses first.
     """
     panels: dict[str, dict[str, Points]] = {}
@@ -37,8 +41,10 @@ def curve_panels(rows: Sequence[Mapping[str, Any]], limit: int = 9) -> list[str]
         for measure, lines in panels.items()
         if any(len({step for step, _ in points}) > 1 for points in lines.values())
     }
+    if drawn.get("dice_or_empty") == drawn.get("dice"):  # no pair without lesions was validated
+        drawn.pop("dice_or_empty", None)
     order = sorted(drawn, key=lambda measure: ("loss" not in measure, measure))
-    return [_panel(measure, drawn[measure]) for measure in order[:limit]]
+    return [_panel(measure, drawn[measure], kept_step) for measure in order[:limit]]
 
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -57,7 +63,7 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [round(index * step, 12) for index in range(first, last + 1)]
 
 
-def _panel(measure: str, lines: Mapping[str, Points]) -> str:
+def _panel(measure: str, lines: Mapping[str, Points], kept_step: int | None) -> str:
     steps = [step for points in lines.values() for step, _ in points]
     values = [value for points in lines.values() for _, value in points]
     x0, x1 = min(steps), max(steps)
@@ -68,6 +74,10 @@ def _panel(measure: str, lines: Mapping[str, Points]) -> str:
 
     def y(value: float) -> float:
         return HEIGHT - BOTTOM - (value - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
+
+    def line(points: Points, colour: str, more: str = "") -> str:
+        path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in _thinned(points))
+        return f'<polyline fill="none" stroke="{colour}"{more} points="{path}"/>'
 
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(measure)} by step">'
@@ -90,17 +100,30 @@ def _panel(measure: str, lines: Mapping[str, Points]) -> str:
     end = WIDTH - RIGHT
     for index, (stage, points) in enumerate(sorted(lines.items(), reverse=True)):
         colour = COLOURS.get(stage, OTHERS[index % len(OTHERS)])
-        path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in _thinned(points))
-        parts.append(f'<polyline fill="none" stroke="{colour}" points="{path}"/>')
-        last_step, last = points[-1]
+        label = stage
+        window = max(len(points) // SMOOTHING, 5) | 1
+        smoothed = stage == "train" and "loss" in measure and len(points) >= 2 * window
+        if smoothed:  # values of single batches
+            parts.append(line(points, colour, ' opacity="0.3"'))
+            points, label = _running_mean(points, window), f"train, mean of {window} values"
+        parts.append(line(points, colour))
+        marked_step, marked = points[-1]
+        kept = [value for step, value in points if step == kept_step]
+        if stage == "val" and kept_step is not None and kept:
+            marked_step, marked, label = kept_step, kept[0], f"kept, step {kept_step + 1}: val"
+            parts.append(
+                f'<line class="kept" stroke="{colour}" x1="{x(marked_step):.1f}" '
+                f'x2="{x(marked_step):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+            )
         parts.append(
-            f'<circle r="2.5" fill="{colour}" cx="{x(last_step):.1f}" cy="{y(last):.1f}"/>'
+            f'<circle r="{4 if kept and stage == "val" else 2.5}" fill="{colour}" '
+            f'cx="{x(marked_step):.1f}" cy="{y(marked):.1f}"/>'
         )
         parts.append(
             f'<text class="key" text-anchor="end" fill="{colour}" x="{end}" y="16">'
-            f"{escape(stage)} {last:.3g}</text>"
+            f"{escape(label)} {marked:.3g}</text>"
         )
-        end -= 8 * (len(stage) + 6) + 6
+        end -= 7 * (len(label) + 6) + 6
     return "".join([*parts, "</svg>"])
 
 
@@ -112,6 +135,16 @@ def _limits(values: Sequence[float], is_share: bool) -> tuple[float, float]:
         low = 0.0
     margin = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
     return (low if low == 0 else low - margin), high + margin
+
+
+def _running_mean(points: Points, window: int) -> Points:
+    """Mean of the ``window`` (odd) values around each point, fewer at both ends."""
+    half = window // 2
+    around = [points[max(0, i - half) : i + half + 1] for i in range(len(points))]
+    return [
+        (step, sum(value for _, value in near) / len(near))
+        for (step, _), near in zip(points, around, strict=True)
+    ]
 
 
 def _thinned(points: Points) -> Points:

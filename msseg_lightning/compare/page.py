@@ -11,7 +11,9 @@ from typing import Any
 
 from msseg_lightning.compare.curves import curve_panels
 from msseg_lightning.compare.picture import COLUMNS, PLANES
+from msseg_lightning.core.wording import counted
 from msseg_lightning.evaluate.case_score import CaseScore
+from msseg_lightning.run.cards import reported_text
 
 # No address may be contacted, whatever a name in the data contains.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -31,10 +33,10 @@ GROUPS = {
     ),
 }
 KINDS = {
-    "missed": ("Missed", "in the reference, not found"),
-    "false": ("False", "predicted, matches no true lesion"),
-    "found": ("Found", "in the reference and found"),
-    "predicted": ("Predicted", "no reference to compare with"),
+    "missed": "Missed",
+    "false": "False",
+    "found": "Found",
+    "predicted": "Predicted",
 }
 
 
@@ -64,7 +66,9 @@ def header(card: Mapping[str, Any], setting: Mapping[str, object], notes: Sequen
     if departures:
         lists += _listed("Known differences from the paper", [str(item) for item in departures])
     if card.get("reported"):
-        values = [f"{key}: {value}" for key, value in dict(card["reported"]).items()]
+        values = [
+            f"{_label(key)}: {reported_text(value)}" for key, value in card["reported"].items()
+        ]
         lists += _listed("Reported in the paper", values)
     if notes:
         lists += f'<div class="notes">{_listed("To be known", list(notes), is_open=True)}</div>'
@@ -95,7 +99,9 @@ def headline(summary: Mapping[str, Mapping[str, Any]]) -> str:
     blocks = []
     for group, measures in summary.items():
         title, subtitle = GROUPS.get(group, (_label(group), ""))
-        tiles = "".join(_tile(name, value) for name, value in measures.items())
+        if measures.get("cases") is not None:
+            title = f"{title}: {measures['cases']}"
+        tiles = "".join(_tile(name, value) for name, value in measures.items() if name != "cases")
         blocks.append(
             f'<div class="group"><h3>{escape(title)}</h3><p>{escape(subtitle)}</p>'
             f'<div class="tiles">{tiles}</div></div>'
@@ -118,9 +124,9 @@ def _tile(name: str, value: Any) -> str:
     )
 
 
-def curves(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Learning curves, one panel per measure."""
-    panels = curve_panels(rows)
+def curves(rows: Sequence[Mapping[str, Any]], kept_step: int | None = None) -> str:
+    """Learning curves, one panel per measure; the step of the kept weights is marked."""
+    panels = curve_panels(rows, kept_step)
     if not panels:
         return ""
     return f'<section><h2>Learning curves</h2><div class="curves">{"".join(panels)}</div></section>'
@@ -135,10 +141,10 @@ CASE_COLUMNS = (
     ("Precision", "share of the predicted lesions that are true"),
     ("True", "lesions in the reference that count"),
     ("Found", "of them found"),
-    ("False", "predicted lesions that match none"),
+    ("False", "predicted lesions that count as no match"),
     ("True mm³", "volume of the reference"),
     ("Predicted mm³", "volume of the prediction"),
-    ("Distance mm", "average symmetric surface distance"),
+    ("Mean surface distance mm", "average symmetric surface distance; not the Hausdorff distance"),
 )
 
 
@@ -153,8 +159,8 @@ def case_table(cases: Sequence[tuple[str, CaseScore | None]]) -> str:
     )
     rows = "".join(_case_row(case, score) for case, score in scored)
     return (
-        f"<section><h2>Cases</h2><p>{len(scored)} cases. A dash is a measure without a value. "
-        'Click a heading to sort.</p><div class="scroll"><table class="sortable">'
+        f"<section><h2>Cases</h2><p>{counted(len(scored), 'case')}. A dash is a measure without a "
+        'value. Click a heading to sort.</p><div class="scroll"><table class="sortable">'
         f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div></section>"
     )
 
@@ -215,17 +221,15 @@ def lesions(cards: Sequence[str], counts: Mapping[str, int], shown: Mapping[str,
     if total == 0:
         return "<section><h2>Lesions</h2><p>No lesion in any reference or prediction.</p></section>"
     parts = ", ".join(
-        f"{shown[kind]} of {counts[kind]} {KINDS[kind][0].lower()}"
-        for kind in KINDS
-        if counts[kind]
+        f"{shown[kind]} of {counts[kind]} {KINDS[kind].lower()}" for kind in KINDS if counts[kind]
     )
     said = (
-        f"All {total} lesions are shown ({parts})."
+        f"{counted(total, 'lesion')}, all shown ({parts})."
         if drawn == total
         else f"{drawn} of {total} lesions are shown: {parts}; large ones and mistakes first."
     )
     buttons = '<button type="button" data-kind="all" class="chosen">All</button>' + "".join(
-        f'<button type="button" data-kind="{kind}">{KINDS[kind][0]} ({shown[kind]})</button>'
+        f'<button type="button" data-kind="{kind}">{KINDS[kind]} ({shown[kind]})</button>'
         for kind in KINDS
         if shown[kind]
     )
@@ -248,15 +252,16 @@ def legend() -> str:
 def lesion_card(
     kind: str,
     case: str,
+    why: str,
     facts: Mapping[str, object],
     picture: str | None,
     locator: str | None,
 ) -> str:
     """One lesion: what it is, where it is, and both visits in three planes."""
-    title, why = KINDS[kind]
+    title = KINDS[kind]
     left = (
         f'<h3><span class="badge {kind}">{title}</span> {escape(case)}</h3>'
-        f'<p class="why">{why}</p>{_facts(facts, "facts")}'
+        f'<p class="why">{escape(why)}</p>{_facts(facts, "facts")}'
     )
     if locator:
         left += f'<img class="locator" alt="Place in the brain" src="{locator}">'
@@ -291,8 +296,12 @@ def how_to_read() -> str:
         "reference is a line around its voxels, the prediction a line inside its voxels, so that "
         "neither hides the other.",
         "Only voxels inside the brain mask are shown, because a head scan shows a face.",
-        "A true lesion is found, and a predicted one is false, by the rule of the challenge's "
-        "official scorer; lesions below its volume limit do not count.",
+        "The rule of the challenge's official scorer says what is found and what is false. A "
+        "lesion is matched if more than 10 % of it is covered by lesions of the other mask and "
+        "those that make up most of the cover (65 %, the largest first) lie by no more than 70 % "
+        "of their own size outside all lesions of its mask. True and predicted lesions are asked "
+        "one by one: a true lesion may be found while the prediction over it is false. Lesions "
+        "below the volume limit do not count.",
     )
     return (
         "<section><h2>How to read the pictures</h2><ul>"
@@ -319,6 +328,8 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         if value != value:
             return "–"  # noqa: RUF001 - a dash
+        if abs(value) >= 1000:
+            return f"{value:,.0f}"
         return f"{value:.0f}" if value.is_integer() and abs(value) >= 10 else f"{value:.3g}"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_shown(part)}" for key, part in value.items())

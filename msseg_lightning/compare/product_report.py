@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from msseg_lightning.compare import page
-from msseg_lightning.compare.run_report import notes
+from msseg_lightning.compare.run_report import notes, shown_card
 from msseg_lightning.compare.table import MEASURES, Group, Row, ScoredRun, compare_runs, table_csv
 from msseg_lightning.core.files import atomic_write
 from msseg_lightning.evaluate.case_score import CaseScore
@@ -80,7 +80,7 @@ def build_product_report(folders: Sequence[Path]) -> Path:
         f"{config['name']}, all folds",
         [
             page.header(
-                {"name": config["name"], **config["card"]},
+                shown_card(config),
                 _setting(config, seeds),
                 notes(config, seeds[0].content["summary"]),
             ),

@@ -16,6 +16,7 @@ from msseg_lightning.compare.picture import CasePictures, CaseVolumes, data_uri
 from msseg_lightning.core.files import atomic_write
 from msseg_lightning.core.lesion import label_lesions
 from msseg_lightning.core.volume import Volume
+from msseg_lightning.core.wording import counted
 from msseg_lightning.evaluate.case_score import CaseScore, Lesion
 
 LOG = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class ReportContext:
         summary: measures over each group of cases, ``with_new_lesions`` and
             ``without_new_lesions``: name -> number, or a mapping with ``mean``, ``low``, ``high``.
         notes: warnings a reader must know.
+        kept_step: ``step`` of the curves after which the kept weights were taken.
     """
 
     setting: Mapping[str, object]
@@ -59,6 +61,7 @@ class ReportContext:
     curves: Sequence[Mapping[str, Any]] = ()
     summary: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    kept_step: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +79,27 @@ class Finding:
     case: str
     lesion: Lesion
     partners: tuple[Lesion, ...] = ()
+
+    @property
+    def why(self) -> str:
+        """What became of it, in words that agree with the official rule."""
+        if self.kind == "predicted":
+            return "no reference to compare with"
+        if self.kind == "found":
+            return "in the reference and found"
+        where, other = (
+            ("predicted", "true") if self.kind == "false" else ("in the reference", "predicted")
+        )
+        if not self.lesion.counted:
+            return f"{where}, too small to count"
+        if self.partners:
+            return (
+                f"{where}; touches a {other} lesion, but what they share is too small a part of "
+                "one of them to count as a match (official rule)"
+            )
+        if self.lesion.overlap_voxels:
+            return f"{where}; touches only a {other} lesion that is too small to count"
+        return f"{where}, touches no {other} lesion"
 
 
 def findings_of(case: str, score: CaseScore) -> list[Finding]:
@@ -186,7 +210,7 @@ def write_report(
         sections=[
             page.header(context.card, context.setting, context.notes),
             page.headline(context.summary),
-            page.curves(context.curves),
+            page.curves(context.curves, context.kept_step),
             page.case_table([(case.id, case.score) for case in context.cases]),
             page.lesions(
                 [cards[id(finding)] for finding in shown],
@@ -283,10 +307,11 @@ def _card(finding: Finding, volumes: CaseVolumes, pictures: CasePictures | None)
     point = view_point(own, finding.lesion)
     facts = _facts(finding, own, point, volumes)
     if pictures is None:
-        return page.lesion_card(finding.kind, finding.case, facts, None, None)
+        return page.lesion_card(finding.kind, finding.case, finding.why, facts, None, None)
     return page.lesion_card(
         finding.kind,
         finding.case,
+        finding.why,
         facts,
         data_uri(pictures.lesion(point)),
         data_uri(pictures.locator(point)),
@@ -297,17 +322,19 @@ def _facts(
     finding: Finding, own: Volume, point: NDArray[np.float64], volumes: CaseVolumes
 ) -> dict[str, str]:
     lesion = finding.lesion
-    facts = {"Volume": f"{lesion.volume_mm3:.0f} mm³ ({lesion.voxels} voxels)"}
+    facts = {"Volume": f"{lesion.volume_mm3:.0f} mm³ ({counted(lesion.voxels, 'voxel')})"}
     if finding.partners:
         other = "Prediction there" if finding.kind != "false" else "Reference there"
         total = sum(partner.volume_mm3 for partner in finding.partners)
-        facts[other] = f"{total:.0f} mm³, {lesion.overlap_voxels} voxels shared"
+        voxels = sum(partner.voxels for partner in finding.partners)
+        facts[other] = (
+            f"{total:.0f} mm³ ({counted(voxels, 'voxel')}), "
+            f"{counted(lesion.overlap_voxels, 'voxel')} shared"
+        )
     if volumes.probability is not None:
         box = tuple(slice(low, high) for low, high in lesion.box)
         if volumes.probability.data.shape == own.data.shape:
             facts["Highest probability"] = f"{float(volumes.probability.data[box].max()):.2f}"
     voxel = np.linalg.inv(own.affine) @ np.append(point, 1)
     facts["Voxel (from 0)"] = ", ".join(str(round(float(index))) for index in voxel[:3])
-    if not lesion.counted:
-        facts["Note"] = "too small to count in the lesion scores"
     return facts

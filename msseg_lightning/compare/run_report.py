@@ -22,6 +22,7 @@ from msseg_lightning.core.subject import (
     LongitudinalSubject,
 )
 from msseg_lightning.core.volume import Volume
+from msseg_lightning.core.wording import counted
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.evaluate.summary import dice_as_published
 from msseg_lightning.run.build import build_load, instantiate
@@ -67,7 +68,7 @@ def context_of(folder: RunFolder, rename: Callable[[str], str]) -> ReportContext
     subjects = {subject.id: subject for subject in instantiate(config["read"]).subjects()}
     return ReportContext(
         setting=setting(config, record, content),
-        card={"name": config["name"], **config["card"]},
+        card=shown_card(config, None if record.get("stages") else _parameters(folder)),
         cases=[
             ReportCase(rename(case), score, _loader(subjects[case], load, folder))
             for case, score in scores.items()
@@ -75,7 +76,40 @@ def context_of(folder: RunFolder, rename: Callable[[str], str]) -> ReportContext
         curves=read_curves(folder.fit / "curves.csv"),
         summary=shown_summary(content["summary"]) | published_dice(scores),
         notes=notes(config, content["summary"]),
+        kept_step=_kept_step(folder),
     )
+
+
+def shown_card(config: Config, parameters: int | None = None) -> dict[str, Any]:
+    """The card with its name; the idea does not pass a smaller run off as the paper's system.
+
+    Args:
+        config: of the run.
+        parameters: of the run's only network; None where that is not recorded.
+    """
+    card = {"name": config["name"], **config["card"]}
+    if config["size"] != "paper" and card.get("idea"):
+        what = f"{_millions(parameters)} parameters" if parameters else "smaller than the paper's"
+        card["idea"] = f"In the paper: {card['idea']}. This run: size={config['size']}, {what}."
+    return card
+
+
+def _millions(number: int) -> str:
+    return f"{number / 1e6:.1f} M" if number >= 100_000 else f"{number:,}"
+
+
+def _parameters(folder: RunFolder) -> int | None:
+    file = folder.model / "card.json"
+    content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return content.get("parameters")
+
+
+def _kept_step(folder: RunFolder) -> int | None:
+    """``best_step`` counts finished steps, rows of the curves count from 0."""
+    file = folder.fit / "done.json"
+    content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    best = content.get("best_step")
+    return None if best is None else best - 1
 
 
 def setting(config: Config, record: dict[str, Any], content: dict[str, Any]) -> dict[str, object]:
@@ -103,7 +137,7 @@ def setting(config: Config, record: dict[str, Any], content: dict[str, Any]) -> 
         "evaluated on": "pairs held out from training and validation",
         "threshold": content["threshold"],
         "protocol": content["protocol"],
-        "commit": record.get("commit") or "not a git checkout",
+        "commit": (record.get("commit") or "")[:12] or "not a git checkout",
         "version": record.get("version"),
         "data hash": str(split["data_hash"])[:12],
     }
@@ -158,7 +192,9 @@ def notes(config: Config, summary: Mapping[str, Any]) -> tuple[str, ...]:
     cases = len(summary["with_lesions"]["cases"]) + len(summary["without_lesions"]["cases"])
     found = []
     if cases < 20:
-        found.append(f"{cases} cases are too few to rank systems; read the intervals.")
+        found.append(
+            f"With {counted(cases, 'case')} there are too few to rank systems; read the intervals."
+        )
     if config["size"] != "paper":
         found.append(
             f"Run at size {config['size']!r}, which is smaller than the paper's system; "

@@ -1,6 +1,6 @@
 import pytest
 
-from msseg_lightning.compare.curves import curve_panels, nice_ticks
+from msseg_lightning.compare.curves import _running_mean, curve_panels, nice_ticks
 
 
 def rows(name, values):
@@ -37,3 +37,24 @@ def test_a_flat_curve_and_a_long_one():
 )
 def test_ticks_are_round(low, high, expected):
     assert nice_ticks(low, high) == pytest.approx(expected)
+
+
+def test_the_kept_step_is_marked_with_its_own_value_not_the_last():
+    (panel,) = curve_panels(rows("val/score", [0.1, 0.7, 0.5]), kept_step=1)
+    assert 'class="kept"' in panel and "kept, step 2: val 0.7<" in panel
+    for unknown in (None, 5):
+        (panel,) = curve_panels(rows("val/score", [0.1, 0.7, 0.5]), kept_step=unknown)
+        assert 'class="kept"' not in panel and ">val 0.5<" in panel
+
+
+def test_values_of_single_batches_are_smoothed_and_faint():
+    (panel,) = curve_panels(rows("train/loss", [0.0, 1.0] * 10))
+    assert panel.count("<polyline") == 2 and panel.count('opacity="0.3"') == 1
+    assert "train, mean of 5 values 0.667<" in panel  # of the last 1, 0, 1
+    assert _running_mean([(0, 3.0), (1, 0.0), (2, 6.0)], 3) == [(0, 1.5), (1, 3.0), (2, 3.0)]
+
+
+def test_one_of_two_equal_dice_curves_is_enough():
+    same = rows("val/dice", [0.1, 0.2]) + rows("val/dice_or_empty", [0.1, 0.2])
+    assert len(curve_panels(same)) == 1
+    assert len(curve_panels(same + rows("val/dice_or_empty", [0.3, 0.4]))) == 2

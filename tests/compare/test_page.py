@@ -1,3 +1,4 @@
+from msseg_lightning.cli.list import headline
 from msseg_lightning.compare import page
 from tests.compare.phantom import pair
 
@@ -52,3 +53,16 @@ def test_what_is_not_known_is_a_dash_and_sorts_as_nothing():
     assert "data-value" not in page._text_cell("infinity war")
     assert page._text_cell("0.61 [0.50, 0.70]").startswith('<td data-value="0.61">')
     assert page._text_cell("1,234").startswith('<td data-value="1234.0">')
+
+
+def test_what_a_paper_reports_is_text():
+    reported = {"dice_percent": {"mean": 62.46, "sd": 36.11, "q1": 39.05}, "f1": 0.7}
+    reported["fold_means"] = {"threshold_50_percent": 53.3, "folds": [0.5, 0.25]}
+    text = page.header({"name": "n", "reported": reported}, {}, ())
+    assert "<li>Dice percent: 62.46 (SD 36.11, Q1 39.05)</li><li>F1: 0.7</li>" in text
+    assert "threshold 50 percent 53.3, folds 0.5, 0.25" in text
+    assert headline(reported) == (
+        "dice percent 62.46 (SD 36.11), f1 0.7, "
+        "fold means threshold 50 percent 53.3, folds 0.5, 0.25"
+    )
+    assert headline({"protocol": "p"}) == "none reported"

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import numpy as np
@@ -15,6 +16,7 @@ from msseg_lightning.compare.report import (
 )
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.case_score import Lesion
+from msseg_lightning.evaluate.score import score_case
 from tests.compare.phantom import RAS, pair
 
 
@@ -50,7 +52,7 @@ def test_found_missed_and_false_each_get_a_card(tmp_path):
     text = path.read_text(encoding="utf-8")
     kinds = re.findall(r'<article class="lesion" data-kind="(\w+)"', text)
     assert kinds == ["missed", "false", "found"]
-    assert "All 3 lesions are shown (1 of 1 missed, 1 of 1 false, 1 of 1 found)." in text
+    assert "3 lesions, all shown (1 of 1 missed, 1 of 1 false, 1 of 1 found)." in text
     assert "Research use only" in text and "not a medical device" in text.lower()
     assert "324 mm³ (27 voxels)" in text  # 27 voxels of 2 x 2 x 3 mm
     assert "0.25 to 0.75" in text and "too few cases" in text and "A. Uthor 2021" in text
@@ -151,3 +153,18 @@ def test_each_lesion_is_also_a_picture_of_three_planes_and_four_columns(tmp_path
         with Image.open(file) as picture:
             width, height = picture.size
         assert width * 3 == height * 4
+
+
+def test_a_false_lesion_over_a_found_one_says_what_the_rule_says():
+    # 5 of 20 voxels of the true lesion are covered: found (25 > 10 %, all of the prediction lies
+    # in it), while 75 > 70 % of the true lesion lies outside the prediction: false
+    reference, prediction = np.zeros((24, 8, 8), np.uint8), np.zeros((24, 8, 8), np.uint8)
+    reference[2:22, 4, 4] = 1
+    prediction[2:7, 4, 4] = 1
+    score = score_case(prediction, reference, (1.0, 1.0, 1.0))
+    found, false = findings_of("a", score)
+    assert (found.kind, false.kind) == ("found", "false")
+    assert "touches a true lesion" in false.why and "official rule" in false.why
+    alone = dataclasses.replace(false.lesion, overlap_voxels=0)
+    assert Finding("false", "a", alone).why == "predicted, touches no true lesion"
+    assert "too small to count" in Finding("missed", "a", lesion(1.0, counted=False)).why

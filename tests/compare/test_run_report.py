@@ -3,7 +3,13 @@ import json
 import nibabel
 import numpy as np
 
-from msseg_lightning.compare.run_report import _brain, _loader, shown_summary
+from msseg_lightning.compare.run_report import (
+    _brain,
+    _kept_step,
+    _loader,
+    shown_card,
+    shown_summary,
+)
 from msseg_lightning.core.subject import (
     BASELINE,
     FOLLOWUP,
@@ -61,3 +67,19 @@ def test_a_system_that_marks_everything_is_shown_not_refused(tmp_path):
     loaded = LoadedSubject(subject, {BASELINE: scan, FOLLOWUP: scan}, native)
     volumes = _loader(subject, lambda _: loaded, run)()
     assert volumes.prediction.data.all()
+
+
+def test_a_smaller_run_does_not_pass_for_the_paper():
+    config = {"name": "n", "size": "cpu", "card": {"idea": "26.3 M-parameter U-Net"}}
+    said = "In the paper: 26.3 M-parameter U-Net. This run: size=cpu, "
+    assert shown_card(config, 409_603)["idea"] == said + "0.4 M parameters."
+    assert shown_card(config)["idea"] == said + "smaller than the paper's."
+    assert shown_card(config | {"size": "paper"})["idea"] == "26.3 M-parameter U-Net"
+
+
+def test_the_kept_step_counts_from_zero_like_the_curves(tmp_path):
+    run = RunFolder(tmp_path)
+    assert _kept_step(run) is None
+    run.fit.mkdir()
+    (run.fit / "done.json").write_text('{"best_step": 900}')
+    assert _kept_step(run) == 899

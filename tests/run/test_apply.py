@@ -46,7 +46,7 @@ def test_another_layout_gives_the_scores_of_the_run(trained_run, tiny_cohort, tm
     cache = f"paths.cache={tmp_path / 'cache'}"
     assert main(["predict", str(trained_run), "--folder", str(out), *words, cache]) == ExitCode.OK
     printed = capsys.readouterr().out
-    assert "2 of 2 pairs predicted" in printed and "1 pairs with new lesions" in printed
+    assert "2 of 2 pairs predicted" in printed and "1 pair with new lesions" in printed
     ours = json.loads((out / "scores.json").read_text())
     run = json.loads((trained_run / "scores.json").read_text())
     for name in ("003", "004"):
