@@ -21,9 +21,9 @@ examples
   msseg check read=open_ms read.root=/data/open_ms_data
   msseg check read=bids read.root=/data/bids --json report.json
   msseg check read=table read.manifest=pairs.csv --json -
-  msseg check read=msseg2 read.root=/data +data.reading.trust=sform
+  msseg check read=msseg2 read.root=/data data.reading.trust=sform
 
-options of the gate, as +data.reading.NAME=VALUE
+options of the gate, as data.reading.NAME=VALUE; `train` and `predict` take the same
   strict                   refuse also misleading file endings and negative scaling
   trust                    sform or qform: which to follow where they conflict
   allow_nan_outside_brain  set NaN outside the brain mask to 0

@@ -20,6 +20,9 @@ examples
   msseg predict models:/pre_unet@champion --table pairs.csv --folder predictions
   msseg predict runs/pre_unet/msseg2-fold0-seed0 --folder out read=open_ms read.root=/data/open_ms
       every pair of a data set in any layout; scored where it has references
+  msseg predict RUN -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz infer.overlap=0.5
+      as in training but for one setting; what the gate refused and you have checked passes with
+      data.reading.NAME=VALUE (`msseg check --help` lists them)
   msseg predict RUN --folder out read=msseg2 read.root=/data/cohort --shard 1/4
       every fourth pair; the four parts may run anywhere that shares the folder
 
@@ -73,15 +76,17 @@ def main(arguments: Sequence[str]) -> ExitCode:
         "settings",
         nargs="*",
         metavar="key=value",
-        help="a data set (read=... read.root=...) and settings of infer, postprocess, data, paths",
+        help="a data set (read=... read.root=...); also settings of infer, postprocess, data, "
+        "paths and trainer, for one pair or many",
     )
     options = parser.parse_intermixed_args(arguments)
     single = (options.baseline, options.followup, options.output)
-    if [any(single), options.table is not None, bool(options.settings)].count(True) != 1 or (
-        any(single) and not all(single)
-    ):
+    data_set = any(item.startswith(("read=", "read.")) for item in options.settings)
+    sources = [any(single), options.table is not None, data_set]
+    if sources.count(True) != 1 or (any(single) and not all(single)):
         parser.error(
-            "give --baseline, --followup and --output, or --table alone, or a data set as key=value"
+            "say what to predict, one of: --baseline, --followup and --output; --table; a data "
+            "set as read=... read.root=..."
         )
     if options.brain is not None and not all(single):
         parser.error("--brain goes with --baseline and --followup; a table has a column brain")
@@ -95,10 +100,10 @@ def main(arguments: Sequence[str]) -> ExitCode:
     model = predict.find_model(options.model, options.mlruns)
     if not all(single):
         return predict_many(model, options)
-    method, _ = predict.load_method(model)
+    method, _ = predict.load_method(model, options.settings)
     subject = predict.pair_subject("pair", options.baseline, options.followup, options.brain)
     prediction = method.predict(subject)
-    record = predict.side_car(prediction, model)
+    record = predict.side_car(prediction, model, predict.lasting(options.settings))
     predict.write_prediction(prediction, options.output, options.probability, record)
     sys.stdout.write(
         f"{options.output}: {record['new_lesion_volume_mm3']} mm3 of new lesions in "
@@ -114,7 +119,7 @@ def predict_many(model: Path, options: argparse.Namespace) -> ExitCode:
 
     where = {"shard": options.shard, "executor": max(options.workers, 1)}
     if options.table is not None:
-        applied = apply_to_table(model, options.table, options.folder, **where)
+        applied = apply_to_table(model, options.table, options.folder, options.settings, **where)
     else:
         applied = apply_to_data_set(
             model, options.settings, options.folder, options.include_training, **where

@@ -13,6 +13,8 @@ examples
   msseg show pre_unet
   msseg show pre_unet size=cpu train.steps=1000        what a run with these overrides would use
   msseg show segresnet_shallow loss=dice_focal_deep    another preset of conf/loss/
+
+??? stands where only you can give the value, such as read.root=FOLDER.
 """
 
 
@@ -32,6 +34,6 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
     from msseg_lightning.run.compose import compose_config
 
-    config = compose_config(options.overrides, options.experiment)
+    config = compose_config(options.overrides, options.experiment, complete=False)
     sys.stdout.write(yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100))
     return ExitCode.OK

@@ -349,7 +349,7 @@ def _check_mirror(
             found=f"correlation {same:.2f} as it is, {mirrored:.2f} mirrored left-right",
             expected="a better match as it is",
             remedy="compare both scans by eye; correct the header or the voxels, or confirm the "
-            "pair with confirm_mirrored=true",
+            "pair with data.reading.confirm_mirrored=true",
             severity="warning" if options.confirm_mirrored else "error",
         )
 

@@ -58,6 +58,12 @@ class GateOptions:
 
 
 DEFAULT = GateOptions()
+UNSAID = {
+    field.name: getattr(DEFAULT, field.name)
+    for field in dataclasses.fields(GateOptions)
+    if field.name != "limits"
+} | {"label_values": None}
+"""Settings of a gate that was told nothing, as in ``conf/config.yaml``."""
 
 
 def gate_options(settings: Mapping[str, Any]) -> GateOptions:
@@ -67,16 +73,11 @@ def gate_options(settings: Mapping[str, Any]) -> GateOptions:
         MssegError: an unknown name or a value of the wrong form (exit 2).
     """
     problems = []
-    known: dict[str, Any] = {
-        field.name: getattr(DEFAULT, field.name)
-        for field in dataclasses.fields(GateOptions)
-        if field.name != "limits"
-    }
     values: dict[str, Any] = {}
-    for name, value in settings.items():
+    for name, value in exceptions(settings).items():
         expected = ""
-        if name not in known:
-            expected = ", ".join(difflib.get_close_matches(name, known, n=1) or known)
+        if name not in UNSAID:
+            expected = ", ".join(difflib.get_close_matches(name, UNSAID, n=1) or UNSAID)
         elif name == "trust":
             expected = "" if value in (None, "sform", "qform") else "sform or qform"
         elif name == "label_values":
@@ -84,7 +85,7 @@ def gate_options(settings: Mapping[str, Any]) -> GateOptions:
                 value = {int(source): int(meaning) for source, meaning in value.items()}
             except (AttributeError, TypeError, ValueError):
                 expected = "numbers, e.g. {255: 1}"
-        elif isinstance(known[name], bool):
+        elif isinstance(UNSAID[name], bool):
             expected = "" if isinstance(value, bool) else "true or false"
         elif not (isinstance(value, int | float) and 0 < value <= 1):
             expected = "a share between 0 and 1"
@@ -92,7 +93,7 @@ def gate_options(settings: Mapping[str, Any]) -> GateOptions:
             problems.append(
                 Problem(
                     "config.reading",
-                    "no such option of the gate" if name not in known else "unfit value",
+                    "no such option of the gate" if name not in UNSAID else "unfit value",
                     field=f"data.reading.{name}",
                     found=str(value)[:60],
                     expected=expected,
@@ -104,6 +105,15 @@ def gate_options(settings: Mapping[str, Any]) -> GateOptions:
     if problems:
         raise MssegError(problems)
     return GateOptions(**values)
+
+
+def exceptions(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that tell the gate something: what is read depends on these alone."""
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in UNSAID or value != UNSAID[name] or type(value) is not type(UNSAID[name])
+    }
 
 
 def read_volume(
@@ -421,8 +431,8 @@ def _repair(
                 else "voxels are NaN or infinite",
                 found,
                 "finite numbers",
-                "export the scan again, or allow_nan_outside_brain=true to fill with 0 outside "
-                "the brain mask",
+                "export the scan again, or data.reading.allow_nan_outside_brain=true to fill with "
+                "0 outside the brain mask",
             )
         ]
     values[bad] = 0
@@ -504,6 +514,13 @@ def _mask_values(
     return mask, found + _coverage(mask, name, options)
 
 
+def _say_what_it_means(labels: str, request: str = "say what it means: ") -> str:
+    first = labels.split(",")[0].replace(": ", "=")
+    return (
+        f"{request}data.reading.label_values='{{{labels}}}' (msseg evaluate: --label-value {first})"
+    )
+
+
 def _wrong_labels(values: NDArray[np.float32], name: str) -> Problem:
     kinds = np.unique(values)
     whole = bool((kinds == kinds.round()).all())
@@ -512,13 +529,13 @@ def _wrong_labels(values: NDArray[np.float32], name: str) -> Problem:
     )
     if kinds.size == 2 and kinds[0] == 0 and whole and kinds[1] > 1:
         message = "mask values are 0 and one other number"
-        remedy = f"say what it means: label_values: {{{int(kinds[1])}: 1}}"
+        remedy = _say_what_it_means(f"{int(kinds[1])}: 1")
     elif whole and kinds.min() >= 0 and kinds.size <= 16:
         message = "mask values are not 0 and 1: several labels"
-        remedy = "say which are lesion, e.g. label_values: {1: 0, 2: 1}"
+        remedy = _say_what_it_means("1: 0, 2: 1", "say which are lesion, e.g. ")
     elif kinds.min() >= 0 and kinds.max() <= 1:
         message = "the mask holds fractions: probabilities, not labels"
-        remedy = "threshold it, or set soft_labels=true if raters were averaged"
+        remedy = "threshold it, or data.reading.soft_labels=true if raters were averaged"
     elif kinds.size > 16:
         message = "values are not 0 and 1: this looks like a scan, not a mask"
         remedy = "put the mask in its place"

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.core.subject_map import Submits, map_subjects
 from msseg_lightning.evaluate.score import CaseScore
+from msseg_lightning.read.nifti import exceptions
 from msseg_lightning.read.splits import data_hash
 from msseg_lightning.run.build import build_load, build_method, code_hash, instantiate
-from msseg_lightning.run.compose import OF_THE_RUN, Config, compose_config
-from msseg_lightning.run.fence import refuse_targets
+from msseg_lightning.run.compose import OF_THE_RUN, Config
 from msseg_lightning.run.folder import data_name
 from msseg_lightning.run.predict import (
+    lasting,
     load_config,
     read_pairs,
     run_of,
@@ -41,9 +38,6 @@ from msseg_lightning.run.scores import (
     write_scores,
 )
 from msseg_lightning.run.shard import Shard
-
-CHANGEABLE = ("read", "data", "infer", "postprocess", "paths", "trainer")
-"""Settings that do not touch what was trained: which data, how windows slide, which rules."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +72,7 @@ class Application:
         made_from: digest of everything that decides the result, beside the pair itself.
         masks_only: neither maps nor scores.
         outputs: id -> mask file, where it is not ``<folder>/<id>.nii.gz``.
+        settings: what was changed of the system, for the record.
     """
 
     model: Path
@@ -86,15 +81,16 @@ class Application:
     made_from: str
     masks_only: bool = False
     outputs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    settings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, model: Path, config: Config, folder: Path, **settings: Any) -> Application:
+    def of(cls, model: Path, config: Config, folder: Path, **more: Any) -> Application:
         """With the digest of the weights, the settings and the program."""
         decisive = {key: value for key, value in config.items() if key not in OF_THE_RUN}
         scoring = dataclasses.asdict(score_options(config))
-        where = config["data"]["reading"], config["trainer"]
+        where = exceptions(config["data"]["reading"]), config["trainer"]
         made_from = digest(weights_hash(model), decisive, where, scoring, code_hash())
-        return cls(model, config, folder, made_from, **settings)
+        return cls(model, config, folder, made_from, **more)
 
     @functools.cached_property
     def method(self) -> Method:
@@ -120,7 +116,7 @@ class Application:
         made_from, mask = self._made_from(subject), self._mask(subject)
         prediction = self.method.predict(subject)
         probability = None if self.masks_only else self.folder / f"{subject.id}_probability.nii.gz"
-        record = {**side_car(prediction, self.model), "made_from": made_from}
+        record = {**side_car(prediction, self.model, self.settings), "made_from": made_from}
         write_prediction(prediction, mask, probability, record)
         if not self._scored(subject):
             return None
@@ -173,7 +169,7 @@ def apply_to_data_set(
 
     Args:
         model: model folder, from ``find_model``.
-        overrides: ``read=PRESET read.root=...`` and, if wanted, settings of ``CHANGEABLE``.
+        overrides: ``read=PRESET read.root=...`` and, if wanted, settings as ``load_config`` takes.
         folder: ``<id>.nii.gz``, ``<id>_probability.nii.gz``, ``<id>.json``; where there are
             references ``scores/<id>.json``, and ``scores.json`` and ``scores.csv`` of all.
         include_training: also take pairs the system was trained on.
@@ -185,7 +181,7 @@ def apply_to_data_set(
         MssegError: a setting is unknown or would change what was trained (exit 2), or the system
             was trained on some of these pairs (exit 4).
     """
-    config = changed_config(load_config(model), overrides)
+    config = load_config(model, overrides)
     subjects = instantiate(config["read"]).subjects()
     seen = trained_on(model, subjects)
     if seen and not include_training:
@@ -202,7 +198,7 @@ def apply_to_data_set(
                 exit_code=ExitCode.MODEL,
             )
         )
-    apply = Application.of(model, config, folder)
+    apply = Application.of(model, config, folder, settings=lasting(overrides))
     mine = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
     mapped = map_subjects(apply, mine, executor, "predict", pieces)
     scores = mapped.done
@@ -219,7 +215,7 @@ def apply_to_data_set(
                 "trained_on": seen,
             },
             "model": {"system": config["name"], "weights_sha256": weights_hash(model)},
-            "settings": [item for item in overrides if not item.startswith(("read.", "paths."))],
+            "settings": list(apply.settings),
         }
         summary = write_scores(folder, scored, score_options(config), facts)
     return Applied(tuple(mapped.done), summary, mapped.failed, len(subjects))
@@ -229,6 +225,7 @@ def apply_to_table(
     model: Path,
     table: Path,
     folder: Path,
+    overrides: Sequence[str] = (),
     shard: Shard | None = None,
     executor: Submits | int = 1,
     pieces: int | None = None,
@@ -236,66 +233,18 @@ def apply_to_table(
     """Masks of all pairs of a CSV, see ``read_pairs``; otherwise as ``apply_to_data_set``."""
     pairs = read_pairs(table)
     outputs = {subject.id: output for subject, output in pairs if output is not None}
-    apply = Application.of(model, load_config(model), folder, masks_only=True, outputs=outputs)
+    apply = Application.of(
+        model,
+        load_config(model, overrides),
+        folder,
+        masks_only=True,
+        outputs=outputs,
+        settings=lasting(overrides),
+    )
     subjects = [subject for subject, _ in pairs]
     mine = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
     mapped = map_subjects(apply, mine, executor, "predict", pieces)
     return Applied(tuple(mapped.done), {}, mapped.failed, len(subjects))
-
-
-def changed_config(config: Config, overrides: Sequence[str]) -> Config:
-    """The configuration of a trained system with another data set and, if wanted, other rules.
-
-    ``read`` is composed anew: nothing of the training data's reader stays. ``postprocess=PRESET``
-    and ``infer=PRESET`` replace a step, ``infer.overlap=0.25`` changes one known value of it.
-
-    Raises:
-        MssegError: a group that is not in ``CHANGEABLE``, an unknown key or a type (exit 2).
-    """
-    for item in overrides:
-        group = item.partition("=")[0].split(".")[0]
-        if group not in CHANGEABLE:
-            raise _wrong(
-                item, f"settings of {', '.join(CHANGEABLE)}", "train another system for the rest"
-            )
-    config = copy.deepcopy(config)
-    for group in CHANGEABLE:
-        mine = [item for item in overrides if re.match(rf"{group}[.=]", item)]
-        if group == "read" or any(item.startswith(f"{group}=") for item in mine):
-            read = [item for item in overrides if item.startswith("read")]
-            config[group] = compose_config([*read, *(set(mine) - set(read))])[group]
-            continue
-        for item in mine:
-            key, _, text = item.partition("=")
-            _set(config, key, yaml.safe_load(text))
-    refuse_targets(config)
-    config["trainer"] = {**config["trainer"], "devices": 1, "num_nodes": 1, "strategy": "auto"}
-    return config
-
-
-def _set(config: Config, key: str, value: Any) -> None:
-    """Change one dotted setting that exists already."""
-    *groups, last = key.split(".")
-    node: Any = config
-    for name in groups:
-        node = node.get(name) if isinstance(node, dict) else None
-    if not isinstance(node, dict) or last not in node:
-        raise _wrong(key, "a setting the system has", "its config.yaml lists them all")
-    node[last] = value
-
-
-def _wrong(found: str, expected: str, remedy: str) -> MssegError:
-    return MssegError(
-        Problem(
-            "predict.setting",
-            "this cannot be set when a trained system is applied",
-            field=found.partition("=")[0],
-            found=found,
-            expected=expected,
-            remedy=remedy,
-            exit_code=ExitCode.CONFIG,
-        )
-    )
 
 
 def trained_on(model: Path, subjects: Sequence[LongitudinalSubject]) -> list[str]:

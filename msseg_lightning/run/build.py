@@ -83,10 +83,10 @@ def build_cache(config: Config) -> Any:
     """Prepares pairs as the configuration says and keeps them under ``paths.cache``."""
     from msseg_lightning.preprocess.cache import PreparedCache
     from msseg_lightning.preprocess.pipeline import Preprocess
+    from msseg_lightning.read.nifti import exceptions
 
     steps = [instantiate(step) for step in config["preprocess"]["steps"].values() if step]
-    reading = config["data"]["reading"]
-    # what the gate was told decides what is read, and what it would refuse
+    reading = exceptions(config["data"]["reading"])  # decide what is read, or refused
     kind = f"-{keyed_seed(json.dumps(reading, sort_keys=True)):016x}" if reading else ""
     return PreparedCache(
         Path(config["paths"]["cache"]) / f"prepared{kind}",
@@ -324,13 +324,15 @@ WHERE = ("folder", "root", "workers")
 
 
 def _decisive(config: Config) -> dict[str, Any]:
+    from msseg_lightning.read.nifti import exceptions
+
     found = {key: _placeless(config.get(key)) for key in SETTINGS_OF_A_STAGE}
     train = {key: value for key, value in (found["train"] or {}).items() if key != "accumulate"}
     return {
         **found,
         "train": train,
         "batches_per_step": batches_per_step(config),
-        "reading": config["data"]["reading"],  # what the gate was told; see ``build_cache``
+        "reading": exceptions(config["data"]["reading"]),  # see ``build_cache``
     }
 
 
@@ -427,13 +429,15 @@ def _systems(config: Config) -> list[Config]:
 
 
 def check_buildable(config: Config) -> None:
-    """Build the system and every member of an ensemble once, as ``msseg train`` does before a run.
+    """Build the system, and every member of an ensemble, once, as ``msseg train`` does first.
 
     Raises:
         MssegError: what building would refuse (exit 2).
     """
-    for system in _systems(config):
-        build_method(system)
+    build_method(config)  # of an ensemble, only what its members have in common
+    if config.get("ensemble"):
+        for member in _members(config).values():
+            build_method(member)
 
 
 def postprocess_rules(config: Config) -> list[Any]:

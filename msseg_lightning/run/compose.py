@@ -40,12 +40,16 @@ def experiment_names() -> list[str]:
     return sorted(path.stem for path in experiments_dir().glob("*.yaml"))
 
 
-def compose_config(overrides: Sequence[str] = (), experiment: str | None = None) -> Config:
+def compose_config(
+    overrides: Sequence[str] = (), experiment: str | None = None, complete: bool = True
+) -> Config:
     """Compose, check and resolve a configuration.
 
     Args:
         overrides: Hydra overrides: ``key=value``, ``group=preset``, ``+key=value``, ``~key``.
         experiment: name of a file in ``experiments/``; None for commands that need none.
+        complete: refuse settings that only the user can give, such as ``read.root``, where they
+            are missing; else they are ``???``.
 
     Returns:
         A plain dictionary of builtins, all interpolations resolved.
@@ -68,10 +72,11 @@ def compose_config(overrides: Sequence[str] = (), experiment: str | None = None)
     refuse_resolvers((where, text) for where, text in nodes(plain) if isinstance(text, str))
     defaults = OmegaConf.to_container(_compose([*chosen, *_group_choices(overrides)]))
     try:
-        resolved = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        resolved = OmegaConf.to_container(composed, resolve=True)
         assert isinstance(resolved, dict) and isinstance(plain, dict)
         refuse_kinds(defaults, resolved)
         resolved["stages"] = expanded_stages({str(key): value for key, value in plain.items()})
+        missing = [key for key, value in leaves(resolved).items() if value == "???"]
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", "") or ""
         raise MssegError(
@@ -83,7 +88,17 @@ def compose_config(overrides: Sequence[str] = (), experiment: str | None = None)
                 exit_code=ExitCode.CONFIG,
             )
         ) from error
-    assert isinstance(resolved, dict)
+    if missing and complete:
+        raise MssegError(
+            Problem(
+                "config.missing",
+                "this setting has no default",
+                field=key,
+                remedy=f"give it on the command line: {key}=VALUE",
+                exit_code=ExitCode.CONFIG,
+            )
+            for key in missing
+        )
     config = {str(key): value for key, value in resolved.items()}
     refuse_ranges(config)
     for name in (config["ensemble"] or {}).get("members") or ():
@@ -130,9 +145,7 @@ def expanded_stages(plain: Mapping[str, Any]) -> Config:
     base = {key: value for key, value in plain.items() if key not in ("stages", "ensemble", "uses")}
     for name, changes in (plain.get("stages") or {}).items():
         full = merge(base, changes or {})
-        resolved = OmegaConf.to_container(
-            OmegaConf.create(full), resolve=True, throw_on_missing=True
-        )
+        resolved = OmegaConf.to_container(OmegaConf.create(full), resolve=True)
         assert isinstance(resolved, dict)
         kept = {str(key): value for key, value in resolved.items() if key not in OF_THE_RUN}
         if "read" in (changes or {}):

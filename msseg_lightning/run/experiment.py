@@ -76,13 +76,17 @@ def train_experiment(config: Config, report: WriteReport) -> Outcome:
     """
     folder = RunFolder.of(config)
     with folder.lock():
-        folder.claim_config(config)
-        load = build_load(config)
-        subjects = labelled_subjects(config)
-        split = make_split(config, subjects, load)
-        folder.claim_split(split)
-        tracking = instantiate(config.get("track")) or None
-        check_buildable(config)  # what is refused should not leave a failed run in the store
+        try:
+            folder.claim_config(config)
+            load = build_load(config)
+            subjects = labelled_subjects(config)
+            split = make_split(config, subjects, load)
+            folder.claim_split(split)
+            tracking = instantiate(config.get("track")) or None
+            check_buildable(config)
+        except MssegError:  # what is refused leaves no folder and no failed run in the store
+            folder.disclaim()
+            raise
         tracker = open_run(config, folder, split, tracking)
         if tracker is None or tracking is None:
             return Outcome(folder, _run(config, folder, subjects, split, load, report), None)

@@ -104,7 +104,7 @@ class RunFolder:
     def claim_config(self, config: Config) -> None:
         """Write the configuration, or check that the run here was made from an equal one.
 
-        A command that ended before anything was fitted, say for a wrong path, leaves no claim.
+        A command that was killed before anything was fitted leaves no claim.
 
         Raises:
             MssegError: it was not (exit 4), with the differing settings.
@@ -132,6 +132,11 @@ class RunFolder:
             self._clear()
         with atomic_write(self.config_file) as temporary:
             temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+
+    def disclaim(self) -> None:
+        """Take the claim back where it is all that lies here; the lock then removes the folder."""
+        if not self._fitted() and not self.record_file.exists():
+            self._clear()
 
     def claim_split(self, split: Split) -> None:
         """Write the split, or check that what was fitted here was fitted for an equal one.
@@ -173,12 +178,14 @@ class RunFolder:
         import shutil
 
         for child in self.path.iterdir():
-            if child.name != "run.lock":
+            if child.name not in ("run.lock", "owner.json"):
                 shutil.rmtree(child) if child.is_dir() else child.unlink()
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Own the folder while running; the operating system frees it when the process dies.
+
+        A folder that holds nothing in the end is removed.
 
         Raises:
             MssegError: another process runs here (exit 2).
@@ -207,6 +214,11 @@ class RunFolder:
             yield
         finally:
             owner_file.unlink(missing_ok=True)
+            if [child.name for child in self.path.iterdir()] == ["run.lock"]:
+                (self.path / "run.lock").unlink()
+                with contextlib.suppress(OSError):  # something else was put there meanwhile
+                    self.path.rmdir()
+                    self.path.parent.rmdir()
             lock.release()
 
 

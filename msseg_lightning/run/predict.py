@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from msseg_lightning import __version__
 from msseg_lightning.core.files import sha256_file, write_json
@@ -19,7 +22,7 @@ from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LongitudinalSubject
 from msseg_lightning.run.build import build_method
-from msseg_lightning.run.compose import Config
+from msseg_lightning.run.compose import Config, compose_config
 from msseg_lightning.run.fence import refuse_interpolations, refuse_targets
 from msseg_lightning.run.folder import RunFolder
 
@@ -28,6 +31,8 @@ log = logging.getLogger(__name__)
 SECTIONS = ("trainer", "preprocess", "paths", "data", "method", "network", "postprocess", "seed")
 """What a stored configuration must hold for the system to be built again."""
 
+CHANGEABLE = ("read", "data", "infer", "postprocess", "paths", "trainer")
+"""Settings that do not touch what was trained: which data, how windows slide, which rules."""
 
 LOADER = {"_target_": "msseg_lightning.sample.loader.PatchLoader"}
 
@@ -78,11 +83,12 @@ def side_car_file(mask: Path) -> Path:
     return mask.with_name(mask.name.removesuffix(".gz").removesuffix(".nii") + ".json")
 
 
-def side_car(prediction: Prediction, model: Path) -> dict[str, Any]:
+def side_car(prediction: Prediction, model: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
     """What a reader of the mask must know; nothing of the patient."""
     return {
         "system": json_safe_config(model).get("name"),
         "model_sha256": weights_hash(model),
+        "settings": list(settings),
         "version": __version__,
         "new_lesion_voxels": int(prediction.mask.sum()),
         "new_lesion_volume_mm3": round(
@@ -107,8 +113,6 @@ def json_safe_config(model: Path) -> Config:
     Raises:
         MssegError: it is damaged, or holds more than plain values (exit 4).
     """
-    import yaml
-
     file = model / "config.yaml"
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -190,13 +194,19 @@ def _from_mlflow(text: str, folder: Path) -> Path | None:
         return None
 
 
-def load_config(model: Path) -> Config:
+def load_config(model: Path, overrides: Sequence[str] = ()) -> Config:
     """The configuration of a trained system, checked at every depth before anything is built.
+
+    Args:
+        model: model folder, from ``find_model``.
+        overrides: settings of ``CHANGEABLE``, see ``changed_config``.
 
     Raises:
         MssegError: it is damaged (exit 4), names a class that may not be built, or holds an
-            interpolation (exit 6).
+            interpolation (exit 6); a setting is unknown or would change what was trained (exit 2).
     """
+    from msseg_lightning.read.nifti import UNSAID
+
     config = json_safe_config(model)
     refuse_targets(config)
     refuse_interpolations(config)
@@ -205,16 +215,73 @@ def load_config(model: Path) -> Config:
         raise _damaged(model / "config.yaml", f"nothing under {', '.join(missing)}")
     for key, value in {"loader": LOADER, "stages": {}, "uses": {}, "ensemble": None}.items():
         config.setdefault(key, value)  # systems trained before these settings existed
+    config["data"] = {**config["data"], "reading": {**UNSAID, **config["data"]["reading"]}}
+    return changed_config(config, overrides)
+
+
+def lasting(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Those that say how a mask was made, not where its data lay."""
+    return tuple(item for item in overrides if not item.startswith(("read.", "paths.")))
+
+
+def changed_config(config: Config, overrides: Sequence[str]) -> Config:
+    """The configuration of a trained system with another data set and, if wanted, other rules.
+
+    ``read`` is composed anew: nothing of the training data's reader stays. ``postprocess=PRESET``
+    and ``infer=PRESET`` replace a step, ``infer.overlap=0.25`` changes one known value of it.
+
+    Raises:
+        MssegError: a group that is not in ``CHANGEABLE``, an unknown key or a type (exit 2).
+    """
+    overrides = [item.lstrip("+") for item in overrides]  # whatever is known, is there
+    for item in overrides:
+        group = item.partition("=")[0].split(".")[0]
+        if group not in CHANGEABLE:
+            raise _wrong(
+                item, f"settings of {', '.join(CHANGEABLE)}", "train another system for the rest"
+            )
+    config = copy.deepcopy(config)
+    for group in CHANGEABLE:
+        mine = [item for item in overrides if re.match(rf"{group}[.=]", item)]
+        if (group == "read" and mine) or any(item.startswith(f"{group}=") for item in mine):
+            config[group] = compose_config(mine, complete=group == "read")[group]
+            continue
+        for item in mine:
+            key, _, text = item.partition("=")
+            _set(config, key, yaml.safe_load(text))
+    refuse_targets(config)
     config["trainer"] = {**config["trainer"], "devices": 1, "num_nodes": 1, "strategy": "auto"}
     return config
 
 
-def load_method(model: Path, overrides: Mapping[str, Any] | None = None) -> tuple[Method, Config]:
-    """Rebuild a trained system from its folder."""
-    config = load_config(model)
-    for place, value in (overrides or {}).items():
-        group, key = place.split(".")
-        config[group] = {**config[group], key: value}
+def _set(config: Config, key: str, value: Any) -> None:
+    """Change one dotted setting that exists already."""
+    *groups, last = key.split(".")
+    node: Any = config
+    for name in groups:
+        node = node.get(name) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or last not in node:
+        raise _wrong(key, "a setting the system has", "its config.yaml lists them all")
+    node[last] = value
+
+
+def _wrong(found: str, expected: str, remedy: str) -> MssegError:
+    return MssegError(
+        Problem(
+            "predict.setting",
+            "this cannot be set when a trained system is applied",
+            field=found.partition("=")[0],
+            found=found,
+            expected=expected,
+            remedy=remedy,
+            exit_code=ExitCode.CONFIG,
+        )
+    )
+
+
+def load_method(model: Path, overrides: Sequence[str] = ()) -> tuple[Method, Config]:
+    """Rebuild a trained system from its folder; see ``load_config``."""
+    config = load_config(model, overrides)
     method = build_method(config)
     method.load(model)
     return method, config

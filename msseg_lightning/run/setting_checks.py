@@ -105,7 +105,9 @@ def _kind_problems(old: Any, new: Any, place: str = "", built: bool = False) -> 
             "the value has the wrong type",
             field=place,
             found=f"{new!r} ({type(new).__name__})",
-            expected=f"{type(old).__name__} such as {old!r}"[:200],
+            expected="true or false"
+            if isinstance(old, bool)
+            else f"{type(old).__name__} such as {old!r}"[:200],
             remedy="`msseg show EXPERIMENT` prints the setting as it should look",
             exit_code=ExitCode.CONFIG,
         )

@@ -43,9 +43,9 @@ def test_refused_data_is_named_for_people_and_programs(data, capsys, tmp_path):
 def test_options_of_the_gate_are_settings(data, capsys):
     files.patch_sform(data / "013" / files.FOLLOWUP, files.AFFINE + 12 * (files.AFFINE == -19))
     assert main(arguments(data)) == ExitCode.DATA
-    assert main(arguments(data, "+data.reading.trust=qform")) == ExitCode.OK
+    assert main(arguments(data, "data.reading.trust=qform")) == ExitCode.OK
     assert "the qform was followed" in capsys.readouterr().out
-    assert main(arguments(data, "+data.reading.trsut=qform")) == ExitCode.CONFIG
+    assert main(arguments(data, "data.reading.trsut=qform")) == ExitCode.CONFIG
 
 
 def test_frequent_warnings_are_summed_up(tmp_path, capsys):

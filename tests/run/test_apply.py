@@ -15,10 +15,10 @@ import yaml
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.method.network_method import NetworkMethod
-from msseg_lightning.run.apply import apply_to_data_set, changed_config
+from msseg_lightning.run.apply import apply_to_data_set
 from msseg_lightning.run.build import build_method
 from msseg_lightning.run.compose import compose_config
-from msseg_lightning.run.predict import json_safe_config
+from msseg_lightning.run.predict import changed_config, json_safe_config
 from msseg_lightning.run.shard import Shard
 
 

@@ -70,7 +70,7 @@ def test_what_the_object_itself_said_comes_through():
 
 def test_pairs_read_under_other_rules_are_not_taken_from_the_cache():
     """Prepared under trust=qform, a scan must not come back under trust=sform."""
-    rules = [[], ["+data.reading.trust=qform"], ["+data.reading.trust=sform"]]
+    rules = [[], ["data.reading.trust=qform"], ["+data.reading.trust=sform"]]
     folders = [build_cache(compose_config([*TINY, *rule], "pre_unet")).folder for rule in rules]
     assert len(set(folders)) == 3
     assert folders[0].name == "prepared"
@@ -105,7 +105,7 @@ def test_a_stage_is_the_same_wherever_its_cache_lies(tiny_cohort):
     here = settings()
     assert settings("paths.cache=elsewhere", "data.workers=5") == here
     assert settings("loader.synthesis.painted=[0,2]")[0] != here[0]
-    assert all(a != b for a, b in zip(settings("+data.reading.trust=qform"), here, strict=True))
+    assert all(a != b for a, b in zip(settings("data.reading.trust=qform"), here, strict=True))
     assert settings("train.accumulate=2")[-1] == settings("trainer.devices=2")[-1] != here[-1]
     inpaint = settings("stages.inpaint.loader.tries=3")
     assert [a != b for a, b in zip(inpaint, here, strict=True)] == [False, True, False]

@@ -90,17 +90,25 @@ def test_other_settings_in_the_same_folder_are_refused(
     assert "train.steps: 4 -> 5" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("system", ["pre_unet", "segresnet_ensemble"])
+@pytest.mark.parametrize(
+    "system, wrong",
+    [
+        ("pre_unet", "trainer.strategy=dpp"),
+        ("segresnet_ensemble", "trainer.strategy=dpp"),
+        ("segresnet_ensemble", "ensemble.level=heap"),
+    ],
+)
 def test_a_wrong_setting_is_refused_before_anything_is_tracked(
-    system, tiny_cohort, tmp_path, monkeypatch, capsys
+    system, wrong, tiny_cohort, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'store.db'}")
     _, _, *rest = words(tiny_cohort)
-    command = ["train", system, *rest[:-1], "track=mlflow", "trainer.strategy=dpp"]
+    command = ["train", system, *rest[:-1], "track=mlflow", wrong]
     assert main(command) == ExitCode.CONFIG
-    assert "trainer.strategy" in capsys.readouterr().err
+    assert wrong.partition("=")[0] in capsys.readouterr().err
     assert not (tmp_path / "store.db").exists() and not (tmp_path / "mlruns").exists()
+    assert not list((tmp_path / "runs").iterdir())
 
 
 def test_killed_at_a_random_step_the_same_command_ends_with_equal_weights(

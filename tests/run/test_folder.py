@@ -132,6 +132,25 @@ def test_fitted_on_nobody_knows_what_is_not_used(tmp_path, text):
     assert "data_hash: None -> aa" in caught.value.problems[0].found
 
 
+def test_what_was_refused_leaves_no_folder(tmp_path):
+    folder = RunFolder(tmp_path / "system" / "data-fold0-seed0")
+    with folder.lock():
+        folder.claim_config(config())
+        folder.disclaim()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("file", ["fit/last.ckpt", "run.json", "model/config.yaml"])
+def test_what_was_begun_stays_when_it_is_refused(file, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with folder.lock():
+        folder.claim_config(config())
+        (folder.path / file).parent.mkdir(exist_ok=True)
+        (folder.path / file).touch()
+        folder.disclaim()
+    assert folder.config_file.exists() and (folder.path / file).exists()
+
+
 def test_a_second_process_is_refused_and_told_who_is_there(tmp_path):
     with (
         RunFolder(tmp_path).lock(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import shutil
@@ -125,6 +126,36 @@ def test_an_empty_brain_mask_is_no_brain_mask(brain_model, tiny_cohort, pair, tm
     assert with_brain(brain_model, pair, tmp_path / "nowhere.nii.gz", tmp_path) == ExitCode.DATA
     assert "nowhere.nii.gz" in capsys.readouterr().err
     assert not (tmp_path / "new.nii.gz").exists()
+
+
+def test_one_pair_takes_settings_too(trained_run, pair, tmp_path, capsys):
+    mask = tmp_path / "new.nii.gz"
+    words = ["predict", str(trained_run), "-t1", str(pair[0]), "-t2", str(pair[1]), "-o", str(mask)]
+    cache = f"paths.cache={tmp_path / 'cache'}"
+    assert main([*words, "infer.overlap=0.25", cache]) == ExitCode.OK
+    assert json.loads((tmp_path / "new.json").read_text())["settings"] == ["infer.overlap=0.25"]
+    for wrong, text in (
+        ("network.widths=[8]", "train another system"),
+        ("read.root=elsewhere", "say what to predict"),
+    ):
+        with pytest.raises(SystemExit) if "say" in text else contextlib.nullcontext():
+            assert main([*words, wrong]) == ExitCode.CONFIG
+        assert text in capsys.readouterr().err
+
+
+def test_the_remedies_of_the_gate_can_be_followed(trained_run, pair, tmp_path, capsys):
+    """A follow-up of which the voxels are mirrored passes once somebody has confirmed it."""
+    mirrored = tmp_path / "mirrored.nii.gz"
+    image = nib.load(pair[1])
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine, image.header), mirrored)
+    words = ["predict", str(trained_run), "-t1", str(pair[0]), "-t2", str(mirrored)]
+    words += ["-o", str(tmp_path / "new.nii.gz"), f"paths.cache={tmp_path / 'cache'}"]
+    assert main(words) == ExitCode.DATA
+    error = capsys.readouterr().err
+    assert "[pair.mirrored]" in error
+    remedy = next(word for word in error.split() if word.startswith("data.reading."))
+    assert main([*words, remedy]) == ExitCode.OK
+    assert json.loads((tmp_path / "new.json").read_text())["settings"] == [remedy]
 
 
 def test_a_brain_mask_is_never_overwritten_and_needs_a_pair(trained_run, pair, tmp_path, capsys):
