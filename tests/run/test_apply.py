@@ -15,10 +15,11 @@ import yaml
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.method.network_method import NetworkMethod
+from msseg_lightning.read.nifti import UNSAID
 from msseg_lightning.run.apply import apply_to_data_set
 from msseg_lightning.run.build import build_method
 from msseg_lightning.run.compose import compose_config
-from msseg_lightning.run.predict import changed_config, json_safe_config
+from msseg_lightning.run.predict import changed_config, json_safe_config, load_config
 from msseg_lightning.run.shard import Shard
 
 
@@ -104,6 +105,16 @@ def test_only_what_was_not_trained_can_be_set(trained_run, tmp_path):
         with pytest.raises(MssegError) as caught:
             changed_config(saved, [*read, wrong])
         assert caught.value.exit_code == ExitCode.CONFIG
+
+
+def test_a_system_stored_before_the_gates_options_were_settings_takes_them(trained_run, tmp_path):
+    saved = json_safe_config(trained_run / "model")
+    saved["data"]["reading"] = {}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
+    assert load_config(tmp_path, ["data.reading.trust=qform"])["data"]["reading"] == {
+        **UNSAID,
+        "trust": "qform",
+    }
 
 
 @pytest.fixture(scope="module")
