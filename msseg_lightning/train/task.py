@@ -84,6 +84,7 @@ class Task(L.LightningModule):
         self.plateau: ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] | None = None
         self.latest: dict[str, Tensor] = {}
+        self._since_point: dict[str, tuple[Tensor, int]] = {}  # sum and number of steps
         self._bad_steps = 0
         self._val_rows: dict[str, dict[str, float]] = {}
 
@@ -123,6 +124,9 @@ class Task(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log, and skip (a few times) a loss that is not finite.
 
+        A point of a curve is the mean over the steps since the point before; steps that were
+        skipped do not count. Single batches differ too much to be read.
+
         The loss is read once per optimiser step, after the backward pass was queued. All ranks read
         the mean over all ranks, so that they decide alike.
         """
@@ -130,13 +134,20 @@ class Task(L.LightningModule):
             values = torch.stack([value.float() for value in self.latest.values()])
             values = self.trainer.strategy.reduce(values, reduce_op="mean")
             self.latest = dict(zip(self.latest, values, strict=True))
+        loss = self.latest.get("train/loss")
+        finite = loss is None or bool(torch.isfinite(loss))
+        if finite:
+            for name, value in self.latest.items():
+                total, steps = self._since_point.get(name, (torch.zeros_like(value), 0))
+                self._since_point[name] = total + value, steps + 1
         # Lightning's log costs half a millisecond: it is called for the steps that are written
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set at run time
         if (self.global_step + 1) % every == 0:
             for name, value in self.latest.items():
-                self.log(name, value)
-        loss = self.latest.get("train/loss")
-        if loss is None or bool(torch.isfinite(loss)):
+                total, steps = self._since_point.get(name, (value, 1))
+                self.log(name, total / steps)
+            self._since_point = {}
+        if loss is None or finite:
             self._bad_steps = 0
             return
         self._bad_steps += 1
@@ -174,8 +185,9 @@ class Task(L.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What the plateau scheduler remembers; the rate itself travels with the optimiser."""
+        """What curves and the plateau scheduler remember; the rate travels with the optimiser."""
         checkpoint["accumulate"] = self.trainer.accumulate_grad_batches
+        checkpoint["since_point"] = self._since_point
         if self.plateau is not None:
             checkpoint["plateau"] = self.plateau.state_dict()
 
@@ -186,6 +198,7 @@ class Task(L.LightningModule):
         the other way round, counts the same optimiser steps in other numbers of batches.
         """
         self._plateau_state = checkpoint.get("plateau")
+        self._since_point = dict(checkpoint.get("since_point", {}))
         before = checkpoint.get("accumulate")
         if before is not None and before != self.trainer.accumulate_grad_batches:
             counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]

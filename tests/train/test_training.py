@@ -323,3 +323,40 @@ def test_the_first_step_tells_how_long_it_took(tmp_path, caplog):
     assert 0 <= seconds[1] <= seconds[0] < 24 * 3600, lines
     assert seconds[1] < 60, "the training began with the fit, whatever the program did before"
     assert re.search(r"first step [\d.]+ s after .* \([\d.]+ CPU s\)", lines[0])  # the benchmark's
+
+
+class Scripted(nn.Module):
+    """A loss of 1, 2, 3, ... that the weights do not change; NaN where asked."""
+
+    def __init__(self, bad=()):
+        super().__init__()
+        self.step, self.bad = 0, bad
+
+    def forward(self, logits, target):
+        self.step += 1
+        value = float("nan") if self.step in self.bad else float(self.step)
+        return 0 * logits.mean() + value
+
+
+@pytest.mark.parametrize("bad, expected", [((), [3.0, 8.0]), ((2, 9), [3.25, 7.75])])
+def test_a_point_of_a_curve_is_the_mean_since_the_point_before(tmp_path, bad, expected):
+    module = task()
+    module.loss = Scripted(bad)
+    data = LongitudinalDataModule(Patches(), epoch_steps=5)
+    training(steps=10, validate_every=25).fit(module, data, tmp_path, CPU)  # a point in 5 steps
+    curve = [row for row in read_curves(tmp_path / "curves.csv") if row["name"] == "train/loss"]
+    assert [row["value"] for row in curve] == expected
+
+
+def test_a_run_that_goes_on_has_the_same_curve(tmp_path):
+    curves = []
+    for folder, stops in ((tmp_path / "whole", ()), (tmp_path / "stopped", (3, 12))):
+        for stop in stops:
+            with pytest.raises(RuntimeError, match="power cut"):
+                data = LongitudinalDataModule(Patches(), epoch_steps=5)
+                callbacks = [StopAt(stop, die)]
+                training(validate_every=25).fit(task(), data, folder, CPU, callbacks=callbacks)
+        data = LongitudinalDataModule(Patches(), epoch_steps=5)
+        training(validate_every=25).fit(task(), data, folder, CPU)
+        curves.append([(row["step"], row["value"]) for row in read_curves(folder / "curves.csv")])
+    assert curves[0] == curves[1] and len(curves[0]) >= 4
