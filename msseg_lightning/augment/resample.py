@@ -147,6 +147,38 @@ def _neighbours(words: Array, cell: Array, ny: int, nz: int, rows: Array) -> Non
 
 
 @njit(**_OPTIONS)
+def _neighbour_pairs(pairs: Array, cell: Array, ny: int, nz: int, rows: Array, both: Array) -> None:
+    """The same with half the loads: of a word and the next one, each corner and its neighbour.
+
+    Args:
+        pairs: (words - 1,) uint64, overlapping, see ``_overlapping``.
+        cell: (n,) flat index.
+        ny: of the volume.
+        nz: of the volume.
+        rows: (8, n) uint32, filled.
+        both: (4, n) uint64, overwritten.
+    """
+    step_x, step_y = np.uint64(ny * nz), np.uint64(nz)
+    b0, b1, b2, b3 = both[0], both[1], both[2], both[3]
+    for k in range(cell.size):
+        p = np.uint64(cell[k])
+        q = p + step_x
+        b0[k], b1[k] = pairs[p], pairs[p + step_y]
+        b2[k], b3[k] = pairs[q], pairs[q + step_y]
+    halves = both.view(np.uint32)
+    for corner in range(4):
+        half, low, high = halves[corner], rows[2 * corner], rows[2 * corner + 1]
+        for k in range(cell.size):
+            low[k], high[k] = half[2 * k], half[2 * k + 1]
+
+
+def _overlapping(words: Array) -> Array:
+    """Every 32-bit word with the one after it as one of 64 bits; the same memory."""
+    flat = words.reshape(-1)
+    return np.ndarray((max(flat.size - 1, 0),), np.uint64, flat, strides=(4,))
+
+
+@njit(**_OPTIONS)
 def _edge(
     words: Array,
     nx: int,
@@ -288,7 +320,6 @@ def _mix_pair(
         out2[k] = _ONE if value2 >= _HALF else _NONE
 
 
-@njit(**_OPTIONS)
 def resample_pair(
     words: Array,
     origin: Array,
@@ -313,6 +344,23 @@ def resample_pair(
         second_out: the same.
         target_out: the same, 0 or 1: linear interpolation cut at one half.
     """
+    outputs = first_out, second_out, target_out
+    _resample_pair(words, _overlapping(words), origin, matrix, nodes, zeros, scales, *outputs)
+
+
+@njit(**_OPTIONS)
+def _resample_pair(
+    words: Array,
+    pairs: Array,
+    origin: Array,
+    matrix: Array,
+    nodes: Array,
+    zeros: Array,
+    scales: Array,
+    first_out: Array,
+    second_out: Array,
+    target_out: Array,
+) -> None:
     nx, ny, nz = words.shape
     flat = words.reshape(-1)
     length = first_out.shape[2]
@@ -322,6 +370,7 @@ def resample_pair(
         np.empty(length, np.float32),
     )
     cell, rows = np.empty(length, np.int32), np.empty((8, length), np.uint32)
+    both = np.empty((4, length), np.uint64)
     zero0, zero1 = np.float32(zeros[0]), np.float32(zeros[1])
     for i in range(first_out.shape[0]):
         for j in range(first_out.shape[1]):
@@ -331,7 +380,7 @@ def resample_pair(
             if first < after:
                 _park(x, y, z, first, after)
                 _cells(x, y, z, ny, nz, cell)
-                _neighbours(flat, cell, ny, nz, rows)
+                _neighbour_pairs(pairs, cell, ny, nz, rows, both)
                 _mix_pair(x, y, z, rows, zeros, scales, out0, out1, out2)
             if after - first < length:
                 _positions(i, j, origin, matrix, nodes, x, y, z)
