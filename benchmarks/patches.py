@@ -60,8 +60,9 @@ LIMITS = {NNUNET: 7, MONAI: 8, TORCHIO: 40}
 NATIVE_LIMIT = 12
 """Asked of an optional compiled kernel; there is none, the portable engine has to reach it."""
 PER_CALL, PER_VOLUME, BATCHES = 4, 8, 24
-VOLUMES = 4
-"""Transformed by TorchIO per round: one alone is cheap or dear, as its draws fall."""
+CALLS, PEER_CALLS, VOLUMES = 16, 4, 4
+"""In each round, ours and the peers'; volumes that TorchIO transforms. Few samples are cheap or
+dear, as their draws fall."""
 RECIPE = Recipe(
     affine=Affine(1.0, (15, 15, 15), (0.9, 1.1)),
     flip=Flip(0.5),
@@ -382,13 +383,11 @@ def run(rounds: int = 5, tiny: bool = False) -> dict[str, Any]:
         subjects = [prepare(pair, folder / f"case{i}") for i, pair in enumerate(pairs)]
         loader = ours(subjects, size)
         steps = iter(range(1_000_000))
-        contenders: dict[str, tuple[Callable[[], Any], int]] = {
-            OURS: (lambda: loader.batch(next(steps)), PER_CALL)
-        }
+        contenders = {OURS: several(lambda: loader.batch(next(steps)), CALLS)}
         if importlib.util.find_spec("nnunetv2") is not None:
             (folder / "nnunet").mkdir()
-            contenders[NNUNET] = nnunet(pairs, size, folder / "nnunet"), PER_CALL
-        contenders[MONAI] = monai(pairs, size), PER_CALL
+            contenders[NNUNET] = several(nnunet(pairs, size, folder / "nnunet"), PEER_CALLS)
+        contenders[MONAI] = several(monai(pairs, size), PEER_CALLS)
         contenders[TORCHIO] = torchio(pairs, size), VOLUMES * PER_VOLUME
         rows = alternate(contenders, rounds)
         growth = volume_growth(folder, size, rounds, tiny)
@@ -456,6 +455,16 @@ def alternate(
     }
 
 
+def several(make: Callable[[], Any], calls: int) -> tuple[Callable[[], Any], int]:
+    """That many calls, and the samples they make."""
+
+    def run() -> None:
+        for _ in range(calls):
+            make()
+
+    return run, calls * PER_CALL
+
+
 def volume_growth(
     folder: Path, size: int, rounds: int, tiny: bool
 ) -> list[tuple[tuple[int, int, int], float]]:
@@ -465,9 +474,8 @@ def volume_growth(
     for number, shape in enumerate(shapes):
         subject = prepare(synthetic(shape, 0), folder / f"growth{number}")
         loader, steps = ours([subject], size), iter(range(1_000_000))
-        makers[str(number)] = (
-            lambda loader=loader, steps=steps: [loader.batch(next(steps)) for _ in range(3)],
-            3 * PER_CALL,
+        makers[str(number)] = several(
+            lambda loader=loader, steps=steps: loader.batch(next(steps)), CALLS // 2
         )
     rows = alternate(makers, rounds)
     return [(shape, rows[str(number)]["cpu_ms"]) for number, shape in enumerate(shapes)]
