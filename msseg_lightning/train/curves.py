@@ -151,7 +151,7 @@ class Progress(L.Callback):
         latest = getattr(trainer.lightning_module, "latest", {})
         shown = {
             name: float(value)
-            for name, value in (trainer.callback_metrics | latest).items()
+            for name, value in (latest | trainer.callback_metrics).items()  # the curve's last point
             if name in ("train/loss", "val/score", "val/dice", "val/lesion_f1")
         }
         return "  ".join(f"{name} {value:.3f}" for name, value in shown.items())

@@ -339,13 +339,17 @@ class Scripted(nn.Module):
 
 
 @pytest.mark.parametrize("bad, expected", [((), [3.0, 8.0]), ((2, 9), [3.25, 7.75])])
-def test_a_point_of_a_curve_is_the_mean_since_the_point_before(tmp_path, bad, expected):
+def test_a_point_of_a_curve_is_the_mean_since_the_point_before(tmp_path, caplog, bad, expected):
+    caplog.set_level("INFO", "msseg_lightning")
     module = task()
     module.loss = Scripted(bad)
     data = LongitudinalDataModule(Patches(), epoch_steps=5)
     training(steps=10, validate_every=25).fit(module, data, tmp_path, CPU)  # a point in 5 steps
     curve = [row for row in read_curves(tmp_path / "curves.csv") if row["name"] == "train/loss"]
     assert [row["value"] for row in curve] == expected
+    lines = [record.getMessage() for record in caplog.records]
+    (last,) = [line for line in lines if line.startswith("step 10 of 10")]
+    assert f"train/loss {expected[-1]:.3f}" in last
 
 
 def test_a_run_that_goes_on_has_the_same_curve(tmp_path):
