@@ -150,8 +150,10 @@ class FusedAugment:
         packed = [name for name, layer in layers.items() if layer.file == PAIR]
         if len(packed) > 1:
             pair = [subject.layers[BASELINE], subject.layers[FOLLOWUP]]
+            words = subject.array(PAIR)
             resample.resample_pair(
-                subject.array(PAIR),
+                words,
+                resample.overlapping(words),
                 origin,
                 matrix,
                 nodes,

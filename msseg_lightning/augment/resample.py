@@ -151,7 +151,7 @@ def _neighbour_pairs(pairs: Array, cell: Array, ny: int, nz: int, rows: Array, b
     """The same with half the loads: of a word and the next one, each corner and its neighbour.
 
     Args:
-        pairs: (words - 1,) uint64, overlapping, see ``_overlapping``.
+        pairs: (words - 1,) uint64, overlapping, see ``overlapping``.
         cell: (n,) flat index.
         ny: of the volume.
         nz: of the volume.
@@ -172,7 +172,7 @@ def _neighbour_pairs(pairs: Array, cell: Array, ny: int, nz: int, rows: Array, b
             low[k], high[k] = half[2 * k], half[2 * k + 1]
 
 
-def _overlapping(words: Array) -> Array:
+def overlapping(words: Array) -> Array:
     """Every 32-bit word with the one after it as one of 64 bits; the same memory."""
     flat = words.reshape(-1)
     return np.ndarray((max(flat.size - 1, 0),), np.uint64, flat, strides=(4,))
@@ -320,8 +320,10 @@ def _mix_pair(
         out2[k] = _ONE if value2 >= _HALF else _NONE
 
 
+@njit(**_OPTIONS)
 def resample_pair(
     words: Array,
+    pairs: Array,
     origin: Array,
     matrix: Array,
     nodes: Array,
@@ -335,6 +337,7 @@ def resample_pair(
 
     Args:
         words: (X, Y, Z) uint32, see ``core.prepared``.
+        pairs: the same memory as ``overlapping`` sees it.
         origin: (3,) position of the patch's first voxel.
         matrix: (3, 3), patch voxels -> voxels.
         nodes: (nx, ny, nz, 3) displacement, of size 0 for none.
@@ -344,23 +347,6 @@ def resample_pair(
         second_out: the same.
         target_out: the same, 0 or 1: linear interpolation cut at one half.
     """
-    outputs = first_out, second_out, target_out
-    _resample_pair(words, _overlapping(words), origin, matrix, nodes, zeros, scales, *outputs)
-
-
-@njit(**_OPTIONS)
-def _resample_pair(
-    words: Array,
-    pairs: Array,
-    origin: Array,
-    matrix: Array,
-    nodes: Array,
-    zeros: Array,
-    scales: Array,
-    first_out: Array,
-    second_out: Array,
-    target_out: Array,
-) -> None:
     nx, ny, nz = words.shape
     flat = words.reshape(-1)
     length = first_out.shape[2]

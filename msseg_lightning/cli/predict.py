@@ -103,7 +103,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
     method, _ = predict.load_method(model, options.settings)
     subject = predict.pair_subject("pair", options.baseline, options.followup, options.brain)
     prediction = method.predict(subject)
-    record = predict.side_car(prediction, model, predict.lasting(options.settings))
+    record = predict.side_car(prediction, model, predict.recorded_settings(options.settings))
     predict.write_prediction(prediction, options.output, options.probability, record)
     sys.stdout.write(
         f"{options.output}: {record['new_lesion_volume_mm3']} mm3 of new lesions in "

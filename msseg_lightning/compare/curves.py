@@ -14,7 +14,6 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 14, 34, 34
 COLOURS = {"train": "#8a8f98", "val": "#0072b2", "test": "#d55e00"}
 OTHERS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MAX_POINTS = 600
-SMOOTHING = 10  # a mean covers one in so many of the values
 HIDDEN = ("system/",)
 
 
@@ -75,10 +74,6 @@ def _panel(measure: str, lines: Mapping[str, Points], kept_step: int | None) -> 
     def y(value: float) -> float:
         return HEIGHT - BOTTOM - (value - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
 
-    def line(points: Points, colour: str, more: str = "") -> str:
-        path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in _thinned(points))
-        return f'<polyline fill="none" stroke="{colour}"{more} points="{path}"/>'
-
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(measure)} by step">'
         f'<text x="{LEFT}" y="16" class="title">{escape(measure.replace("_", " "))}</text>'
@@ -101,12 +96,8 @@ def _panel(measure: str, lines: Mapping[str, Points], kept_step: int | None) -> 
     for index, (stage, points) in enumerate(sorted(lines.items(), reverse=True)):
         colour = COLOURS.get(stage, OTHERS[index % len(OTHERS)])
         label = stage
-        window = max(len(points) // SMOOTHING, 5) | 1
-        smoothed = stage == "train" and "loss" in measure and len(points) >= 2 * window
-        if smoothed:  # values of single batches
-            parts.append(line(points, colour, ' opacity="0.3"'))
-            points, label = _running_mean(points, window), f"train, mean of {window} values"
-        parts.append(line(points, colour))
+        path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in _thinned(points))
+        parts.append(f'<polyline fill="none" stroke="{colour}" points="{path}"/>')
         marked_step, marked = points[-1]
         kept = [value for step, value in points if step == kept_step]
         if stage == "val" and kept_step is not None and kept:
@@ -135,16 +126,6 @@ def _limits(values: Sequence[float], is_share: bool) -> tuple[float, float]:
         low = 0.0
     margin = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
     return (low if low == 0 else low - margin), high + margin
-
-
-def _running_mean(points: Points, window: int) -> Points:
-    """Mean of the ``window`` (odd) values around each point, fewer at both ends."""
-    half = window // 2
-    around = [points[max(0, i - half) : i + half + 1] for i in range(len(points))]
-    return [
-        (step, sum(value for _, value in near) / len(near))
-        for (step, _), near in zip(points, around, strict=True)
-    ]
 
 
 def _thinned(points: Points) -> Points:

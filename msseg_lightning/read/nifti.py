@@ -58,7 +58,7 @@ class GateOptions:
 
 
 DEFAULT = GateOptions()
-UNSAID = {
+GATE_DEFAULTS = {
     field.name: getattr(DEFAULT, field.name)
     for field in dataclasses.fields(GateOptions)
     if field.name != "limits"
@@ -74,10 +74,12 @@ def gate_options(settings: Mapping[str, Any]) -> GateOptions:
     """
     problems = []
     values: dict[str, Any] = {}
-    for name, value in exceptions(settings).items():
+    for name, value in changed_options(settings).items():
         expected = ""
-        if name not in UNSAID:
-            expected = ", ".join(difflib.get_close_matches(name, UNSAID, n=1) or UNSAID)
+        if name not in GATE_DEFAULTS:
+            expected = ", ".join(
+                difflib.get_close_matches(name, GATE_DEFAULTS, n=1) or GATE_DEFAULTS
+            )
         elif name == "trust":
             expected = "" if value in (None, "sform", "qform") else "sform or qform"
         elif name == "label_values":
@@ -85,7 +87,7 @@ def gate_options(settings: Mapping[str, Any]) -> GateOptions:
                 value = {int(source): int(meaning) for source, meaning in value.items()}
             except (AttributeError, TypeError, ValueError):
                 expected = "numbers, e.g. {255: 1}"
-        elif isinstance(UNSAID[name], bool):
+        elif isinstance(GATE_DEFAULTS[name], bool):
             expected = "" if isinstance(value, bool) else "true or false"
         elif not (isinstance(value, int | float) and 0 < value <= 1):
             expected = "a share between 0 and 1"
@@ -93,7 +95,7 @@ def gate_options(settings: Mapping[str, Any]) -> GateOptions:
             problems.append(
                 Problem(
                     "config.reading",
-                    "no such option of the gate" if name not in UNSAID else "unfit value",
+                    "no such option of the gate" if name not in GATE_DEFAULTS else "unfit value",
                     field=f"data.reading.{name}",
                     found=str(value)[:60],
                     expected=expected,
@@ -107,12 +109,14 @@ def gate_options(settings: Mapping[str, Any]) -> GateOptions:
     return GateOptions(**values)
 
 
-def exceptions(settings: Mapping[str, Any]) -> dict[str, Any]:
+def changed_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that tell the gate something: what is read depends on these alone."""
     return {
         name: value
         for name, value in settings.items()
-        if name not in UNSAID or value != UNSAID[name] or type(value) is not type(UNSAID[name])
+        if name not in GATE_DEFAULTS
+        or value != GATE_DEFAULTS[name]
+        or type(value) is not type(GATE_DEFAULTS[name])
     }
 
 

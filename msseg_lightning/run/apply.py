@@ -14,15 +14,15 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.core.subject_map import Submits, map_subjects
 from msseg_lightning.evaluate.score import CaseScore
-from msseg_lightning.read.nifti import exceptions
+from msseg_lightning.read.nifti import changed_options
 from msseg_lightning.read.splits import data_hash
 from msseg_lightning.run.build import build_load, build_method, code_hash, instantiate
 from msseg_lightning.run.compose import OF_THE_RUN, Config
 from msseg_lightning.run.folder import data_name
 from msseg_lightning.run.predict import (
-    lasting,
     load_config,
     read_pairs,
+    recorded_settings,
     run_of,
     side_car,
     side_car_file,
@@ -88,7 +88,7 @@ class Application:
         """With the digest of the weights, the settings and the program."""
         decisive = {key: value for key, value in config.items() if key not in OF_THE_RUN}
         scoring = dataclasses.asdict(score_options(config))
-        where = exceptions(config["data"]["reading"]), config["trainer"]
+        where = changed_options(config["data"]["reading"]), config["trainer"]
         made_from = digest(weights_hash(model), decisive, where, scoring, code_hash())
         return cls(model, config, folder, made_from, **more)
 
@@ -198,7 +198,7 @@ def apply_to_data_set(
                 exit_code=ExitCode.MODEL,
             )
         )
-    apply = Application.of(model, config, folder, settings=lasting(overrides))
+    apply = Application.of(model, config, folder, settings=recorded_settings(overrides))
     mine = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
     mapped = map_subjects(apply, mine, executor, "predict", pieces)
     scores = mapped.done
@@ -239,7 +239,7 @@ def apply_to_table(
         folder,
         masks_only=True,
         outputs=outputs,
-        settings=lasting(overrides),
+        settings=recorded_settings(overrides),
     )
     subjects = [subject for subject, _ in pairs]
     mine = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}

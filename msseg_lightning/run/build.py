@@ -83,10 +83,10 @@ def build_cache(config: Config) -> Any:
     """Prepares pairs as the configuration says and keeps them under ``paths.cache``."""
     from msseg_lightning.preprocess.cache import PreparedCache
     from msseg_lightning.preprocess.pipeline import Preprocess
-    from msseg_lightning.read.nifti import exceptions
+    from msseg_lightning.read.nifti import changed_options
 
     steps = [instantiate(step) for step in config["preprocess"]["steps"].values() if step]
-    reading = exceptions(config["data"]["reading"])  # decide what is read, or refused
+    reading = changed_options(config["data"]["reading"])  # decide what is read, or refused
     kind = f"-{keyed_seed(json.dumps(reading, sort_keys=True)):016x}" if reading else ""
     return PreparedCache(
         Path(config["paths"]["cache"]) / f"prepared{kind}",
@@ -324,7 +324,7 @@ WHERE = ("folder", "root", "workers")
 
 
 def _decisive(config: Config) -> dict[str, Any]:
-    from msseg_lightning.read.nifti import exceptions
+    from msseg_lightning.read.nifti import changed_options
 
     found = {key: _placeless(config.get(key)) for key in SETTINGS_OF_A_STAGE}
     train = {key: value for key, value in (found["train"] or {}).items() if key != "accumulate"}
@@ -332,7 +332,7 @@ def _decisive(config: Config) -> dict[str, Any]:
         **found,
         "train": train,
         "batches_per_step": batches_per_step(config),
-        "reading": exceptions(config["data"]["reading"]),  # see ``build_cache``
+        "reading": changed_options(config["data"]["reading"]),  # see ``build_cache``
     }
 
 

@@ -205,7 +205,7 @@ def load_config(model: Path, overrides: Sequence[str] = ()) -> Config:
         MssegError: it is damaged (exit 4), names a class that may not be built, or holds an
             interpolation (exit 6); a setting is unknown or would change what was trained (exit 2).
     """
-    from msseg_lightning.read.nifti import UNSAID
+    from msseg_lightning.read.nifti import GATE_DEFAULTS
 
     config = json_safe_config(model)
     refuse_targets(config)
@@ -215,11 +215,11 @@ def load_config(model: Path, overrides: Sequence[str] = ()) -> Config:
         raise _damaged(model / "config.yaml", f"nothing under {', '.join(missing)}")
     for key, value in {"loader": LOADER, "stages": {}, "uses": {}, "ensemble": None}.items():
         config.setdefault(key, value)  # systems trained before these settings existed
-    config["data"] = {**config["data"], "reading": {**UNSAID, **config["data"]["reading"]}}
+    config["data"] = {**config["data"], "reading": {**GATE_DEFAULTS, **config["data"]["reading"]}}
     return changed_config(config, overrides)
 
 
-def lasting(overrides: Sequence[str]) -> tuple[str, ...]:
+def recorded_settings(overrides: Sequence[str]) -> tuple[str, ...]:
     """Those that say how a mask was made, not where its data lay."""
     return tuple(item for item in overrides if not item.startswith(("read.", "paths.")))
 

@@ -1,6 +1,6 @@
 import pytest
 
-from msseg_lightning.compare.curves import _running_mean, curve_panels, nice_ticks
+from msseg_lightning.compare.curves import curve_panels, nice_ticks
 
 
 def rows(name, values):
@@ -45,13 +45,6 @@ def test_the_kept_step_is_marked_with_its_own_value_not_the_last():
     for unknown in (None, 5):
         (panel,) = curve_panels(rows("val/score", [0.1, 0.7, 0.5]), kept_step=unknown)
         assert 'class="kept"' not in panel and ">val 0.5<" in panel
-
-
-def test_values_of_single_batches_are_smoothed_and_faint():
-    (panel,) = curve_panels(rows("train/loss", [0.0, 1.0] * 10))
-    assert panel.count("<polyline") == 2 and panel.count('opacity="0.3"') == 1
-    assert "train, mean of 5 values 0.667<" in panel  # of the last 1, 0, 1
-    assert _running_mean([(0, 3.0), (1, 0.0), (2, 6.0)], 3) == [(0, 1.5), (1, 3.0), (2, 3.0)]
 
 
 def test_one_of_two_equal_dice_curves_is_enough():

@@ -11,9 +11,9 @@ from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.volume import Grid
 from msseg_lightning.read.header import TEXT_FIELDS, parse_header
 from msseg_lightning.read.nifti import (
-    UNSAID,
+    GATE_DEFAULTS,
     GateOptions,
-    exceptions,
+    changed_options,
     gate_options,
     native_from_grid,
     native_of,
@@ -199,8 +199,10 @@ def test_options_by_name():
     assert gate_options({"trust": "qform", "label_values": {"255": 1}}) == GateOptions(
         trust="qform", label_values={255: 1}
     )
-    assert gate_options(UNSAID) == GateOptions() and not exceptions(UNSAID)
-    assert exceptions({**UNSAID, "trust": "qform", "strict": False}) == {"trust": "qform"}
+    assert gate_options(GATE_DEFAULTS) == GateOptions() and not changed_options(GATE_DEFAULTS)
+    assert changed_options({**GATE_DEFAULTS, "trust": "qform", "strict": False}) == {
+        "trust": "qform"
+    }
     for wrong in ({"trsut": "qform"}, {"trust": "best"}, {"strict": 0}, {"label_values": 3}):
         with pytest.raises(MssegError) as caught:
             gate_options(wrong)

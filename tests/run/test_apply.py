@@ -15,7 +15,7 @@ import yaml
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.method.network_method import NetworkMethod
-from msseg_lightning.read.nifti import UNSAID
+from msseg_lightning.read.nifti import GATE_DEFAULTS
 from msseg_lightning.run.apply import apply_to_data_set
 from msseg_lightning.run.build import build_method
 from msseg_lightning.run.compose import compose_config
@@ -112,7 +112,7 @@ def test_a_system_stored_before_the_gates_options_were_settings_takes_them(train
     saved["data"]["reading"] = {}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
     assert load_config(tmp_path, ["data.reading.trust=qform"])["data"]["reading"] == {
-        **UNSAID,
+        **GATE_DEFAULTS,
         "trust": "qform",
     }
 
