@@ -46,7 +46,6 @@ from msseg_lightning.read.splits import data_hash
 from msseg_lightning.run.apply import Application, trained_on
 from msseg_lightning.run.build import build_cache, build_load
 from msseg_lightning.run.compose import Config
-from msseg_lightning.run.predict import find_model, load_config
 from msseg_lightning.run.scores import (
     digest,
     keep_score,
@@ -54,6 +53,7 @@ from msseg_lightning.run.scores import (
     score_options,
     score_prediction,
 )
+from msseg_lightning.run.stored import find_model, load_config
 
 log = logging.getLogger("msseg.tiling")
 

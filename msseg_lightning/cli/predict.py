@@ -91,19 +91,19 @@ def main(arguments: Sequence[str]) -> ExitCode:
     if options.brain is not None and not all(single):
         parser.error("--brain goes with --baseline and --followup; a table has a column brain")
 
-    from msseg_lightning.run import predict
+    from msseg_lightning.run import predict, stored
 
     if all(single):  # before anything is loaded
         outputs = [file for file in (options.output, options.probability) if file is not None]
         inputs = [options.baseline, options.followup, options.brain]
         predict.check_outputs(outputs, [file for file in inputs if file is not None])
-    model = predict.find_model(options.model, options.mlruns)
+    model = stored.find_model(options.model, options.mlruns)
     if not all(single):
         return predict_many(model, options)
-    method, _ = predict.load_method(model, options.settings)
+    method, _ = stored.load_method(model, options.settings)
     subject = predict.pair_subject("pair", options.baseline, options.followup, options.brain)
     prediction = method.predict(subject)
-    record = predict.side_car(prediction, model, predict.recorded_settings(options.settings))
+    record = predict.side_car(prediction, model, stored.recorded_settings(options.settings))
     predict.write_prediction(prediction, options.output, options.probability, record)
     sys.stdout.write(
         f"{options.output}: {record['new_lesion_volume_mm3']} mm3 of new lesions in "

@@ -19,16 +19,7 @@ from msseg_lightning.read.splits import data_hash
 from msseg_lightning.run.build import build_load, build_method, code_hash, instantiate
 from msseg_lightning.run.compose import OF_THE_RUN, Config
 from msseg_lightning.run.folder import data_name
-from msseg_lightning.run.predict import (
-    load_config,
-    read_pairs,
-    recorded_settings,
-    run_of,
-    side_car,
-    side_car_file,
-    weights_hash,
-    write_prediction,
-)
+from msseg_lightning.run.predict import read_pairs, side_car, side_car_file, write_prediction
 from msseg_lightning.run.scores import (
     digest,
     keep_score,
@@ -38,6 +29,7 @@ from msseg_lightning.run.scores import (
     write_scores,
 )
 from msseg_lightning.run.shard import Shard
+from msseg_lightning.run.stored import load_config, recorded_settings, run_of, weights_hash
 
 
 @dataclasses.dataclass(frozen=True)

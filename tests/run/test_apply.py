@@ -19,8 +19,8 @@ from msseg_lightning.read.nifti import GATE_DEFAULTS
 from msseg_lightning.run.apply import apply_to_data_set
 from msseg_lightning.run.build import build_method
 from msseg_lightning.run.compose import compose_config
-from msseg_lightning.run.predict import changed_config, json_safe_config, load_config
 from msseg_lightning.run.shard import Shard
+from msseg_lightning.run.stored import changed_config, load_config, stored_config
 
 
 def table_of(cohort, path, names, with_reference=True):
@@ -96,7 +96,7 @@ def test_training_pairs_are_no_test(trained_run, tiny_cohort, tmp_path, capsys):
 
 
 def test_only_what_was_not_trained_can_be_set(trained_run, tmp_path):
-    saved = json_safe_config(trained_run / "model")
+    saved = stored_config(trained_run / "model")
     read = ["read=open_ms", f"read.root={tmp_path}"]
     changed = changed_config(saved, [*read, "infer.overlap=0.25", "postprocess=threshold_0_5"])
     assert changed["read"]["_target_"].endswith("OpenMs") and changed["infer"]["overlap"] == 0.25
@@ -108,7 +108,7 @@ def test_only_what_was_not_trained_can_be_set(trained_run, tmp_path):
 
 
 def test_a_system_stored_before_the_gates_options_were_settings_takes_them(trained_run, tmp_path):
-    saved = json_safe_config(trained_run / "model")
+    saved = stored_config(trained_run / "model")
     saved["data"]["reading"] = {}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
     assert load_config(tmp_path, ["data.reading.trust=qform"])["data"]["reading"] == {

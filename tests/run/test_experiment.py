@@ -22,7 +22,7 @@ from msseg_lightning.run.build import build_method
 from msseg_lightning.run.compose import compose_config
 from msseg_lightning.run.experiment import refuse_copies, save_model
 from msseg_lightning.run.folder import RunFolder
-from msseg_lightning.run.predict import load_config
+from msseg_lightning.run.stored import load_config
 from msseg_lightning.run.tracked import (
     headline_metrics,
     renamed,

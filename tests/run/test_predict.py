@@ -18,13 +18,8 @@ from msseg_lightning.core.subject import BRAIN, TARGET
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.build import build_method, instantiate
 from msseg_lightning.run.compose import compose_config
-from msseg_lightning.run.predict import (
-    check_outputs,
-    find_model,
-    load_config,
-    load_method,
-    read_pairs,
-)
+from msseg_lightning.run.predict import check_outputs, read_pairs
+from msseg_lightning.run.stored import find_model, load_config, load_method
 
 
 @pytest.fixture
