@@ -32,6 +32,8 @@ options of the gate, as data.reading.NAME=VALUE; `train` and `predict` take the 
   label_values             what mask values mean, e.g. '{255: 1}'
   largest_mask_fraction    share of all voxels a lesion mask may cover (0.1)
 
+The order of visits that was found, and why, is printed first; read=bids takes
+`read.session_order=[pre,post]` where dates and labels do not tell it.
 Every finding names file, field, what was found and expected, and what to do.
 exit codes: 0 sound (perhaps with warnings), 2 wrong options, 3 data refused, 5 unreadable,
 6 a path or device that must not be opened
@@ -65,8 +67,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
 
 def lines(report: CheckReport) -> list[str]:
-    """The report for people: errors in full, frequent warnings summed up, a verdict."""
-    text = [f"error    {problem}" for problem in report.errors]
+    """The report for people: order of visits, errors, frequent warnings summed up, a verdict."""
+    text = [f"order    {line}" for line in report.order]
+    text += [f"error    {problem}" for problem in report.errors]
     frequent = {
         code
         for code, count in Counter(problem.code for problem in report.warnings).items()

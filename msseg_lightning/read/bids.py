@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 import itertools
+import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from msseg_lightning.core.problem import Problem
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import (
     BASELINE,
     BASELINE_LESIONS,
@@ -17,158 +21,544 @@ from msseg_lightning.core.subject import (
     Facts,
     LongitudinalSubject,
 )
-from msseg_lightning.read.participants import read_participants
-from msseg_lightning.read.paths import shown
-from msseg_lightning.read.reader import check_ids, existing_root, raise_errors
+from msseg_lightning.read.identity import match
+from msseg_lightning.read.participants import read_participants, read_tsv
+from msseg_lightning.read.paths import resolve_file, shown
+from msseg_lightning.read.reader import check_ids, existing_root, raise_errors, warnings_of
+from msseg_lightning.read.sessions import SessionOrder, order_sessions, read_date
+from msseg_lightning.read.unused import Unused, add_files
 
 _SUFFIXES = (".nii.gz", ".nii")
+_INDICES = ("run", "echo", "flip", "inv", "split", "chunk")
+"""Entities whose values are numbers: ``run-01`` is ``run-1``."""
+_NATIVE = ("orig", "FLAIR")
+"""Values of ``space`` that mean the scan's own space."""
+_OF_MASKS = ("sub", "ses", "desc", "label")
+"""Entities of a mask that say nothing about which scan it belongs to."""
+_NO_DATA = ("code", "sourcedata", "stimuli", "phenotype")
+"""Folders of BIDS in which no pair is looked for."""
+_SIDE_CAR_DATES = (
+    "AcquisitionDateTime",
+    "AcquisitionDate",
+    "SeriesDate",
+    "StudyDate",
+    "ContentDate",
+)
 
 
 class Bids:
     """Consecutive sessions of each subject as pairs.
 
-    Scans: ``sub-X/ses-Y/anat/*_FLAIR.nii[.gz]``, sessions in order of label. A subject with n
-    sessions gives n - 1 pairs named ``sub-X_ses-A_ses-B``, all of the patient ``sub-X``. Masks lie
-    under ``derivatives/*/sub-X/ses-B/anat/`` and are found by their label, on the grid of the
-    follow-up: ``*_label-newlesion_mask`` (new lesions; ``_desc-rater1`` .. ``4`` before the label
-    for raters), ``*_label-brain_mask`` or ``*_desc-brain_mask``, and, for both sessions,
+    Scans: ``sub-X/ses-Y/anat/*_FLAIR.nii[.gz]``. A subject with n sessions gives n - 1 pairs named
+    ``sub-X_ses-A_ses-B``, all of the patient ``sub-X``. Masks lie under
+    ``derivatives/*/sub-X/ses-B/anat/`` and are found by their label, on the grid of the follow-up:
+    ``*_label-newlesion_mask`` (new lesions; ``_desc-rater1`` .. ``4`` for raters),
+    ``*_label-brain_mask`` or ``*_desc-brain_mask``, and, for both sessions,
     ``*_label-lesion_mask`` (all lesions). Facts come from ``participants.tsv``.
 
-    Two scans that match are refused unless ``entities`` chooses: ``entities={"run": "1"}`` keeps
-    files with ``run-1``.
+    Order of the sessions: dates (``sub-X_sessions.tsv``, ``*_scans.tsv``, side-cars of the scans),
+    then numbers in the labels, then words such as baseline and followup; sessions that none of
+    these tells apart are refused unless ``session_order`` does. Dates give the interval of a pair.
+
+    A mask belongs to the scan whose entities it carries (``acq``, ``rec``, ``run``, ``echo`` and
+    so on); it may lack some, but ``space`` and ``res`` must be those of the scan. Several scans or
+    masks that fit are refused unless ``entities`` or ``choose`` says which.
 
     Args:
         root: the data set.
-        entities: BIDS entities a scan must carry.
+        entities: BIDS entities a scan must carry: ``{"run": 1}`` keeps files with ``run-1`` or
+            ``run-01``; None as value keeps those without the entity. Scans of a session where none
+            has a ``run`` or another index pass. ``desc`` is asked of masks only.
         registered: both sessions lie on one grid; others are refused.
+        session_order: labels of sessions in order of time, with or without ``ses-``; goes before
+            everything else.
+        choose: files below the root, scans or masks, to be taken where several fit.
     """
 
     def __init__(
         self,
         root: str | Path,
-        entities: dict[str, str] | None = None,
+        entities: Mapping[str, object] | None = None,
         registered: bool = False,
+        session_order: Sequence[object] = (),
+        choose: Sequence[str] = (),
     ) -> None:
         self.root = Path(root)
-        self.entities = {key: str(value) for key, value in (entities or {}).items()}
+        self.entities = {
+            key: None if value is None else str(value) for key, value in (entities or {}).items()
+        }
         self.registered = registered
+        self.session_order = [str(label) for label in session_order]
+        self.choose = [str(file) for file in choose]
         self._skipped: list[Problem] = []
+        self._orders: dict[str, SessionOrder] = {}
+        self._found: list[LongitudinalSubject] = []
+        self._unused = Unused()
+        self._left_out: list[Path] = []
+        self._chosen: set[str] = set()
 
     def subjects(self) -> list[LongitudinalSubject]:
-        """Every pair, ordered by subject and session."""
+        """Every pair, ordered by subject and time.
+
+        Raises:
+            MssegError: with every problem of the layout.
+        """
         root = existing_root(self.root)
-        facts = read_participants(root / "participants.tsv", root)
+        self._skipped, self._orders, self._found = [], {}, []
+        self._unused, self._left_out, self._chosen = Unused(), [], set()
         problems: list[Problem] = []
-        found: list[LongitudinalSubject] = []
-        self._skipped = []
-        for folder in sorted(path for path in root.glob("sub-*") if path.is_dir()):
-            scans = self._scans(folder, root, problems)
+        folders = sorted(path for path in root.glob("sub-*") if path.is_dir())
+        table = read_participants(root / "participants.tsv", root)
+        sessions: dict[Path, dict[str, Path]] = {}
+        for folder in folders:
+            scans, remarks = self._scans(folder, root, problems)
             if len(scans) < 2:
-                self._skipped.append(
-                    Problem(
-                        "pair.incomplete",
-                        "left out: fewer than two sessions with a FLAIR",
-                        file=folder.name,
-                        field="ses-*",
-                        found=f"{len(scans)} sessions",
-                        expected="2 or more",
-                        remedy="nothing to do, or add the missing session",
-                        severity="warning",
-                    )
-                )
-                continue
-            sessions = sorted(scans)
-            for first, second in itertools.pairwise(sessions):
-                found.append(
+                self._left_out.append(folder)
+                problems.append(_incomplete(folder, scans))
+            else:
+                sessions[folder] = scans
+                problems += remarks
+        complete = [folder.name for folder in sessions]
+        left_out = [folder.name for folder in folders if folder not in sessions]
+        facts, remarks = table.assign(complete, self._unused, left_out)
+        problems += remarks
+        for folder, scans in sessions.items():
+            dates = self._dates(folder, scans, root, problems)
+            order, found = order_sessions(list(scans), dates, folder.name, self.session_order)
+            problems += found
+            self._orders[folder.name] = order
+            known = facts.get(folder.name, Facts())
+            for first, second in itertools.pairwise(order.sessions):
+                self._found.append(
                     LongitudinalSubject(
                         id=f"{folder.name}_{first}_{second}",
                         patient=folder.name,
                         images={BASELINE: scans[first], FOLLOWUP: scans[second]},
-                        masks=self._masks(folder.name, first, second, root, problems),
-                        facts=facts.get(folder.name, facts.get(folder.name[4:], Facts())),
+                        masks=self._masks(folder.name, first, second, scans, root, problems),
+                        facts=_with_interval(known, order, first, second, folder.name, problems),
                         root=root,
                         registered=self.registered,
                     )
                 )
-        problems += check_ids(found, "folder names")
-        if not found and not problems:
+        problems += check_ids(self._found, "folder names")
+        problems += self._not_chosen()
+        if not self._found and not any(problem.severity == "error" for problem in problems):
             problems.append(
                 Problem(
                     "data.empty",
                     "no pair was found",
                     file=root.name,
                     field="read.root",
-                    found=f"{len(self._skipped)} subjects with fewer than two sessions",
+                    found=f"{len(self._left_out)} subjects with fewer than two sessions",
                     expected="sub-*/ses-*/anat/*_FLAIR.nii.gz, two sessions each",
                     remedy="give the root of the BIDS data set",
                 )
             )
-        raise_errors(problems)
-        return found
+        self._skipped = list(dict.fromkeys(warnings_of(problems)))
+        raise_errors(list(dict.fromkeys(problems)))
+        return list(self._found)
 
     def skipped(self) -> list[Problem]:
-        """Subjects left out by the last call of ``subjects``."""
-        return list(self._skipped)
+        """What the last call of ``subjects`` left out and did not use."""
+        unused = Unused()
+        if self._found:
+            root = existing_root(self.root)
+            used = [file for pair in self._found for file in pair.files().values()]
+            kept = {str(file) for file in used}
+            references = [
+                file
+                for file in sorted(root.glob("derivatives/*/sub-*/ses-*/anat/*_mask.nii*"))
+                if str(file) not in kept
+                and _entities(file).get("label") == "newlesion"
+                and "rater" not in _entities(file).get("desc", "")
+            ]
+            for file in references:
+                unused.add("reference", _kind_of(file), shown(file, root), self._why(file))
+            left_out = [*self._left_out, *references, *(root / name for name in _NO_DATA)]
+            add_files(unused, root, used, left_out)
+        return [*self._skipped, *self._unused.problems(), *unused.problems()]
 
-    def _scans(self, folder: Path, root: Path, problems: list[Problem]) -> dict[str, Path]:
+    def order(self) -> list[str]:
+        """Sessions of each subject in the order found, and why; like ones together."""
+        groups: dict[str, list[str]] = {}
+        for subject, order in self._orders.items():
+            text = str(order).replace(subject, "sub-*")
+            groups.setdefault(text, []).append(subject)
+        return [
+            f"{names[0] if len(names) == 1 else f'{len(names)} subjects, e.g. {names[0]}'}: {text}"
+            for text, names in groups.items()
+        ]
+
+    def _why(self, file: Path) -> str:
+        """Why a reference is of no pair."""
+        subject, session = file.parts[-4], file.parts[-3]
+        order = self._orders.get(subject)
+        if order is None or session not in order.sessions:
+            return "a reference of a session that has a scan and an earlier session"
+        if session == order.sessions[0]:
+            return "a reference of a follow-up; this is the first session"
+        return "the entities of the scan of its session"
+
+    def _scans(
+        self, folder: Path, root: Path, problems: list[Problem]
+    ) -> tuple[dict[str, Path], list[Problem]]:
+        """The scan of each session, and remarks about sessions without one."""
+        remarks: list[Problem] = []
         scans: dict[str, Path] = {}
         for session in sorted(path for path in folder.glob("ses-*") if path.is_dir()):
-            files = [
+            every = [
                 file
                 for suffix in _SUFFIXES
                 for file in sorted((session / "anat").glob(f"*_FLAIR{suffix}"))
-                if self._wanted(file.name)
             ]
+            files = self._pick([file for file in every if self._wanted(file, every)], every, root)
             if len(files) > 1:
                 problems.append(_ambiguous(files, root))
             if files:
                 scans[session.name] = files[0]
-        return scans
+            else:
+                self._left_out.append(session)
+                wanted = "".join(
+                    f"_{key}-{value}" if value is not None else f", without {key}"
+                    for key, value in self.entities.items()
+                    if key != "desc"
+                )
+                remarks.append(
+                    Problem(
+                        "bids.no_scan",
+                        "left out: the session has no such scan",
+                        file=shown(session, root),
+                        field="anat/*_FLAIR.nii.gz",
+                        found=", ".join(file.name for file in every) or "no FLAIR",
+                        expected=f"a FLAIR{wanted}",
+                        remedy="nothing to do, or add the scan",
+                        severity="warning",
+                    )
+                )
+        return scans, remarks
 
-    def _wanted(self, name: str) -> bool:
-        return all(
-            re.search(rf"(^|_){re.escape(key)}-{re.escape(value)}(_|\.)", name)
-            for key, value in self.entities.items()
-        )
+    def _wanted(self, file: Path, siblings: Sequence[Path]) -> bool:
+        """Whether a scan carries the entities that are asked for."""
+        own = _entities(file)
+        for key, value in self.entities.items():
+            if key == "desc" or _same(key, own.get(key), value):
+                continue
+            if key in _INDICES and not any(key in _entities(one) for one in siblings):
+                continue
+            return False
+        return True
+
+    def _pick(self, files: list[Path], every: Sequence[Path], root: Path) -> list[Path]:
+        """The chosen ones among all that could be meant; those that fit where none is chosen."""
+        chosen = [file for file in every if shown(file, root) in self.choose]
+        self._chosen.update(shown(file, root) for file in chosen)
+        return chosen or files
+
+    def _not_chosen(self) -> list[Problem]:
+        missed = [file for file in self.choose if file not in self._chosen]
+        if not missed:
+            return []
+        return [
+            Problem(
+                "bids.choice",
+                "a chosen file is no scan or mask that could be taken",
+                field="read.choose",
+                found=", ".join(missed),
+                expected="files below the root, e.g. sub-A/ses-1/anat/sub-A_ses-1_run-1_FLAIR.nii",
+                remedy="correct the path",
+                exit_code=ExitCode.CONFIG,
+            )
+        ]
 
     def _masks(
-        self, subject: str, first: str, second: str, root: Path, problems: list[Problem]
+        self,
+        subject: str,
+        first: str,
+        second: str,
+        scans: Mapping[str, Path],
+        root: Path,
+        problems: list[Problem],
     ) -> dict[str, Path]:
         wanted = {
-            TARGET: (second, ("label-newlesion_mask",)),
-            BRAIN: (second, ("label-brain_mask", "desc-brain_mask")),
-            BASELINE_LESIONS: (first, ("label-lesion_mask",)),
-            FOLLOWUP_LESIONS: (second, ("label-lesion_mask",)),
-            **{
-                f"{TARGET}_rater{n}": (second, (f"desc-rater{n}_label-newlesion_mask",))
-                for n in range(1, 5)
-            },
+            TARGET: (second, "newlesion"),
+            BRAIN: (second, "brain"),
+            BASELINE_LESIONS: (first, "lesion"),
+            FOLLOWUP_LESIONS: (second, "lesion"),
+            **{f"{TARGET}_rater{n}": (second, "newlesion") for n in range(1, 5)},
         }
         masks: dict[str, Path] = {}
-        for name, (session, labels) in wanted.items():
-            files = [
+        for name, (session, label) in wanted.items():
+            every = [
                 file
-                for label in labels
                 for suffix in _SUFFIXES
                 for file in sorted(
-                    root.glob(f"derivatives/*/{subject}/{session}/anat/*_{label}{suffix}")
+                    root.glob(f"derivatives/*/{subject}/{session}/anat/*_mask{suffix}")
                 )
-                if "rater" in name or "_desc-rater" not in file.name
+                if _is_of(file, name, label)
             ]
+            desc = self.entities.get("desc")
+            if desc is not None and any(_entities(file).get("desc") == desc for file in every):
+                every = [file for file in every if _entities(file).get("desc") == desc]
+            fit = {file: _fit(_entities(file), _entities(scans[session])) for file in every}
+            best = max((value for value in fit.values() if value is not None), default=None)
+            fitting = [file for file in every if best is not None and fit[file] == best]
+            files = self._pick(fitting, every, root)
             if len(files) > 1:
                 problems.append(_ambiguous(files, root))
-            if files:
-                masks[name] = files[0]
+            if not files:
+                continue
+            masks[name] = files[0]
+            problems += self._unspecific(files[0], scans[session], root)
         return masks
 
+    def _unspecific(self, mask: Path, scan: Path, root: Path) -> list[Problem]:
+        """A mask that does not say which of several scans of its session it belongs to."""
+        if shown(mask, root) in self.choose:
+            return []
+        own, wanted = _entities(mask), _entities(scan)
+        others = [
+            _entities(file)
+            for suffix in _SUFFIXES
+            for file in scan.parent.glob(f"*_FLAIR{suffix}")
+            if file != scan
+        ]
+        if not any(_fit(own, other) is not None for other in others):
+            return []
+        if all(_same(key, own.get(key), value) for key, value in wanted.items() if key != "ses"):
+            return []
+        return [
+            Problem(
+                "bids.mask_of_several",
+                "the mask does not say to which of the session's scans it belongs",
+                file=shown(mask, root),
+                field="file name",
+                found=f"taken for {scan.name}",
+                expected="the entities of its scan",
+                remedy="add them to the name of the mask, or nothing to do",
+                severity="warning",
+            )
+        ]
 
-def _ambiguous(files: list[Path], root: Path) -> Problem:
+    def _dates(
+        self, folder: Path, scans: Mapping[str, Path], root: Path, problems: list[Problem]
+    ) -> dict[str, dict[str, datetime.datetime]]:
+        """Source -> session -> date, the most trusted source first."""
+        found: dict[str, dict[str, datetime.datetime]] = {}
+        table = folder / f"{folder.name}_sessions.tsv"
+        try:
+            found |= self._sessions_table(table, folder, scans, root, problems)
+            found |= _scans_tables(folder, scans, root, problems)
+        except MssegError as error:
+            problems += error.problems
+        side_cars = {}
+        for session, scan in scans.items():
+            when = _side_car_date(scan, root, problems)
+            if when is not None:
+                side_cars[session] = when
+        if side_cars:
+            found["the side-cars of the scans"] = side_cars
+        return found
+
+    def _sessions_table(
+        self,
+        table: Path,
+        folder: Path,
+        scans: Mapping[str, Path],
+        root: Path,
+        problems: list[Problem],
+    ) -> dict[str, dict[str, datetime.datetime]]:
+        if not table.exists():
+            return {}
+        name = shown(table, root)
+        rows = {row["session_id"]: row for _, row in read_tsv(table, "session_id", root)}
+        folders = [path.name for path in folder.glob("ses-*") if path.is_dir()]
+        assigned, strange = match(rows, folders, "ses-")
+        for row in strange:
+            self._unused.add("row", "session_id", f"{name}, {ascii(row)[1:-1][:64]}")
+        for column in next(iter(rows.values()), {}):
+            if column not in ("session_id", "acq_time"):
+                self._unused.add("column", column, name)
+        dates = {}
+        for session, row in assigned.items():
+            text = row and rows[row].get("acq_time", "")
+            when = _cell_date(text, f"{name}, {row}", problems)
+            if when is not None and session in scans:
+                dates[session] = when
+        return {table.name: dates} if dates else {}
+
+
+def _scans_tables(
+    folder: Path, scans: Mapping[str, Path], root: Path, problems: list[Problem]
+) -> dict[str, dict[str, datetime.datetime]]:
+    """Dates of the scans taken, from the tables of the subject and its sessions."""
+    dates: dict[str, datetime.datetime] = {}
+    for session, scan in scans.items():
+        tables = [*scan.parents[1].glob("*_scans.tsv"), *folder.glob("*_scans.tsv")]
+        for table in sorted(tables):
+            for line, row in read_tsv(table, "filename", root):
+                if table.parent / row["filename"] != scan:
+                    continue
+                where = f"{shown(table, root)}, line {line}"
+                when = _cell_date(row.get("acq_time", ""), where, problems)
+                if when is not None:
+                    dates[session] = when
+    return {"the scans.tsv files": dates} if dates else {}
+
+
+def _cell_date(text: str, where: str, problems: list[Problem]) -> datetime.datetime | None:
+    """The date of a cell; one that cannot be read is an error, since the order depends on it."""
+    if text.lower() in ("", "n/a", "na", "nan", "none", "unknown"):
+        return None
+    when = read_date(text)
+    if when is None:
+        problems.append(
+            Problem(
+                "table.date",
+                "this cell should hold a date",
+                file=where,
+                field="acq_time",
+                found=f"{len(text)} characters",  # not the text: it may be the date of a person
+                expected="YYYY-MM-DD, YYYY-MM-DDThh:mm:ss or n/a",
+                remedy="correct the cell",
+            )
+        )
+    return when
+
+
+def _side_car_date(scan: Path, root: Path, problems: list[Problem]) -> datetime.datetime | None:
+    """The date in the JSON file of a scan; None without one."""
+    path = scan.with_name(re.sub(r"\.nii(\.gz)?$", ".json", scan.name))
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(resolve_file(path, root).read_text(encoding="utf-8-sig"))
+    except (MssegError, ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        problems.append(
+            Problem(
+                "bids.side_car",
+                "the side-car of a scan cannot be read; a date in it is not known",
+                file=shown(path, root),
+                field="JSON",
+                expected="a JSON object",
+                remedy="write it again, or remove it",
+                severity="warning",
+            )
+        )
+        return None
+    for key in _SIDE_CAR_DATES:
+        if when := read_date(str(record.get(key, ""))):
+            return when
+    return None
+
+
+def _with_interval(
+    facts: Facts,
+    order: SessionOrder,
+    first: str,
+    second: str,
+    subject: str,
+    problems: list[Problem],
+) -> Facts:
+    """Facts with the interval between two dates; that of the table counts for a single pair."""
+    days = order.interval_days(first, second)
+    stated = facts.interval_days
+    if days is None:
+        return facts if len(order.sessions) == 2 else dataclasses.replace(facts, interval_days=None)
+    if stated is not None and len(order.sessions) == 2 and abs(stated - days) > 1:
+        problems.append(
+            Problem(
+                "bids.interval",
+                "the interval in participants.tsv is not that of the dates; the dates count",
+                file=subject,
+                field="interval_days",
+                found=f"{stated:g}",
+                expected=f"{days:g}",
+                remedy="correct the one that is wrong",
+                severity="warning",
+            )
+        )
+    return dataclasses.replace(facts, interval_days=days)
+
+
+def _entities(file: Path) -> dict[str, str]:
+    """``sub-A_run-1_FLAIR.nii.gz`` -> sub: A, run: 1."""
+    stem = file.name.split(".")[0]
+    parts = (part.partition("-") for part in stem.split("_"))
+    return {key: value for key, dash, value in parts if dash}
+
+
+def _kind_of(file: Path) -> str:
+    return re.sub(r"(sub|ses)-[^_]+_", "", file.name)
+
+
+def _same(key: str, one: str | None, other: str | None) -> bool:
+    numbers = key in _INDICES and (one or "").isdigit() and (other or "").isdigit()
+    if numbers and one is not None and other is not None:
+        return int(one) == int(other)
+    return one == other
+
+
+def _is_of(file: Path, name: str, label: str) -> bool:
+    """Whether a mask is of one kind: by label, and by rater."""
+    entities = _entities(file)
+    desc = entities.get("desc", "")
+    if name == BRAIN:
+        return entities.get("label") == "brain" or (desc == "brain" and "label" not in entities)
+    if entities.get("label") != label:
+        return False
+    rater = re.fullmatch(r"rater0*(\d+)", desc)
+    if "rater" in name:
+        return rater is not None and name.endswith(f"rater{rater[1]}")
+    return not desc.startswith("rater")
+
+
+def _fit(mask: Mapping[str, str], scan: Mapping[str, str]) -> int | None:
+    """How many entities a mask shares with a scan; None where it belongs to another one."""
+    own = {key: value for key, value in mask.items() if key not in _OF_MASKS}
+    if "space" not in scan and own.get("space") in _NATIVE:
+        del own["space"]
+    if any(own.get(key) != scan.get(key) for key in ("space", "res")):
+        return None
+    if not all(_same(key, value, scan.get(key)) for key, value in own.items()):
+        return None
+    return len(own)
+
+
+def _incomplete(folder: Path, scans: Mapping[str, Path]) -> Problem:
+    return Problem(
+        "pair.incomplete",
+        "left out: fewer than two sessions with a FLAIR",
+        file=folder.name,
+        field="ses-*",
+        found=f"{len(scans)} sessions",
+        expected="2 or more",
+        remedy="nothing to do, or add the missing session",
+        severity="warning",
+    )
+
+
+def _ambiguous(files: Sequence[Path], root: Path) -> Problem:
+    found = [_entities(file) for file in files]
+    keys = dict.fromkeys(key for entities in found for key in entities)
+    telling = [
+        key
+        for key in keys
+        if sum(_same(key, found[0].get(key), one.get(key)) for one in found) == 1
+    ]
+    by_entity = ""
+    if telling and telling[0] in (*_INDICES, "acq", "rec", "ce", "dir", "space", "res", "desc"):
+        value = found[0].get(telling[0], "null")
+        by_entity = f", or by an entity of all sessions: +read.entities.{telling[0]}={value}"
     return Problem(
         "bids.ambiguous",
         "several files fit",
         file=shown(files[0], root),
         field="file",
-        found=", ".join(file.name for file in files),
+        found=", ".join(shown(file, root) for file in files),
         expected="one file",
-        remedy="choose, e.g. +read.entities.run=1, or remove the others",
+        remedy="choose one, e.g. "
+        f"'read.choose=[{shown(files[0], root)}]' (all choices in one list){by_entity}"
+        "; or remove the others",
     )

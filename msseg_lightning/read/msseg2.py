@@ -12,10 +12,9 @@ from msseg_lightning.core.subject import (
     FOLLOWUP,
     FOLLOWUP_LESIONS,
     TARGET,
-    Facts,
     LongitudinalSubject,
 )
-from msseg_lightning.read.reader import one_per_folder
+from msseg_lightning.read.reader import FolderReading
 
 IMAGES = {
     BASELINE: "flair_time01_on_middle_space.nii.gz",
@@ -37,7 +36,8 @@ class Msseg2:
     training folders, ``ground_truth.nii.gz`` and ``ground_truth_expert1..4.nii.gz``. Beyond the
     challenge, ``brain_mask.nii.gz`` and masks of all lesions of a visit
     (``lesions_time01.nii.gz``, ``lesions_time02.nii.gz``) are taken where present, and covariates
-    from a ``participants.tsv`` beside the folders. Folders without any of these files are ignored.
+    from a ``participants.tsv`` beside the folders. Folders without any of these files are
+    left out and named by ``skipped``.
 
     Args:
         root: the folder that holds the patients' folders.
@@ -51,12 +51,12 @@ class Msseg2:
         self.root = Path(root)
         self.labelled_only = labelled_only
         self.need_all_raters = need_all_raters
-        self._skipped: list[Problem] = []
+        self._reading: FolderReading | None = None
 
     def subjects(self) -> list[LongitudinalSubject]:
         """Every pair, ordered by folder name."""
-        self._skipped = []
-        return one_per_folder(
+        self._reading = None
+        self._reading = FolderReading(
             self.root,
             self._subject,
             Problem(
@@ -69,13 +69,18 @@ class Msseg2:
                 remedy="give the folder that holds the patients' folders",
             ),
         )
+        return self._reading.subjects()
 
     def skipped(self) -> list[Problem]:
-        """Pairs left out by the last call of ``subjects``."""
-        return list(self._skipped)
+        """What the last call of ``subjects`` left out and did not use."""
+        return self._reading.skipped() if self._reading else []
+
+    def order(self) -> list[str]:
+        """The order of the visits is in the names of the files."""
+        return ["time01 before time02 in every folder (names of the files)"]
 
     def _subject(
-        self, folder: Path, root: Path, facts: Facts, problems: list[Problem]
+        self, folder: Path, root: Path, problems: list[Problem]
     ) -> LongitudinalSubject | None:
         present = {path.name for path in folder.iterdir()}
         images = {name: folder / file for name, file in IMAGES.items() if file in present}
@@ -109,7 +114,7 @@ class Msseg2:
                 )
             )
         if self.labelled_only and TARGET not in masks:
-            self._skipped.append(
+            problems.append(
                 Problem(
                     "pair.unlabelled",
                     "left out: it has no reference",
@@ -126,7 +131,6 @@ class Msseg2:
             patient=folder.name,
             images=images,
             masks=masks,
-            facts=facts,
             root=root,
             registered=True,
         )

@@ -10,7 +10,8 @@ from msseg_lightning.core.subject import BASELINE, BRAIN, CHANGE, FOLLOWUP, Long
 from msseg_lightning.core.volume import Affine
 from msseg_lightning.read.geometry import read_itk_affine
 from msseg_lightning.read.paths import resolve_file, shown
-from msseg_lightning.read.reader import check_ids, existing_root, raise_errors
+from msseg_lightning.read.reader import check_ids, existing_root, raise_errors, warnings_of
+from msseg_lightning.read.unused import Unused, add_files
 
 _COMMON = Path("longitudinal", "coregistered")
 _RAW = Path("longitudinal", "raw")
@@ -44,13 +45,14 @@ class OpenMs:
         self.reverse = reverse
         self.raw = raw
         self._skipped: list[Problem] = []
+        self._used: list[Path] = []
 
     def subjects(self) -> list[LongitudinalSubject]:
         """Every complete pair, ordered by patient."""
         root = existing_root(self.root)
         problems: list[Problem] = []
         found: list[LongitudinalSubject] = []
-        self._skipped = []
+        self._skipped, self._used = [], []
         folders = sorted((root / _COMMON).glob("patient*"))
         for folder in folders:
             try:
@@ -71,11 +73,32 @@ class OpenMs:
                 )
             )
         raise_errors(problems)
+        self._skipped += warnings_of(problems)
+        for pair in found:
+            self._used += pair.files().values()
         return found
 
     def skipped(self) -> list[Problem]:
-        """Patients left out by the last call of ``subjects``."""
-        return list(self._skipped)
+        """What the last call of ``subjects`` left out and did not use."""
+        unused = Unused()
+        places = [self.root / _COMMON, self.root / _RAW]
+        left_out = [
+            place / str(problem.file)
+            for problem in self._skipped
+            if problem.code == "pair.incomplete"
+            for place in places
+        ]
+        if self._used:
+            root = existing_root(self.root)
+            add_files(unused, root, self._used, [*left_out, root / "cross_sectional"])
+        return [*self._skipped, *unused.problems()]
+
+    def order(self) -> list[str]:
+        """The order of the visits is in the names of the files."""
+        return [
+            "study1 before study2 for every patient (names of the files)"
+            + ("; the pairs named _reversed exchange them" if self.reverse else "")
+        ]
 
     def _pairs(self, folder: Path, root: Path) -> Iterator[LongitudinalSubject]:
         scans: dict[int, Path] = {}
@@ -93,6 +116,7 @@ class OpenMs:
                 scans[study] = ready
             elif raw.exists() and way.exists():
                 scans[study] = raw
+                self._used.append(way)
                 ways[study] = read_itk_affine(resolve_file(way, root), shown(way, root))
             else:
                 missing.append(shown(raw if way.exists() else way, root))

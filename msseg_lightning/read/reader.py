@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -10,8 +13,11 @@ from typing import Protocol, runtime_checkable
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import Facts, LongitudinalSubject
+from msseg_lightning.read.identity import same_patients
 from msseg_lightning.read.participants import read_participants
+from msseg_lightning.read.unused import Unused, add_files, summary
 
+logger = logging.getLogger(__name__)
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -27,7 +33,22 @@ class Reader(Protocol):
         """
 
     def skipped(self) -> list[Problem]:
-        """What was left out on purpose, as warnings."""
+        """What the last call of ``subjects`` saw and did not use, as warnings."""
+
+    def order(self) -> list[str]:
+        """Which visit the last call took for the earlier one, and why, in plain words."""
+
+
+def read_subjects(reader: Reader) -> list[LongitudinalSubject]:
+    """The pairs of a reader; what it did not use is logged in one line.
+
+    Raises:
+        MssegError: with every problem of the layout.
+    """
+    found = reader.subjects()
+    if text := summary(reader.skipped()):
+        logger.warning("%s", text)
+    return found
 
 
 def existing_root(root: str | Path) -> Path:
@@ -79,8 +100,10 @@ def check_ids(subjects: Sequence[LongitudinalSubject], where: str) -> Iterator[P
             if problem is not None:
                 yield problem
         folded[subject.id.casefold()].append(subject.id)
+    told = set()
     for names in folded.values():
         if len(names) > 1:
+            told.add(", ".join(names))
             same = len(set(names)) == 1
             yield Problem(
                 "id.twice" if same else "id.case",
@@ -91,6 +114,9 @@ def check_ids(subjects: Sequence[LongitudinalSubject], where: str) -> Iterator[P
                 expected="distinct ids",
                 remedy="rename one of them",
             )
+    for problem in same_patients((subject.patient for subject in subjects), where):
+        if problem.found not in told:
+            yield problem
 
 
 def raise_errors(problems: Sequence[Problem]) -> None:
@@ -100,33 +126,64 @@ def raise_errors(problems: Sequence[Problem]) -> None:
         raise MssegError(errors)
 
 
-ReadFolder = Callable[[Path, Path, Facts, list[Problem]], LongitudinalSubject | None]
-"""(folder, root, covariates, where problems go) -> what lies there; None where it is left out."""
+def warnings_of(problems: Sequence[Problem]) -> list[Problem]:
+    """Those that do not refuse the data."""
+    return [problem for problem in problems if problem.severity == "warning"]
 
 
-def one_per_folder(
-    place: Path | str, read: ReadFolder, nothing: Problem
-) -> list[LongitudinalSubject]:
+ReadFolder = Callable[[Path, Path, list[Problem]], LongitudinalSubject | None]
+"""(folder, root, where problems go) -> what lies there; None where it is left out."""
+
+
+class FolderReading:
     """One subject per folder of a data set, ordered by folder name.
 
     Args:
         place: root; ``participants.tsv`` there gives covariates.
-        read: makes a subject of a folder.
+        read: makes a subject of a folder. Warnings it puts among the problems are kept, and what
+            they are about counts as named.
         nothing: the problem where no folder has one.
 
     Raises:
-        MssegError: with every problem of every folder.
+        MssegError: the place or its table cannot be read at all.
     """
-    root = existing_root(Path(place))
-    facts = read_participants(root / "participants.tsv", root)
-    problems: list[Problem] = []
-    found = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        subject = read(folder, root, facts.get(folder.name, Facts()), problems)
-        if subject is not None:
-            found.append(subject)
-    problems += check_ids(found, "folder names")
-    if not found and not problems:
-        problems.append(nothing)
-    raise_errors(problems)
-    return found
+
+    def __init__(self, place: Path | str, read: ReadFolder, nothing: Problem) -> None:
+        self._root = root = existing_root(Path(place))
+        table = read_participants(root / "participants.tsv", root)
+        problems: list[Problem] = []
+        found: dict[str, LongitudinalSubject] = {}
+        for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+            subject = read(folder, root, problems)
+            if subject is not None:
+                found[folder.name] = subject
+        self._unused = Unused()
+        self._left_out = [root / str(one.file) for one in warnings_of(problems)]
+        # a folder that is left out still has its row
+        left_out = [path.name for path in self._left_out]
+        facts, remarks = table.assign(list(found), self._unused, left_out)
+        self._subjects = [
+            dataclasses.replace(subject, facts=facts.get(name, Facts()))
+            for name, subject in found.items()
+        ]
+        problems += [*remarks, *check_ids(self._subjects, "folder names")]
+        if not found and not any(problem.severity == "error" for problem in problems):
+            problems.append(nothing)
+        self._problems = problems
+
+    def subjects(self) -> list[LongitudinalSubject]:
+        """What was found.
+
+        Raises:
+            MssegError: with every problem of every folder.
+        """
+        raise_errors(self._problems)
+        return list(self._subjects)
+
+    def skipped(self) -> list[Problem]:
+        """What was left out, and files and folders that were not used; walks the folder."""
+        unused = copy.deepcopy(self._unused)
+        used = [file for subject in self._subjects for file in subject.files().values()]
+        if used:
+            add_files(unused, self._root, used, self._left_out)
+        return [*warnings_of(self._problems), *unused.problems()]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
-from msseg_lightning.read.reader import Reader, check_ids
+from msseg_lightning.read.identity import folded, reduced, shared_scans
+from msseg_lightning.read.reader import Reader, check_ids, raise_errors, warnings_of
 
 
 class Several:
@@ -39,13 +41,16 @@ class Several:
                 )
             )
         self.sources, self.root = dict(sources), root
+        self._warnings: list[Problem] = []
 
     def subjects(self) -> list[LongitudinalSubject]:
         """Every pair of every source, in their order.
 
         Raises:
-            MssegError: what the readers refuse, all sources together; ids that are too long.
+            MssegError: what the readers refuse, all sources together; ids that are too long,
+                one scan under two patients.
         """
+        self._warnings = []
         found: list[LongitudinalSubject] = []
         problems: list[Problem] = []
         for name, reader in self.sources.items():
@@ -59,10 +64,45 @@ class Several:
             except MssegError as error:
                 problems += error.problems
         problems += check_ids(found, "ids of the sources")
-        if problems:
-            raise MssegError(problems)
+        problems += shared_scans(found, "several")
+        problems += self._alike(found)
+        self._warnings = warnings_of(problems)
+        raise_errors(problems)
         return found
 
     def skipped(self) -> list[Problem]:
         """What the sources left out by the last call of ``subjects``."""
-        return [problem for reader in self.sources.values() for problem in reader.skipped()]
+        return [
+            *self._warnings,
+            *(problem for reader in self.sources.values() for problem in reader.skipped()),
+        ]
+
+    def order(self) -> list[str]:
+        """What the sources say about the order of visits."""
+        return [
+            f"{name}: {line}" for name, reader in self.sources.items() for line in reader.order()
+        ]
+
+    def _alike(self, subjects: Sequence[LongitudinalSubject]) -> Iterator[Problem]:
+        """Patients of two sources whose names hold letters and are alike: probably one person."""
+        places: dict[str, dict[str, None]] = defaultdict(dict)
+        for subject in subjects:
+            name = subject.patient.partition("-")[2]
+            if any(letter.isalpha() for letter in folded(name)):
+                places[reduced(name)][subject.patient] = None
+        alike = [
+            tuple(names)
+            for names in places.values()
+            if len({name.partition("-")[0] for name in names}) > 1
+        ]
+        if alike:
+            yield Problem(
+                "patient.similar",
+                "patients of two sources have like names; they are taken for different people",
+                file="several",
+                field="patient",
+                found=f"{len(alike)}, e.g. {', '.join(alike[0])}",
+                expected="one source for each patient",
+                remedy="leave them out of one source if they are one person; else nothing to do",
+                severity="warning",
+            )

@@ -9,12 +9,11 @@ from msseg_lightning.core.subject import (
     BRAIN,
     FOLLOWUP,
     FOLLOWUP_LESIONS,
-    Facts,
     LoadedSubject,
     LongitudinalSubject,
 )
 from msseg_lightning.read.load import load_subject
-from msseg_lightning.read.reader import one_per_folder
+from msseg_lightning.read.reader import FolderReading
 
 IMAGE = "flair.nii.gz"
 MASKS = {FOLLOWUP_LESIONS: "lesions.nii.gz", BRAIN: "brain_mask.nii.gz"}
@@ -30,7 +29,7 @@ class SingleTimepoint:
 
     Both masks may be absent; lesions are then marked by preprocessing or by another reader's data.
     Covariates come from a ``participants.tsv`` beside the folders. Folders without a scan and a
-    mask are ignored.
+    mask are left out and named by ``skipped``.
 
     Args:
         root: the folder that holds the scans' folders; None is no scan at all.
@@ -46,7 +45,7 @@ class SingleTimepoint:
         self.root = None if root is None else Path(root)
         self.prefix = prefix
         self.labelled_only = labelled_only
-        self._skipped: list[Problem] = []
+        self._reading: FolderReading | None = None
 
     def subjects(self) -> list[LongitudinalSubject]:
         """Every scan, ordered by folder name.
@@ -56,8 +55,8 @@ class SingleTimepoint:
         """
         if self.root is None:
             return []
-        self._skipped = []
-        return one_per_folder(
+        self._reading = None
+        self._reading = FolderReading(
             self.root,
             self._subject,
             Problem(
@@ -70,10 +69,15 @@ class SingleTimepoint:
                 remedy="give the folder that holds the scans' folders",
             ),
         )
+        return self._reading.subjects()
 
     def skipped(self) -> list[Problem]:
-        """Scans left out by the last call of ``subjects``."""
-        return list(self._skipped)
+        """What the last call of ``subjects`` left out and did not use."""
+        return self._reading.skipped() if self._reading else []
+
+    def order(self) -> list[str]:
+        """Nothing: a single visit has no order."""
+        return []
 
     def load(self, subject: LongitudinalSubject) -> LoadedSubject:
         """Read one of them through the gate.
@@ -84,7 +88,7 @@ class SingleTimepoint:
         return load_subject(subject)
 
     def _subject(
-        self, folder: Path, root: Path, facts: Facts, problems: list[Problem]
+        self, folder: Path, root: Path, problems: list[Problem]
     ) -> LongitudinalSubject | None:
         masks = {name: folder / file for name, file in MASKS.items() if (folder / file).exists()}
         if not (folder / IMAGE).exists():
@@ -102,7 +106,7 @@ class SingleTimepoint:
                 )
             return None
         if self.labelled_only and FOLLOWUP_LESIONS not in masks:
-            self._skipped.append(
+            problems.append(
                 Problem(
                     "pair.unlabelled",
                     "left out: it has no mask of lesions",
@@ -114,4 +118,4 @@ class SingleTimepoint:
             return None
         name = f"{self.prefix}{folder.name}"
         images = {FOLLOWUP: folder / IMAGE}
-        return LongitudinalSubject(name, name, images, masks, facts, root=root)
+        return LongitudinalSubject(name, name, images, masks, root=root)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import difflib
 import io
 import os.path
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import (
@@ -20,9 +22,10 @@ from msseg_lightning.core.subject import (
     TARGET,
     LongitudinalSubject,
 )
+from msseg_lightning.read.identity import shared_scans
 from msseg_lightning.read.participants import FACT_COLUMNS, facts_of_row
 from msseg_lightning.read.paths import refuse_name, resolve_file, shown
-from msseg_lightning.read.reader import check_id, check_ids, raise_errors
+from msseg_lightning.read.reader import check_id, check_ids, raise_errors, warnings_of
 
 REQUIRED = ("id", BASELINE, FOLLOWUP)
 MASK_COLUMNS = (
@@ -73,7 +76,7 @@ class TableReader:
         self._warnings = []
         name = self.manifest.name
         rows, problems = _rows(self.manifest, name)
-        self._warnings += [problem for problem in problems if problem.severity == "warning"]
+        self._warnings = warnings_of(problems)
         raise_errors(problems)
         found: list[LongitudinalSubject] = []
         lines: dict[str, list[int]] = {}
@@ -116,13 +119,25 @@ class TableReader:
                         remedy="rename or remove one of them",
                     )
                 )
-        problems += [problem for problem in check_ids(found, name) if problem.code == "id.case"]
+        over_all = ("id.case", "patient.case", "patient.similar")
+        problems += [problem for problem in check_ids(found, name) if problem.code in over_all]
+        problems += [
+            dataclasses.replace(
+                problem, message=f"{problem.message}: training refuses them", severity="warning"
+            )
+            for problem in shared_scans(found, name)
+        ]
+        self._warnings = warnings_of(problems)
         raise_errors(problems)
         return found
 
     def skipped(self) -> list[Problem]:
-        """Warnings of the last call of ``subjects``."""
+        """Columns and cells that the last call of ``subjects`` did not use, and its warnings."""
         return list(self._warnings)
+
+    def order(self) -> list[str]:
+        """The order of the visits is in the names of the columns."""
+        return [f"{BASELINE} before {FOLLOWUP} in every row (names of the columns)"]
 
     def _subject(self, row: Mapping[str, str], identifier: str, where: str) -> LongitudinalSubject:
         problems: list[Problem] = []
@@ -243,16 +258,17 @@ def _rows(path: Path, name: str) -> tuple[list[tuple[int, dict[str, str]]], list
                 remedy="remove it",
             )
         ]
-    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [(column or "").strip() for column in reader.fieldnames or []]
         problems = list(_check_header(header, name))
         reader.fieldnames = header
-        rows = [
-            (reader.line_num, {key: (value or "").strip(" ") for key, value in row.items() if key})
-            for row in reader
-            if not any(problem.severity == "error" for problem in problems)
-        ]
+        sound = not any(problem.severity == "error" for problem in problems)
+        rows = []
+        for cells in reader if sound else ():
+            problems += _check_length(cells, header, f"{name}, line {reader.line_num}")
+            row = {key: (value or "").strip(" ") for key, value in cells.items() if key}
+            rows.append((reader.line_num, row))
     except csv.Error:
         return [], [
             Problem(
@@ -327,6 +343,30 @@ def _check_header(header: list[str], name: str) -> Iterator[Problem]:
                 remedy=f"did you mean {near[0]}?" if near else "nothing to do",
                 severity="warning",
             )
+
+
+def _check_length(
+    cells: Mapping[str | None, Any], header: Sequence[str], where: str
+) -> Iterator[Problem]:
+    """A row with more cells than columns has a comma too many; one with fewer was cut."""
+    surplus = [cell for cell in cells.get(None) or () if cell.strip()]
+    missing = [column for column in header if cells.get(column) is None]
+    if surplus or missing:
+        yield Problem(
+            "table.cells",
+            "the row has more cells than there are columns"
+            if surplus
+            else "the row has fewer cells than there are columns; the others count as empty",
+            file=where,
+            field="cells",
+            found=", ".join(ascii(cell)[1:-1][:40] for cell in surplus)
+            or f"nothing for {', '.join(missing)}",
+            expected=f"{len(header)} cells",
+            remedy="put cells that hold a comma in double quotes, or remove the last cells"
+            if surplus
+            else "add the commas, or nothing to do",
+            severity="error" if surplus else "warning",
+        )
 
 
 def _check_cells(row: Mapping[str, str], where: str) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.core.subject_map import Submits, map_subjects
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.read.nifti import changed_options
+from msseg_lightning.read.reader import read_subjects
 from msseg_lightning.read.splits import data_hash
 from msseg_lightning.run.build import build_load, build_method, code_hash, instantiate
 from msseg_lightning.run.compose import OF_THE_RUN, Config
@@ -174,7 +175,7 @@ def apply_to_data_set(
             was trained on some of these pairs (exit 4).
     """
     config = load_config(model, overrides)
-    subjects = instantiate(config["read"]).subjects()
+    subjects = read_subjects(instantiate(config["read"]))
     seen = trained_on(model, subjects)
     if seen and not include_training:
         raise MssegError(

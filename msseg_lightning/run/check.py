@@ -29,6 +29,9 @@ class Source(Protocol):
     def skipped(self) -> list[Problem]:
         """What was left out."""
 
+    def order(self) -> list[str]:
+        """Which visits were taken for the earlier ones, and why."""
+
 
 @dataclasses.dataclass(frozen=True)
 class SubjectReport:
@@ -59,11 +62,13 @@ class CheckReport:
         subjects: ids of the pairs that were checked.
         problems: errors and warnings, in order of the pairs.
         labelled: number of pairs with a reference.
+        order: which visits were taken for the earlier ones, and why.
     """
 
     subjects: tuple[str, ...]
     problems: tuple[Problem, ...]
     labelled: int
+    order: tuple[str, ...] = ()
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -85,6 +90,7 @@ class CheckReport:
         return {
             "subjects": list(self.subjects),
             "labelled": self.labelled,
+            "order": list(self.order),
             "errors": len(self.errors),
             "warnings": len(self.warnings),
             "exit_code": int(self.exit_code),
@@ -113,7 +119,7 @@ def check_dataset(
     try:
         subjects = reader.subjects()
     except MssegError as error:
-        return CheckReport((), (*reader.skipped(), *error.problems), 0)
+        return CheckReport((), (*reader.skipped(), *error.problems), 0, tuple(reader.order()))
     reports = list(_check_all(subjects, options, workers, advance))
     problems = [
         *reader.skipped(),
@@ -124,6 +130,7 @@ def check_dataset(
         tuple(report.id for report in reports),
         tuple(dict.fromkeys(problems)),  # a file shared by two pairs is named once
         sum(report.labelled for report in reports),
+        tuple(reader.order()),
     )
 
 

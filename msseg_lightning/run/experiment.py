@@ -19,7 +19,9 @@ from msseg_lightning.core.progress import track
 from msseg_lightning.core.subject import TARGET, LongitudinalSubject
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions
+from msseg_lightning.read.identity import shared_scans
 from msseg_lightning.read.nifti import GateOptions, gate_options, read_volume
+from msseg_lightning.read.reader import raise_errors, read_subjects
 from msseg_lightning.read.splits import Split
 from msseg_lightning.run.build import (
     Load,
@@ -105,9 +107,11 @@ def labelled_subjects(config: Config) -> dict[str, LongitudinalSubject]:
     """Every pair with a reference mask, by id.
 
     Raises:
-        MssegError: there is none.
+        MssegError: there is none, or one scan is of two patients.
     """
-    subjects = {subject.id: subject for subject in instantiate(config["read"]).subjects()}
+    found = read_subjects(instantiate(config["read"]))
+    raise_errors(list(shared_scans(found, "the data set")))  # one person on two sides of a split
+    subjects = {subject.id: subject for subject in found}
     labelled = {name: subject for name, subject in subjects.items() if subject.labelled}
     if not labelled:
         raise MssegError(

@@ -99,9 +99,10 @@ def read_pairs(table: Path) -> list[tuple[LongitudinalSubject, Path | None]]:
         MssegError: the table is refused (exit 3), or an output would overwrite a scan of any row
             or the output of another one (exit 2).
     """
+    from msseg_lightning.read.reader import read_subjects
     from msseg_lightning.read.table import TableReader
 
-    subjects = TableReader(table).subjects()  # refuses what is no table
+    subjects = read_subjects(TableReader(table))  # refuses what is no table
     outputs: dict[str, Path] = {}
     with table.open(newline="", encoding="utf-8-sig") as stream:
         for row in csv.DictReader(stream):

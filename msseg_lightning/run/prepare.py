@@ -7,6 +7,7 @@ from typing import Any
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject_map import Mapped, Submits
+from msseg_lightning.read.reader import read_subjects
 from msseg_lightning.run.build import build_cache, instantiate, stage_config
 from msseg_lightning.run.compose import Config
 from msseg_lightning.run.shard import Shard
@@ -31,7 +32,7 @@ def prepare_data_set(
     Raises:
         MssegError: a chain learns from the training pairs (exit 2).
     """
-    subjects = instantiate(config["read"]).subjects()
+    subjects = read_subjects(instantiate(config["read"]))
     mine = shard.of(subjects) if shard else subjects
     failed: dict[str, MssegError] = {}
     for part in chains(config):

@@ -35,7 +35,7 @@ def test_challenge_layout(tmp_path):
     assert first.registered and second.labelled and second.root == tmp_path
     only = Msseg2(tmp_path, labelled_only=True)
     assert [subject.id for subject in only.subjects()] == ["020"]
-    assert [problem.file for problem in only.skipped()] == ["013"]
+    assert [problem.file for problem in only.skipped()] == ["013", "notes"]
 
 
 def test_all_holes_are_listed_at_once(tmp_path):
@@ -115,3 +115,34 @@ def test_unfit_facts(text, code, tmp_path):
 def test_ids(identifier, code):
     problem = check_id(identifier, "table")
     assert (problem and problem.exit_code) == code
+
+
+def test_what_is_not_used_is_named(tmp_path):
+    touch(tmp_path / "013", files.BASELINE, files.FOLLOWUP, "t1.nii.gz", "ground_truth5.nii.gz")
+    touch(tmp_path / "1", files.BASELINE, files.FOLLOWUP, "t1.nii.gz")
+    touch(tmp_path / "old", "ground_truth_expert5.nii.gz")
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\n13\t89+\n001\t40\n9\t50\n")
+    reader = Msseg2(tmp_path)
+    assert [pair.facts.age_years for pair in reader.subjects()] == [90.0, 40.0]
+    found = [(problem.code, problem.file) for problem in reader.skipped()]
+    assert found == [
+        ("table.id_form", "participants.tsv"),
+        ("unused.row", "participants.tsv, 9"),
+        ("unused.mask", "old/ground_truth_expert5.nii.gz"),
+        ("unused.mask", "013/ground_truth5.nii.gz"),
+        ("unused.image", "013/t1.nii.gz"),
+    ]
+
+
+def test_one_patient_in_two_folders(tmp_path):
+    touch(tmp_path / "MS01", files.BASELINE, files.FOLLOWUP)
+    touch(tmp_path / "sub-MS01", files.BASELINE, files.FOLLOWUP)
+    with pytest.raises(MssegError) as caught:
+        Msseg2(tmp_path).subjects()
+    assert codes(caught) == {"patient.case"}
+    (tmp_path / "two").mkdir()
+    touch(tmp_path / "two" / "MS01", files.BASELINE, files.FOLLOWUP)
+    touch(tmp_path / "two" / "MS1", files.BASELINE, files.FOLLOWUP)
+    reader = Msseg2(tmp_path / "two")
+    assert len(reader.subjects()) == 2
+    assert [problem.code for problem in reader.skipped()] == ["patient.similar"]

@@ -17,6 +17,9 @@ class Fixed:
             raise MssegError(Problem(self.problem, "refused"))
         return [LongitudinalSubject(id=name, patient=name[0], images={}) for name in self.names]
 
+    def order(self):
+        return []
+
     def skipped(self):
         return [Problem("data.incomplete", name) for name in self.names if name.endswith("b")]
 
@@ -49,3 +52,31 @@ def test_sources_without_usable_names_are_a_configuration_error(sources):
     with pytest.raises(MssegError) as caught:
         Several(sources)
     assert caught.value.exit_code == ExitCode.CONFIG
+
+
+def several(**scans):
+    class One(Fixed):
+        def __init__(self, patient, file):
+            super().__init__()
+            self.pair = LongitudinalSubject(patient, patient, {"followup_flair": file})
+
+        def subjects(self):
+            return [self.pair]
+
+        def order(self):
+            return ["by name"]
+
+    return Several({name: One(*scan) for name, scan in scans.items()})
+
+
+def test_one_person_in_two_sources(tmp_path):
+    one, other = tmp_path / "one.nii", tmp_path / "other.nii"
+    reader = several(a=("MS01", one), b=("ms1", other))
+    assert len(reader.subjects()) == 2
+    (problem,) = reader.skipped()
+    assert problem.code == "patient.similar" and problem.found == "1, e.g. a-MS01, b-ms1"
+    assert reader.order() == ["a: by name", "b: by name"]
+    numbers = several(a=("001", one), b=("001", other))  # numbers alone say nothing
+    assert len(numbers.subjects()) == 2 and not numbers.skipped()
+    with pytest.raises(MssegError, match=r"patient.shared_scan"):
+        several(a=("001", one), b=("P7", one)).subjects()

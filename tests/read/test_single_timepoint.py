@@ -36,7 +36,7 @@ def test_a_folder_of_a_user(tmp_path):
     assert SingleTimepoint(tmp_path, prefix="").subjects()[0].patient == "001"
     only = SingleTimepoint(tmp_path, labelled_only=True)
     assert [subject.id for subject in only.subjects()] == ["single-001"]
-    assert [problem.file for problem in only.skipped()] == ["002"]
+    assert [problem.file for problem in only.skipped()] == ["002", "notes"]
 
 
 def test_it_passes_the_gate_alone(tmp_path):

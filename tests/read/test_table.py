@@ -7,6 +7,7 @@ from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, TARGET
 from msseg_lightning.read.table import TableReader
 
 HEADER = "id,baseline_flair,followup_flair\n"
+PATIENTS = "id,patient,baseline_flair,followup_flair\n"
 
 
 def write(tmp_path, text, encoding="utf-8"):
@@ -61,6 +62,9 @@ def test_unknown_column_is_a_warning_with_the_nearest_name(tmp_path):  # D15
         (HEADER + "a,b,c\na,d,e\n", "id.twice", ExitCode.DATA),  # D04
         (HEADER + "a,b,c\nA,d,e\n", "id.case", ExitCode.DATA),  # D07
         (HEADER + "a,b,b\n", "pair.same_path", ExitCode.DATA),  # D06
+        (HEADER + "a,b,c,d\n", "table.cells", ExitCode.DATA),  # a comma inside a path
+        (PATIENTS + "a,MS01,b,c\nd,ms01,e,f\n", "patient.case", ExitCode.DATA),
+        (PATIENTS + "a,sub-1,b,c\nd,1,e,f\n", "patient.case", ExitCode.DATA),
         (HEADER + "a,b,\n", "table.cell", ExitCode.DATA),  # D01
         (HEADER + "a b,b,c\n", "id.form", ExitCode.DATA),  # D08
         (HEADER + "../../x,b,c\n", "id.escape", ExitCode.SECURITY),  # D10
@@ -77,6 +81,27 @@ def test_unknown_column_is_a_warning_with_the_nearest_name(tmp_path):  # D15
 def test_refusals(text, code, status, tmp_path):
     codes, exit_code = refused(write(tmp_path, text))
     assert code in codes and exit_code is status
+
+
+def test_what_is_likely_or_not_used_is_a_warning(tmp_path):
+    text = PATIENTS + "a,MS01,b,c\nd,MS1,e,f\ng,X,c,h\ni,Y,j\n"
+    reader = TableReader(write(tmp_path, text))
+    with pytest.raises(MssegError, match="a cell is empty"):
+        reader.subjects()
+    reader = TableReader(write(tmp_path, text.removesuffix("i,Y,j\n")))
+    assert len(reader.subjects()) == 3
+    assert [problem.code for problem in reader.skipped()] == [
+        "patient.similar",
+        "patient.shared_scan",  # c is the follow-up of MS01 and the baseline of X
+    ]
+    assert reader.order() == [
+        "baseline_flair before followup_flair in every row (names of the columns)"
+    ]
+    wide = write(tmp_path, HEADER.replace("\n", ",brain\n") + "a,b,c\nd,e,f,,\n")
+    reader = TableReader(wide)
+    reader.subjects()
+    (problem,) = reader.skipped()
+    assert problem.code == "table.cells" and problem.found == "nothing for brain"
 
 
 def test_both_lines_of_a_double_id_are_named(tmp_path):

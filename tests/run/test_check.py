@@ -18,6 +18,8 @@ def test_sound_data(tmp_path):
         Msseg2(tmp_path), advance=lambda done, total: steps.append((done, total))
     )
     assert report.exit_code is ExitCode.OK and not report.problems
+    assert report.order == ("time01 before time02 in every folder (names of the files)",)
+    assert report.as_dict()["order"] == list(report.order)
     assert report.subjects == ("013", "016") and report.labelled == 2
     assert steps == [(1, 2), (2, 2)]
 

@@ -1,0 +1,163 @@
+"""What a reader saw and did not use: counted in one place, said in one form."""
+
+from __future__ import annotations
+
+import collections
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from msseg_lightning.core.problem import Problem
+from msseg_lightning.read.paths import shown
+
+_KINDS = {
+    "reference": (
+        "references of new lesions belong to no pair",
+        "move them to the session they belong to, or nothing to do",
+    ),
+    "row": (
+        "rows of a table belong to nothing that was read",
+        "rename them as the data, or remove them",
+    ),
+    "column": (
+        "columns of a table are not known and were ignored",
+        "rename them, or nothing to do",
+    ),
+    "cell": ("cells of a table could not be used", "correct them, or write n/a"),
+    "mask": ("masks were not used", "rename or move them if they belong to a pair"),
+    "image": ("images were not used", "nothing to do, or rename those that belong to a pair"),
+    "file": ("files were not used", "nothing to do, or rename those that belong to a pair"),
+    "folder": ("folders hold no file that was used", "nothing to do, or complete them"),
+}
+"""What can be left over -> message and remedy."""
+
+_MASK = re.compile(
+    r"mask|lesion|label|_seg|dseg|truth|(^|[_-])gt([_.-]|$)|(^|[_-])roi|expert|rater|consensus",
+    re.I,
+)
+_IMAGE = (".nii", ".nii.gz", ".img", ".hdr", ".mgz", ".mgh", ".nrrd", ".mha", ".mhd", ".dcm")
+_DESCRIBING = re.compile(
+    r"(dataset_description\.json|participants\.(tsv|json)|README(\..*)?|CHANGES|LICENSE(\..*)?"
+    r"|CITATION\.cff|.*_(sessions|scans)\.(tsv|json))"
+)
+_SIMULATED = re.compile(
+    r"cohort\.json|split\.json|lesions\.tsv|patient\.json|true_new_lesions\.nii\.gz"
+)
+"""What ``simulate`` writes beside the files that are read: nothing is missed in them."""
+_ENTITIES = re.compile(r"(sub|ses)-[A-Za-z0-9]+_")
+
+
+class Unused:
+    """Everything of one reading that was seen and not used.
+
+    Things of one kind and name are one finding: 40 files ``t1.nii.gz`` are told once, with their
+    number and the first place.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[str, str, str], list[str]] = {}
+
+    def add(self, kind: str, name: str, place: str, why: str = "") -> None:
+        """Count one thing.
+
+        Args:
+            kind: ``row``, ``column``, ``cell``, ``mask``, ``image``, ``file`` or ``folder``.
+            name: things of one name are told together.
+            place: the file or folder.
+            why: what was expected instead.
+        """
+        self._places.setdefault((kind, name, why), []).append(place)
+
+    def problems(self) -> list[Problem]:
+        """A warning for each kind and name."""
+        return [
+            Problem(
+                f"unused.{kind}",
+                _KINDS[kind][0],
+                file=places[0],
+                field=name,
+                found=f"{len(places)}, the first at {places[0]}" if len(places) > 1 else "1",
+                expected=why,
+                remedy=_KINDS[kind][1],
+                severity="warning",
+            )
+            for (kind, name, why), places in self._places.items()
+        ]
+
+
+def add_files(
+    unused: Unused, root: Path, used: Iterable[Path], left_out: Iterable[Path] = ()
+) -> None:
+    """Count every file and folder below a data root that was not used.
+
+    Hidden ones, descriptions of the data set and side-cars of used images are no findings. A folder
+    without any used file below is one finding, its content is not looked at.
+
+    Args:
+        unused: where they are counted.
+        root: of the data set.
+        used: files of the pairs.
+        left_out: files or folders about which something was said already.
+    """
+    kept = {os.path.normpath(path) for path in used}
+    said = {os.path.normpath(path) for path in left_out}
+    stems = {_stem(path) for path in kept}
+    parents = {str(parent) for path in kept for parent in Path(path).parents}
+    for place, folders, files in os.walk(os.path.normpath(root)):
+        for folder in sorted(folders):
+            path = str(Path(place, folder))
+            if path in parents and path not in said:
+                continue
+            folders.remove(folder)
+            if not folder.startswith(".") and path not in said:
+                masks = _masks_below(path)
+                for mask in masks:
+                    unused.add("mask", _name(mask.name), shown(mask, root))
+                if not masks:
+                    unused.add("folder", folder, shown(Path(path), root))
+        folders.sort()
+        for file in sorted(files):
+            path = str(Path(place, file))
+            if path in kept or path in said or file.startswith("."):
+                continue
+            if _DESCRIBING.fullmatch(file) or _SIMULATED.fullmatch(file):
+                continue
+            if file.endswith((".json", ".txt")) and _stem(path) in stems:
+                continue
+            unused.add(_kind(file), _name(file), shown(Path(path), root))
+
+
+def summary(problems: Sequence[Problem]) -> str:
+    """One line: how many findings of which kind; empty without any."""
+    counts = collections.Counter(problem.code for problem in problems)
+    if not counts:
+        return ""
+    text = ", ".join(f"{count} {code}" for code, count in sorted(counts.items()))
+    return f"left out or not used while reading: {text}; `msseg check` names them"
+
+
+def _masks_below(folder: str) -> list[Path]:
+    return [
+        Path(place, file)
+        for place, _, files in os.walk(folder)
+        for file in sorted(files)
+        if _kind(file) == "mask"
+    ]
+
+
+def _stem(path: str) -> str:
+    return re.sub(r"\.(nii\.gz|nii|json|txt)$", "", path)
+
+
+def _kind(file: str) -> str:
+    if not file.lower().endswith(_IMAGE):
+        return "file"
+    return "mask" if _MASK.search(file) else "image"
+
+
+def _name(file: str) -> str:
+    """A name without what differs from patient to patient, e.g. ``T1w.nii.gz``."""
+    if file.lower().endswith(_IMAGE):
+        return _ENTITIES.sub("", file)
+    return "*" + "".join(Path(file).suffixes[-1:]) if Path(file).suffix else file
