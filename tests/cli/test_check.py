@@ -27,6 +27,26 @@ def test_sound_data_ends_with_zero(data, capsys):
     )
 
 
+def test_the_remedies_of_a_bids_data_set_work_to_the_letter(tmp_path, capsys):
+    before, after, _ = files.scans()
+    anat = {name: tmp_path / "sub-A" / f"ses-{name}" / "anat" for name in ("red", "blue")}
+    files.save(anat["red"] / "sub-A_ses-red_FLAIR.nii.gz", before)
+    files.save(anat["blue"] / "sub-A_ses-blue_run-01_FLAIR.nii.gz", after)
+    files.save(anat["blue"] / "sub-A_ses-blue_run-02_FLAIR.nii.gz", after + 1)
+    words = ["check", "read=bids", f"read.root={tmp_path}"]
+    remedies = {}
+    for code in ("bids.ambiguous", "bids.order"):
+        assert main([*words, *remedies.values()]) == ExitCode.DATA
+        text = capsys.readouterr().out
+        (line,) = [line for line in text.splitlines() if code in line]
+        remedies[code] = line.split(" -> ")[1].split("'")[1]
+    assert main([*words, *remedies.values()]) == ExitCode.OK
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "order    sub-A: ses-blue, ses-red (read.session_order)"
+    assert any("unused.image" in line and "run-02" in line for line in lines)
+    assert main([*words, remedies["bids.order"], "+read.entities.run=1"]) == ExitCode.OK
+
+
 def test_refused_data_is_named_for_people_and_programs(data, capsys, tmp_path):
     (data / "016" / files.FOLLOWUP).write_bytes(b"<html>")
     assert main(arguments(data)) == ExitCode.DATA
