@@ -19,7 +19,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,6 +80,15 @@ def quantise(data: NDArray[np.generic], top: int) -> tuple[NDArray[np.uint32], f
     words = np.rint(np.asarray(data, np.float64) / scale)
     words += zero
     return np.clip(words, 0, top, out=words).astype(np.uint32), scale, zero
+
+
+def inside_of(images: Iterable[NDArray[np.generic]]) -> NDArray[np.bool_]:
+    """(X, Y, Z) bool, where any of the images differs from 0: the place of a pair without a brain.
+
+    It holds no voxel where all images are 0, e.g. the difference of two equal visits; nothing is
+    found in such images.
+    """
+    return np.asarray(np.any([np.asarray(data) != 0 for data in images], axis=0))
 
 
 class PreparedSubject:
@@ -376,7 +385,7 @@ class PreparedSubject:
             save(file, plane)
         found = dict(masks) | {name: np.asarray(data) >= 0.5 for name, data in soft.items()}
         if BRAIN not in found:
-            found[BRAIN] = np.any([np.asarray(data) != 0 for data in images.values()], axis=0)
+            found[BRAIN] = inside_of(images.values())
         for name, mask in found.items():
             save(_voxel_file(name), _candidates(mask, loaded.subject.id, name))
         write_json(

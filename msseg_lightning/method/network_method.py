@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from msseg_lightning.core.prediction import Prediction
-from msseg_lightning.core.prepared import PreparedSubject
+from msseg_lightning.core.prepared import PreparedSubject, inside_of
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import BRAIN, LongitudinalSubject
 from msseg_lightning.infer.sliding_window import UNSEEN_LOGIT, SlidingWindow
@@ -150,12 +150,18 @@ class NetworkMethod:
         prepared = self._with_images(self.cache.prepare([subject])[0])
         device = self._device()
         network = self.task.network.to(device)
-        images = torch.from_numpy(prepared.stack(self.channels.images))
-        answer = self.infer(network, images.to(device), images.ne(0).any(0).to(device))
+        images = prepared.stack(self.channels.images)
+        inside = inside_of(images)
         logit = self.infer.level == "logit"
         outside = UNSEEN_LOGIT if logit else 0.0  # what the map is where no window looked
+        found = np.full(inside.shape, outside, np.float32)
+        if inside.any():
+            answer = self.infer(
+                network, torch.from_numpy(images).to(device), torch.from_numpy(inside).to(device)
+            )
+            found = answer[0].float().cpu().numpy()
         home = restore(
-            answer[0].float().cpu().numpy() - outside,
+            found - outside,
             prepared.grid,
             prepared.native,
             prepared.to_native,

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from msseg_lightning.core.prepared import PreparedSubject
+from msseg_lightning.core.prepared import PreparedSubject, inside_of
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP
 
 Window = Callable[..., Tensor]
@@ -45,11 +45,13 @@ class ProbabilityDifference:
     ) -> NDArray[np.float32]:
         """(X, Y, Z) float32 in [0, 1] of one visit."""
         device = next((weight.device for weight in network.parameters()), torch.device("cpu"))
-        scan = torch.from_numpy(prepared.stack([image])).to(device)
-        inside = scan.ne(0).any(0)
-        if not bool(inside.any()):
+        scan = prepared.stack([image])
+        inside = inside_of(scan)
+        if not inside.any():
             return np.zeros(prepared.grid.shape, np.float32)
-        answer = self.infer(network, scan, inside)[0].float()
+        answer = self.infer(
+            network, torch.from_numpy(scan).to(device), torch.from_numpy(inside).to(device)
+        )[0].float()
         if getattr(self.infer, "level", "logit") == "logit":
             answer = answer.sigmoid()
         return answer.clamp(0, 1).cpu().numpy()

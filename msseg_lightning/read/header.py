@@ -43,6 +43,9 @@ OTHER_TYPES = {
 PLAUSIBLE_EXTENT_MM = (20.0, 1000.0)
 """A head scan's field of view along each axis, with room for phantoms and slabs."""
 
+MOST_CHANNELS = 8
+"""A first axis below this size before three axes of at least this size is one of channels."""
+
 LARGEST_CONFLICT_VOXELS = 0.5
 """Tolerance between qform and sform, and for shear: displacement of any corner. Element-wise
 comparison refuses good files, because the qform is stored rounded (Spinal Cord Toolbox #4745)."""
@@ -259,6 +262,30 @@ def _check_sizes(fields: nib.Nifti1Header, name: str, limits: Limits) -> Iterato
             text,
             "sizes of 1 or more",
             "write the file again from its source",
+        )
+    elif 1 in sizes[:3] and sum(size > 1 for size in sizes) == 3:
+        place = ("first", "second", "third")[sizes.index(1)]
+        yield _problem(
+            name,
+            "image.axis_of_one",
+            "an axis of size 1 stands before the axes of space"
+            + (", as of channels" if sizes[0] == 1 else ""),
+            "dim",
+            text,
+            "X x Y x Z, or X x Y x Z x 1",
+            f"write it again without its {place} axis: "
+            "nibabel.Nifti1Image(numpy.squeeze(image.dataobj), image.affine)",
+        )
+    elif len(sizes) == 4 and 2 <= sizes[0] < MOST_CHANNELS <= min(sizes[1:]):
+        yield _problem(
+            name,
+            "image.channels_first",
+            "the first axis looks like one of channels: need one 3D volume",
+            "dim",
+            text,
+            "X x Y x Z",
+            "write the one channel that is meant: "
+            "nibabel.Nifti1Image(image.dataobj[CHANNEL], image.affine)",
         )
     elif dim[0] < 3 or min(sizes[:3]) < 2:
         yield _problem(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from msseg_lightning.core.batch import Batch
-from msseg_lightning.core.prepared import PreparedSubject
+from msseg_lightning.core.prepared import PreparedSubject, inside_of
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_seed
 
@@ -319,10 +319,16 @@ class WholeVolumeValidator:
         of S12 and S13.
         """
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
-        images = torch.from_numpy(subject.stack(self.images)).to(device)
-        answer = self.infer(network, images, images.ne(0).any(0))[0].float().cpu()
-        probability = answer.sigmoid() if self.level == "logit" else answer
-        found = probability.numpy() > self.threshold
+        images = subject.stack(self.images)
+        inside = inside_of(images)
+        found = np.zeros(inside.shape, bool)  # also the answer to images that are 0 everywhere
+        if inside.any():
+            answer = self.infer(
+                network, torch.from_numpy(images).to(device), torch.from_numpy(inside).to(device)
+            )
+            answer = answer[0].float().cpu()
+            probability = answer.sigmoid() if self.level == "logit" else answer
+            found = probability.numpy() > self.threshold
         rows = dict(self.score(found, subject.mask(self.target), subject.grid.spacing_mm))
         dice = rows.get("dice", np.nan)
         rows["dice_or_empty"] = dice if np.isfinite(dice) else float(not found.any())

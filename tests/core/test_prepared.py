@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msseg_lightning.core.prepared import CANDIDATES, PreparedSubject, quantise
+from msseg_lightning.core.prepared import CANDIDATES, PreparedSubject, inside_of, quantise
 from msseg_lightning.core.problem import MssegError
 from msseg_lightning.core.subject import (
     BASELINE,
@@ -232,3 +232,10 @@ def test_what_a_power_cut_may_not_take_is_flushed(links, flushed, tmp_path, monk
     assert [path.name for path in files if not flushed(path)] == []
     assert flushed(more.folder.parent)
     assert (more.folder / "pair.npy").samefile(prepared.folder / "pair.npy") == links
+
+
+def test_inside_is_where_any_image_is_not_zero():
+    images = np.zeros((2, 3, 1, 1), np.float32)
+    assert not inside_of(images).any()
+    images[0, 0], images[1, 2] = -1, 2
+    assert inside_of(images)[:, 0, 0].tolist() == [True, False, True]

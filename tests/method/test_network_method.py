@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.build import build_method
 from msseg_lightning.run.compose import compose_config
+from msseg_lightning.train.task import WholeVolumeValidator
 
 
 @pytest.fixture
@@ -54,3 +57,29 @@ def test_rules_are_told_where_the_brain_is(built, subjects):
     inside = built.predict(subjects["003"]).inside
     brain = np.asarray(nib.load(subjects["003"].masks["brain"]).dataobj) > 0
     assert 2 * (inside & brain).sum() > 0.95 * (inside.sum() + brain.sum())
+
+
+@pytest.mark.parametrize("level", ["logit", "probability"])
+def test_nothing_is_found_in_images_that_are_zero_everywhere(built, subjects, tmp_path, level):
+    """The difference of two equal visits is such an image; the network is not asked."""
+
+    class Zero:
+        def add(self, prepared):
+            zeros = np.zeros(prepared.grid.shape, np.float32)
+            return prepared.with_image("zero", zeros, tmp_path / prepared.id)
+
+    def unasked(*arguments):
+        raise AssertionError
+
+    unasked.level = level
+    built.derived = (Zero(),)
+    built.channels = dataclasses.replace(built.channels, images=("zero",))
+    built.infer = unasked
+    answer = built.predict(subjects["003"])
+    assert not answer.mask.any() and answer.probability.max() < 1e-6
+
+    pair = Zero().add(built.cache.prepare([subjects["003"]])[0])
+    score = WholeVolumeValidator(
+        unasked, level, lambda found, *_: {"dice": float(found.any())}, ["zero"], "new_lesions"
+    )
+    assert score(built.task.network, pair)["dice"] == 0.0
