@@ -212,6 +212,13 @@ def four_axes(last: int) -> Callable[[Path], None]:
     return damage
 
 
+def reshaped(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        files.save(folder / FOLLOWUP, change(data_of(folder / FOLLOWUP)))
+
+    return damage
+
+
 def lines(text: bytes) -> Callable[[Path], None]:
     return lambda folder: (folder / FOLLOWUP).write_bytes(text) and None
 
@@ -241,6 +248,16 @@ ROWS = [
     Row("B13", four_axes(2), "image.four_dimensional", "dim"),
     Row("B14", lambda f: files.save(f / FOLLOWUP, data_of(f / FOLLOWUP)[:, :, 18]), "image.flat",
         "dim"),
+    Row("B14-channel", reshaped(lambda data: data[None]), "image.axis_of_one", "dim",
+        found="1 x 40 x 48 x 36"),
+    Row("B14-two-axes", reshaped(lambda data: data[None, :, :, :, None]), "image.axis_of_one",
+        "dim"),
+    Row("B14-series", reshaped(lambda data: data[:, :, None]), "image.axis_of_one", "dim"),
+    Row("B14-channels", reshaped(lambda data: np.stack([data, data])), "image.channels_first",
+        "dim", found="2 x 40 x 48 x 36"),
+    Row("B14-row", reshaped(lambda data: data[None, :, 18]), "image.flat", "dim"),
+    Row("B12-two", reshaped(lambda data: data[..., None, None]), "image.extra_axis", "dim",
+        accepted=True),
     Row("B15", of_type("rgb"), "image.data_type", "datatype", found="RGB"),
     Row("B16", of_type(np.complex64), "image.data_type", "datatype", found="complex64"),
     Row("B17", edit(FOLLOWUP, *DIMS, 3, 32767, 32767, 32767, 1, 1, 1, 1), "image.too_large", "dim"),

@@ -226,3 +226,27 @@ def test_unpacking_is_faster_than_the_common_reader(tmp_path):
     own = seconds(lambda: read_volume(path))
     theirs = seconds(lambda: nib.load(path).get_fdata(dtype=np.float32))
     assert own < theirs
+
+
+@pytest.mark.parametrize(
+    ("shape", "code"),
+    [
+        ((1, *files.SHAPE), "image.axis_of_one"),
+        ((*files.SHAPE[:2], 1, files.SHAPE[2]), "image.axis_of_one"),
+        ((1, *files.SHAPE, 1), "image.axis_of_one"),
+        ((2, *files.SHAPE), "image.channels_first"),
+    ],
+)
+def test_the_remedy_for_an_axis_too_many_is_code_that_works(tmp_path, shape, code):
+    whole = np.broadcast_to(files.scans()[0], (2, *files.SHAPE)) if shape[0] == 2 else None
+    data = files.scans()[0].reshape(shape) if whole is None else whole
+    path = files.save(tmp_path / "scan.nii.gz", data)
+    with pytest.raises(MssegError) as caught:
+        read_volume(path)
+    (problem,) = caught.value.problems
+    assert problem.code == code and "slices" not in problem.remedy
+    words = {"nibabel": nib, "numpy": np, "image": nib.load(path), "CHANNEL": 1}
+    nib.save(eval(problem.remedy.split(": ")[1], words), path)
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.data, files.scans()[0])
+    np.testing.assert_allclose(volume.affine, files.AFFINE)
