@@ -19,9 +19,9 @@ from msseg_lightning.core.progress import track
 from msseg_lightning.core.subject import TARGET, LongitudinalSubject
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions
-from msseg_lightning.read.identity import shared_scans
+from msseg_lightning.read.identity import same_patients
 from msseg_lightning.read.nifti import GateOptions, gate_options, read_volume
-from msseg_lightning.read.reader import raise_errors, read_subjects
+from msseg_lightning.read.reader import raise_errors, read_subjects, warnings_of
 from msseg_lightning.read.splits import Split
 from msseg_lightning.run.build import (
     Load,
@@ -107,10 +107,9 @@ def labelled_subjects(config: Config) -> dict[str, LongitudinalSubject]:
     """Every pair with a reference mask, by id.
 
     Raises:
-        MssegError: there is none, or one scan is of two patients.
+        MssegError: there is none.
     """
     found = read_subjects(instantiate(config["read"]))
-    raise_errors(list(shared_scans(found, "the data set")))  # one person on two sides of a split
     subjects = {subject.id: subject for subject in found}
     labelled = {name: subject for name, subject in subjects.items() if subject.labelled}
     if not labelled:
@@ -156,13 +155,16 @@ def refuse_copies(subjects: Sequence[LongitudinalSubject]) -> None:
 
     Also where a stage has data of its own: a tested patient must be known there by the same name.
 
-    Files are compared byte by byte; `msseg check` also finds copies stored in another way.
+    Files are compared byte by byte; `msseg check` also finds copies stored in another way. Names of
+    patients that differ only in case or by ``sub-`` are one person under two names.
 
     Raises:
-        MssegError: one problem per copy (exit 3).
+        MssegError: one problem per copy or name (exit 3).
     """
     owners: dict[str, tuple[str, Path]] = {}
-    problems = []
+    problems = list(same_patients((subject.patient for subject in subjects), "all data of the run"))
+    for problem in warnings_of(problems):
+        log.warning("%s", problem)
     for subject in subjects:
         for file in filter(Path.is_file, subject.images.values()):
             patient, first = owners.setdefault(sha256_file(file), (subject.patient, file))
@@ -178,8 +180,7 @@ def refuse_copies(subjects: Sequence[LongitudinalSubject]) -> None:
                         remedy="remove one, or give both the same patient",
                     )
                 )
-    if problems:
-        raise MssegError(problems)
+    raise_errors(problems)
 
 
 def _run(

@@ -197,3 +197,5 @@ def test_a_scan_under_two_patients_is_refused_before_training(tmp_path):
         refuse_copies([*shared, pair("c", "p2", b"3", b"4")])
     assert caught.value.exit_code == ExitCode.DATA
     assert [problem.file.name for problem in caught.value.problems] == ["c-baseline_flair.nii.gz"]
+    with pytest.raises(MssegError, match=r"patient.case"):  # also of data a stage reads by itself
+        refuse_copies([*shared, pair("d", "P1", b"5", b"6")])
