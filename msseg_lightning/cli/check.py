@@ -29,7 +29,7 @@ options of the gate, as data.reading.NAME=VALUE; `train` and `predict` take the 
   allow_nan_outside_brain  set NaN outside the brain mask to 0
   confirm_mirrored         accept pairs that look mirrored left-right; you have looked
   soft_labels              masks may hold any value from 0 to 1
-  label_values             what mask values mean, e.g. '{255: 1}'
+  label_values             what values of references mean, e.g. '{255: 1}' or '{1: 0, 2: 1}'
   largest_mask_fraction    share of all voxels a lesion mask may cover (0.1)
 
 Every finding names file, field, what was found and expected, and what to do.

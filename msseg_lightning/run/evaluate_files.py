@@ -16,7 +16,12 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject_map import Submits, map_subjects
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions, score_case
-from msseg_lightning.read.nifti import GateOptions, inspect_volume, read_header
+from msseg_lightning.read.nifti import (
+    GateOptions,
+    inspect_volume,
+    label_meanings,
+    read_header,
+)
 from msseg_lightning.run.build import code_hash
 from msseg_lightning.run.scores import digest, keep_score, kept_score
 from msseg_lightning.run.shard import Shard
@@ -122,6 +127,7 @@ def evaluate_files(
     keep: Path | None = None,
     shard: Shard | None = None,
     executor: Submits | None = None,
+    prediction_label_values: Mapping[int, int] | None = None,
 ) -> dict[str, CaseScore]:
     """Read and score all pairs.
 
@@ -130,11 +136,13 @@ def evaluate_files(
         options: thresholds of the lesion scores.
         workers: threads; reading and scoring release the interpreter. None takes one per
             processor.
-        label_values: what stored values other than 0 and 1 mean, e.g. ``{255: 1}``.
+        label_values: what values of the references mean, see ``GateOptions``.
         keep: folder for the score of every pair; what lies there already, of the same masks by the
             same rules and program, is not scored again.
         shard: score only these; needs ``keep``.
         executor: works in place of threads.
+        prediction_label_values: what values of the predictions mean; those of this package are
+            0 and 1.
 
     Returns:
         Scores in the order of the pairs; with a shard those of all pairs that are in ``keep`` now.
@@ -143,11 +151,14 @@ def evaluate_files(
         MssegError: with every problem of every file; then nothing is scored by halves, but all
             other pairs are in ``keep``.
     """
-    gate = GateOptions(
-        label_values=dict(label_values or {}),
-        largest_mask_fraction=1.0,  # how much a system marks is for the scores to say
-    )
-    score = _Score(options, gate, keep, code_hash() if keep else "")
+    gates = [
+        GateOptions(
+            label_values=label_meanings((labels or {}).items()),
+            largest_mask_fraction=1.0,  # how much a system marks is for the scores to say
+        )
+        for labels in (prediction_label_values, label_values)
+    ]
+    score = _Score(options, gates[0], gates[1], keep, code_hash() if keep else "")
     named = {pair.case: pair for pair in (shard.of(pairs) if shard else pairs)}
     with ThreadPoolExecutor(min(workers or os.cpu_count() or 1, len(pairs))) as pool:
         scores = map_subjects(score, named, executor or pool, "evaluate").all_done()
@@ -162,14 +173,15 @@ class _Score:
     """Scores a pair once; plain values only, so that it can travel to other processes."""
 
     options: ScoreOptions
-    gate: GateOptions
+    of_predictions: GateOptions
+    of_references: GateOptions
     keep: Path | None
     code: str
 
     def __call__(self, pair: MaskPair) -> CaseScore:
         score = self.kept(pair)
         if score is None:
-            score = _score_pair(pair, self.options, self.gate)
+            score = _score_pair(pair, self.options, self.of_predictions, self.of_references)
             if self.keep is not None:
                 keep_score(self._file(self.keep, pair), score, self._made_from(pair))
         return score
@@ -185,12 +197,16 @@ class _Score:
 
     def _made_from(self, pair: MaskPair) -> str:
         masks = [sha256_file(path) for path in (pair.prediction, pair.reference)]
-        rules = dataclasses.asdict(self.options), sorted(self.gate.label_values.items())
-        return digest(masks, rules, self.code)
+        gates = self.of_predictions, self.of_references
+        labels = [sorted(gate.label_values.items()) for gate in gates]
+        return digest(masks, dataclasses.asdict(self.options), labels, self.code)
 
 
-def _score_pair(pair: MaskPair, options: ScoreOptions, gate: GateOptions) -> CaseScore:
-    prediction, reference = _read(pair.prediction, gate), _read(pair.reference, gate)
+def _score_pair(
+    pair: MaskPair, options: ScoreOptions, of_predictions: GateOptions, of_references: GateOptions
+) -> CaseScore:
+    prediction = _read(pair.prediction, of_predictions, "--prediction-label-value")
+    reference = _read(pair.reference, of_references, "--label-value")
     if not prediction.grid.same_as(reference.grid):
         shift = prediction.grid.displacement_mm(reference.grid)
         raise MssegError(
@@ -205,20 +221,30 @@ def _score_pair(pair: MaskPair, options: ScoreOptions, gate: GateOptions) -> Cas
                 remedy="write predictions with the header of the patient's own scan",
             )
         )
-    return score_case(
-        prediction.data, reference.data, _header_spacing(pair.reference, reference, gate), options
-    )
+    spacing_mm = _header_spacing(pair.reference, reference, of_references)
+    return score_case(prediction.data, reference.data, spacing_mm, options)
 
 
-def _read(path: Path, gate: GateOptions) -> Volume:
+def _read(path: Path, gate: GateOptions, option: str) -> Volume:
     """One mask; that it is empty is no warning here."""
     volume, problems = inspect_volume(path, "mask", gate)
     if volume is None:
-        raise MssegError([problem for problem in problems if problem.severity == "error"])
+        errors = [problem for problem in problems if problem.severity == "error"]
+        raise MssegError([_for_this_command(problem, option) for problem in errors])
     for problem in problems:
         if problem.code != "mask.empty":
             log.warning("%s", problem)
     return volume
+
+
+def _for_this_command(problem: Problem, option: str) -> Problem:
+    """The remedy in words of ``msseg evaluate``, which has an option for each side."""
+    if problem.code != "mask.values":
+        return problem
+    request, _, labels = problem.remedy.partition("data.reading.label_values='{")
+    words = [f"{option}={label.replace(': ', '=')}" for label in labels[:-2].split(", ") if label]
+    remedy = request + " ".join(words)
+    return dataclasses.replace(problem, remedy=remedy.partition(", or data.reading.soft_labels")[0])
 
 
 def _header_spacing(path: Path, volume: Volume, gate: GateOptions) -> tuple[float, float, float]:

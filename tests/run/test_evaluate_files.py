@@ -102,14 +102,46 @@ def test_problems_of_all_files_are_told_together(tmp_path):
     assert len(caught.value.problems) == 2
 
 
-def test_stored_labels_can_be_explained(tmp_path):
+def test_labels_of_each_side_are_explained_on_their_own(tmp_path):
     prediction = write(tmp_path / "p.nii.gz", cube(4) * 255)
-    reference = write(tmp_path / "g.nii.gz", cube(4))
+    reference = write(tmp_path / "g.nii.gz", cube(4) * 3)
     pairs = [MaskPair("p", prediction, reference)]
-    with pytest.raises(MssegError, match="label_values"):
-        evaluate_files(pairs, ScoreOptions())
-    score = evaluate_files(pairs, ScoreOptions(), label_values={255: 1})["p"]
+    with pytest.raises(MssegError) as caught:
+        evaluate_files(pairs, ScoreOptions(), label_values={3: 1})
+    (problem,) = caught.value.problems
+    assert problem.remedy.endswith(": --prediction-label-value=255=1")
+    labels = {"prediction_label_values": {255: 1}}
+    with pytest.raises(MssegError, match=r"means: --label-value=3=1"):
+        evaluate_files(pairs, ScoreOptions(), **labels)
+    score = evaluate_files(pairs, ScoreOptions(), label_values={3: 1}, **labels)["p"]
     assert score.official["Dice"] == 1.0
+
+
+def test_labels_of_references_leave_predictions_alone_and_their_order_means_nothing(tmp_path):
+    """1 is an old lesion and 2 a new one; predictions are 0 and 1 as ever."""
+    new, old = cube(4), cube(14)
+    reference = write(tmp_path / "g.nii.gz", old + 2 * new)
+    pairs = [MaskPair("p", write(tmp_path / "p.nii.gz", new), reference)]
+    for labels in ({1: 0, 2: 1}, {2: 1, 1: 0}):
+        score = evaluate_files(pairs, ScoreOptions(), label_values=labels)["p"]
+        assert score.official["Dice"] == 1.0 and score.detection["n_ref"] == 1
+    with pytest.raises(MssegError) as caught:
+        evaluate_files(pairs, ScoreOptions())
+    remedy = caught.value.problems[0].remedy
+    assert remedy.endswith("--label-value=1=0 --label-value=2=1")
+
+
+def test_kept_scores_belong_to_one_meaning_of_the_labels(tmp_path):
+    mask = cube(4) + 2 * cube(14)
+    pairs = [MaskPair("p", write(tmp_path / "p.nii.gz", cube(4)), write(tmp_path / "g.nii", mask))]
+
+    def dice(labels, **more):
+        keep = tmp_path / "kept"
+        scores = evaluate_files(pairs, ScoreOptions(), label_values=labels, keep=keep, **more)
+        return scores["p"].official.get("Dice")
+
+    assert dice({2: 1, 1: 0}) == 0.0 and dice({1: 1, 2: 0}) == 1.0 and dice({1: 0, 2: 1}) == 0.0
+    assert dice({1: 1, 2: 0}, prediction_label_values={1: 0}) == 0.0
 
 
 def test_how_much_is_marked_is_no_reason_to_refuse(tmp_path):
