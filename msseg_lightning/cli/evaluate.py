@@ -59,6 +59,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
             parser.error(f"--{name.replace('_', '-')}: {error}")
     thresholds = ScoreOptions(options.min_lesion_volume, options.alpha, options.beta, options.gamma)
     pairs, unmatched = find_pairs(options.prediction, options.reference)
+    _refuse_overwrites(options, [file for pair in pairs for file in pair.files])
     scores = evaluate_files(
         pairs,
         thresholds,
@@ -90,6 +91,19 @@ def main(arguments: Sequence[str]) -> ExitCode:
     for problem in unmatched:
         sys.stderr.write(f"msseg: {problem}\n")
     return ExitCode.PARTIAL if unmatched else ExitCode.OK
+
+
+def _refuse_overwrites(options: argparse.Namespace, masks: Sequence[Path]) -> None:
+    """No table is written over a mask or a file of somebody else."""
+    from msseg_lightning.core.outputs import json_with, refuse_overwrites, text_with
+
+    outputs = [
+        (options.csv, text_with("case,new_lesions,")),
+        (options.summary, json_with("with_lesions", "without_lesions")),
+        (Path(options.json) if options.json not in (None, "-") else None, json_with("official")),
+    ]
+    wanted = [(file, ours) for file, ours in outputs if file is not None]
+    refuse_overwrites(wanted, masks, "--csv, --json, --summary")
 
 
 def _parser() -> argparse.ArgumentParser:

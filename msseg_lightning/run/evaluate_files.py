@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from msseg_lightning.core.files import sha256_file
+from msseg_lightning.core.outputs import refuse_overwrites
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject_map import Submits, map_subjects
 from msseg_lightning.core.volume import Volume
@@ -23,14 +25,26 @@ from msseg_lightning.read.nifti import (
     read_header,
 )
 from msseg_lightning.run.build import code_hash
-from msseg_lightning.run.scores import digest, keep_score, kept_score
+from msseg_lightning.run.scores import digest, is_kept_score, keep_score, kept_score
 from msseg_lightning.run.shard import Shard
 
 log = logging.getLogger(__name__)
 
 ENDINGS = (".nii.gz", ".nii")
-REFERENCE_NAME = "ground_truth"
-"""Stem of the consensus mask in the challenge's case folders."""
+REFERENCE = re.compile(r"ground_truth|new_lesions|(?!.*desc-).*_label-newlesion_mask")
+"""Stems of references in case folders: the challenge's, a table's column, BIDS."""
+CHANGE_NAME = re.compile(r"gt|change")
+"""Stems of masks of change in both directions (open_ms, a table's column)."""
+OTHER = re.compile(
+    r"ground_truth_.+|new_lesions_rater.*|lesions_time\d+|(baseline|followup|all|old)_lesions?|lesions?"
+    r"|(.*[-_])?brain(_?mask)?(_.*)?|.*_label-(brain|lesion)_mask|.*_desc-.*_mask|.*desc-rater.*"
+    r"|(.*_)?prob(ability|abilities)?(_map)?|(.*_)?logits|flair_.*"
+)
+"""Stems of other known files: raters, all lesions of a visit, brains, probability maps, scans."""
+SCAN = re.compile(
+    r"((.*[-_])?(flair|t1w?|t1_?c|t1gd|t1ce|t2w?|pdw?|mprage|dir|swi|dwi)([-_].*)?)|study\d.*"
+)
+"""Stems of scans in case folders."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +55,22 @@ class MaskPair:
     prediction: Path
     reference: Path
 
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """Prediction and reference."""
+        return self.prediction, self.reference
+
 
 def find_pairs(prediction: Path, reference: Path) -> tuple[list[MaskPair], list[Problem]]:
     """Match predictions to references.
 
     Two files make one pair, named after the prediction. In two folders a case is a mask file named
-    after it (``013.nii.gz``) or a folder of that name with one mask in it: ``ground_truth.nii.gz``
-    on the reference side, any one mask on the other. Probability maps
-    (``*_probability.nii.gz``) and scans (``flair_*``) are passed over.
+    after it (``013.nii.gz``) or a folder of that name. On the reference side the mask in such a
+    folder bears a name of references: ``ground_truth``, ``new_lesions`` or
+    ``*_label-newlesion_mask``; no other file is ever taken for one. On the other side it is
+    ``new_lesions``, the case's own name, or the only file that is nothing else (which is logged).
+    Scans, probability maps, masks of brains, of raters, of change and of all lesions of a visit
+    are passed over on both sides.
 
     Returns:
         pairs in order of case, and a problem for every case that lacks its counterpart.
@@ -85,7 +107,10 @@ def find_pairs(prediction: Path, reference: Path) -> tuple[list[MaskPair], list[
         )
     if not prediction.is_dir():
         return [MaskPair(_stem(prediction), prediction, reference)], []
-    predicted, true = _masks_in(prediction), _masks_in(reference)
+    (predicted, no_prediction), (true, no_reference) = (
+        _masks_in(prediction, references=False),
+        _masks_in(reference, references=True),
+    )
     pairs = [
         MaskPair(case, predicted[case], true[case]) for case in sorted(predicted.keys() & true)
     ]
@@ -94,27 +119,29 @@ def find_pairs(prediction: Path, reference: Path) -> tuple[list[MaskPair], list[
             "evaluate.unmatched",
             f"case {case} has no {counterpart} and was left out",
             file=masks[case],
-            expected=f"{case}.nii.gz or a folder {case}",
-            remedy="name both masks after the case",
+            found=passed_over.get(case, ""),
+            expected=f"{case}.nii.gz or {case}/{name}",
+            remedy=f"name the {counterpart} so, or give the two masks themselves",
             severity="warning",
             exit_code=ExitCode.PARTIAL,
         )
-        for masks, others, counterpart in (
-            (predicted, true, "reference"),
-            (true, predicted, "prediction"),
+        for masks, others, passed_over, counterpart, name in (
+            (predicted, true, no_reference, "reference", "ground_truth.nii.gz"),
+            (true, predicted, no_prediction, "prediction", "new_lesions.nii.gz"),
         )
         for case in sorted(masks.keys() - others)
     ]
     if not pairs:
+        nothing = Problem(
+            "evaluate.nothing",
+            "no case has both a prediction and a reference",
+            file=prediction,
+            found=f"{len(predicted)} predictions, {len(true)} references",
+            expected="masks of the same case names in both folders",
+            remedy="name both after the case: 013.nii.gz, or 013/ground_truth.nii.gz",
+        )
         raise MssegError(
-            Problem(
-                "evaluate.nothing",
-                "no case has both a prediction and a reference",
-                file=prediction,
-                found=f"{len(predicted)} predictions, {len(true)} references",
-                expected="masks of the same case names in both folders",
-                remedy="name both after the case: 013.nii.gz, or 013/ground_truth.nii.gz",
-            )
+            [nothing, *(dataclasses.replace(item, severity="error") for item in unmatched)]
         )
     return pairs, unmatched
 
@@ -158,6 +185,9 @@ def evaluate_files(
         )
         for labels in (prediction_label_values, label_values)
     ]
+    if keep is not None:
+        kept_files = [(keep / f"{pair.case}.json", is_kept_score) for pair in pairs]
+        refuse_overwrites(kept_files, field="--cases")
     score = _Score(options, gates[0], gates[1], keep, code_hash() if keep else "")
     named = {pair.case: pair for pair in (shard.of(pairs) if shard else pairs)}
     with ThreadPoolExecutor(min(workers or os.cpu_count() or 1, len(pairs))) as pool:
@@ -268,22 +298,25 @@ def _stem(path: Path) -> str:
     return path.name
 
 
-def _masks_in(folder: Path) -> dict[str, Path]:
-    """Case -> mask below a folder.
+def _masks_in(folder: Path, references: bool) -> tuple[dict[str, Path], dict[str, str]]:
+    """Case -> mask below a folder, and what else lies in folders of cases without one.
 
     Raises:
         MssegError: several files could be the mask of one case.
     """
     candidates: dict[str, list[Path]] = {}
+    passed_over: dict[str, str] = {}
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            masks = [path for path in sorted(entry.iterdir()) if _may_be_mask(path)]
-            consensus = [path for path in masks if _stem(path) == REFERENCE_NAME]
+            images = [path for path in sorted(entry.iterdir()) if _is_image(path)]
+            masks = _references(images) if references else _predictions(images, entry.name)
             if masks:
-                candidates.setdefault(entry.name, []).extend(consensus or masks)
-        elif _may_be_mask(entry):
+                candidates.setdefault(entry.name, []).extend(masks)
+            else:
+                passed_over[entry.name] = ", ".join(path.name for path in images)
+        elif _is_image(entry) and not OTHER.fullmatch(_stem(entry).lower()):
             candidates.setdefault(_stem(entry), []).append(entry)
     ambiguous = [
         Problem(
@@ -299,14 +332,28 @@ def _masks_in(folder: Path) -> dict[str, Path]:
     ]
     if ambiguous:
         raise MssegError(ambiguous)
-    return {case: paths[0] for case, paths in candidates.items()}
+    return {case: paths[0] for case, paths in candidates.items()}, passed_over
 
 
-def _may_be_mask(path: Path) -> bool:
-    stem = _stem(path)
-    return (
-        stem != path.name
-        and not path.name.startswith(".")
-        and not stem.endswith("_probability")
-        and not stem.startswith("flair_")
-    )
+def _references(images: Sequence[Path]) -> list[Path]:
+    """Files of a case's folder that their names call references."""
+    consensus = [path for path in images if _stem(path) == "ground_truth"]
+    return consensus or [path for path in images if REFERENCE.fullmatch(_stem(path))]
+
+
+def _predictions(images: Sequence[Path], case: str) -> list[Path]:
+    """The file that its name calls the prediction, or files that are nothing else."""
+    named = [path for path in images if _stem(path) in (case, "new_lesions")]
+    if named:
+        return named
+    known = (OTHER, SCAN, CHANGE_NAME, REFERENCE)
+    unknown = [
+        path for path in images if not any(name.fullmatch(_stem(path).lower()) for name in known)
+    ]
+    if len(unknown) == 1:
+        log.warning("%s: %s is taken for the prediction", case, unknown[0].name)
+    return unknown
+
+
+def _is_image(path: Path) -> bool:
+    return _stem(path) != path.name and not path.name.startswith(".")

@@ -141,3 +141,18 @@ def test_help_teaches_and_needs_no_heavy_import(capsys):
         "assert not {'torch', 'monai', 'mlflow', 'lightning'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv", "--summary"])
+def test_tables_overwrite_only_tables_of_their_kind(option, folders, capsys):
+    words = [str(folders / "p"), str(folders / "g"), option]
+    for _ in range(2):
+        assert evaluate.main([*words, str(folders / "out")]) == ExitCode.OK
+    (folders / "own.txt").write_text('{"EchoTime": 0.1}')
+    (folders / "link").symlink_to(folders / "g" / "a.nii.gz")
+    for name in ("own.txt", "g/a.nii.gz", "link"):
+        before = (folders / name).read_bytes()
+        with pytest.raises(MssegError) as caught:
+            evaluate.main([*words, str(folders / name)])
+        assert caught.value.exit_code is ExitCode.CONFIG
+        assert (folders / name).read_bytes() == before

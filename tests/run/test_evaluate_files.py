@@ -206,3 +206,72 @@ def test_a_refused_mask_leaves_the_others_for_the_next_call(tmp_path):
     with pytest.raises(MssegError, match=r"a\.nii\.gz"):
         evaluate_files(pairs, ScoreOptions(), keep=tmp_path / "cases")
     assert [path.name for path in (tmp_path / "cases").iterdir()] == ["b.json"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "brain_mask",
+        "lesions_time02",
+        "lesions_time01",
+        "brainmask",
+        "sub-1_ses-2_label-brain_mask",
+        "sub-1_ses-2_label-lesion_mask",
+        "sub-1_ses-2_desc-rater1_label-newlesion_mask",
+        "ground_truth_expert1",
+        "new_lesions_rater2",
+        "followup_lesions",
+        "gt",
+        "flair_time02_on_middle_space",
+        "anything",
+    ],
+)
+def test_no_other_file_is_taken_for_a_reference(name, tmp_path):
+    """Neither where it is the only file of its case, nor beside cases with a reference."""
+    for case in ("a", "b"):
+        write(tmp_path / "p" / f"{case}.nii.gz", cube(4))
+    write(tmp_path / "t" / "a" / f"{name}.nii.gz", cube(4))
+    with pytest.raises(MssegError, match="case a has no reference") as caught:
+        find_pairs(tmp_path / "p", tmp_path / "t")
+    assert f"{name}.nii.gz" in str(caught.value)
+    write(tmp_path / "t" / "b" / "ground_truth.nii.gz", cube(4))
+    pairs, unmatched = find_pairs(tmp_path / "p", tmp_path / "t")
+    assert [pair.case for pair in pairs] == ["b"] and len(unmatched) == 1
+    (tmp_path / "t" / "a" / f"{name}.nii.gz").rename(tmp_path / "t" / "a" / "ground_truth.nii.gz")
+    assert len(find_pairs(tmp_path / "p", tmp_path / "t")[0]) == 2  # the remedy
+
+
+@pytest.mark.parametrize("name", ["ground_truth", "new_lesions", "sub-1_label-newlesion_mask"])
+def test_references_bear_the_names_of_the_layouts(name, tmp_path):
+    write(tmp_path / "p" / "a.nii.gz", cube(4))
+    write(tmp_path / "t" / "a" / f"{name}.nii.gz", cube(4))
+    for other in ("brain_mask", "lesions_time02", "ground_truth_expert1"):
+        write(tmp_path / "t" / "a" / f"{other}.nii.gz", cube(9))
+    (pair,) = find_pairs(tmp_path / "p", tmp_path / "t")[0]
+    assert pair.reference.name == f"{name}.nii.gz"
+
+
+@pytest.mark.parametrize("name", ["brain_mask", "lesions_time02", "ground_truth", "sub-1_FLAIR"])
+def test_no_other_file_is_taken_for_a_prediction(name, tmp_path, caplog):
+    write(tmp_path / "p" / "a" / f"{name}.nii.gz", cube(4))
+    write(tmp_path / "t" / "a.nii.gz", cube(4))
+    with pytest.raises(MssegError, match="case a has no prediction"):
+        find_pairs(tmp_path / "p", tmp_path / "t")
+    write(tmp_path / "p" / "a" / "result.nii.gz", cube(4))
+    (pair,) = find_pairs(tmp_path / "p", tmp_path / "t")[0]
+    assert pair.prediction.name == "result.nii.gz" and "taken for the prediction" in caplog.text
+
+
+def test_files_of_other_names_beside_the_cases_are_no_cases(tmp_path):
+    for side in ("p", "t"):
+        for name in ("a", "brain_mask", "lesions_time02", "a_probability"):
+            write(tmp_path / side / f"{name}.nii.gz", cube(4))
+    assert [pair.case for pair in find_pairs(tmp_path / "p", tmp_path / "t")[0]] == ["a"]
+
+
+def test_a_kept_score_never_overwrites_a_file_of_somebody_else(tmp_path):
+    pairs = [MaskPair("p", write(tmp_path / "p.nii.gz", cube(4)), tmp_path / "p.nii.gz")]
+    (tmp_path / "p.json").write_text('{"EchoTime": 0.1}')
+    with pytest.raises(MssegError, match="did not write"):
+        evaluate_files(pairs, ScoreOptions(), keep=tmp_path)
+    assert "EchoTime" in (tmp_path / "p.json").read_text()
