@@ -12,7 +12,7 @@ import numpy as np
 from msseg_lightning import __version__
 from msseg_lightning.core.files import sha256_file, write_json
 from msseg_lightning.core.method import Method
-from msseg_lightning.core.outputs import refuse_overwrites
+from msseg_lightning.core.outputs import Ours, refuse_overwrites
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LongitudinalSubject
@@ -54,14 +54,13 @@ def write_prediction(
                 exit_code=ExitCode.NUMERICAL,
             )
         )
-    files = [mask]
-    if probability is not None and prediction.probability is not None:
-        files.append(probability)
+    values = prediction.probability
+    files = [mask] if probability is None or values is None else [mask, probability]
     # first: what a killed command leaves is recognised as this package's own
     write_json(side_car_file(mask), {**_OURS, WRITTEN: {file.name: None for file in files}})
     write_volume(mask, prediction.mask, prediction.native, "mask")
-    if len(files) > 1:
-        write_volume(files[1], prediction.probability, prediction.native, "probability")
+    if probability is not None and values is not None:
+        write_volume(probability, values, prediction.native, "probability")
     written = {file.name: sha256_file(file) for file in files}
     write_json(side_car_file(mask), {**_OURS, **record, WRITTEN: written})
 
@@ -98,7 +97,7 @@ def refuse_foreign_files(
     Raises:
         MssegError: with every file that would be overwritten (exit 2).
     """
-    outputs = []
+    outputs: list[tuple[Path, Ours]] = []
     for mask, probability in masks:
 
         def ours(file: Path, mask: Path = mask) -> bool:
