@@ -29,7 +29,7 @@ options of the gate, as data.reading.NAME=VALUE; `train` and `predict` take the 
   allow_nan_outside_brain  set NaN outside the brain mask to 0
   confirm_mirrored         accept pairs that look mirrored left-right; you have looked
   soft_labels              masks may hold any value from 0 to 1
-  label_values             what mask values mean, e.g. '{255: 1}'
+  label_values             what values of references mean, e.g. '{255: 1}' or '{1: 0, 2: 1}'
   largest_mask_fraction    share of all voxels a lesion mask may cover (0.1)
 
 The order of visits that was found, and why, is printed first; read=bids takes
@@ -52,6 +52,11 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
     config = compose_config(options.overrides)
     gate = gate_options(config["data"]["reading"])
+    if options.json not in (None, "-"):
+        from msseg_lightning.core.outputs import json_with, refuse_overwrites
+
+        file = Path(options.json)
+        refuse_overwrites([(file, json_with("subjects", "problems"))], field="--json")
     with _Bar() as bar:
         report = check_dataset(instantiate(config["read"]), gate, options.workers, bar.advance)
     if options.json == "-":

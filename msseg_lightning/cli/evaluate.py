@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ examples
   msseg evaluate predictions/ /data/msseg2/           013.nii.gz against 013/ground_truth.nii.gz
   msseg evaluate predictions/ truths/ --csv all.csv   013.nii.gz against 013.nii.gz, a row per case
   msseg evaluate new.nii.gz truth.nii.gz --json -     for programs: nothing else on standard output
+  msseg evaluate p.nii.gz truth.nii.gz --label-value=1=0 --label-value=2=1     old, new lesions
   msseg evaluate predictions/ truths/ --cases done/ --shard 1/4 --csv all.csv   a part of the cases
 
 The measures carry the names of the challenge's own tool and agree with it. A reference without
@@ -46,13 +48,26 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
     from msseg_lightning.evaluate.case_score import ScoreOptions
     from msseg_lightning.evaluate.summary import summarise
+    from msseg_lightning.read.nifti import label_meanings
     from msseg_lightning.run.evaluate_files import evaluate_files, find_pairs
 
+    labels: dict[str, dict[int, int]] = {}
+    for name in ("label_value", "prediction_label_value"):
+        try:
+            labels[name] = label_meanings(getattr(options, name))
+        except ValueError as error:
+            parser.error(f"--{name.replace('_', '-')}: {error}")
     thresholds = ScoreOptions(options.min_lesion_volume, options.alpha, options.beta, options.gamma)
     pairs, unmatched = find_pairs(options.prediction, options.reference)
-    labels = dict(options.label_value)
+    _refuse_overwrites(options, [file for pair in pairs for file in pair.files])
     scores = evaluate_files(
-        pairs, thresholds, options.workers, labels, options.cases, shard=options.shard
+        pairs,
+        thresholds,
+        options.workers,
+        labels["label_value"],
+        options.cases,
+        shard=options.shard,
+        prediction_label_values=labels["prediction_label_value"],
     )
     if len(scores) < len(pairs):
         sys.stdout.write(
@@ -76,6 +91,19 @@ def main(arguments: Sequence[str]) -> ExitCode:
     for problem in unmatched:
         sys.stderr.write(f"msseg: {problem}\n")
     return ExitCode.PARTIAL if unmatched else ExitCode.OK
+
+
+def _refuse_overwrites(options: argparse.Namespace, masks: Sequence[Path]) -> None:
+    """No table is written over a mask or a file of somebody else."""
+    from msseg_lightning.core.outputs import json_with, refuse_overwrites, text_with
+
+    outputs = [
+        (options.csv, text_with("case,new_lesions,")),
+        (options.summary, json_with("with_lesions", "without_lesions")),
+        (Path(options.json) if options.json not in (None, "-") else None, json_with("official")),
+    ]
+    wanted = [(file, ours) for file, ours in outputs if file is not None]
+    refuse_overwrites(wanted, masks, "--csv, --json, --summary")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,7 +137,15 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="255=1",
-        help="what a stored value other than 0 and 1 means; repeatable",
+        help="what a value of the references means, 0 or 1; repeatable, in any order",
+    )
+    parser.add_argument(
+        "--prediction-label-value",
+        type=_label_value,
+        action="append",
+        default=[],
+        metavar="255=1",
+        help="the same of the predictions; those of this package are 0 and 1",
     )
     parser.add_argument("--workers", type=_count, metavar="N", help="threads (one per processor)")
     parser.add_argument(
@@ -145,7 +181,7 @@ def _count(text: str) -> int:
 
 def _label_value(text: str) -> tuple[int, int]:
     stored, _, meaning = text.partition("=")
-    if not stored.lstrip("-").isdigit() or meaning not in ("0", "1"):
+    if not re.fullmatch("-?[0-9]+", stored) or meaning not in ("0", "1"):
         raise argparse.ArgumentTypeError(f"{text} is not of the form 255=1")
     return int(stored), int(meaning)
 

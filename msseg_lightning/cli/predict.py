@@ -33,7 +33,9 @@ The JSON file says whether it was taken; systems that use no brain, or make thei
 paper does, do not take it.
 A pair that is refused is listed and the others go on; the same command again does what is missing.
 The mask lies on the follow-up's own grid (the common grid, where the pair shares one) with its
-geometry; a JSON file beside it names the model, its hash and every warning.
+geometry; NAME_msseg.json beside it names the model, its hash and every warning. No file is
+overwritten that an earlier prediction did not write. The column output counts from the table's
+folder and leads below it, or below --folder; new folders are made below --folder only.
 Research use only; not a medical device.
 """
 
@@ -94,9 +96,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
     from msseg_lightning.run import predict, stored
 
     if all(single):  # before anything is loaded
-        outputs = [file for file in (options.output, options.probability) if file is not None]
         inputs = [options.baseline, options.followup, options.brain]
-        predict.check_outputs(outputs, [file for file in inputs if file is not None])
+        given = [file for file in inputs if file is not None]
+        predict.check_outputs([options.output], given, options.probability)
     model = stored.find_model(options.model, options.mlruns)
     if not all(single):
         return predict_many(model, options)

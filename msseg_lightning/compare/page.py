@@ -40,6 +40,10 @@ KINDS = {
 }
 
 
+GENERATOR = "msseg report"
+"""Names this package in its pages, which may be written again."""
+
+
 def document(title: str, sections: Sequence[str], policy: str = POLICY) -> str:
     """The whole file; ``policy`` is what its browser allows."""
     assets = resources.files("msseg_lightning.compare")
@@ -47,7 +51,8 @@ def document(title: str, sections: Sequence[str], policy: str = POLICY) -> str:
     script = assets.joinpath("report.js").read_text(encoding="utf-8")
     return (
         "<!doctype html>\n"
-        f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
+        '<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="generator" content="{GENERATOR}"><title>{escape(title)}</title>\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>\n{style}</style></head>\n<body><main>\n"

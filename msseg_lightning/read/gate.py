@@ -61,7 +61,11 @@ def inspect_subject(
         allowed = dataclasses.replace(options, largest_mask_fraction=limit)
         if name == BRAIN:
             allowed = dataclasses.replace(allowed, soft_labels=False)
+        if not is_reference(name):
+            allowed = dataclasses.replace(allowed, label_values={})
         volume, found = inspect_volume(subject.masks[name], "mask", allowed, subject.root)
+        if not is_reference(name):
+            found = [_plain_values(item, name) for item in found]
         if name == BRAIN:
             found = [_no_brain(item) if item.code == "mask.empty" else item for item in found]
         problems += [_with_role(item, subject, name) for item in found]
@@ -83,6 +87,19 @@ def inspect_subject(
         if not any(problem.severity == "error" for problem in problems):
             problems += _check_content(subject, volumes, options)
     return volumes, problems
+
+
+def is_reference(mask: str) -> bool:
+    """Whether a mask is one of new lesions or of change: what ``label_values`` speak of."""
+    return mask in (TARGET, CHANGE) or mask.startswith(f"{TARGET}_rater")
+
+
+def _plain_values(problem: Problem, name: str) -> Problem:
+    """Labels have no meaning in masks of the brain or of all lesions of a visit."""
+    if problem.code != "mask.values" or not problem.remedy.startswith("say "):
+        return problem
+    remedy = f"write the mask again with 1 inside and 0 elsewhere, or leave {name} out"
+    return dataclasses.replace(problem, remedy=remedy)
 
 
 def _name(subject: LongitudinalSubject, volume: str) -> str:

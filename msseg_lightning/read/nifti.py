@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import logging
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +42,12 @@ class GateOptions:
         allow_nan_outside_brain: set non-finite voxels outside the brain mask to 0.
         confirm_mirrored: accept a pair whose content looks mirrored; a person has looked.
         soft_labels: masks may hold any value in [0, 1].
-        label_values: what stored mask values mean, e.g. ``{255: 1}``.
+        label_values: what values of a reference mean, e.g. ``{255: 1}`` or ``{1: 0, 2: 1}``: true
+            values (after ``scl_slope``) to 0 or 1. All are looked up at once in the mask as it is
+            stored, so their order means nothing; values that are not named keep meaning 0 and 1
+            (with ``soft_labels``: themselves), others are refused. References are the masks of new
+            lesions, of raters and of change; masks of the brain and of all lesions of a visit are
+            no references and hold 0 and 1.
         largest_mask_fraction: a lesion mask may cover this share of all voxels.
         allow_external_links: files may lie outside the data root.
         limits: sizes refused before anything is allocated.
@@ -58,6 +65,9 @@ class GateOptions:
 
 
 DEFAULT = GateOptions()
+
+LABEL_RULES = 2
+"""Number of the rules by which ``label_values`` are read; part of keys of what was read by them."""
 GATE_DEFAULTS = {
     field.name: getattr(DEFAULT, field.name)
     for field in dataclasses.fields(GateOptions)
@@ -84,9 +94,11 @@ def gate_options(settings: Mapping[str, Any]) -> GateOptions:
             expected = "" if value in (None, "sform", "qform") else "sform or qform"
         elif name == "label_values":
             try:
-                value = {int(source): int(meaning) for source, meaning in value.items()}
-            except (AttributeError, TypeError, ValueError):
-                expected = "numbers, e.g. {255: 1}"
+                value = label_meanings(value.items())
+            except (AttributeError, TypeError, ValueError) as error:
+                expected = "whole numbers that mean 0 or 1, each once, e.g. {255: 1}"
+                if type(error) is ValueError:
+                    expected += f" ({error})"
         elif isinstance(GATE_DEFAULTS[name], bool):
             expected = "" if isinstance(value, bool) else "true or false"
         elif not (isinstance(value, int | float) and 0 < value <= 1):
@@ -109,15 +121,50 @@ def gate_options(settings: Mapping[str, Any]) -> GateOptions:
     return GateOptions(**values)
 
 
+def label_meanings(pairs: Iterable[tuple[Any, Any]]) -> dict[int, int]:
+    """Stored value -> 0 or 1, in order of the values; texts of whole numbers count as numbers.
+
+    Raises:
+        ValueError: no whole number, another meaning than 0 or 1, or a value named twice.
+    """
+    meanings: dict[int, int] = {}
+    for source, meaning in pairs:
+        value, means = _whole(source), _whole(meaning)
+        if means not in (0, 1):
+            raise ValueError(f"{source} cannot mean {meaning}")
+        if value in meanings:
+            raise ValueError(f"{value} is named twice")
+        meanings[value] = means
+    return dict(sorted(meanings.items()))
+
+
+def _whole(number: Any) -> int:
+    if isinstance(number, str) and re.fullmatch(r"[+-]?[0-9]{1,20}", number):
+        return int(number)
+    if isinstance(number, bool) or not isinstance(number, int | float) or number != int(number):
+        raise ValueError(f"{number} is no whole number")
+    return int(number)
+
+
 def changed_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that tell the gate something: what is read depends on these alone."""
-    return {
+    """The settings that tell the gate something: what is read depends on these alone.
+
+    Equal ``label_values`` come out equal, however they were written.
+    """
+    changed = {
         name: value
         for name, value in settings.items()
         if name not in GATE_DEFAULTS
         or value != GATE_DEFAULTS[name]
         or type(value) is not type(GATE_DEFAULTS[name])
     }
+    labels = changed.get("label_values")
+    if isinstance(labels, Mapping):
+        with contextlib.suppress(ValueError):  # ``gate_options`` refuses it as it is written
+            changed["label_values"] = label_meanings(labels.items())
+    if labels == {}:
+        del changed["label_values"]
+    return changed
 
 
 def read_volume(
@@ -475,69 +522,101 @@ def _probability_values(
 def _mask_values(
     stored: NDArray[np.generic], header: Header, name: str, options: GateOptions
 ) -> tuple[NDArray[np.generic] | None, list[Problem]]:
-    if options.soft_labels:
-        soft, problems = _probability_values(stored, header, name)
-        return soft, problems + (_coverage(soft, name, options) if soft is not None else [])
-    plain = header.slope is None or (header.slope == 1 and header.intercept == 0)
-    found: list[Problem] = []
-    if plain and stored.dtype.kind in "iu" and stored.min() >= 0 and stored.max() <= 1:
-        mask = stored.astype(np.uint8)
-    else:
-        values = _scaled(stored, header)
-        for source, meaning in options.label_values.items():
-            values[values == source] = meaning
-        if not np.isfinite(values).all():
-            count = int((~np.isfinite(values)).sum())
-            return None, [
-                _value_problem(
-                    "mask.not_finite",
-                    name,
-                    "the mask holds NaN or infinity",
-                    f"{count} voxels",
-                    "0 and 1",
-                    "write the mask again as uint8",
-                )
-            ]
-        rounded = values.round()
-        distance = float(np.abs(values - rounded).max())
-        if distance > ROUNDING or rounded.min() < 0 or rounded.max() > 1:
-            return None, [_wrong_labels(values, name)]
-        if distance > 0:
-            found.append(
-                _value_problem(
-                    "mask.rounded",
-                    name,
-                    "mask values were rounded",
-                    f"up to {distance:g} off",
-                    "0 and 1",
-                    "nothing to do; save as uint8 to silence this",
-                    "warning",
-                )
+    labels = options.label_values
+    values = _true_values(stored, header)
+    plain = values.dtype.kind in "iu"
+    if plain and not labels and values.min() >= 0 and values.max() <= 1:
+        mask: NDArray[np.generic] = values.astype(np.float32 if options.soft_labels else np.uint8)
+        return mask, _coverage(mask, name, options)
+    if not plain and not np.isfinite(values).all():
+        return None, [
+            _value_problem(
+                "mask.not_finite",
+                name,
+                "the mask holds NaN or infinity",
+                f"{int((~np.isfinite(values)).sum())} voxels",
+                "0 and 1",
+                "write the mask again as uint8",
             )
-        mask = rounded.astype(np.uint8)
-    return mask, found + _coverage(mask, name, options)
-
-
-def _say_what_it_means(labels: str, request: str = "say what it means: ") -> str:
-    first = labels.split(",")[0].replace(": ", "=")
-    return (
-        f"{request}data.reading.label_values='{{{labels}}}' (msseg evaluate: --label-value {first})"
+        ]
+    meanings = labels if options.soft_labels else {0: 0, 1: 1, **labels}
+    mask = values.astype(np.float32) if options.soft_labels else np.zeros(values.shape, np.uint8)
+    open_ones = np.ones(values.shape, bool)
+    distance = 0.0
+    for value, meaning in meanings.items():  # each against the mask as it is stored
+        near = _is_label(values, value)
+        mask[near] = meaning
+        open_ones &= ~near
+        if not plain and near.any():
+            distance = max(distance, float(np.abs(values[near] - value).max()))
+    rest = values[open_ones]
+    fits = options.soft_labels and (
+        rest.size == 0 or (rest.min() >= -ROUNDING and rest.max() <= 1 + ROUNDING)
     )
+    if rest.size and not fits:
+        return None, [_wrong_labels(values, name, labels, options.soft_labels)]
+    found: list[Problem] = []
+    if options.soft_labels:
+        mask = mask.clip(0, 1)
+    elif distance > 0:
+        found.append(
+            _value_problem(
+                "mask.rounded",
+                name,
+                "mask values were rounded",
+                f"up to {distance:g} off",
+                "whole numbers",
+                "nothing to do; save as uint8 to silence this",
+                "warning",
+            )
+        )
+    return mask, found + _coverage(mask, name, options, values)
 
 
-def _wrong_labels(values: NDArray[np.float32], name: str) -> Problem:
+def _true_values(stored: NDArray[np.generic], header: Header) -> NDArray[Any]:
+    """Numbers of a mask, scaled and exact: whole numbers as they are, others in float64."""
+    if _unscaled(header):
+        return stored if stored.dtype.kind in "iu" else stored.astype(np.float64)
+    assert header.slope is not None and header.intercept is not None  # see _unscaled
+    return stored.astype(np.float64) * header.slope + header.intercept
+
+
+def _is_label(values: NDArray[Any], label: int) -> NDArray[np.bool_]:
+    """Where a whole number stands, up to the rounding of float storage and of ``scl_slope``."""
+    if values.dtype.kind in "iu":
+        return np.asarray(values == label)  # exact, of any size
+    return np.abs(values - label) <= max(ROUNDING, 1e-6 * abs(label))
+
+
+def _say_what_it_means(meanings: Mapping[int, int]) -> str:
+    labels = ", ".join(f"{value}: {meaning}" for value, meaning in meanings.items())
+    return f"data.reading.label_values='{{{labels}}}'"
+
+
+def _wrong_labels(
+    values: NDArray[Any], name: str, labels: Mapping[int, int], soft: bool
+) -> Problem:
     kinds = np.unique(values)
-    whole = bool((kinds == kinds.round()).all())
+    rounded = kinds.round() if kinds.dtype.kind == "f" else kinds
+    whole = kinds.size <= 64 and all(
+        _is_label(kinds[[n]], int(value))[0] for n, value in enumerate(rounded)
+    )
+    numbers = sorted({int(value) for value in rounded}) if whole else []
     shown_values = ", ".join(f"{value:g}" for value in kinds[:6]) + (
         ", ..." if kinds.size > 6 else ""
     )
-    if kinds.size == 2 and kinds[0] == 0 and whole and kinds[1] > 1:
-        message = "mask values are 0 and one other number"
-        remedy = _say_what_it_means(f"{int(kinds[1])}: 1")
-    elif whole and kinds.min() >= 0 and kinds.size <= 16:
-        message = "mask values are not 0 and 1: several labels"
-        remedy = _say_what_it_means("1: 0, 2: 1", "say which are lesion, e.g. ")
-    elif kinds.min() >= 0 and kinds.max() <= 1:
+    if whole and len(numbers) <= 16:
+        others = [value for value in numbers if value != 0 and value not in labels]
+        meanings = {value: int(value == others[-1]) for value in others}
+        several = len(numbers) != 2 or numbers[0] != 0
+        if several:
+            message = "mask values are not 0 and 1: several labels"
+            request = "say which are lesion, e.g. "
+        else:
+            message = "mask values are 0 and one other number"
+            request = "say what it means: "
+        remedy = request + _say_what_it_means(dict(sorted({**labels, **meanings}.items())))
+    elif not soft and kinds.min() >= 0 and kinds.max() <= 1:
         message = "the mask holds fractions: probabilities, not labels"
         remedy = "threshold it, or data.reading.soft_labels=true if raters were averaged"
     elif kinds.size > 16:
@@ -551,7 +630,12 @@ def _wrong_labels(values: NDArray[np.float32], name: str) -> Problem:
     )
 
 
-def _coverage(mask: NDArray[np.generic], name: str, options: GateOptions) -> list[Problem]:
+def _coverage(
+    mask: NDArray[np.generic],
+    name: str,
+    options: GateOptions,
+    stored: NDArray[np.generic] | None = None,
+) -> list[Problem]:
     covered = np.count_nonzero(mask) / mask.size
     if covered == 0:
         return [
@@ -559,7 +643,8 @@ def _coverage(mask: NDArray[np.generic], name: str, options: GateOptions) -> lis
                 "mask.empty",
                 name,
                 "the mask is empty",
-                "no voxel",
+                "no voxel"
+                + (" as label_values say" if stored is not None and stored.any() else ""),
                 "lesions, or none",
                 "nothing to do if the pair has no new lesion",
                 "warning",

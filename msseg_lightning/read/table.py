@@ -131,6 +131,11 @@ class TableReader:
         raise_errors(problems)
         return found
 
+    def outputs(self) -> dict[str, Path]:
+        """Id -> file in the column ``output``, where there is one; ``subjects`` comes first."""
+        rows, _ = _rows(self.manifest, self.manifest.name)
+        return {row["id"]: Path(row["output"]) for _, row in rows if row.get("output")}
+
     def skipped(self) -> list[Problem]:
         """Columns and cells that the last call of ``subjects`` did not use, and its warnings."""
         return list(self._warnings)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msseg_lightning.core.files import sha256_file
 from msseg_lightning.core.method import Method
+from msseg_lightning.core.outputs import json_with, refuse_overwrites, text_with
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.core.subject_map import Submits, map_subjects
@@ -20,9 +22,17 @@ from msseg_lightning.read.splits import data_hash
 from msseg_lightning.run.build import build_load, build_method, code_hash, instantiate
 from msseg_lightning.run.compose import OF_THE_RUN, Config
 from msseg_lightning.run.folder import data_name
-from msseg_lightning.run.predict import read_pairs, side_car, side_car_file, write_prediction
+from msseg_lightning.run.predict import (
+    WRITTEN,
+    read_pairs,
+    read_side_car,
+    refuse_foreign_files,
+    side_car,
+    write_prediction,
+)
 from msseg_lightning.run.scores import (
     digest,
+    is_kept_score,
     keep_score,
     kept_score,
     score_options,
@@ -108,7 +118,7 @@ class Application:
             return self._kept(subject)
         made_from, mask = self._made_from(subject), self._mask(subject)
         prediction = self.method.predict(subject)
-        probability = None if self.masks_only else self.folder / f"{subject.id}_probability.nii.gz"
+        probability = self._probability(subject)
         record = {**side_car(prediction, self.model, self.settings), "made_from": made_from}
         write_prediction(prediction, mask, probability, record)
         if not self._scored(subject):
@@ -120,13 +130,36 @@ class Application:
     def is_done(self, subject: LongitudinalSubject) -> bool:
         """Whether mask, side-car and score of this pair, by this system, are there."""
         mask = self._mask(subject)
-        try:
-            record = json.loads(side_car_file(mask).read_text(encoding="utf-8"))
-            same = record["made_from"] == self._made_from(subject)
-        except (OSError, ValueError, KeyError, TypeError):
+        record = read_side_car(mask)
+        if not record or record.get("made_from") != self._made_from(subject):
             return False
-        scored = not self._scored(subject) or self._kept(subject) is not None
-        return same and mask.is_file() and scored
+        whole = all(
+            (mask.parent / name).is_file() and sha256_file(mask.parent / name) == content
+            for name, content in record[WRITTEN].items()
+        )
+        return whole and (not self._scored(subject) or self._kept(subject) is not None)
+
+    def refuse_foreign_files(self, subjects: Iterable[LongitudinalSubject]) -> None:
+        """No file of somebody else, and none of these pairs, may be overwritten.
+
+        Raises:
+            MssegError: with every file that would be (exit 2).
+        """
+        pairs = list(subjects)
+        inputs = [file for pair in pairs for file in pair.files().values()]
+        refuse_foreign_files(
+            [(self._mask(pair), self._probability(pair)) for pair in pairs], inputs
+        )
+        if not self.masks_only:
+            of_scores = [(self._score_file(pair), is_kept_score) for pair in pairs]
+            tables = [
+                (self.folder / "scores.json", json_with("protocol", "cases")),
+                (self.folder / "scores.csv", text_with("case,")),
+            ]
+            refuse_overwrites([*of_scores, *tables], inputs, "--folder")
+
+    def _probability(self, subject: LongitudinalSubject) -> Path | None:
+        return None if self.masks_only else self.folder / f"{subject.id}_probability.nii.gz"
 
     def _mask(self, subject: LongitudinalSubject) -> Path:
         return self.outputs.get(subject.id, self.folder / f"{subject.id}.nii.gz")
@@ -163,7 +196,7 @@ def apply_to_data_set(
     Args:
         model: model folder, from ``find_model``.
         overrides: ``read=PRESET read.root=...`` and, if wanted, settings as ``load_config`` takes.
-        folder: ``<id>.nii.gz``, ``<id>_probability.nii.gz``, ``<id>.json``; where there are
+        folder: ``<id>.nii.gz``, ``<id>_probability.nii.gz``, ``<id>_msseg.json``; where there are
             references ``scores/<id>.json``, and ``scores.json`` and ``scores.csv`` of all.
         include_training: also take pairs the system was trained on.
         shard: only these pairs; the part that completes the data set writes the tables.
@@ -192,6 +225,7 @@ def apply_to_data_set(
             )
         )
     apply = Application.of(model, config, folder, settings=recorded_settings(overrides))
+    apply.refuse_foreign_files(subjects)
     mine = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
     mapped = map_subjects(apply, mine, executor, "predict", pieces)
     scores = mapped.done
@@ -224,7 +258,7 @@ def apply_to_table(
     pieces: int | None = None,
 ) -> Applied:
     """Masks of all pairs of a CSV, see ``read_pairs``; otherwise as ``apply_to_data_set``."""
-    pairs = read_pairs(table)
+    pairs = read_pairs(table, folder)
     outputs = {subject.id: output for subject, output in pairs if output is not None}
     apply = Application.of(
         model,
@@ -235,6 +269,7 @@ def apply_to_table(
         settings=recorded_settings(overrides),
     )
     subjects = [subject for subject, _ in pairs]
+    apply.refuse_foreign_files(subjects)
     mine = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
     mapped = map_subjects(apply, mine, executor, "predict", pieces)
     return Applied(tuple(mapped.done), {}, mapped.failed, len(subjects))

@@ -83,11 +83,12 @@ def build_cache(config: Config) -> Any:
     """Prepares pairs as the configuration says and keeps them under ``paths.cache``."""
     from msseg_lightning.preprocess.cache import PreparedCache
     from msseg_lightning.preprocess.pipeline import Preprocess
-    from msseg_lightning.read.nifti import changed_options
+    from msseg_lightning.read.nifti import LABEL_RULES, changed_options
 
     steps = [instantiate(step) for step in config["preprocess"]["steps"].values() if step]
     reading = changed_options(config["data"]["reading"])  # decide what is read, or refused
-    kind = f"-{keyed_seed(json.dumps(reading, sort_keys=True)):016x}" if reading else ""
+    rules = {**reading, "label_rules": LABEL_RULES}
+    kind = f"-{keyed_seed(json.dumps(rules, sort_keys=True)):016x}" if reading else ""
     return PreparedCache(
         Path(config["paths"]["cache"]) / f"prepared{kind}",
         Preprocess(steps),

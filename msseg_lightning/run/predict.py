@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from msseg_lightning import __version__
-from msseg_lightning.core.files import write_json
+from msseg_lightning.core.files import sha256_file, write_json
 from msseg_lightning.core.method import Method
+from msseg_lightning.core.outputs import Ours, refuse_overwrites
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LongitudinalSubject
@@ -53,15 +54,66 @@ def write_prediction(
                 exit_code=ExitCode.NUMERICAL,
             )
         )
+    values = prediction.probability
+    files = [mask] if probability is None or values is None else [mask, probability]
+    # first: what a killed command leaves is recognised as this package's own
+    write_json(side_car_file(mask), {**_OURS, WRITTEN: {file.name: None for file in files}})
     write_volume(mask, prediction.mask, prediction.native, "mask")
-    if probability is not None and prediction.probability is not None:
-        write_volume(probability, prediction.probability, prediction.native, "probability")
-    write_json(side_car_file(mask), record)  # last: where it lies, the others do
+    if probability is not None and values is not None:
+        write_volume(probability, values, prediction.native, "probability")
+    written = {file.name: sha256_file(file) for file in files}
+    write_json(side_car_file(mask), {**_OURS, **record, WRITTEN: written})
+
+
+_OURS = {"written_by": "msseg predict"}
+WRITTEN = "files"
+"""Key of the side-car: name -> SHA-256 of mask and map; null while they are being written."""
 
 
 def side_car_file(mask: Path) -> Path:
-    """The JSON file beside a mask."""
-    return mask.with_name(mask.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    """The JSON file beside a mask: ``<stem>_msseg.json``, a name that no BIDS side-car has."""
+    return mask.with_name(mask.name.removesuffix(".gz").removesuffix(".nii") + "_msseg.json")
+
+
+def read_side_car(mask: Path) -> dict[str, Any]:
+    """What lies beside a mask; empty where that is nothing of this package, or damaged."""
+    try:
+        record = json.loads(side_car_file(mask).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    ours = isinstance(record, dict) and record.items() >= _OURS.items()
+    return record if ours and isinstance(record.get(WRITTEN), dict) else {}
+
+
+def refuse_foreign_files(
+    masks: Sequence[tuple[Path, Path | None]], inputs: Iterable[Path] = ()
+) -> None:
+    """Masks, maps and their side-cars are new files, or those of an earlier prediction.
+
+    Args:
+        masks: mask and, where wanted, probability map of every pair.
+        inputs: files that are read.
+
+    Raises:
+        MssegError: with every file that would be overwritten (exit 2).
+    """
+    outputs: list[tuple[Path, Ours]] = []
+    for mask, probability in masks:
+
+        def ours(file: Path, mask: Path = mask) -> bool:
+            written = read_side_car(mask).get(WRITTEN, {})
+            if file.name not in written:
+                return False
+            return written[file.name] is None or written[file.name] == sha256_file(file)
+
+        def is_side_car(_: Path, mask: Path = mask) -> bool:
+            return bool(read_side_car(mask))
+
+        outputs.append((mask, ours))
+        if probability is not None:
+            outputs.append((probability, ours))
+        outputs.append((side_car_file(mask), is_side_car))
+    refuse_overwrites(outputs, inputs)
 
 
 def side_car(prediction: Prediction, model: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
@@ -92,62 +144,79 @@ def pair_subject(
     )
 
 
-def read_pairs(table: Path) -> list[tuple[LongitudinalSubject, Path | None]]:
+def read_pairs(
+    table: Path, folder: Path | None = None
+) -> list[tuple[LongitudinalSubject, Path | None]]:
     """Rows of a CSV with ``id, baseline_flair, followup_flair``; if wanted ``brain``, ``output``.
 
+    An output counts from the table's folder, as scans do, and leads below it or below ``folder``.
+    New folders are made below ``folder`` only.
+
     Raises:
-        MssegError: the table is refused (exit 3), or an output would overwrite a scan of any row
-            or the output of another one (exit 2).
+        MssegError: the table is refused (exit 3); an output leads elsewhere, is no NIfTI file, or
+            would overwrite a file of any row or the output of another one (exit 2).
     """
     from msseg_lightning.read.reader import read_subjects
     from msseg_lightning.read.table import TableReader
 
-    subjects = read_subjects(TableReader(table))  # refuses what is no table
-    outputs: dict[str, Path] = {}
-    with table.open(newline="", encoding="utf-8-sig") as stream:
-        for row in csv.DictReader(stream):
-            if row.get("output"):
-                outputs[row.get("id", "")] = Path(row["output"])
-    inputs = [file for subject in subjects for file in subject.files().values()]
+    reader = TableReader(table)
+    subjects = read_subjects(reader)  # refuses what is no table
+    outputs = {name: table.parent / output for name, output in reader.outputs().items()}
+    problems = []
+    for output in outputs.values():
+        places = [place.resolve() for place in (table.parent, folder) if place is not None]
+        inside = [output.resolve().is_relative_to(place) for place in places]
+        new_folder = not output.parent.is_dir() and not (len(inside) == 2 and inside[1])
+        if not any(inside) or new_folder:
+            problems.append(
+                Problem(
+                    "predict.output_place",
+                    "the folder of the output is not there"
+                    if any(inside)
+                    else "the output leads out of the table's folder and the output folder",
+                    file=table.name,
+                    field="output",
+                    found=str(output),
+                    expected=" or ".join(f"a file below {place}" for place in places),
+                    remedy="empty the cell, or correct it; --folder FOLDER names a folder below "
+                    "which outputs may lie and new folders are made",
+                    exit_code=ExitCode.CONFIG,
+                )
+            )
+    if problems:
+        raise MssegError(problems)
+    inputs = [table, *(file for subject in subjects for file in subject.files().values())]
     check_outputs(list(outputs.values()), inputs)
     return [(subject, outputs.get(subject.id)) for subject in subjects]
 
 
-def check_outputs(outputs: Sequence[Path], inputs: Iterable[Path]) -> None:
-    """Every output is a NIfTI file of its own, and no input.
+def check_outputs(
+    outputs: Sequence[Path], inputs: Iterable[Path], probability: Path | None = None
+) -> None:
+    """Every output is a NIfTI file of its own, no input, and no file of somebody else.
+
+    Args:
+        outputs: masks.
+        inputs: files that are read.
+        probability: map that belongs to the only mask.
 
     Raises:
         MssegError: with every output that is not (exit 2); nothing has been read or written.
     """
-    scans = {file.resolve() for file in inputs}
-    seen: set[Path] = set()
-    problems = []
-    for output in outputs:
-        place = output.resolve()
-        if place in scans or place in seen:
-            what = "an input" if place in scans else "another output"
-            problems.append(
-                Problem(
-                    "predict.overwrites",
-                    f"the output would overwrite {what}",
-                    file=output,
-                    field="output",
-                    remedy="choose another file name",
-                    exit_code=ExitCode.CONFIG,
-                )
-            )
-        elif not output.name.endswith((".nii", ".nii.gz")):
-            problems.append(
-                Problem(
-                    "predict.format",
-                    "masks are written as NIfTI",
-                    file=output,
-                    field="output",
-                    expected="a name that ends in .nii.gz or .nii",
-                    remedy=f"use {output.name}.nii.gz",
-                    exit_code=ExitCode.CONFIG,
-                )
-            )
-        seen.add(place)
+    files = [*outputs, *([] if probability is None else [probability])]
+    problems = [
+        Problem(
+            "predict.format",
+            "masks are written as NIfTI",
+            file=output,
+            field="output",
+            expected="a name that ends in .nii.gz or .nii",
+            remedy=f"use {output.name}.nii.gz",
+            exit_code=ExitCode.CONFIG,
+        )
+        for output in files
+        if not output.name.endswith((".nii", ".nii.gz"))
+    ]
     if problems:
         raise MssegError(problems)
+    refuse_foreign_files([(output, probability) for output in outputs], inputs)

@@ -115,6 +115,15 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def is_kept_score(path: Path) -> bool:
+    """Whether a file holds a score of a pair, or no JSON any more; the pair is scored again."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return True
+    return isinstance(content, dict) and "made_from" in content
+
+
 def kept_score(file: Path, made_from: str) -> CaseScore | None:
     """The score that ``keep_score`` left, if it was made from the same."""
     try:

@@ -112,11 +112,32 @@ def _claim(folder: Path, recipe: CohortRecipe, seed: int) -> None:
     record = json.loads(json.dumps(content))
     path, lock_file = folder / "cohort.json", folder / ".cohort.lock"
     if not path.is_file():  # of several that find an empty folder the first one's recipe counts
+        _refuse_foreign_folder(folder, path, recipe)
         with FileLock(lock_file):
             if not path.is_file():
                 write_json(path, record)
             lock_file.unlink(missing_ok=True)  # whoever locks another file now finds the record
     _refuse_other(path, record)
+
+
+def _refuse_foreign_folder(folder: Path, record: Path, recipe: CohortRecipe) -> None:
+    """Without ``cohort.json``, files of a cohort's names are somebody else's data."""
+    tables = ("lesions.tsv", "participants.tsv", "split.json")
+    patients = (recipe.patient_name(index) for index in range(recipe.size))
+    foreign = [name for name in (*tables, *patients) if (folder / name).exists()]
+    if foreign and not record.is_file():  # written by another process meanwhile
+        raise MssegError(
+            Problem(
+                "simulate.foreign_folder",
+                "The folder holds files that no simulation wrote.",
+                file=folder,
+                field="OUT",
+                found=", ".join(foreign[:5]),
+                expected="a new folder, or a cohort with its cohort.json",
+                remedy="give another folder",
+                exit_code=ExitCode.CONFIG,
+            )
+        )
 
 
 def _refuse_other(path: Path, record: Mapping[str, Any]) -> None:

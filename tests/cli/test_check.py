@@ -60,6 +60,13 @@ def test_refused_data_is_named_for_people_and_programs(data, capsys, tmp_path):
     assert json.loads((tmp_path / "r.json").read_text()) == record
 
 
+def test_the_report_overwrites_reports_only(data, tmp_path):
+    (tmp_path / "FLAIR.json").write_text('{"EchoTime": 0.1}')
+    for name, status in (("r.json", 0), ("r.json", 0), ("FLAIR.json", ExitCode.CONFIG)):
+        assert main(arguments(data, "--json", str(tmp_path / name))) == status
+    assert (tmp_path / "FLAIR.json").read_text() == '{"EchoTime": 0.1}'
+
+
 def test_options_of_the_gate_are_settings(data, capsys):
     files.patch_sform(data / "013" / files.FOLLOWUP, files.AFFINE + 12 * (files.AFFINE == -19))
     assert main(arguments(data)) == ExitCode.DATA

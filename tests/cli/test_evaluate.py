@@ -91,6 +91,9 @@ def test_a_case_without_counterpart_ends_with_9(folders, capsys):
         ["--min-lesion-volume", "-1"],
         ["--workers", "0"],
         ["--label-value", "255"],
+        ["--label-value", "--2=1"],
+        ["--label-value", "2=1", "--label-value", "2=0"],
+        ["--prediction-label-value", "2=1", "--prediction-label-value", "2=1"],
         ["--colour"],
     ],
 )
@@ -99,6 +102,27 @@ def test_wrong_options_end_with_2(folders, wrong, capsys):
         evaluate.main([str(folders / "p"), str(folders / "g"), *wrong])
     assert caught.value.code == ExitCode.CONFIG
     assert wrong[0].strip("-").replace("-", "") in capsys.readouterr().err.replace("-", "")
+
+
+def test_the_order_of_labels_means_nothing(tmp_path, capsys):
+    """The remedy for two labels, followed to the letter and in the other order."""
+    mask = np.zeros((20, 18, 16), np.int16)
+    mask[4:8, 5:8, 5:8] = -7
+    mask[12:16, 5:8, 5:8] = 2
+    files = [str(tmp_path / name) for name in ("p.nii.gz", "g.nii.gz")]
+    for file, data in zip(files, ((mask == 2).astype(np.uint8), mask), strict=True):
+        image = nib.Nifti1Image(data, np.eye(4))
+        image.header.set_xyzt_units("mm")
+        nib.save(image, file)
+    with pytest.raises(MssegError) as caught:
+        evaluate.main(files)
+    words = [word for word in caught.value.problems[0].remedy.split() if word.startswith("--")]
+    assert words == ["--label-value=-7=0", "--label-value=2=1"]
+    for order in (words, words[::-1]):
+        arguments = [*files, *order, "--cases", str(tmp_path / "kept"), "--json", "-"]
+        assert evaluate.main(arguments) == ExitCode.OK
+        (record,) = json.loads(capsys.readouterr().out)
+        assert record["official"]["Dice"] == 1.0 and record["detection"]["n_ref"] == 1
 
 
 def test_a_missing_file_is_refused(folders):
@@ -117,3 +141,18 @@ def test_help_teaches_and_needs_no_heavy_import(capsys):
         "assert not {'torch', 'monai', 'mlflow', 'lightning'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv", "--summary"])
+def test_tables_overwrite_only_tables_of_their_kind(option, folders, capsys):
+    words = [str(folders / "p"), str(folders / "g"), option]
+    for _ in range(2):
+        assert evaluate.main([*words, str(folders / "out")]) == ExitCode.OK
+    (folders / "own.txt").write_text('{"EchoTime": 0.1}')
+    (folders / "link").symlink_to(folders / "g" / "a.nii.gz")
+    for name in ("own.txt", "g/a.nii.gz", "link"):
+        before = (folders / name).read_bytes()
+        with pytest.raises(MssegError) as caught:
+            evaluate.main([*words, str(folders / name)])
+        assert caught.value.exit_code is ExitCode.CONFIG
+        assert (folders / name).read_bytes() == before

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from msseg_lightning.cli.report import main, run_path
+from msseg_lightning.compare.page import document
 from msseg_lightning.core.problem import ExitCode, MssegError
 
 
@@ -20,3 +21,19 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(MssegError) as caught:
         main([str(tmp_path)])
     assert caught.value.exit_code is ExitCode.MODEL
+
+
+def test_a_report_overwrites_reports_only(tmp_path, monkeypatch):
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text("{}")
+    built = []
+    monkeypatch.setattr(
+        "msseg_lightning.compare.run_report.build_report",
+        lambda _, output: built.append(output.write_text(document("a", []))) or output,
+    )
+    for _ in range(2):
+        assert main([str(tmp_path), "--output", str(tmp_path / "a.html")]) == ExitCode.OK
+    (tmp_path / "own.html").write_text("<!doctype html>")
+    with pytest.raises(MssegError, match="did not write"):
+        main([str(tmp_path), "--output", str(tmp_path / "own.html")])
+    assert len(built) == 2

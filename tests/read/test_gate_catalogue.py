@@ -467,3 +467,34 @@ def test_other_axis_order_keeps_every_voxel_in_its_place(tmp_path):
     back = nib.as_closest_canonical(nib.Nifti1Image(np.asarray(volume.data), volume.affine))
     np.testing.assert_array_equal(np.asarray(back.dataobj), expected)
     assert loaded.grid.same_as(loaded.native.grid)
+
+
+@pytest.mark.parametrize("labels", [{1: 0, 2: 1}, {2: 1, 1: 0}])
+def test_labels_speak_of_references_and_not_of_other_masks(labels, tmp_path):
+    """New lesions are 2 and old ones 1; brain and all lesions of a visit are 0 and 1 as ever."""
+    folder = files.good_pair(tmp_path, brain=True)
+    mask = files.scans()[2]
+    old = np.roll(mask, 6, axis=1)
+    files.save(folder / TARGET, old + 2 * mask)
+    for number in range(1, 5):
+        files.save(folder / f"ground_truth_expert{number}.nii.gz", old + 2 * mask)
+    files.save(folder / "lesions_time01.nii.gz", old)
+    files.save(folder / "lesions_time02.nii.gz", old + mask)
+    (subject,) = Msseg2(tmp_path).subjects()
+    volumes = load_subject(subject, GateOptions(label_values=labels)).volumes
+    for name in (TARGET_NAME, f"{TARGET_NAME}_rater3"):
+        np.testing.assert_array_equal(volumes[name].data, mask)
+    np.testing.assert_array_equal(volumes[BRAIN_NAME].data, files.head())
+    np.testing.assert_array_equal(volumes["baseline_lesions"].data, old)
+    np.testing.assert_array_equal(volumes["followup_lesions"].data, old + mask)
+
+
+@pytest.mark.parametrize("file", [files.BRAIN, "lesions_time02.nii.gz"])
+def test_the_remedy_for_labels_in_other_masks_is_not_one_for_references(file, tmp_path):
+    folder = files.good_pair(tmp_path)
+    files.save(folder / file, files.scans()[2] * 255)
+    (subject,) = Msseg2(tmp_path).subjects()
+    with pytest.raises(MssegError) as caught:
+        load_subject(subject, GateOptions(label_values={255: 1}))
+    (problem,) = caught.value.problems
+    assert problem.code == "mask.values" and "label_values" not in problem.remedy

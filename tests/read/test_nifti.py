@@ -209,6 +209,79 @@ def test_options_by_name():
         assert caught.value.exit_code is ExitCode.CONFIG
 
 
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("values", "labels", "expected"),
+    [
+        ((0, 1, 0, 1), {1: 0, 2: 1}, (0, 0, 0, 0)),  # old lesions only
+        ((0, 1, 2, 1), {1: 0, 2: 1}, (0, 0, 1, 0)),
+        ((0, 1, 2, 1), {2: 1, 1: 0}, (0, 0, 1, 0)),
+        ((0, 1, 0, 1), {0: 1, 1: 0}, (1, 0, 1, 0)),
+        ((0, 1, 255, 4), {255: 1, 4: 0}, (0, 1, 1, 0)),
+        ((0, 1, 0, 1), {255: 1}, (0, 1, 0, 1)),
+    ],
+)
+def test_all_labels_are_looked_up_in_the_stored_mask(
+    values, labels, expected, dtype, soft, tmp_path
+):
+    stored = np.repeat(np.array(values).astype(dtype), 4).reshape(4, 2, 2)
+    options = GateOptions(label_values=labels, soft_labels=soft, largest_mask_fraction=1.0)
+    image = nib.Nifti1Image(stored, np.eye(4), dtype=dtype)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, tmp_path / "m.nii")
+    mask = read_volume(tmp_path / "m.nii", "mask", options).data
+    np.testing.assert_array_equal(mask[:, 1, 1], expected)
+
+
+def test_labels_are_true_values_of_any_size(tmp_path):
+    large = 2**24 + 1  # float32 has no such number
+    path = tmp_path / "m.nii"
+
+    def read(values, dtype, labels, slope=1.0, soft=False):
+        image = nib.Nifti1Image(np.repeat(np.array(values, dtype), 4).reshape(4, 2, 2), np.eye(4))
+        image.header.set_xyzt_units("mm")
+        nib.save(image, path)
+        content = bytearray(path.read_bytes())
+        content[112:120] = np.array([slope, 0], "<f4").tobytes()
+        path.write_bytes(content)
+        options = GateOptions(label_values=labels, soft_labels=soft, largest_mask_fraction=1.0)
+        return read_volume(path, "mask", options).data[:, 0, 1].tolist()
+
+    sizes = {large: 1, large - 1: 0}
+    assert read([0, large, large - 1, 1], np.int32, sizes) == [0, 1, 0, 1]
+    assert read([0, -3, 2, 1], np.int16, {-3: 1, 2: 0}) == [0, 1, 0, 1]
+    assert read([0, 1.9996, 1, 254.9999], np.float32, {2: 1, 1: 0, 255: 1}) == [0, 1, 0, 1]
+    assert read([0, 0.5, 2, 1], np.float32, {2: 1}, soft=True) == [0, 0.5, 1, 1]
+    assert read([0, 10, 20, 10], np.int16, {1: 0, 2: 1}, slope=0.1) == [0, 0, 1, 0]
+    assert read([0, 1, 2, 1], np.uint8, {255: 1, 510: 0}, slope=255) == [0, 1, 0, 1]
+
+
+def test_values_without_a_meaning_are_refused_and_the_remedy_keeps_the_known_ones(tmp_path):
+    path = files.save(tmp_path / "m.nii.gz", np.array([[[0, 1], [2, 9]]] * 2, np.uint8))
+    with pytest.raises(MssegError) as caught:
+        read_volume(path, "mask", GateOptions(label_values={2: 1}))
+    assert caught.value.problems[0].remedy.endswith("label_values='{1: 0, 2: 1, 9: 1}'")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{1: 2}, {1.5: 1}, {True: 1}, {"1": 0, 1: 1}, {2: None}, {"x": 1}, [1, 2], {float("nan"): 1}],
+)
+def test_labels_that_contradict_or_mean_nothing_are_refused(labels):
+    with pytest.raises(MssegError) as caught:
+        gate_options({"label_values": labels})
+    assert caught.value.exit_code is ExitCode.CONFIG
+
+
+def test_one_meaning_has_one_key():
+    same = [{1: 0, 2: 1}, {2: 1, 1: 0}, {"2": 1, "1": 0}, {1.0: 0, "2": "1"}]
+    assert {str(changed_options({"label_values": labels})) for labels in same} == {
+        "{'label_values': {1: 0, 2: 1}}"
+    }
+    assert changed_options({"label_values": {}}) == {}
+
+
 def test_unpacking_is_faster_than_the_common_reader(tmp_path):
     # 2.8 times on a 182 x 218 x 182 float32 scan; a loose bound keeps busy machines quiet
     rng = np.random.default_rng(0)

@@ -211,4 +211,19 @@ def test_a_table_is_divided_too(untrained, coarse_cohort, tmp_path, predicted):
     assert main([*command, "--shard", "2/2"]) == ExitCode.OK
     assert predicted == ["case002"] and (tmp_path / "mask1.nii.gz").exists()
     assert main(command) == ExitCode.OK and predicted == ["case002", "case001"]
-    assert (tmp_path / "mask0.json").exists() and not list(tmp_path.glob("*probability*"))
+    assert (tmp_path / "mask0_msseg.json").exists() and not list(tmp_path.glob("*probability*"))
+
+
+@pytest.mark.parametrize("name", ["001.nii.gz", "002_probability.nii.gz", "scores.csv",
+                                  "scores/003.json", "scores.json", "004_msseg.json"])  # fmt: skip
+def test_files_of_others_in_the_output_folder_are_left_alone(
+    name, untrained, coarse_cohort, tmp_path, predicted
+):
+    data = ["read=msseg2", f"read.root={coarse_cohort}", f"paths.cache={tmp_path / 'cache'}"]
+    file = tmp_path / "out" / name
+    file.parent.mkdir(parents=True)
+    file.write_text('{"EchoTime": 0.1}')
+    with pytest.raises(MssegError, match="did not write") as caught:
+        apply_to_data_set(untrained, data, tmp_path / "out")
+    assert caught.value.exit_code is ExitCode.CONFIG and not predicted
+    assert file.read_text() == '{"EchoTime": 0.1}' and len(list(file.parent.iterdir())) == 1

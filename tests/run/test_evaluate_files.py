@@ -102,14 +102,46 @@ def test_problems_of_all_files_are_told_together(tmp_path):
     assert len(caught.value.problems) == 2
 
 
-def test_stored_labels_can_be_explained(tmp_path):
+def test_labels_of_each_side_are_explained_on_their_own(tmp_path):
     prediction = write(tmp_path / "p.nii.gz", cube(4) * 255)
-    reference = write(tmp_path / "g.nii.gz", cube(4))
+    reference = write(tmp_path / "g.nii.gz", cube(4) * 3)
     pairs = [MaskPair("p", prediction, reference)]
-    with pytest.raises(MssegError, match="label_values"):
-        evaluate_files(pairs, ScoreOptions())
-    score = evaluate_files(pairs, ScoreOptions(), label_values={255: 1})["p"]
+    with pytest.raises(MssegError) as caught:
+        evaluate_files(pairs, ScoreOptions(), label_values={3: 1})
+    (problem,) = caught.value.problems
+    assert problem.remedy.endswith(": --prediction-label-value=255=1")
+    labels = {"prediction_label_values": {255: 1}}
+    with pytest.raises(MssegError, match=r"means: --label-value=3=1"):
+        evaluate_files(pairs, ScoreOptions(), **labels)
+    score = evaluate_files(pairs, ScoreOptions(), label_values={3: 1}, **labels)["p"]
     assert score.official["Dice"] == 1.0
+
+
+def test_labels_of_references_leave_predictions_alone_and_their_order_means_nothing(tmp_path):
+    """1 is an old lesion and 2 a new one; predictions are 0 and 1 as ever."""
+    new, old = cube(4), cube(14)
+    reference = write(tmp_path / "g.nii.gz", old + 2 * new)
+    pairs = [MaskPair("p", write(tmp_path / "p.nii.gz", new), reference)]
+    for labels in ({1: 0, 2: 1}, {2: 1, 1: 0}):
+        score = evaluate_files(pairs, ScoreOptions(), label_values=labels)["p"]
+        assert score.official["Dice"] == 1.0 and score.detection["n_ref"] == 1
+    with pytest.raises(MssegError) as caught:
+        evaluate_files(pairs, ScoreOptions())
+    remedy = caught.value.problems[0].remedy
+    assert remedy.endswith("--label-value=1=0 --label-value=2=1")
+
+
+def test_kept_scores_belong_to_one_meaning_of_the_labels(tmp_path):
+    mask = cube(4) + 2 * cube(14)
+    pairs = [MaskPair("p", write(tmp_path / "p.nii.gz", cube(4)), write(tmp_path / "g.nii", mask))]
+
+    def dice(labels, **more):
+        keep = tmp_path / "kept"
+        scores = evaluate_files(pairs, ScoreOptions(), label_values=labels, keep=keep, **more)
+        return scores["p"].official.get("Dice")
+
+    assert dice({2: 1, 1: 0}) == 0.0 and dice({1: 1, 2: 0}) == 1.0 and dice({1: 0, 2: 1}) == 0.0
+    assert dice({1: 1, 2: 0}, prediction_label_values={1: 0}) == 0.0
 
 
 def test_how_much_is_marked_is_no_reason_to_refuse(tmp_path):
@@ -174,3 +206,72 @@ def test_a_refused_mask_leaves_the_others_for_the_next_call(tmp_path):
     with pytest.raises(MssegError, match=r"a\.nii\.gz"):
         evaluate_files(pairs, ScoreOptions(), keep=tmp_path / "cases")
     assert [path.name for path in (tmp_path / "cases").iterdir()] == ["b.json"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "brain_mask",
+        "lesions_time02",
+        "lesions_time01",
+        "brainmask",
+        "sub-1_ses-2_label-brain_mask",
+        "sub-1_ses-2_label-lesion_mask",
+        "sub-1_ses-2_desc-rater1_label-newlesion_mask",
+        "ground_truth_expert1",
+        "new_lesions_rater2",
+        "followup_lesions",
+        "gt",
+        "flair_time02_on_middle_space",
+        "anything",
+    ],
+)
+def test_no_other_file_is_taken_for_a_reference(name, tmp_path):
+    """Neither where it is the only file of its case, nor beside cases with a reference."""
+    for case in ("a", "b"):
+        write(tmp_path / "p" / f"{case}.nii.gz", cube(4))
+    write(tmp_path / "t" / "a" / f"{name}.nii.gz", cube(4))
+    with pytest.raises(MssegError, match="case a has no reference") as caught:
+        find_pairs(tmp_path / "p", tmp_path / "t")
+    assert f"{name}.nii.gz" in str(caught.value)
+    write(tmp_path / "t" / "b" / "ground_truth.nii.gz", cube(4))
+    pairs, unmatched = find_pairs(tmp_path / "p", tmp_path / "t")
+    assert [pair.case for pair in pairs] == ["b"] and len(unmatched) == 1
+    (tmp_path / "t" / "a" / f"{name}.nii.gz").rename(tmp_path / "t" / "a" / "ground_truth.nii.gz")
+    assert len(find_pairs(tmp_path / "p", tmp_path / "t")[0]) == 2  # the remedy
+
+
+@pytest.mark.parametrize("name", ["ground_truth", "new_lesions", "sub-1_label-newlesion_mask"])
+def test_references_bear_the_names_of_the_layouts(name, tmp_path):
+    write(tmp_path / "p" / "a.nii.gz", cube(4))
+    write(tmp_path / "t" / "a" / f"{name}.nii.gz", cube(4))
+    for other in ("brain_mask", "lesions_time02", "ground_truth_expert1"):
+        write(tmp_path / "t" / "a" / f"{other}.nii.gz", cube(9))
+    (pair,) = find_pairs(tmp_path / "p", tmp_path / "t")[0]
+    assert pair.reference.name == f"{name}.nii.gz"
+
+
+@pytest.mark.parametrize("name", ["brain_mask", "lesions_time02", "ground_truth", "sub-1_FLAIR"])
+def test_no_other_file_is_taken_for_a_prediction(name, tmp_path, caplog):
+    write(tmp_path / "p" / "a" / f"{name}.nii.gz", cube(4))
+    write(tmp_path / "t" / "a.nii.gz", cube(4))
+    with pytest.raises(MssegError, match="case a has no prediction"):
+        find_pairs(tmp_path / "p", tmp_path / "t")
+    write(tmp_path / "p" / "a" / "result.nii.gz", cube(4))
+    (pair,) = find_pairs(tmp_path / "p", tmp_path / "t")[0]
+    assert pair.prediction.name == "result.nii.gz" and "taken for the prediction" in caplog.text
+
+
+def test_files_of_other_names_beside_the_cases_are_no_cases(tmp_path):
+    for side in ("p", "t"):
+        for name in ("a", "brain_mask", "lesions_time02", "a_probability"):
+            write(tmp_path / side / f"{name}.nii.gz", cube(4))
+    assert [pair.case for pair in find_pairs(tmp_path / "p", tmp_path / "t")[0]] == ["a"]
+
+
+def test_a_kept_score_never_overwrites_a_file_of_somebody_else(tmp_path):
+    pairs = [MaskPair("p", write(tmp_path / "p.nii.gz", cube(4)), tmp_path / "p.nii.gz")]
+    (tmp_path / "p.json").write_text('{"EchoTime": 0.1}')
+    with pytest.raises(MssegError, match="did not write"):
+        evaluate_files(pairs, ScoreOptions(), keep=tmp_path)
+    assert "EchoTime" in (tmp_path / "p.json").read_text()

@@ -18,7 +18,7 @@ from msseg_lightning.core.subject import BRAIN, TARGET
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.build import build_method, instantiate
 from msseg_lightning.run.compose import compose_config
-from msseg_lightning.run.predict import check_outputs, read_pairs
+from msseg_lightning.run.predict import check_outputs, read_pairs, side_car_file
 from msseg_lightning.run.stored import find_model, load_config, load_method
 
 
@@ -41,7 +41,7 @@ def test_a_pair_is_predicted_as_it_was_in_its_run(trained_run, pair, tmp_path):
     values = np.asarray(nib.load(probability).dataobj)
     assert values.dtype == np.float32 and values.min() >= 0 and values.max() <= 1
     np.testing.assert_array_equal(values > 0.5, np.asarray(mask.dataobj) > 0)
-    record = json.loads((tmp_path / "new.json").read_text())
+    record = json.loads((tmp_path / "new_msseg.json").read_text())
     assert record["system"] == "pre_unet" and len(record["model_sha256"]) == 64
 
 
@@ -84,7 +84,7 @@ def test_a_brain_mask_means_what_it_means_in_a_data_set(
 ):
     brain = tiny_cohort / "003" / "brain_mask.nii.gz"
     assert with_brain(brain_model, pair, brain, tmp_path) == ExitCode.OK
-    record = json.loads((tmp_path / "new.json").read_text())
+    record = json.loads((tmp_path / "new_msseg.json").read_text())
     assert any("brain mask taken from the data" in text for text in record["warnings"])
     (subject,) = (one for one in Msseg2(tiny_cohort).subjects() if one.id == "003")
     assert {BRAIN, TARGET} <= subject.masks.keys()
@@ -128,7 +128,9 @@ def test_one_pair_takes_settings_too(trained_run, pair, tmp_path, capsys):
     words = ["predict", str(trained_run), "-t1", str(pair[0]), "-t2", str(pair[1]), "-o", str(mask)]
     cache = f"paths.cache={tmp_path / 'cache'}"
     assert main([*words, "infer.overlap=0.25", cache]) == ExitCode.OK
-    assert json.loads((tmp_path / "new.json").read_text())["settings"] == ["infer.overlap=0.25"]
+    assert json.loads((tmp_path / "new_msseg.json").read_text())["settings"] == [
+        "infer.overlap=0.25"
+    ]
     for wrong, text in (
         ("network.widths=[8]", "train another system"),
         ("read.root=elsewhere", "say what to predict"),
@@ -150,7 +152,7 @@ def test_the_remedies_of_the_gate_can_be_followed(trained_run, pair, tmp_path, c
     assert "[pair.mirrored]" in error
     remedy = next(word for word in error.split() if word.startswith("data.reading."))
     assert main([*words, remedy]) == ExitCode.OK
-    assert json.loads((tmp_path / "new.json").read_text())["settings"] == [remedy]
+    assert json.loads((tmp_path / "new_msseg.json").read_text())["settings"] == [remedy]
 
 
 def test_a_brain_mask_is_never_overwritten_and_needs_a_pair(trained_run, pair, tmp_path, capsys):
@@ -288,7 +290,93 @@ def test_an_output_of_a_table_overwrites_neither_scan_nor_mask(outputs, tmp_path
 
 def test_mask_and_map_need_two_files(tmp_path):
     with pytest.raises(MssegError, match="another output"):
-        check_outputs([tmp_path / "a.nii.gz", tmp_path / "a.nii.gz"], [])
+        check_outputs([tmp_path / "a.nii.gz"], [], tmp_path / "a.nii.gz")
+    with pytest.raises(MssegError, match="another output"):  # their side-cars would be one
+        check_outputs([tmp_path / "a.nii.gz", tmp_path / "a.nii"], [])
+
+
+def table_with_outputs(folder, outputs, header="id,baseline_flair,followup_flair,output"):
+    folder.mkdir(exist_ok=True)
+    for name in ("scan", "second"):
+        (folder / f"{name}.nii.gz").touch()
+    rows = [f"p{n},scan.nii.gz,second.nii.gz,{output}" for n, output in enumerate(outputs)]
+    (folder / "pairs.csv").write_text("\n".join([header, *rows]))
+    return folder / "pairs.csv"
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "../masks/reference.nii.gz",
+        "../elsewhere.nii.gz",
+        "PLACE/new/folder/a.nii.gz",
+        "link/a.nii.gz",
+        "new_folder/a.nii.gz",
+        "foreign.nii.gz",
+        "pairs.csv",
+        "hard.nii.gz",
+        "SCAN.nii.gz",
+    ],
+)
+def test_an_output_of_a_table_stays_in_its_folder_and_is_new(output, tmp_path):
+    data, other = tmp_path / "data", tmp_path / "masks"
+    other.mkdir()
+    (other / "reference.nii.gz").write_bytes(b"reference")
+    table = table_with_outputs(data, [output.replace("PLACE", str(tmp_path))])
+    (data / "foreign.nii.gz").write_bytes(b"a mask of somebody else")
+    (data / "link").symlink_to(other)
+    (data / "hard.nii.gz").hardlink_to(data / "scan.nii.gz")
+    with pytest.raises(MssegError) as caught:
+        read_pairs(table, tmp_path / "out")
+    assert caught.value.exit_code == ExitCode.CONFIG and caught.value.problems[0].remedy
+    assert not (tmp_path / "new").exists() and not (data / "new_folder").exists()
+
+
+@pytest.mark.parametrize("second", ["a.nii.gz", "./a.nii.gz", "A.nii.gz", "link/a.nii.gz", "a.nii"])
+def test_two_outputs_are_two_files(second, tmp_path):
+    table = table_with_outputs(tmp_path / "data", ["a.nii.gz", second])
+    (tmp_path / "data" / "link").symlink_to(".")
+    with pytest.raises(MssegError, match="another output"):
+        read_pairs(table)
+
+
+def test_outputs_count_from_the_table_and_may_lie_below_the_output_folder(tmp_path):
+    out = tmp_path / "out"
+    table = table_with_outputs(
+        tmp_path / "data",
+        ["a.nii.gz", f" {out}/new/b.nii.gz "],
+        "id, baseline_flair, followup_flair, output",
+    )
+    found = [output for _, output in read_pairs(table, out)]
+    assert found == [tmp_path / "data" / "a.nii.gz", out / "new" / "b.nii.gz"]
+
+
+def test_the_side_car_of_a_scan_and_masks_of_others_are_left_alone(
+    brain_model, pair, tmp_path, capsys
+):
+    """Its own masks are written again, also after a kill; not once somebody has changed them."""
+    scan_record = tmp_path / "sub-1_FLAIR.json"
+    scan_record.write_text('{"EchoTime": 0.1}')
+    mask, foreign = tmp_path / "sub-1_FLAIR.nii", tmp_path / "foreign.nii.gz"
+    foreign.write_bytes(b"a mask")
+    command = ["predict", str(brain_model), "-t1", str(pair[0]), "-t2", str(pair[1]), "-o"]
+    for _ in range(2):
+        assert main([*command, str(mask)]) == ExitCode.OK
+    assert json.loads(scan_record.read_text()) == {"EchoTime": 0.1}
+    for words in ([str(foreign)], [str(tmp_path / "new.nii.gz"), "--probability", str(foreign)]):
+        assert main([*command, *words]) == ExitCode.CONFIG
+    assert "did not write" in capsys.readouterr().err and foreign.read_bytes() == b"a mask"
+    assert not (tmp_path / "new.nii.gz").exists()
+    side_car = side_car_file(mask)
+    record = json.loads(side_car.read_text())
+    side_car.write_text(json.dumps({"written_by": "msseg predict", "files": {mask.name: None}}))
+    check_outputs([mask], [])  # the command was killed after this
+    side_car.write_text(json.dumps(record))
+    mask.write_bytes(mask.read_bytes() + b"0")
+    assert main([*command, str(mask)]) == ExitCode.CONFIG
+    mask.unlink()
+    side_car.write_text("{}")
+    assert main([*command, str(mask)]) == ExitCode.CONFIG and side_car.read_text() == "{}"
 
 
 def test_a_table_in_another_encoding_is_refused(tmp_path):

@@ -207,6 +207,16 @@ def test_a_damaged_record_is_no_cohort_of_ours(content, tiny, tmp_path):
     assert caught.value.problems[0].code == "simulate.other_cohort"
 
 
+@pytest.mark.parametrize("name", ["participants.tsv", "split.json", "003/scan.nii.gz"])
+def test_data_of_others_are_no_place_for_a_cohort(name, tiny, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(MssegError) as caught:
+        write_cohort(tmp_path, tiny, 0, indices=[])
+    assert caught.value.problems[0].code == "simulate.foreign_folder"
+    assert list(digests(tmp_path)) == [name] and (tmp_path / name).read_text() == "mine"
+
+
 def test_bytes_do_not_depend_on_the_time(monkeypatch):
     volume = Volume(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.diag([1.0, 2, 3, 1]))
     first = nifti_bytes(volume)
