@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msseg_lightning.core.files import read_record
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
@@ -120,9 +120,9 @@ class Application:
         """Whether mask, side-car and score of this pair, by this system, are there."""
         mask = self._mask(subject)
         try:
-            record = json.loads(side_car_file(mask).read_text(encoding="utf-8"))
+            record = read_record(side_car_file(mask), {"made_from": str})
             same = record["made_from"] == self._made_from(subject)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError):
             return False
         scored = not self._scored(subject) or self._kept(subject) is not None
         return same and mask.is_file() and scored
@@ -248,7 +248,7 @@ def trained_on(model: Path, subjects: Sequence[LongitudinalSubject]) -> list[str
     run = run_of(model)
     if run is None or not run.split_file.exists():
         return []
-    split = json.loads(run.split_file.read_text(encoding="utf-8"))
+    split = run.split()
     labelled = [subject for subject in subjects if subject.labelled]
     if split.get("data_hash") != data_hash(labelled):
         return []

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from msseg_lightning import __version__
-from msseg_lightning.core.files import write_json
+from msseg_lightning.core.files import write_record
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
@@ -56,7 +56,7 @@ def write_prediction(
     write_volume(mask, prediction.mask, prediction.native, "mask")
     if probability is not None and prediction.probability is not None:
         write_volume(probability, prediction.probability, prediction.native, "probability")
-    write_json(side_car_file(mask), record)  # last: where it lies, the others do
+    write_record(side_car_file(mask), record)  # last: where it lies, the others do
 
 
 def side_car_file(mask: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import re
 import shutil
@@ -11,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock
 
-from msseg_lightning.core.files import write_json
+from msseg_lightning.core.files import write_record, write_settings
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.evaluate.case_score import CaseScore
 from msseg_lightning.read.splits import data_hash
@@ -133,7 +131,7 @@ def _assemble(experiment: str, config: Config, runs: Sequence[RunFolder], folder
     origin: dict[str, dict[str, Any]] = {}
     commits = []
     for run in runs:
-        content = json.loads(run.scores_file.read_text(encoding="utf-8"))
+        content = run.scores()
         commits.append(content.get("commit"))
         for case, row in content["cases"].items():
             if case in cases:
@@ -158,7 +156,7 @@ def _assemble(experiment: str, config: Config, runs: Sequence[RunFolder], folder
         "commit": commits[0] if len(set(commits)) == 1 else commits,
     }
     write_scores(folder, cases, score_options(config), facts)
-    write_json(folder / "out_of_fold.json", origin)
+    write_record(folder / "out_of_fold.json", origin)
     _one_model(experiment, config, runs, folder / "model")
     return folder
 
@@ -176,5 +174,4 @@ def _one_model(experiment: str, config: Config, runs: Sequence[RunFolder], model
     for index, run in enumerate(runs):
         target = model / "members" / f"{experiment}-fold{index}"
         shutil.copytree(run.model, target, dirs_exist_ok=True)
-    with (model / "config.yaml").open("w", encoding="utf-8") as stream:
-        yaml.safe_dump(without_places(whole), stream, sort_keys=False)
+    write_settings(model / "config.yaml", without_places(whole))

@@ -17,7 +17,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.run.build import build_method
 from msseg_lightning.run.compose import Config, compose_config
 from msseg_lightning.run.fence import refuse_interpolations, refuse_targets
-from msseg_lightning.run.folder import RunFolder
+from msseg_lightning.run.folder import RunFolder, read_config
 
 SECTIONS = ("trainer", "preprocess", "paths", "data", "method", "network", "postprocess", "seed")
 """What a stored configuration must hold for the system to be built again."""
@@ -43,13 +43,8 @@ def stored_config(model: Path) -> Config:
         MssegError: it is damaged, or holds more than plain values (exit 4).
     """
     file = model / "config.yaml"
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise _damaged(file, " ".join(str(error).split())[:200]) from error
-    if not isinstance(content, dict):
-        raise _damaged(file, type(content).__name__)
-    return content
+    remedy = "copy the model folder again from where it came from"
+    return read_config(file, "model.config", remedy) if file.exists() else {}
 
 
 def _damaged(file: Path, found: str) -> MssegError:

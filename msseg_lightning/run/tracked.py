@@ -106,7 +106,7 @@ def track_experiment(tracking: Any, config: Config, folder: RunFolder) -> None:
         if (other := RunFolder(path)).scores_file.exists()
         and {**relevant(other.config()), "fold": None} == {**relevant(config), "fold": None}
     ]
-    rows = [json.loads(run.scores_file.read_text(encoding="utf-8"))["cases"] for run in found]
+    rows = [run.scores()["cases"] for run in found]
     cases = {case: CaseScore.from_dict(row) for cases in rows for case, row in cases.items()}
     run = experiment_run(config, folder)
     figures = headline_metrics(summarise(cases).as_dict())
@@ -192,7 +192,7 @@ def log_results(
 ) -> None:
     """Numbers, tables, curves, weights and report; patients under the names ``rename`` gives."""
     tracker.log_metrics(readable(headline_metrics(summary)))
-    scores = renamed(json.loads(folder.scores_file.read_text(encoding="utf-8")), rename)
+    scores = renamed(folder.scores(), rename)
     tracker.log_text(json.dumps(scores, indent=2), "scores/scores.json")
     tracker.log_text(scores_table(scores["cases"]), "scores/scores.csv")
     tracker.log_artifact(folder.model, "model")
@@ -231,7 +231,7 @@ def ending(error: BaseException) -> str:
 
 def scores_of(folder: RunFolder) -> list[str]:
     """Ids of the scored pairs."""
-    return list(json.loads(folder.scores_file.read_text(encoding="utf-8"))["cases"])
+    return list(folder.scores()["cases"])
 
 
 def renamed(content: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
