@@ -17,8 +17,9 @@ from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.read.nifti import changed_options
 from msseg_lightning.read.splits import data_hash
 from msseg_lightning.run.build import build_load, build_method, code_hash, instantiate
-from msseg_lightning.run.compose import OF_THE_RUN, Config
+from msseg_lightning.run.compose import Config
 from msseg_lightning.run.folder import data_name
+from msseg_lightning.run.keys import OF_THE_RUN, hardware
 from msseg_lightning.run.predict import read_pairs, side_car, side_car_file, write_prediction
 from msseg_lightning.run.scores import (
     digest,
@@ -80,7 +81,7 @@ class Application:
         """With the digest of the weights, the settings and the program."""
         decisive = {key: value for key, value in config.items() if key not in OF_THE_RUN}
         scoring = dataclasses.asdict(score_options(config))
-        where = changed_options(config["data"]["reading"]), config["trainer"]
+        where = changed_options(config["data"]["reading"]), hardware(config)
         made_from = digest(weights_hash(model), decisive, where, scoring, code_hash())
         return cls(model, config, folder, made_from, **more)
 

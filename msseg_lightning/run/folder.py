@@ -25,11 +25,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.read.splits import PARTS, Split, write_split
 from msseg_lightning.run.compose import Config
 from msseg_lightning.run.fence import refuse_interpolations, refuse_targets
-
-IRRELEVANT = ("trainer", "paths", "track", "overwrite", "sizes", "card", "data.workers", "profile")
-"""Settings that may change when a run is continued: they do not change what it computes. Of the
-hardware that is true as long as as many batches make up a step, see `batches_per_step`."""
-
+from msseg_lightning.run.keys import decides, hardware, precision
 
 RECORD = {"status?": str, "stages?": dict, "data_hash?": str, "split_hash?": str}
 """What ``run.json`` may hold that is read again."""
@@ -122,6 +118,9 @@ class RunFolder:
     def claim_config(self, config: Config) -> None:
         """Write the configuration, or check that the run here was made from an equal one.
 
+        The precision that ``auto`` stands for is written out, so that the run is not continued with
+        another one elsewhere.
+
         A command that was killed before anything was fitted leaves no claim.
 
         Raises:
@@ -148,7 +147,9 @@ class RunFolder:
                 )
         elif self.config_file.exists():
             self._clear()
-        write_settings(self.config_file, config)
+        trainer = config.get("trainer") or {}
+        fixed = {**trainer, "precision": precision(trainer)}  # on another machine auto is another
+        write_settings(self.config_file, {**config, "trainer": fixed})
 
     def disclaim(self) -> None:
         """Take the claim back where it is all that lies here; the lock then removes the folder."""
@@ -306,12 +307,14 @@ def flatten(node: Any, place: str = "") -> dict[str, Any]:
 
 
 def relevant(config: Config) -> dict[str, Any]:
-    """Settings that decide what is computed."""
-    found = {
-        key: value
-        for key, value in flatten(config).items()
-        if not any(key == name or key.startswith(f"{name}.") for name in IRRELEVANT)
-    }
+    """Settings that decide what is computed.
+
+    What may differ when a run is continued is left out. Of the devices it is as many batches as
+    make up a step, see ``batches_per_step``.
+    """
+    found = {key: value for key, value in flatten(config).items() if decides(key)}
+    found = {key: value for key, value in found.items() if not key.startswith("trainer.")}
+    found |= {f"trainer.{key}": value for key, value in hardware(config).items()}
     if found.pop("train.accumulate", None) is not None:
         found["trainer.devices x trainer.num_nodes x train.accumulate"] = batches_per_step(config)
     return found

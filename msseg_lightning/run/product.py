@@ -17,9 +17,10 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.evaluate.case_score import CaseScore
 from msseg_lightning.read.splits import data_hash
 from msseg_lightning.run.build import build_load, instantiate
-from msseg_lightning.run.compose import OF_THE_RUN, Config, compose_config
+from msseg_lightning.run.compose import Config, compose_config
 from msseg_lightning.run.experiment import labelled_subjects, make_split, train_experiment
 from msseg_lightning.run.folder import RunFolder, relevant
+from msseg_lightning.run.keys import OF_THE_RUN
 from msseg_lightning.run.scores import score_options, write_scores
 from msseg_lightning.run.tracked import WriteReport, without_places
 from msseg_lightning.run.turns import in_turns

@@ -18,12 +18,7 @@ from msseg_lightning.run.build import build_method
 from msseg_lightning.run.compose import Config, compose_config
 from msseg_lightning.run.fence import refuse_interpolations, refuse_targets
 from msseg_lightning.run.folder import RunFolder, read_config
-
-SECTIONS = ("trainer", "preprocess", "paths", "data", "method", "network", "postprocess", "seed")
-"""What a stored configuration must hold for the system to be built again."""
-
-CHANGEABLE = ("read", "data", "infer", "postprocess", "paths", "trainer")
-"""Settings that do not touch what was trained: which data, how windows slide, which rules."""
+from msseg_lightning.run.keys import CHANGEABLE, NEEDED
 
 LOADER = {"_target_": "msseg_lightning.sample.loader.PatchLoader"}
 
@@ -134,7 +129,7 @@ def load_config(model: Path, overrides: Sequence[str] = ()) -> Config:
     config = stored_config(model)
     refuse_targets(config)
     refuse_interpolations(config)
-    missing = [key for key in ("name", *SECTIONS) if key not in config]
+    missing = [key for key in NEEDED if key not in config]
     if missing:
         raise _damaged(model / "config.yaml", f"nothing under {', '.join(missing)}")
     for key, value in {"loader": LOADER, "stages": {}, "uses": {}, "ensemble": None}.items():

@@ -22,6 +22,7 @@ from msseg_lightning.evaluate.summary import summarise
 from msseg_lightning.read.splits import Split
 from msseg_lightning.run.compose import Config, compose_config
 from msseg_lightning.run.folder import RunFolder, data_name, flatten, relevant
+from msseg_lightning.run.keys import decides, is_place
 from msseg_lightning.run.scores import PROTOCOL, scores_table
 
 if TYPE_CHECKING:
@@ -172,14 +173,13 @@ def tracked_settings(
         default = flatten(without_places(composed))
     except MssegError:
         default = {}
-    skip = ("paths.", "sizes.", "card.", "track", "trainer.", "data.workers")
     return {"experiment": config["name"]} | {
         key: value
         for key, value in flat.items()
-        if not key.startswith(skip)
+        if decides(key)
         and (key.startswith(always) or default.get(key, value) != value)
         and "_target_" not in key
-        and key.rpartition(".")[2] not in PLACES
+        and not is_place(key.rpartition(".")[2])
     }
 
 
@@ -257,21 +257,6 @@ def renamed_audit(table: Path, rename: Callable[[str], str]) -> str:
     return text.getvalue()
 
 
-PLACES = (
-    "root",
-    "path",
-    "manifest",
-    "folder",
-    "file",
-    "key_file",
-    "artifacts",
-    "cache",
-    "runs",
-    "sweeps",
-)
-"""Settings that say where data, caches and keys lie."""
-
-
 def without_places(config: Config) -> Config:
     """A configuration that tells neither where anything lies nor how the store is reached.
 
@@ -287,7 +272,7 @@ def _cut(key: str, value: Any) -> Any:
         return {**found, "root": None} if key == "reader" and "root" in found else found
     if isinstance(value, list):
         return [_cut(key, inner) for inner in value]
-    if isinstance(value, str) and (key in PLACES or value.startswith(("/", "~"))):
+    if isinstance(value, str) and (is_place(key) or value.startswith(("/", "~"))):
         return Path(value).resolve().name
     return None if key == "uri" else value
 
