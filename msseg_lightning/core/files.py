@@ -1,7 +1,7 @@
 """Files that are either absent or whole, and files of our own that say whether they still are.
 
 Everything that the program wrote and reads again to decide something carries its SHA-256: JSON
-objects under ``checksum``, settings (YAML) and checkpoints in a last line. What reads it compares.
+objects under ``checksum``, settings (YAML) in their first line, checkpoints in a last one. What reads it compares.
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 CHECKSUM = "checksum"
-"""Key of a record, and last line of a file of settings or of numbers, that states its SHA-256."""
+"""Key of a record that states the SHA-256 of the rest."""
 
 _LINE = re.compile(rb"\n# checksum: ([0-9a-f]{64})\n\Z")
+_HEAD = re.compile(rb"\A# checksum: ([0-9a-f]{64})\n")
 _LINE_BYTES = len("\n# checksum: \n") + 64
 
 
@@ -102,6 +103,8 @@ def read_record(path: Path, fields: Fields | None = None, sealed: bool = False) 
         raise DamagedFileError(f"no JSON: {_first_line(error)}") from None
     if not isinstance(content, dict):
         raise DamagedFileError(f"{type(content).__name__}, expected an object")
+    if not content:
+        raise DamagedFileError("nothing in it")
     stated = content.pop(CHECKSUM, None)
     if stated is None and sealed:
         raise DamagedFileError("no checksum")
@@ -167,11 +170,10 @@ def check_fields(content: Mapping[str, Any], fields: Fields) -> None:
 
 
 def write_settings(path: Path, content: Mapping[str, Any]) -> None:
-    """Write YAML atomically, in the order given, with a checksum in its last line."""
-    text = yaml.dump(dict(content), Dumper=_Plain, sort_keys=False)
+    """Write YAML atomically, in the order given; the first line is the checksum of the others."""
+    text = yaml.dump(dict(content), Dumper=_Plain, sort_keys=False).encode()
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-        append_checksum(temporary)
+        temporary.write_bytes(f"# checksum: {hashlib.sha256(text).hexdigest()}\n".encode() + text)
 
 
 def read_settings(path: Path) -> tuple[dict[str, Any], str | None]:
@@ -193,9 +195,11 @@ def read_settings(path: Path) -> tuple[dict[str, Any], str | None]:
         raise DamagedFileError(f"no YAML: {_first_line(error)}") from None
     if not isinstance(content, dict):
         raise DamagedFileError(f"{type(content).__name__}, expected a mapping")
+    if not content:
+        raise DamagedFileError("nothing in it")
     changed = None
-    if (line := _LINE.search(whole)) is not None:
-        found = hashlib.sha256(whole[: line.start()]).hexdigest()
+    if (line := _HEAD.match(whole)) is not None:
+        found = hashlib.sha256(whole[line.end() :]).hexdigest()
         if found != line[1].decode():
             changed = f"checksum {found[:12]}, written {line[1].decode()[:12]}"
     return content, changed

@@ -104,7 +104,11 @@ def is_finished(folder: RunFolder, config: Config) -> bool:
     """Whether an equal run on equal data was carried to its end."""
     if config["overwrite"] or not folder.config_file.exists():
         return False
-    record = folder.record()
+    try:
+        record, _ = folder.record(), folder.scores()
+    except MssegError as error:  # what was fitted is kept; the rest is made again
+        log.warning("%s", error)
+        return False
     if record.get("status") != "finished" or relevant(folder.config()) != relevant(config):
         return False
     subjects = instantiate(config["read"]).subjects()

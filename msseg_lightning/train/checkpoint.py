@@ -56,6 +56,9 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     )
     try:
         verify_checksum(path)
+        with path.open("rb") as stream:
+            if not stream.read(2).startswith((b"PK", b"\x80")):  # no archive and no pickle
+                raise DamagedFileError("no checkpoint")
     except (OSError, DamagedFileError) as error:
         raise damaged_file(path, error, remedy) from error
     try:
