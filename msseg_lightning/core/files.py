@@ -1,7 +1,8 @@
 """Files that are either absent or whole, and files of our own that say whether they still are.
 
 Everything that the program wrote and reads again to decide something carries its SHA-256: JSON
-objects under ``checksum``, settings (YAML) in their first line, checkpoints in a last one. What reads it compares.
+objects under ``checksum``, settings (YAML) in their first line, checkpoints in a last one. What
+reads it compares.
 """
 
 from __future__ import annotations
