@@ -59,12 +59,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def run_path(run: str, runs: Path) -> Path:
     """A run folder as given, or the one whose ``run.json`` carries that MLflow id."""
-    import json
+    from msseg_lightning.core.files import DamagedFileError, read_record
 
     given = Path(run)
     if given.is_dir() or not runs.is_dir():
         return given
     for record in sorted(runs.glob("*/*/run.json")):
-        if json.loads(record.read_text(encoding="utf-8")).get("mlflow_run_id") == run:
+        try:
+            known = read_record(record).get("mlflow_run_id")
+        except (OSError, DamagedFileError):  # of another run: it says nothing of this one
+            continue
+        if known == run:
             return record.parent
     return given

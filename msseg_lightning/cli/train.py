@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -106,9 +105,11 @@ def describe(summary: dict[str, dict]) -> str:
 
 def describe_product(folders: Sequence[Path]) -> str:
     """Every held-out pair of all folds once, per seed; then how much the seed matters."""
+    from msseg_lightning.run.folder import read_scores
+
     lines = []
     for folder in folders:
-        summary = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["summary"]
+        summary = read_scores(folder / "scores.json")["summary"]
         lines.append(f"{describe(summary)}out of fold  {folder}\n")
     if len(folders) > 1:
         for name in ("Dice", "F1_score"):
@@ -122,7 +123,9 @@ def describe_product(folders: Sequence[Path]) -> str:
 
 
 def _mean_of(folder: Path, measure: str) -> float | None:
-    summary = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["summary"]
+    from msseg_lightning.run.folder import read_scores
+
+    summary = read_scores(folder / "scores.json")["summary"]
     mean = summary["with_lesions"]["measures"].get(measure, {}).get("mean")
     return None if mean is None else float(mean)
 

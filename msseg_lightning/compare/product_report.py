@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -11,14 +10,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from msseg_lightning.compare import page
 from msseg_lightning.compare.run_report import notes, shown_card
 from msseg_lightning.compare.table import MEASURES, Group, Row, ScoredRun, compare_runs, table_csv
-from msseg_lightning.core.files import atomic_write
+from msseg_lightning.core.files import atomic_write, require_record
 from msseg_lightning.evaluate.case_score import CaseScore
 from msseg_lightning.run.compose import Config
+from msseg_lightning.run.folder import read_scores
+from msseg_lightning.run.stored import stored_config
 
 HEADS: Mapping[Group, tuple[str, ...]] = {
     "with new lesions": (
@@ -49,9 +48,11 @@ class SeedResult:
     @classmethod
     def read(cls, folder: Path) -> SeedResult:
         """What ``run.product.assemble`` wrote."""
-        content = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        content = read_scores(folder / "scores.json")
         cases = {case: CaseScore.from_dict(row) for case, row in content.pop("cases").items()}
-        origin = json.loads((folder / "out_of_fold.json").read_text(encoding="utf-8"))
+        origin = require_record(
+            folder / "out_of_fold.json", "give the `msseg train` command of all folds again"
+        )
         return cls(int(content["seed"]), folder, cases, origin, content)
 
 
@@ -70,7 +71,7 @@ def build_product_report(folders: Sequence[Path]) -> Path:
         numbers = "+".join(str(one.seed) for one in seeds)
         place = place.with_name(re.sub(r"-seed\d+$", f"-seeds{numbers}", place.name))
         place.mkdir(exist_ok=True)
-    config = yaml.safe_load((folders[0] / "model" / "config.yaml").read_text(encoding="utf-8"))
+    config = stored_config(folders[0] / "model")
     runs = _runs(seeds)
     rows = compare_runs([run for run, _ in runs])
     by_run: dict[str, list[Row]] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from msseg_lightning.compare.picture import CaseVolumes
 from msseg_lightning.compare.report import ReportCase, ReportContext, write_report
+from msseg_lightning.core.files import require_record
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import (
     BASELINE,
@@ -62,7 +62,7 @@ def context_of(folder: RunFolder, rename: Callable[[str], str]) -> ReportContext
                 exit_code=ExitCode.MODEL,
             )
         )
-    content = json.loads(folder.scores_file.read_text(encoding="utf-8"))
+    content = folder.scores()
     scores = {case: CaseScore.from_dict(row) for case, row in content["cases"].items()}
     load = build_load(config)
     subjects = {subject.id: subject for subject in instantiate(config["read"]).subjects()}
@@ -100,15 +100,17 @@ def _millions(number: int) -> str:
 
 def _parameters(folder: RunFolder) -> int | None:
     file = folder.model / "card.json"
-    content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return content.get("parameters")
+    remedy = "give the `msseg train` command of this run again, which writes it anew"
+    fields = {"parameters?": int}
+    return require_record(file, remedy, fields).get("parameters") if file.exists() else None
 
 
 def _kept_step(folder: RunFolder) -> int | None:
     """``best_step`` counts finished steps, rows of the curves count from 0."""
     file = folder.fit / "done.json"
-    content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    best = content.get("best_step")
+    remedy = "give the `msseg train` command of this run again, which writes it anew"
+    fields = {"best_step?": (int, type(None))}
+    best = require_record(file, remedy, fields).get("best_step") if file.exists() else None
     return None if best is None else best - 1
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from msseg_lightning.core.files import read_record
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_generator
 
@@ -98,7 +99,7 @@ def read_runs(folders: Sequence[Path]) -> list[ScoredRun]:
 def _read_run(folder: Path) -> ScoredRun:
     file = folder / "scores.json"
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        content = read_record(file)
         cases = {name: case["official"] for name, case in content["cases"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _problem(

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import json
 import re
 import shutil
 import tempfile
@@ -26,7 +25,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from msseg_lightning.core.files import atomic_write, flush_folder, sha256_file, write_json
+from msseg_lightning.core.files import (
+    atomic_write,
+    flush_folder,
+    read_record,
+    sha256_file,
+    write_record,
+)
 from msseg_lightning.core.problem import MssegError, Problem
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, TARGET, LoadedSubject, Native
@@ -263,10 +268,10 @@ class PreparedSubject:
                         shutil.copyfile(self.folder / known, copy)
             with atomic_write(temporary / file) as part, part.open("wb") as stream:
                 np.save(stream, words.astype(np.uint16), allow_pickle=False)
-            meta = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+            meta = read_record(self.folder / "meta.json", sealed=True)
             meta["layers"][name] = dataclasses.asdict(layer)
             meta["sha256"][file] = sha256_file(temporary / file)
-            write_json(temporary / "meta.json", meta)
+            write_record(temporary / "meta.json", meta)
             shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
             flush_folder(folder.parent)
@@ -319,11 +324,11 @@ class PreparedSubject:
         """
         path = folder / "meta.json"
         try:
-            meta = json.loads(path.read_text(encoding="utf-8"))
+            meta = read_record(path, sealed=True)
             if meta["format"] != FORMAT:
                 raise ValueError(f"format {meta['format']}, this version reads {FORMAT}")
             return PreparedSubject(folder, meta)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise MssegError(_broken(path, repr(error))) from error
 
     @staticmethod
@@ -388,7 +393,7 @@ class PreparedSubject:
             found[BRAIN] = inside_of(images.values())
         for name, mask in found.items():
             save(_voxel_file(name), _candidates(mask, loaded.subject.id, name))
-        write_json(
+        write_record(
             folder / "meta.json",
             {
                 "format": FORMAT,

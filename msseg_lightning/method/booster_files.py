@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from msseg_lightning.core.files import atomic_write, write_json
+from msseg_lightning.core.files import atomic_write, read_regular, write_record
 from msseg_lightning.core.problem import ExitCode
 from msseg_lightning.network.weights import CARD_NAME, FORMAT_VERSION, problem, read_card
 
@@ -56,7 +56,7 @@ def save_boosters(texts: Sequence[str], folder: Path, system: str, features: Seq
         "boosters": boosters,
         "sha256": _joint(boosters),
     }
-    write_json(folder / CARD_NAME, card)
+    write_record(folder / CARD_NAME, card)
 
 
 def load_texts(folder: Path, features: Sequence[str]) -> list[str]:
@@ -91,13 +91,13 @@ def read_text(path: Path, sha256: str, features: Sequence[str]) -> str:
     try:
         if path.stat().st_size > LARGEST:
             raise OSError(f"{path.stat().st_size} bytes, at most {LARGEST}")
-        content = path.read_bytes()
-    except OSError as error:
+        content = read_regular(path)
+    except (OSError, ValueError) as error:
         raise problem(
             "booster.missing",
             "A booster cannot be read.",
             path,
-            found=error.strerror or str(error),
+            found=getattr(error, "strerror", None) or str(error),
             remedy="copy the whole model folder again, or train again",
         ) from error
     found = hashlib.sha256(content).hexdigest()

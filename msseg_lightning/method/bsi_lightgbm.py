@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from msseg_lightning.core.files import atomic_write, write_json
+from msseg_lightning.core.files import atomic_write, read_record, read_regular, write_record
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
@@ -115,7 +115,7 @@ class BsiLightgbm:
                     bar(range(self.boosting.rounds), f"booster {number + 1} of {len(watched)}"),
                 )
                 best = grown.curve[grown.best_iteration - 1]
-                records[number] = {
+                made: dict[str, Any] = {
                     "key": keys[number],
                     "sha256": write_text(places[number].with_suffix(".txt"), grown.text),
                     "fitted_on": [pair.id for pair in fit],
@@ -126,7 +126,8 @@ class BsiLightgbm:
                     SCORE: best,
                     "curve": [round(value, 6) for value in grown.curve],
                 }
-                write_json(places[number], records[number])
+                write_record(places[number], made)
+                records[number] = made
                 log.info("booster %d: %d trees, %s %.3f", number, grown.best_iteration, SCORE, best)
         known = [record for record in records if record is not None]
         _write_curves(folder / "curves.csv", [record["curve"] for record in known])
@@ -254,15 +255,11 @@ def _images(stage: Subtraction) -> list[NDArray[Any]]:
 def _finished(place: Path, key: str) -> dict[str, Any] | None:
     """The record of a booster that was fitted on just this, with its file; else None."""
     try:
-        record = json.loads(place.read_text(encoding="utf-8"))
-        text = place.with_suffix(".txt").read_bytes()
+        record = read_record(place)
+        text = read_regular(place.with_suffix(".txt"))
     except (OSError, ValueError):
         return None
-    whole = (
-        isinstance(record, dict)
-        and record.get("key") == key
-        and record.get("sha256") == hashlib.sha256(text).hexdigest()
-    )
+    whole = record.get("key") == key and record.get("sha256") == hashlib.sha256(text).hexdigest()
     return record if whole else None
 
 

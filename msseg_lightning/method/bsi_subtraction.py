@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from msseg_lightning.core.files import write_json
+from msseg_lightning.core.files import read_record, write_record
 from msseg_lightning.core.lesion import Connectivity, label_lesions
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.prepared import PreparedSubject
@@ -179,7 +178,7 @@ class BsiSubtraction:
 
     def save(self, folder: Path) -> None:
         """The rule, which is all there is."""
-        write_json(folder / RULE_FILE, dataclasses.asdict(self.rule))
+        write_record(folder / RULE_FILE, dataclasses.asdict(self.rule))
 
     def load(self, folder: Path) -> None:
         """Check that the saved rule is the configured one.
@@ -190,7 +189,7 @@ class BsiSubtraction:
         path = folder / RULE_FILE
         own = dataclasses.asdict(self.rule)
         try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
+            saved = read_record(path)
         except (OSError, ValueError) as error:
             raise self._problem(path, "the saved rule cannot be read", repr(error), "") from error
         if saved != own:

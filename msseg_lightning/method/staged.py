@@ -24,7 +24,7 @@ from typing import Any
 from filelock import FileLock
 from torch import nn
 
-from msseg_lightning.core.files import sha256_file, write_json
+from msseg_lightning.core.files import DamagedFileError, read_record, sha256_file, write_record
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
@@ -181,7 +181,7 @@ class Stage:
         with contextlib.ExitStack() as stack:
             # a trial of a search in another process may need the same stage: it waits
             stack.enter_context(FileLock(self.store / f".{folder.name}.lock"))
-            known = finished.exists()
+            known = _is_finished(folder, key)
             tags = {"stage": self.name, "stage_key": key[:24], "reused": known}
             loggers = stack.enter_context(track(name, tags))
             if known:
@@ -196,9 +196,10 @@ class Stage:
                     "stage": self.name,
                     "key": key,
                     "patients": len({subject.patient for subject in pairs}),
+                    "model": _hashes(folder / "model"),
                     "minutes": round((time.monotonic() - start) / 60, 2),
                 }
-                write_json(finished, facts)
+                write_record(finished, facts)
         return Source(
             functools.partial(frozen_network, self.make, folder / "model"),
             key,
@@ -274,7 +275,7 @@ class StagedMethod:
             log.warning("an earlier stage, an input or the code changed: the last stage is redone")
             folder.rename(stale)  # at once: a checkpoint must never outlive the record of its key
             shutil.rmtree(stale)
-        write_json(
+        write_record(
             record,
             {"key": key, "stages": {name: stage.key for name, stage in self.fitted.items()}},
         )
@@ -326,11 +327,37 @@ def frozen_network(make: Make, model: Path) -> nn.Module:
     return method.task.network.requires_grad_(False).eval()
 
 
+def _hashes(model: Path) -> dict[str, str]:
+    """SHA-256 of every file of a model folder."""
+    files = sorted(file for file in model.rglob("*") if file.is_file())
+    return {file.relative_to(model).as_posix(): sha256_file(file) for file in files}
+
+
+def _is_finished(folder: Path, key: str) -> bool:
+    """Whether a stage was fitted and lies there as it was left; else its model is made again."""
+    try:
+        record = read_record(folder / "stage.json", {"key": str, "model?": dict})
+    except FileNotFoundError:
+        return False
+    except (OSError, DamagedFileError) as error:
+        log.warning("%s is damaged (%s) and is made again", folder / "stage.json", error)
+        return False
+    model = _hashes(folder / "model")
+    if record["key"] == key and record.get("model", model) == model:
+        return True
+    log.warning("the model of the stage in %s is damaged and is made again", folder)
+    return False
+
+
 def _key_of(record: Path) -> str | None:
     """What the fit in a folder was made from; None where that is not known."""
-    if not record.exists():
+    try:
+        return str(read_record(record, {"key": str})["key"])
+    except FileNotFoundError:
         return None
-    return str(json.loads(record.read_text(encoding="utf-8"))["key"])
+    except (OSError, DamagedFileError) as error:
+        log.warning("%s is damaged (%s)", record, error)
+        return None
 
 
 def inputs(method: NetworkMethod, subjects: Pairs) -> list[str]:

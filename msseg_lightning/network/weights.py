@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from msseg_lightning.core.files import atomic_write, sha256_file, write_json
+from msseg_lightning.core.files import (
+    DamagedFileError,
+    atomic_write,
+    read_record,
+    sha256_file,
+    write_record,
+)
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 
 WEIGHTS_NAME = "weights.safetensors"
 CARD_NAME = "card.json"
 FORMAT_VERSION = 1
+AGAIN = "copy the whole model folder again from where it came from, or train again"
 
 
 def save_weights(
@@ -60,7 +66,7 @@ def save_weights(
         "sha256": sha256_file(target),
         "parameters": sum(weight.numel() for weight in network.parameters()),
     }
-    write_json(folder / CARD_NAME, card)
+    write_record(folder / CARD_NAME, card)
     return target
 
 
@@ -126,17 +132,22 @@ def load_weights(network: nn.Module, folder: Path, system: str = "") -> dict[str
 def read_card(path: Path) -> dict[str, Any]:
     """The card as a dictionary with at least ``sha256``."""
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = read_record(path)
     except FileNotFoundError:
+        raise problem("weights.card", "The model card is missing.", path, remedy=AGAIN) from None
+    except (OSError, DamagedFileError) as error:
         raise problem(
-            "weights.card", "The model card is missing.", path, remedy="copy the whole folder"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise problem(
-            "weights.card", "The model card is not JSON.", path, found=str(error)[:200]
+            "weights.card",
+            "The model card was changed or damaged.",
+            path,
+            found=str(error)[:200],
+            expected="the card as it was written",
+            remedy=AGAIN,
         ) from error
-    if not isinstance(card, dict) or not isinstance(card.get("sha256"), str):
-        raise problem("weights.card", "The model card names no hash.", path, field="sha256")
+    if not isinstance(card.get("sha256"), str):
+        raise problem(
+            "weights.card", "The model card names no hash.", path, field="sha256", remedy=AGAIN
+        )
     version = card.get("format")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise problem(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from msseg_lightning.core.files import write_json
+from msseg_lightning.core.files import read_record, write_record
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import LongitudinalSubject
@@ -76,7 +75,7 @@ def data_hash(subjects: Iterable[LongitudinalSubject]) -> str:
 
 def write_split(path: Path, split: Split) -> None:
     """Write a split file; :class:`FromFile` reads it."""
-    write_json(path, dataclasses.asdict(split))
+    write_record(path, dataclasses.asdict(split))
 
 
 class KFold:
@@ -391,7 +390,7 @@ class FromFile:
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
-            content = json.loads(resolve_file(self.path).read_text(encoding="utf-8"))
+            content = read_record(resolve_file(self.path))
             folds = content.get("folds", [content])
             for part in PARTS:
                 if not all(
@@ -409,7 +408,7 @@ class FromFile:
                     "not a split file",
                     file=name,
                     field="train, val, test",
-                    found=type(error).__name__,
+                    found=str(error)[:200] or type(error).__name__,
                     expected="JSON with lists of ids",
                     remedy="use a split.json of a run, or write one",
                 )

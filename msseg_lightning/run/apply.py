@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ from msseg_lightning.read.nifti import changed_options
 from msseg_lightning.read.reader import read_subjects
 from msseg_lightning.read.splits import data_hash
 from msseg_lightning.run.build import build_load, build_method, code_hash, instantiate
-from msseg_lightning.run.compose import OF_THE_RUN, Config
+from msseg_lightning.run.compose import Config
 from msseg_lightning.run.folder import data_name
+from msseg_lightning.run.keys import OF_THE_RUN, hardware
 from msseg_lightning.run.predict import (
     WRITTEN,
     read_pairs,
@@ -91,7 +91,7 @@ class Application:
         """With the digest of the weights, the settings and the program."""
         decisive = {key: value for key, value in config.items() if key not in OF_THE_RUN}
         scoring = dataclasses.asdict(score_options(config))
-        where = changed_options(config["data"]["reading"]), config["trainer"]
+        where = changed_options(config["data"]["reading"]), hardware(config)
         made_from = digest(weights_hash(model), decisive, where, scoring, code_hash())
         return cls(model, config, folder, made_from, **more)
 
@@ -284,7 +284,7 @@ def trained_on(model: Path, subjects: Sequence[LongitudinalSubject]) -> list[str
     run = run_of(model)
     if run is None or not run.split_file.exists():
         return []
-    split = json.loads(run.split_file.read_text(encoding="utf-8"))
+    split = run.split()
     labelled = [subject for subject in subjects if subject.labelled]
     if split.get("data_hash") != data_hash(labelled):
         return []

@@ -17,6 +17,7 @@ from msseg_lightning.core.subject import TARGET, LoadedSubject, LongitudinalSubj
 from msseg_lightning.run.compose import Config
 from msseg_lightning.run.fence import refuse_interpolations, refuse_targets
 from msseg_lightning.run.folder import batches_per_step
+from msseg_lightning.run.keys import OF_SEVERAL, TAKES_NETWORK, handed_down, of_a_stage
 
 if TYPE_CHECKING:
     from msseg_lightning.method.staged import Fitted, Track
@@ -205,17 +206,13 @@ def _complete(node: Any, arguments: Mapping[str, Any]) -> Any:
     return _made(_name(node), instantiate(node, partial=True), **arguments)
 
 
-USABLE = ("network", "loss", "loader", "sample", "augment", "train.task")
-"""Nodes of the configuration that can be handed an earlier stage's network."""
-
-
 def _given_to(config: Config, given: Given) -> tuple[dict[str, dict[str, Any]], list[Any]]:
     """What ``uses`` gives to which node, and the images that stages make.
 
     Raises:
         MssegError: it names a node that takes nothing (exit 2).
     """
-    extra: dict[str, dict[str, Any]] = {node: {} for node in USABLE}
+    extra: dict[str, dict[str, Any]] = {node: {} for node in TAKES_NETWORK}
     images = []
     for place, stage in (config.get("uses") or {}).items():
         node, _, argument = str(place).rpartition(".")
@@ -229,7 +226,7 @@ def _given_to(config: Config, given: Given) -> tuple[dict[str, dict[str, Any]], 
                     "nothing there can be handed a stage",
                     field=f"uses.{place}",
                     found=str(stage),
-                    expected=", ".join(f"{name}.ARGUMENT" for name in (*USABLE, "images")),
+                    expected=", ".join(f"{name}.ARGUMENT" for name in (*TAKES_NETWORK, "images")),
                     remedy="see `uses` in an experiment with stages",
                     exit_code=ExitCode.CONFIG,
                 )
@@ -300,47 +297,10 @@ def _check_uses(config: Config, name: str, earlier: Sequence[str]) -> None:
         )
 
 
-SETTINGS_OF_A_STAGE = (
-    "preprocess",
-    "sample",
-    "loader",
-    "augment",
-    "network",
-    "loss",
-    "train",
-    "infer",
-    "maps",
-    "method",
-    "channels",
-    "uses",
-    "seed",
-    "out_of_fold",
-)
-"""What decides the weights of a stage, beside its data and the code."""
-
-
-WHERE = ("folder", "root", "workers")
-"""Settings inside them that decide nothing: where files lie (their bytes count, see
-``reader_files``) and how many processes read them."""
-
-
 def _decisive(config: Config) -> dict[str, Any]:
-    from msseg_lightning.read.nifti import changed_options
-
-    found = {key: _placeless(config.get(key)) for key in SETTINGS_OF_A_STAGE}
+    found = of_a_stage(config)
     train = {key: value for key, value in (found["train"] or {}).items() if key != "accumulate"}
-    return {
-        **found,
-        "train": train,
-        "batches_per_step": batches_per_step(config),
-        "reading": changed_options(config["data"]["reading"]),  # see ``build_cache``
-    }
-
-
-def _placeless(node: Any) -> Any:
-    if isinstance(node, Mapping):
-        return {key: _placeless(value) for key, value in node.items() if key not in WHERE}
-    return [_placeless(value) for value in node] if isinstance(node, list) else node
+    return {**found, "train": train, "batches_per_step": batches_per_step(config)}
 
 
 def reader_files(node: Any) -> dict[str, str]:
@@ -362,7 +322,7 @@ def _readers(node: Any) -> Iterator[Any]:
         for key, value in node.items():
             if key == "reader" and isinstance(value, Mapping) and value.get("root"):
                 yield value
-            elif key not in ("stages", "ensemble", "read"):
+            elif key not in (*OF_SEVERAL, "read"):
                 yield from _readers(value)
 
 
@@ -378,8 +338,12 @@ def further_subjects(config: Config) -> list[LongitudinalSubject]:
 
 def stage_config(config: Config, name: str) -> Config:
     """The whole configuration of one stage: its own settings, and where it runs."""
-    shared = {key: config[key] for key in ("data", "paths", "trainer", "seed", "read")}
-    return {**shared, "postprocess": None, **config["stages"][name], "name": config["name"]}
+    return {
+        **handed_down(config),
+        "postprocess": None,
+        **config["stages"][name],
+        "name": config["name"],
+    }
 
 
 def code_hash() -> str:
@@ -420,7 +384,7 @@ def _ensemble(config: Config, held_out: frozenset[str], track: Track) -> Method:
 def _members(config: Config) -> dict[str, Config]:
     """The systems of an ensemble: files of their own, or one system over several folds."""
     configs = config["ensemble"].get("configs") or {config["name"]: {**config, "ensemble": None}}
-    shared = {key: config[key] for key in ("data", "paths", "trainer", "seed", "read")}
+    shared = handed_down(config)
     return {name: {**member, **shared} for name, member in configs.items()}
 
 

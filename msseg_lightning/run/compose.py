@@ -11,6 +11,7 @@ from typing import Any
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.run.fence import nodes, refuse_resolvers, refuse_targets, yaml_texts
+from msseg_lightning.run.keys import OF_SEVERAL, OF_THE_RUN
 from msseg_lightning.run.setting_checks import leaves, refuse_kinds, refuse_ranges
 
 Config = dict[str, Any]
@@ -109,26 +110,6 @@ def compose_config(
     return config
 
 
-OF_THE_RUN = (
-    "card",
-    "sizes",
-    "size",
-    "read",
-    "split",
-    "fold",
-    "seed",
-    "evaluate",
-    "track",
-    "data",
-    "paths",
-    "trainer",
-    "profile",
-    "overwrite",
-    "experiments",
-)
-"""Settings that members of an ensemble and stages share with the run they belong to."""
-
-
 def expanded_stages(plain: Mapping[str, Any]) -> Config:
     """Every stage in full: the experiment's own configuration with the stage's groups in place.
 
@@ -142,7 +123,7 @@ def expanded_stages(plain: Mapping[str, Any]) -> Config:
     from omegaconf import OmegaConf
 
     found = {}
-    base = {key: value for key, value in plain.items() if key not in ("stages", "ensemble", "uses")}
+    base = {key: value for key, value in plain.items() if key not in OF_SEVERAL}
     for name, changes in (plain.get("stages") or {}).items():
         full = merge(base, changes or {})
         resolved = OmegaConf.to_container(OmegaConf.create(full), resolve=True)

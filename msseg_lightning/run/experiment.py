@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from msseg_lightning.core.files import sha256_file
+from msseg_lightning.core.files import require_record, sha256_file, write_settings
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.problem import MssegError, Problem
 from msseg_lightning.core.progress import track
@@ -227,9 +224,10 @@ def _run(
 def fitted_stages(folder: RunFolder) -> dict[str, dict[str, str]]:
     """Fit (a member, or the run itself) -> stage -> hash of all it was made from."""
     found = {}
+    remedy = f"delete the folder {folder.fit} and give the `msseg train` command again"
     for record in sorted(folder.fit.rglob("stages.json")):
         place = record.parent.relative_to(folder.fit).as_posix()
-        content = json.loads(record.read_text(encoding="utf-8"))
+        content = require_record(record, remedy, {"stages": dict})
         found[folder.path.name if place == "." else place] = dict(content["stages"])
     return found
 
@@ -237,8 +235,7 @@ def fitted_stages(folder: RunFolder) -> dict[str, dict[str, str]]:
 def save_model(method: Method, config: Config, folder: RunFolder) -> None:
     """What ``msseg predict`` needs; neither the training data nor where they or the store lie."""
     method.save(folder.model)
-    with (folder.model / "config.yaml").open("w", encoding="utf-8") as stream:
-        yaml.safe_dump(without_places(config), stream, sort_keys=False)
+    write_settings(folder.model / "config.yaml", without_places(config))
 
 
 def score_held_out(

@@ -11,16 +11,29 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from msseg_lightning.core.files import atomic_write, write_json
+from msseg_lightning.core.files import (
+    DamagedFileError,
+    damaged_file,
+    read_record,
+    read_settings,
+    require_record,
+    write_json,
+    write_record,
+    write_settings,
+)
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.read.splits import PARTS, Split, write_split
 from msseg_lightning.run.compose import Config
+from msseg_lightning.run.fence import refuse_interpolations, refuse_targets
+from msseg_lightning.run.keys import decides, hardware, precision
 
-IRRELEVANT = ("trainer", "paths", "track", "overwrite", "sizes", "card", "data.workers", "profile")
-"""Settings that may change when a run is continued: they do not change what it computes. Of the
-hardware that is true as long as as many batches make up a step, see `batches_per_step`."""
+RECORD = {"status?": str, "stages?": dict, "data_hash?": str, "split_hash?": str}
+"""What ``run.json`` may hold that is read again."""
+
+SPLIT_REMEDY = "restore the file, or train again with overwrite=true"
+
+SCORES = {"summary": dict, "cases": dict}
+"""What ``scores.json`` must hold."""
 
 
 class RunFolder:
@@ -72,37 +85,41 @@ class RunFolder:
 
     def config(self) -> Config:
         """The configuration the run was made from."""
-        try:
-            content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
-            content = None
-        if not isinstance(content, dict):
-            raise MssegError(
-                Problem(
-                    "run.config_damaged",
-                    "the configuration of this run cannot be read",
-                    file=self.config_file,
-                    expected="YAML as `msseg train` wrote it",
-                    remedy="restore the file, or train again with overwrite=true",
-                    exit_code=ExitCode.MODEL,
-                )
-            )
-        return content
+        remedy = "restore the file, or train again with overwrite=true"
+        return read_config(self.config_file, "run.config_damaged", remedy)
 
     def record(self) -> dict[str, Any]:
         """What is known about the run; empty before it began."""
         if not self.record_file.exists():
             return {}
-        content = json.loads(self.record_file.read_text(encoding="utf-8"))
-        assert isinstance(content, dict)
-        return content
+        remedy = "delete it and give the `msseg train` command again, which writes it anew"
+        return require_record(self.record_file, remedy, RECORD)
+
+    def scores(self) -> dict[str, Any]:
+        """The content of ``scores.json``.
+
+        Raises:
+            MssegError: the file is missing or damaged (exit 4).
+        """
+        return read_scores(self.scores_file)
+
+    def split(self) -> dict[str, Any]:
+        """The content of ``split.json``.
+
+        Raises:
+            MssegError: the file is missing or damaged (exit 4).
+        """
+        return require_record(self.split_file, SPLIT_REMEDY, {"train": list, "val": list})
 
     def update_record(self, **changes: Any) -> None:
         """Add to ``run.json``."""
-        write_json(self.record_file, {**self.record(), **changes})
+        write_record(self.record_file, {**self.record(), **changes})
 
     def claim_config(self, config: Config) -> None:
         """Write the configuration, or check that the run here was made from an equal one.
+
+        The precision that ``auto`` stands for is written out, so that the run is not continued with
+        another one elsewhere.
 
         A command that was killed before anything was fitted leaves no claim.
 
@@ -130,8 +147,9 @@ class RunFolder:
                 )
         elif self.config_file.exists():
             self._clear()
-        with atomic_write(self.config_file) as temporary:
-            temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        trainer = config.get("trainer") or {}
+        fixed = {**trainer, "precision": precision(trainer)}  # on another machine auto is another
+        write_settings(self.config_file, {**config, "trainer": fixed})
 
     def disclaim(self) -> None:
         """Take the claim back where it is all that lies here; the lock then removes the folder."""
@@ -148,9 +166,13 @@ class RunFolder:
             MssegError: the split or its data changed (exit 4), with the pairs that moved.
         """
         try:
-            old = dict(json.loads(self.split_file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            old = {}  # gone or damaged: nobody knows what this was fitted on
+            old = read_record(self.split_file)
+        except FileNotFoundError:
+            old = {}  # nobody knows what this was fitted on
+        except (OSError, DamagedFileError) as error:
+            if self._fitted():
+                raise damaged_file(self.split_file, error, SPLIT_REMEDY) from error
+            old = {}
         new = json.loads(json.dumps(dataclasses.asdict(split)))
         differences = compare(old, new)
         if differences and self._fitted():
@@ -198,7 +220,7 @@ class RunFolder:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout as error:
-            owner = owner_file.read_text(encoding="utf-8") if owner_file.exists() else "unknown"
+            owner = owner_file.read_text("utf-8", "replace") if owner_file.exists() else "unknown"
             raise MssegError(
                 Problem(
                     "run.busy",
@@ -220,6 +242,46 @@ class RunFolder:
                     self.path.rmdir()
                     self.path.parent.rmdir()
             lock.release()
+
+
+def read_config(file: Path, code: str, remedy: str) -> Config:
+    """A configuration that ``write_settings`` wrote beside a run or a model.
+
+    Of a file that was changed first what it would build is looked at: an attack is called one.
+
+    Raises:
+        MssegError: it is missing, changed or damaged (exit 4), or was changed and names what may
+            not be built (exit 6).
+    """
+    try:
+        content, changed = read_settings(file)
+    except (OSError, DamagedFileError) as error:
+        content, changed = {}, getattr(error, "strerror", None) or str(error)
+    if changed is None:
+        return content
+    refuse_targets(content)
+    refuse_interpolations(content)
+    raise MssegError(
+        Problem(
+            code,
+            "the configuration was changed or damaged after it was written",
+            file=file,
+            found=changed,
+            expected="the file as `msseg train` wrote it",
+            remedy=remedy,
+            exit_code=ExitCode.MODEL,
+        )
+    )
+
+
+def read_scores(file: Path) -> dict[str, Any]:
+    """The content of a ``scores.json``.
+
+    Raises:
+        MssegError: the file is missing or damaged (exit 4).
+    """
+    remedy = "delete it and give the command that made it again"
+    return require_record(file, remedy, SCORES)
 
 
 def _placed(split: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,12 +307,14 @@ def flatten(node: Any, place: str = "") -> dict[str, Any]:
 
 
 def relevant(config: Config) -> dict[str, Any]:
-    """Settings that decide what is computed."""
-    found = {
-        key: value
-        for key, value in flatten(config).items()
-        if not any(key == name or key.startswith(f"{name}.") for name in IRRELEVANT)
-    }
+    """Settings that decide what is computed.
+
+    What may differ when a run is continued is left out. Of the devices it is as many batches as
+    make up a step, see ``batches_per_step``.
+    """
+    found = {key: value for key, value in flatten(config).items() if decides(key)}
+    found = {key: value for key, value in found.items() if not key.startswith("trainer.")}
+    found |= {f"trainer.{key}": value for key, value in hardware(config).items()}
     if found.pop("train.accumulate", None) is not None:
         found["trainer.devices x trainer.num_nodes x train.accumulate"] = batches_per_step(config)
     return found

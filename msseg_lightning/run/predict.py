@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from msseg_lightning import __version__
-from msseg_lightning.core.files import sha256_file, write_json
+from msseg_lightning.core.files import DamagedFileError, read_record, sha256_file, write_record
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.outputs import Ours, refuse_overwrites
 from msseg_lightning.core.prediction import Prediction
@@ -57,12 +56,12 @@ def write_prediction(
     values = prediction.probability
     files = [mask] if probability is None or values is None else [mask, probability]
     # first: what a killed command leaves is recognised as this package's own
-    write_json(side_car_file(mask), {**_OURS, WRITTEN: {file.name: None for file in files}})
+    write_record(side_car_file(mask), {**_OURS, WRITTEN: {file.name: None for file in files}})
     write_volume(mask, prediction.mask, prediction.native, "mask")
     if probability is not None and values is not None:
         write_volume(probability, values, prediction.native, "probability")
     written = {file.name: sha256_file(file) for file in files}
-    write_json(side_car_file(mask), {**_OURS, **record, WRITTEN: written})
+    write_record(side_car_file(mask), {**_OURS, **record, WRITTEN: written})
 
 
 _OURS = {"written_by": "msseg predict"}
@@ -78,11 +77,10 @@ def side_car_file(mask: Path) -> Path:
 def read_side_car(mask: Path) -> dict[str, Any]:
     """What lies beside a mask; empty where that is nothing of this package, or damaged."""
     try:
-        record = json.loads(side_car_file(mask).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = read_record(side_car_file(mask), {WRITTEN: dict})
+    except (OSError, DamagedFileError):
         return {}
-    ours = isinstance(record, dict) and record.items() >= _OURS.items()
-    return record if ours and isinstance(record.get(WRITTEN), dict) else {}
+    return record if record.items() >= _OURS.items() else {}
 
 
 def refuse_foreign_files(

@@ -10,6 +10,7 @@ from msseg_lightning.core.subject_map import Mapped, Submits
 from msseg_lightning.read.reader import read_subjects
 from msseg_lightning.run.build import build_cache, instantiate, stage_config
 from msseg_lightning.run.compose import Config
+from msseg_lightning.run.keys import handed_down
 from msseg_lightning.run.shard import Shard
 
 
@@ -58,7 +59,7 @@ def prepare_data_set(
 def chains(config: Config) -> Iterator[Config]:
     """The experiment, its stages and its members, each chain of preprocessing once."""
     members = (config.get("ensemble") or {}).get("configs") or {}
-    shared = {key: config[key] for key in ("data", "paths", "seed", "read", "trainer")}
+    shared = handed_down(config)
     systems = [config, *({**member, **shared} for member in members.values())]
     seen: list[Any] = []
     for system in systems:

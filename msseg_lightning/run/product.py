@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import re
 import shutil
@@ -11,17 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock
 
-from msseg_lightning.core.files import write_json
+from msseg_lightning.core.files import write_record, write_settings
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.evaluate.case_score import CaseScore
 from msseg_lightning.read.splits import data_hash
 from msseg_lightning.run.build import build_load, instantiate
-from msseg_lightning.run.compose import OF_THE_RUN, Config, compose_config
+from msseg_lightning.run.compose import Config, compose_config
 from msseg_lightning.run.experiment import labelled_subjects, make_split, train_experiment
 from msseg_lightning.run.folder import RunFolder, relevant
+from msseg_lightning.run.keys import OF_THE_RUN
 from msseg_lightning.run.scores import score_options, write_scores
 from msseg_lightning.run.tracked import WriteReport, without_places
 from msseg_lightning.run.turns import in_turns
@@ -105,7 +104,11 @@ def is_finished(folder: RunFolder, config: Config) -> bool:
     """Whether an equal run on equal data was carried to its end."""
     if config["overwrite"] or not folder.config_file.exists():
         return False
-    record = folder.record()
+    try:
+        record, _ = folder.record(), folder.scores()
+    except MssegError as error:  # what was fitted is kept; the rest is made again
+        log.warning("%s", error)
+        return False
     if record.get("status") != "finished" or relevant(folder.config()) != relevant(config):
         return False
     subjects = instantiate(config["read"]).subjects()
@@ -133,7 +136,7 @@ def _assemble(experiment: str, config: Config, runs: Sequence[RunFolder], folder
     origin: dict[str, dict[str, Any]] = {}
     commits = []
     for run in runs:
-        content = json.loads(run.scores_file.read_text(encoding="utf-8"))
+        content = run.scores()
         commits.append(content.get("commit"))
         for case, row in content["cases"].items():
             if case in cases:
@@ -158,7 +161,7 @@ def _assemble(experiment: str, config: Config, runs: Sequence[RunFolder], folder
         "commit": commits[0] if len(set(commits)) == 1 else commits,
     }
     write_scores(folder, cases, score_options(config), facts)
-    write_json(folder / "out_of_fold.json", origin)
+    write_record(folder / "out_of_fold.json", origin)
     _one_model(experiment, config, runs, folder / "model")
     return folder
 
@@ -176,5 +179,4 @@ def _one_model(experiment: str, config: Config, runs: Sequence[RunFolder], model
     for index, run in enumerate(runs):
         target = model / "members" / f"{experiment}-fold{index}"
         shutil.copytree(run.model, target, dirs_exist_ok=True)
-    with (model / "config.yaml").open("w", encoding="utf-8") as stream:
-        yaml.safe_dump(without_places(whole), stream, sort_keys=False)
+    write_settings(model / "config.yaml", without_places(whole))

@@ -7,11 +7,12 @@ import dataclasses
 import hashlib
 import io
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from msseg_lightning import __version__
-from msseg_lightning.core.files import atomic_write, write_json
+from msseg_lightning.core.files import DamagedFileError, atomic_write, read_record, write_record
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
@@ -21,6 +22,8 @@ from msseg_lightning.evaluate.summary import summarise
 from msseg_lightning.run.build import Load
 from msseg_lightning.run.compose import Config
 from msseg_lightning.run.predict import predict_to_file
+
+log = logging.getLogger(__name__)
 
 PROTOCOL = "MSSEG-2 (animaSegPerfAnalyzer 4.2 rules)"
 
@@ -80,7 +83,7 @@ def write_scores(
     """
     summary = summarise(scores).as_dict()
     cases = {name: score.as_dict() for name, score in scores.items()}
-    write_json(
+    write_record(
         folder / "scores.json",
         {
             "protocol": PROTOCOL,
@@ -127,14 +130,16 @@ def is_kept_score(path: Path) -> bool:
 def kept_score(file: Path, made_from: str) -> CaseScore | None:
     """The score that ``keep_score`` left, if it was made from the same."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_record(file, {"made_from": str}, sealed=True)
         if content.pop("made_from") == made_from:
             return CaseScore.from_dict(content)
-    except (OSError, ValueError, TypeError, KeyError):  # absent, or damaged: scored again
+    except FileNotFoundError:
         pass
+    except (OSError, DamagedFileError, ValueError, TypeError, KeyError) as error:
+        log.warning("%s is damaged (%s) and is made again", file, error)
     return None
 
 
 def keep_score(file: Path, score: CaseScore, made_from: str) -> None:
     """Write one pair's score with the digest of all it depends on."""
-    write_json(file, {"made_from": made_from, **score.as_dict()})
+    write_record(file, {"made_from": made_from, **score.as_dict()})

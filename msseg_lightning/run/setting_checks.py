@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.run.keys import OF_SEVERAL
 
 LARGEST_SEED = 2**32 - 1
 
@@ -92,7 +93,7 @@ def _kind_problems(old: Any, new: Any, place: str = "", built: bool = False) -> 
             list, or nothing for something.
     """
     built = built or (isinstance(old, Mapping) and "_target_" in old)
-    left_out = new is None and (built or place.split(".")[0] in ("stages", "uses", "ensemble"))
+    left_out = new is None and (built or place.split(".")[0] in OF_SEVERAL)
     if old is None or isinstance(old, str) or left_out:
         return
     if isinstance(old, Mapping) and isinstance(new, Mapping):

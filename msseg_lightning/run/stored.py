@@ -17,13 +17,8 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.run.build import build_method
 from msseg_lightning.run.compose import Config, compose_config
 from msseg_lightning.run.fence import refuse_interpolations, refuse_targets
-from msseg_lightning.run.folder import RunFolder
-
-SECTIONS = ("trainer", "preprocess", "paths", "data", "method", "network", "postprocess", "seed")
-"""What a stored configuration must hold for the system to be built again."""
-
-CHANGEABLE = ("read", "data", "infer", "postprocess", "paths", "trainer")
-"""Settings that do not touch what was trained: which data, how windows slide, which rules."""
+from msseg_lightning.run.folder import RunFolder, read_config
+from msseg_lightning.run.keys import CHANGEABLE, NEEDED
 
 LOADER = {"_target_": "msseg_lightning.sample.loader.PatchLoader"}
 
@@ -43,13 +38,8 @@ def stored_config(model: Path) -> Config:
         MssegError: it is damaged, or holds more than plain values (exit 4).
     """
     file = model / "config.yaml"
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise _damaged(file, " ".join(str(error).split())[:200]) from error
-    if not isinstance(content, dict):
-        raise _damaged(file, type(content).__name__)
-    return content
+    remedy = "copy the model folder again from where it came from"
+    return read_config(file, "model.config", remedy) if file.exists() else {}
 
 
 def _damaged(file: Path, found: str) -> MssegError:
@@ -139,7 +129,7 @@ def load_config(model: Path, overrides: Sequence[str] = ()) -> Config:
     config = stored_config(model)
     refuse_targets(config)
     refuse_interpolations(config)
-    missing = [key for key in ("name", *SECTIONS) if key not in config]
+    missing = [key for key in NEEDED if key not in config]
     if missing:
         raise _damaged(model / "config.yaml", f"nothing under {', '.join(missing)}")
     for key, value in {"loader": LOADER, "stages": {}, "uses": {}, "ensemble": None}.items():

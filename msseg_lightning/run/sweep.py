@@ -78,7 +78,7 @@ class ExperimentTrial:
         config = compose_config(self.words(values, fold, seed, folder), self.experiment)
         run = RunFolder.of(config)
         if is_finished(run, config):
-            summary = json.loads(run.scores_file.read_text(encoding="utf-8"))["summary"]
+            summary = run.scores()["summary"]
         else:  # pictures of hundreds of runs are looked at by nobody; `msseg report` draws them
             summary = train_experiment(config, lambda folder, output, rename: output).summary
         return {

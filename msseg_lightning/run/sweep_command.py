@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from msseg_lightning.run.build import build_load, instantiate
 from msseg_lightning.run.compose import Config, compose_config
 from msseg_lightning.run.experiment import labelled_subjects, make_split
 from msseg_lightning.run.folder import data_name
+from msseg_lightning.run.keys import NAMES_RUN, decides
 from msseg_lightning.run.search import FALSE_ALARMS, Search, read_search
 from msseg_lightning.run.study import SharedStudy
 from msseg_lightning.run.sweep import ExperimentTrial, Sweep, chosen_words
@@ -23,9 +25,6 @@ from msseg_lightning.run.tracked import NAMES
 
 WriteSweepReport = Callable[[Answer, Path], Path]
 """(answer, file to write) -> the file."""
-
-FREE = ("trainer.", "paths.", "track", "data.workers")
-"""Settings in which processes of one sweep may differ."""
 
 GOALS = (
     *NAMES.values(),
@@ -132,7 +131,7 @@ def open_sweep(words: Words) -> tuple[Sweep, Config]:
     folder = words.sweeps() / name
     if not folder.exists():
         check_folds(search, config)  # a study whose folds cannot be would refuse the right ones
-    fixed = [word for word in words.overrides if not word.lstrip("+~").startswith(FREE)]
+    fixed = [word for word in words.overrides if decides(key_in(word))]
     sweep = Sweep(
         name,
         folder,
@@ -174,9 +173,9 @@ def check_search(search: Search, words: Words) -> None:
                     exit_code=ExitCode.CONFIG,
                 )
             )
-    own = [word.partition("=")[0].lstrip("+") for word in words.overrides]
+    own = [key_in(word) for word in words.overrides]
     for one in search.space:
-        if one.key in own or one.key in ("fold", "seed", "size") or one.key.startswith(FREE):
+        if one.key in own or one.key in NAMES_RUN or not decides(one.key):
             raise MssegError(
                 Problem(
                     "sweep.space",
@@ -191,6 +190,11 @@ def check_search(search: Search, words: Words) -> None:
             )
     for values in search.corners():
         compose_config([*words.overrides, *chosen_words(values)], words.experiment)
+
+
+def key_in(word: str) -> str:
+    """The setting that a word of the command line changes."""
+    return re.split(r"[=@]", word.lstrip("+~/"))[0]
 
 
 def check_folds(search: Search, config: Config) -> None:

@@ -22,6 +22,7 @@ from msseg_lightning.evaluate.summary import summarise
 from msseg_lightning.read.splits import Split
 from msseg_lightning.run.compose import Config, compose_config
 from msseg_lightning.run.folder import RunFolder, data_name, flatten, relevant
+from msseg_lightning.run.keys import decides, is_place
 from msseg_lightning.run.scores import PROTOCOL, scores_table
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def track_experiment(tracking: Any, config: Config, folder: RunFolder) -> None:
         if (other := RunFolder(path)).scores_file.exists()
         and {**relevant(other.config()), "fold": None} == {**relevant(config), "fold": None}
     ]
-    rows = [json.loads(run.scores_file.read_text(encoding="utf-8"))["cases"] for run in found]
+    rows = [run.scores()["cases"] for run in found]
     cases = {case: CaseScore.from_dict(row) for cases in rows for case, row in cases.items()}
     run = experiment_run(config, folder)
     figures = headline_metrics(summarise(cases).as_dict())
@@ -172,14 +173,13 @@ def tracked_settings(
         default = flatten(without_places(composed))
     except MssegError:
         default = {}
-    skip = ("paths.", "sizes.", "card.", "track", "trainer.", "data.workers")
     return {"experiment": config["name"]} | {
         key: value
         for key, value in flat.items()
-        if not key.startswith(skip)
+        if decides(key)
         and (key.startswith(always) or default.get(key, value) != value)
         and "_target_" not in key
-        and key.rpartition(".")[2] not in PLACES
+        and not is_place(key.rpartition(".")[2])
     }
 
 
@@ -192,7 +192,7 @@ def log_results(
 ) -> None:
     """Numbers, tables, curves, weights and report; patients under the names ``rename`` gives."""
     tracker.log_metrics(readable(headline_metrics(summary)))
-    scores = renamed(json.loads(folder.scores_file.read_text(encoding="utf-8")), rename)
+    scores = renamed(folder.scores(), rename)
     tracker.log_text(json.dumps(scores, indent=2), "scores/scores.json")
     tracker.log_text(scores_table(scores["cases"]), "scores/scores.csv")
     tracker.log_artifact(folder.model, "model")
@@ -231,7 +231,7 @@ def ending(error: BaseException) -> str:
 
 def scores_of(folder: RunFolder) -> list[str]:
     """Ids of the scored pairs."""
-    return list(json.loads(folder.scores_file.read_text(encoding="utf-8"))["cases"])
+    return list(folder.scores()["cases"])
 
 
 def renamed(content: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
@@ -257,21 +257,6 @@ def renamed_audit(table: Path, rename: Callable[[str], str]) -> str:
     return text.getvalue()
 
 
-PLACES = (
-    "root",
-    "path",
-    "manifest",
-    "folder",
-    "file",
-    "key_file",
-    "artifacts",
-    "cache",
-    "runs",
-    "sweeps",
-)
-"""Settings that say where data, caches and keys lie."""
-
-
 def without_places(config: Config) -> Config:
     """A configuration that tells neither where anything lies nor how the store is reached.
 
@@ -287,7 +272,7 @@ def _cut(key: str, value: Any) -> Any:
         return {**found, "root": None} if key == "reader" and "root" in found else found
     if isinstance(value, list):
         return [_cut(key, inner) for inner in value]
-    if isinstance(value, str) and (key in PLACES or value.startswith(("/", "~"))):
+    if isinstance(value, str) and (is_place(key) or value.startswith(("/", "~"))):
         return Path(value).resolve().name
     return None if key == "uri" else value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import uuid
@@ -13,7 +14,15 @@ from typing import Any
 
 from filelock import FileLock
 
-from msseg_lightning.core.files import write_json
+from msseg_lightning.core.files import (
+    DamagedFileError,
+    Fields,
+    read_record,
+    require_record,
+    write_record,
+)
+
+log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 
@@ -74,15 +83,20 @@ class Journal:
 
     def position(self, uri: str | None = None) -> Position:
         """How far the store ``uri`` has come; without one, the store that was last sent to."""
-        if self.state.exists():
-            saved = Position(**json.loads(self.state.read_text(encoding="utf-8")))
-            if uri in (None, saved.uri):
-                return saved
-        return Position(uri or "")
+        fields: Fields = {"uri": str, "run_id": (str, type(None)), "sent": int, "problem": str}
+        try:
+            saved = Position(**read_record(self.state, {**fields, "tried": (int, float)}))
+        except FileNotFoundError:
+            return Position(uri or "")
+        except (OSError, DamagedFileError, TypeError) as error:
+            # the store is told everything once more, which changes nothing there
+            log.warning("%s is damaged (%s): the store is told everything again", self.state, error)
+            return Position(uri or "")
+        return saved if uri in (None, saved.uri) else Position(uri or "")
 
     def confirm(self, position: Position) -> None:
         """Note how far the store has come."""
-        write_json(self.state, dataclasses.asdict(position))
+        write_record(self.state, dataclasses.asdict(position))
 
     def pending(self, sent: int) -> Iterator[tuple[Record, int]]:
         """Records after ``sent`` bytes, each with the position to confirm once the store has it."""
@@ -124,8 +138,9 @@ def run_key(folder: Path) -> str:
     file = folder / "key.json"
     with FileLock(folder / "key.lock"):
         if not file.exists():
-            write_json(file, {"key": uuid.uuid4().hex})
-        return str(json.loads(file.read_text(encoding="utf-8"))["key"])
+            write_record(file, {"key": uuid.uuid4().hex})
+        remedy = "delete it and give the command again: the store then holds it as another run"
+        return str(require_record(file, remedy, {"key": str})["key"])
 
 
 def encode(value: float) -> float | str:

@@ -10,7 +10,13 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
-from msseg_lightning.core.files import atomic_write
+from msseg_lightning.core.files import (
+    DamagedFileError,
+    append_checksum,
+    atomic_write,
+    damaged_file,
+    verify_checksum,
+)
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 
 LAST = "last.ckpt"
@@ -23,9 +29,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write beside the target, flush, rename."""
+        """Write beside the target, with a checksum at its end, flush, rename."""
         with atomic_write(Path(path)) as temporary:
             torch.save(checkpoint, temporary)
+            append_checksum(temporary)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -38,10 +45,22 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """A checkpoint's content.
 
     Raises:
-        MssegError: the file is damaged (exit 4) or holds more than tensors and plain values (6).
+        MssegError: the file is missing or damaged (exit 4), or holds more than tensors and plain
+            values (exit 6).
     """
     import pickle
 
+    remedy = (
+        f"restore a copy, or delete the folder {path.parent} and give the `msseg train` command "
+        "again: it fits from the beginning"
+    )
+    try:
+        verify_checksum(path)
+        with path.open("rb") as stream:
+            if not stream.read(2).startswith((b"PK", b"\x80")):  # no archive and no pickle
+                raise DamagedFileError("no checkpoint")
+    except (OSError, DamagedFileError) as error:
+        raise damaged_file(path, error, remedy) from error
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -49,24 +68,15 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
             Problem(
                 "checkpoint.unsafe",
                 "the checkpoint holds objects that could run code; it was not loaded",
-                file=path.name,
+                file=path,
                 found=str(error).splitlines()[0][:200],
                 expected="tensors and plain values",
                 remedy="train again, or export the weights as safetensors where they were made",
                 exit_code=ExitCode.SECURITY,
             )
         ) from error
-    except (RuntimeError, EOFError, OSError, KeyError) as error:
-        raise MssegError(
-            Problem(
-                "checkpoint.damaged",
-                "the checkpoint cannot be read",
-                file=path.name,
-                found=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
-                remedy="delete it to start again from the beginning, or restore a copy",
-                exit_code=ExitCode.MODEL,
-            )
-        ) from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise damaged_file(path, error, remedy) from error
 
 
 class KeepCheckpoints(L.Callback):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,13 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from msseg_lightning.core.files import write_json
+from msseg_lightning.core.files import (
+    DamagedFileError,
+    Fields,
+    damaged_file,
+    read_record,
+    write_record,
+)
 from msseg_lightning.core.memory import keep_freed_memory
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.train.checkpoint import (
@@ -36,6 +43,8 @@ from msseg_lightning.train.profile import Profile
 from msseg_lightning.train.ranks import together
 from msseg_lightning.train.recompute import recompute_blocks
 from msseg_lightning.train.task import Task
+
+log = logging.getLogger(__name__)
 
 DONE = "done.json"
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -204,8 +213,8 @@ class Training:
         Raises:
             MssegError: no such device (5), loss not finite (7), stopped by a signal (75, 130, 143).
         """
-        if (folder / DONE).exists():
-            return self._take_best(task, folder)
+        if (finished := _finished(folder)) is not None:
+            return self._take_best(task, folder, finished)
         curves = CurveFile(folder / "curves.csv")
         last = folder / LAST if (folder / LAST).exists() else None
         if last is not None:
@@ -216,15 +225,13 @@ class Training:
         with together(hardware.devices, hardware.num_nodes, share) as place:
             step, keep = share(place, [curves, *loggers], callbacks)
         found = math.isfinite(keep.best_score)
-        write_json(
-            folder / DONE,
-            {
-                "step": step,
-                "best_step": keep.best_step if found else None,
-                "best_score": keep.best_score if found else None,
-            },
-        )
-        self._take_best(task, folder)
+        finished = {
+            "step": step,
+            "best_step": keep.best_step if found else None,
+            "best_score": keep.best_score if found else None,
+        }
+        write_record(folder / DONE, finished)
+        self._take_best(task, folder, finished)
 
     def _fit(
         self,
@@ -302,8 +309,34 @@ class Training:
         return trainer.global_step, keep
 
     @staticmethod
-    def _take_best(task: Task, folder: Path) -> None:
+    def _take_best(task: Task, folder: Path, finished: Mapping[str, Any]) -> None:
         """Load ``best.ckpt``, or ``last.ckpt`` where nothing was validated."""
-        best = folder / BEST
-        state: dict[str, Any] = read_checkpoint(best if best.exists() else folder / LAST)
+        state = read_checkpoint(folder / (LAST if finished["best_step"] is None else BEST))
         task.load_state_dict(state["state_dict"])
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """How a fit ended; None where it did not, or where that is found out again.
+
+    The last checkpoint knows all that the record says: a fit with a damaged record goes on from
+    there, which is its end.
+
+    Raises:
+        MssegError: the record is damaged and there is no checkpoint (exit 4).
+    """
+    file = folder / DONE
+    fields: Fields = {
+        "step": int,
+        "best_step": (int, type(None)),
+        "best_score": (int, float, type(None)),
+    }
+    try:
+        return read_record(file, fields)
+    except FileNotFoundError:
+        return None
+    except (OSError, DamagedFileError) as error:
+        if (folder / LAST).exists():
+            log.warning("%s is damaged (%s) and is made again", file, error)
+            return None
+        remedy = f"delete the folder {folder} and give the `msseg train` command again"
+        raise damaged_file(file, error, remedy) from error

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from msseg_lightning.core.files import write_record
 from msseg_lightning.core.prepared import CANDIDATES, PreparedSubject, inside_of, quantise
 from msseg_lightning.core.problem import MssegError
 from msseg_lightning.core.subject import (
@@ -196,7 +197,7 @@ def test_damage_is_reported(tmp_path):
     with pytest.raises(MssegError, match="cannot be read"):
         PreparedSubject.open(tmp_path).image(BASELINE)
     meta = json.loads((tmp_path / "meta.json").read_text())
-    (tmp_path / "meta.json").write_text(json.dumps({**meta, "format": 0}))
+    write_record(tmp_path / "meta.json", {**meta, "format": 0})
     with pytest.raises(MssegError, match="format"):
         PreparedSubject.open(tmp_path)
     (tmp_path / "meta.json").unlink()

@@ -9,6 +9,7 @@ import lightgbm
 import numpy as np
 import pytest
 
+from msseg_lightning.core.files import write_record
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.method.booster_files import check_text, load_texts, plain_text, save_boosters
 
@@ -78,7 +79,7 @@ def test_a_missing_file_or_card(folder):
 def test_a_card_names_files_of_its_own_folder_only(folder, name):
     card = json.loads((folder / "card.json").read_text())
     card["boosters"][0]["file"] = name
-    (folder / "card.json").write_text(json.dumps(card))
+    write_record(folder / "card.json", card)
     assert "does not describe boosters" in str(refused(folder))
 
 
@@ -86,7 +87,7 @@ def test_a_card_names_files_of_its_own_folder_only(folder, name):
 def test_a_card_lists_what_it_was_signed_for(folder, change):
     card = json.loads((folder / "card.json").read_text())
     card["boosters"] = [] if change == "none" else card["boosters"][:1]
-    (folder / "card.json").write_text(json.dumps(card))
+    write_record(folder / "card.json", card)
     assert "does not describe boosters" in str(refused(folder))
 
 

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from msseg_lightning.core.files import sha256_file
+from msseg_lightning.core.files import sha256_file, write_record
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.network.weights import load_weights, save_weights
 
@@ -27,7 +27,7 @@ def refused(folder, model=None, **settings):
 def rewrite_hash(folder):
     card = json.loads((folder / "card.json").read_text())
     card["sha256"] = sha256_file(folder / "weights.safetensors")
-    (folder / "card.json").write_text(json.dumps(card))
+    write_record(folder / "card.json", card)
 
 
 def test_round_trip_is_exact(tmp_path):
@@ -93,7 +93,7 @@ def test_newer_format(tmp_path):
     """K08"""
     save_weights(network(), tmp_path)
     card = json.loads((tmp_path / "card.json").read_text())
-    (tmp_path / "card.json").write_text(json.dumps({**card, "format": 99}))
+    write_record(tmp_path / "card.json", {**card, "format": 99})
     error = refused(tmp_path)
     assert error.exit_code == ExitCode.MODEL and "reads format 99" in str(error)
 

@@ -121,15 +121,19 @@ def test_after_a_change_of_data_what_was_fitted_is_not_used(tmp_path, split, fie
     assert folder.split_file.read_text() == before
 
 
-@pytest.mark.parametrize("text", [None, "{", "[1]"])
-def test_fitted_on_nobody_knows_what_is_not_used(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [(None, "data_hash: None -> aa"), ("{", "no JSON"), ("[1]", "list, expected an object")],
+)
+def test_fitted_on_nobody_knows_what_is_not_used(tmp_path, text, found):
     folder = RunFolder(tmp_path)
     fitted(folder)
     if text is not None:
         folder.split_file.write_text(text)
     with pytest.raises(MssegError) as caught:
         folder.claim_split(SPLIT)
-    assert "data_hash: None -> aa" in caught.value.problems[0].found
+    assert caught.value.exit_code == ExitCode.MODEL
+    assert found in caught.value.problems[0].found
 
 
 def test_what_was_refused_leaves_no_folder(tmp_path):
