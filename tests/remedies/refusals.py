@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "msseg_lightning"
-CODE = re.compile(r"[a-z_{}]+\.[a-z_0-9]+")
+CODE = re.compile(r"[a-z_{}]+\.[a-z_0-9{}]+")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -25,7 +25,8 @@ def refusals(package: Path = PACKAGE) -> dict[str, set[str]]:
     }
     found: dict[str, set[str]] = {}
     known: set[tuple[str, str]] = set()
-    todo = [("", "Problem", 0)]  # module ("" for all of them), name, place of the code
+    # module ("" for all of them), name, place of the code
+    todo: list[tuple[str, str, int | None]] = [("", "Problem", 0), ("", "replace", None)]
     while todo:
         home, name, place = todo.pop()
         for module, tree in trees.items():
@@ -65,11 +66,11 @@ def _parameters(function: Function | None) -> list[str]:
     return names[1:] if names[:1] in (["self"], ["cls"]) else names
 
 
-def _argument(call: ast.Call, place: int) -> ast.expr | None:
+def _argument(call: ast.Call, place: int | None) -> ast.expr | None:
     for keyword in call.keywords:
         if keyword.arg == "code":
             return keyword.value
-    return call.args[place] if place < len(call.args) else None
+    return call.args[place] if place is not None and place < len(call.args) else None
 
 
 def _codes(argument: ast.expr, function: Function | None) -> set[str]:
