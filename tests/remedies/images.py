@@ -63,7 +63,9 @@ MORE_ROWS = [
     Row("zip", lines(b"PK\x03\x04" + bytes(400)), "image.not_nifti"),
 ]
 
-NOTHING = re.compile(r"nothing to do|look at mask and scan|check the dates|it is never copied to outputs")
+NOTHING = re.compile(
+    r"nothing to do|look at mask and scan|check the dates|it is never copied to outputs"
+)
 """Remedies of warnings that leave the file as it is."""
 
 SOUND_FILE = re.compile(

@@ -48,7 +48,9 @@ def refusals(package: Path = PACKAGE) -> dict[str, set[str]]:
 
 
 def _calls(tree: ast.Module, name: str) -> Iterator[tuple[Function | None, ast.Call]]:
-    def walk(node: ast.AST, function: Function | None) -> Iterator[tuple[Function | None, ast.Call]]:
+    def walk(
+        node: ast.AST, function: Function | None
+    ) -> Iterator[tuple[Function | None, ast.Call]]:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.Call) and name == (
                 getattr(child.func, "id", None) or getattr(child.func, "attr", "")

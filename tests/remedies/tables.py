@@ -39,7 +39,12 @@ SOUND = HEADER + "a,b,c\n"
 TABLES: list[tuple[str, str | bytes, str, str]] = [
     # code, table, remedy, the table after it
     ("table.empty", HEADER, "add the pairs", SOUND),
-    ("table.column", "id,baseline_flair,followup\na,b,c\n", "name the column followup_flair", SOUND),
+    (
+        "table.column",
+        "id,baseline_flair,followup\na,b,c\n",
+        "name the column followup_flair",
+        SOUND,
+    ),
     ("table.separator", SOUND.replace(",", ";"), "save the table with commas", SOUND),
     ("table.encoding", SOUND.encode("utf-16"), "save the table as UTF-8", SOUND),
     ("id.twice", SOUND + "a,d,e\n", "rename or remove one of them", SOUND + "b,d,e\n"),
@@ -385,7 +390,8 @@ def settings_of_a_split(place: Place) -> None:
 def no_next_fold(place: Place) -> None:
     subjects = _subjects(place, 4)
     refusal = place.raised(
-        "split.validation", lambda: HoldOut(validation="next_fold").split(subjects)  # type: ignore[arg-type]
+        "split.validation",
+        lambda: HoldOut(validation="next_fold").split(subjects),  # type: ignore[arg-type]
     )
     (choice,) = refusal.settings()
     _split(subjects, ["split=hold_out", *choice])
@@ -424,8 +430,6 @@ def a_split_of_other_data(place: Place) -> None:
 def no_new_lesion(place: Place) -> None:
     subjects = _subjects(place, 4)
     none = {one.id: False for one in subjects}
-    refusal = place.raised(
-        "data.all_empty", lambda: _split(subjects, ["split.folds=2"], **none)
-    )
+    refusal = place.raised("data.all_empty", lambda: _split(subjects, ["split.folds=2"], **none))
     assert refusal.remedy == "check that the right masks are read"
     _split(subjects, ["split.folds=2"], **{**none, "p00": True, "p01": True})
