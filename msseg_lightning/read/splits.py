@@ -218,7 +218,8 @@ class VendorHeldOut:
                     field="vendor",
                     found=", ".join(known),
                     expected=f"{self.vendor} and at least one other",
-                    remedy="give the vendor of each patient in participants.tsv, or split.vendor=NAME",
+                    remedy="give the vendor of each patient in participants.tsv, "
+                    "or split.vendor=NAME",
                 )
             )
         return _assemble(

@@ -371,7 +371,7 @@ def _check_parameter(one: Parameter, earlier: Sequence[Parameter]) -> None:
                 place,
                 str(list(one.choices)),
                 "choices: [words or numbers]",
-                f"{place}='{{type: categorical, choices: [A, B]}}', or {place}=null to leave it out",
+                f"{place}='{{type: categorical, choices: [A, B]}}', or {place}=null",
             )
     else:
         _check_range(one, place)

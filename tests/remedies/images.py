@@ -71,7 +71,8 @@ NOTHING = re.compile(
 SOUND_FILE = re.compile(
     r"(?:copy or download|write|export|convert|restore|download|extract|stack|resample|register|"
     r"save|make|correct|put|unpack|fetch|threshold|do not use this file; get it again|"
-    r"check that this|check that lesions are bright; write|find out|read as mm; correct|exchange|compare both scans)\b"
+    r"check that this|check that lesions are bright; write|find out|"
+    r"read as mm; correct|exchange|compare both scans)\b"
 )
 """Remedies by which the sound file comes to stand in the place of the damaged one."""
 
