@@ -10,11 +10,9 @@ from tests.remedies import (  # noqa: F401  (each enters its cases)
     configuration,
     files_of_models,
     images,
-    parts,
-    runs,
     tables,
 )
-from tests.remedies.no_command import NO_COMMAND
+from tests.remedies.no_command import NO_COMMAND, NOT_FOLLOWED
 from tests.remedies.place import CASES, Place
 from tests.remedies.refusals import refusals
 
@@ -31,11 +29,13 @@ def test_remedy_is_followed_to_the_letter_and_ends_well(case, tmp_path, monkeypa
 
 def test_every_refusal_has_a_case_or_a_reason():
     followed = {code for case in CASES for code in case.codes}
-    made = set(refusals())
-    assert not sorted(made - followed - set(NO_COMMAND)), "these have neither"
-    assert not sorted((followed | set(NO_COMMAND)) - made), "the package does not make these"
-    assert not sorted(followed & set(NO_COMMAND)), "these have both"
+    listed, made = set(NO_COMMAND) | set(NOT_FOLLOWED), set(refusals())
+    assert not sorted(made - followed - listed), "these have neither"
+    assert not sorted((followed | listed) - made), "the package does not make these"
+    assert not sorted(followed & listed), "these have both"
+    assert not set(NO_COMMAND) & set(NOT_FOLLOWED)
 
 
 def test_every_reason_is_a_sentence():
-    assert not [code for code, reason in NO_COMMAND.items() if len(reason.split()) < 5]
+    reasons = {**NO_COMMAND, **NOT_FOLLOWED}
+    assert not [code for code, reason in reasons.items() if len(reason.split()) < 5]
