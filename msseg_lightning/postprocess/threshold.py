@@ -35,7 +35,7 @@ class Threshold:
                     field="value",
                     found=str(value),
                     expected="0 to 1",
-                    remedy="leave out what was set under postprocess.rules, or give a value from 0 to 1",
+                    remedy="leave out the changed postprocess.rules, or give 0 to 1",
                     exit_code=ExitCode.CONFIG,
                 )
             )

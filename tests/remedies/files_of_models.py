@@ -63,7 +63,7 @@ def arrays_to_be_scored(place: Place) -> None:
 @case("postprocess.threshold")
 def a_threshold_above_one(place: Place) -> None:
     refusal = place.raised("postprocess.threshold", lambda: Threshold(1.5))
-    assert refusal.remedy.endswith("a value from 0 to 1")
+    assert refusal.remedy.endswith("give 0 to 1")
     Threshold(0.5)
 
 

@@ -47,4 +47,4 @@ NOT_FOLLOWED: dict[str, str] = dict.fromkeys(
     ),
     "its remedy puts a sound file or array in place, as is followed here for its neighbours",
 )  # fmt: skip
-"""What could be followed and is not: the refusal is tested elsewhere, its remedy only by reading."""
+"""What could be followed and is not: its refusal is tested, its remedy was only read."""
