@@ -28,6 +28,7 @@ options of the gate, as data.reading.NAME=VALUE; `train` and `predict` take the 
   trust                    sform or qform: which to follow where they conflict
   allow_nan_outside_brain  set NaN outside the brain mask to 0
   confirm_mirrored         accept pairs that look mirrored left-right; you have looked
+  allow_external_links     files may lie outside the data root, behind links
   soft_labels              masks may hold any value from 0 to 1
   label_values             what values of references mean, e.g. '{255: 1}' or '{1: 0, 2: 1}'
   largest_mask_fraction    share of all voxels a lesion mask may cover (0.1)
@@ -43,7 +44,7 @@ MANY = 3
 
 def main(arguments: Sequence[str]) -> ExitCode:
     """Check and print; the exit code says whether the data may be used."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
 
     from msseg_lightning.read.nifti import gate_options
     from msseg_lightning.run.build import instantiate

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
     parser.add_argument("--preset", default="small", help="of `msseg simulate`")
     parser.add_argument("--cohort", type=Path, help="where it lies; default cohorts/PRESET")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
 
     from msseg_lightning.cli import simulate, train
     from msseg_lightning.run.compose import compose_config

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
     )
     parser.add_argument("experiment", help="a name from `msseg list`")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
 
     import yaml
 

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
     parser.add_argument(
         "--export", action="store_true", help="write tables, plots and the report and leave"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
 
     from msseg_lightning.compare.sweep_report import build_sweep_report
     from msseg_lightning.run import sweep_command

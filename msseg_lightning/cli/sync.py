@@ -78,7 +78,7 @@ def require_folders(folders: Sequence[Path]) -> None:
                 "there is no such folder",
                 file=missing[0],
                 expected="a run folder, or one that holds run folders",
-                remedy="`msseg train` prints the run folder when it ends",
+                remedy="give a folder under runs/, or none for all of them: `msseg sync`",
                 exit_code=ExitCode.CONFIG,
             )
         )

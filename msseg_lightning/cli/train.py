@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="see `msseg show`"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
 
     from msseg_lightning.cli.imports import import_lightning
 

@@ -96,7 +96,7 @@ def require_free_port(host: str, port: int) -> None:
             field="--port",
             found=str(port),
             expected="a free port from 1024 to 65535",
-            remedy=f"msseg ui --port {other}",
+            remedy=f"`msseg ui --port {other}`",
             exit_code=ExitCode.ENVIRONMENT,
         )
     )

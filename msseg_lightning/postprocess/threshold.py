@@ -35,7 +35,7 @@ class Threshold:
                     field="value",
                     found=str(value),
                     expected="0 to 1",
-                    remedy="change postprocess.rules",
+                    remedy="leave out the changed postprocess.rules, or give 0 to 1",
                     exit_code=ExitCode.CONFIG,
                 )
             )

@@ -224,7 +224,9 @@ def _different_grids(subject: LongitudinalSubject, difference: tuple[str, str, s
         field=field,
         found=found,
         expected=f"{expected} as in {_name(subject, BASELINE)}",
-        remedy="register the pair first, or read it as a raw pair"
+        remedy="register the pair first, or read it as a raw pair: "
+        "read=table read.registered=false, read=bids read.registered=false, "
+        "read=open_ms read.raw=true"
         if subject.registered
         else "nothing to do",
         severity="error" if subject.registered else "warning",

@@ -641,7 +641,8 @@ def _conflict(qform: Grid, sform: Grid, name: str, trust: Trust | None) -> Itera
             "qform, sform",
             f"{gap:.1f} mm apart",
             f"at most {limit:.2f} mm",
-            "correct the header, or say which to follow: data.reading.trust=sform or qform",
+            "correct the header, or say which to follow: data.reading.trust=sform or "
+            "data.reading.trust=qform",
         )
     else:
         yield _problem(

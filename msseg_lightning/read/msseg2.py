@@ -120,6 +120,7 @@ class Msseg2:
                     "left out: it has no reference",
                     file=folder.name,
                     field=MASKS[TARGET],
+                    remedy="add the mask, or read.labelled_only=false to keep it",
                     severity="warning",
                 )
             )

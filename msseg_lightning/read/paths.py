@@ -84,7 +84,8 @@ def resolve_file(path: Path, root: Path | None = None, allow_external_links: boo
                     field="path",
                     found="a link or '..' that leaves the root",
                     expected="a file below the root",
-                    remedy="copy the file below the root, or set allow_external_links=true",
+                    remedy="copy the file below the root, or "
+                    "data.reading.allow_external_links=true",
                     exit_code=ExitCode.SECURITY,
                 )
             )

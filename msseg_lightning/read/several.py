@@ -36,7 +36,8 @@ class Several:
                     field="read.sources",
                     found=", ".join(wrong) or "none",
                     expected="one reader or more under names of letters and digits",
-                    remedy="write read.sources: {real: {_target_: ..., root: ...}, ...}",
+                    remedy="give at least one: '+read.sources.NAME={_target_: "
+                    "msseg_lightning.read.msseg2.Msseg2, root: FOLDER}'",
                     exit_code=ExitCode.CONFIG,
                 )
             )

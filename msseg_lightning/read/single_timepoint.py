@@ -112,6 +112,7 @@ class SingleTimepoint:
                     "left out: it has no mask of lesions",
                     file=folder.name,
                     field=MASKS[FOLLOWUP_LESIONS],
+                    remedy="add the mask, or read.labelled_only=false to keep it",
                     severity="warning",
                 )
             )

@@ -217,7 +217,8 @@ class VendorHeldOut:
                     field="vendor",
                     found=", ".join(known),
                     expected=f"{self.vendor} and at least one other",
-                    remedy="give the vendor of each patient in participants.tsv, or choose another",
+                    remedy="give the vendor of each patient in participants.tsv, "
+                    "or split.vendor=NAME",
                 )
             )
         return _assemble(
@@ -291,7 +292,7 @@ class ChallengeFolds:
                     field="fold",
                     found=str(fold),
                     expected="a fold with patients",
-                    remedy="choose another fold, or split=kfold",
+                    remedy="fold=NUMBER of another fold, or split=kfold",
                 )
             )
         return _from_groups("challenge", groups, fold, self.validation, self.seed, subjects)
@@ -333,7 +334,7 @@ class FromFile:
                     "there is no such split file",
                     file=self.path,
                     field="split.path",
-                    remedy="check the spelling of split.path",
+                    remedy="split.path=FILE, with the file that was meant",
                 )
             )
         name = shown(self.path)
@@ -357,7 +358,7 @@ class FromFile:
                     field="data_hash",
                     found=now,
                     expected=then,
-                    remedy="restore the data, or make a new split",
+                    remedy="restore the data, or split=kfold for a new split",
                 )
             )
         if problems:
@@ -410,7 +411,7 @@ class FromFile:
                     field="train, val, test",
                     found=str(error)[:200] or type(error).__name__,
                     expected="JSON with lists of ids",
-                    remedy="use a split.json of a run, or write one",
+                    remedy="split.path=FILE with the split.json of a run, or split=kfold",
                 )
             ) from None
         return dict(content)
@@ -636,7 +637,7 @@ def _need(found: int, needed: int, what: str) -> None:
                 field="split",
                 found=f"{found} {what}",
                 expected=f"at least {needed}",
-                remedy="take fewer folds (split.folds=...), split=leave_one_out, or add patients",
+                remedy="split.folds=2, or split=leave_one_out, or add patients",
             )
         )
 

@@ -216,7 +216,9 @@ class TableReader:
                     found=ascii(text)[1:-1][:80],
                     expected="a path below the root",
                     exit_code=ExitCode.SECURITY,
-                    remedy="set root to a folder above all files, or give the path in full",
+                    remedy="read.root=null, or read.root=FOLDER with a folder above all files"
+                    if path.is_absolute()
+                    else "give the path in full, and leave read.root out",
                 )
         return self._root() / path, None
 

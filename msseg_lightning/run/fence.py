@@ -70,7 +70,7 @@ def refuse_targets(node: Any, place: str = "") -> None:
             field=where,
             found=str(target),
             expected="a class of msseg_lightning or one on the allow list",
-            remedy="use a preset, or add the class to FOREIGN_TARGETS in run/fence.py",
+            remedy="leave this setting out; `msseg show EXPERIMENT` prints the class",
             exit_code=ExitCode.SECURITY,
         )
         for where, target in nodes(node, place)

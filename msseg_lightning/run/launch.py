@@ -269,7 +269,7 @@ def _wrong(field: str, found: str, expected: str) -> MssegError:
             field=field,
             found=found,
             expected=expected,
-            remedy="see conf/launcher and docs/scaling.md",
+            remedy="leave launcher= out to run it here; docs/scaling.md tells its settings",
             exit_code=ExitCode.CONFIG,
         )
     )

@@ -45,7 +45,7 @@ def prepare_data_set(
                     "a step of this chain is learned from the training pairs",
                     field="preprocess",
                     found=repr(cache.preprocess),
-                    remedy="`msseg train` prepares them",
+                    remedy="give the same words to `msseg train`, which fits and prepares",
                     exit_code=ExitCode.CONFIG,
                 )
             )

@@ -94,7 +94,7 @@ def count_folds(config: Config) -> int:
             field="fold",
             found="all",
             expected="folds that hold out every pair once",
-            remedy="use split=kfold, or name the folds: fold=0,1,2",
+            remedy="split=kfold, or name the folds: fold=0,1,2",
             exit_code=ExitCode.CONFIG,
         )
     )

@@ -23,6 +23,10 @@ FALSE_ALARMS = "false_lesions_per_case_without"
 """What a budget limits."""
 
 
+GOAL = "search.objective='[{metric: lesion_f1, direction: maximize, budget: 2.0}]'"
+"""A goal, as a word for the command line."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Parameter:
     """One setting that is varied.
@@ -82,7 +86,10 @@ class Parameter:
         step = self.step or (1 if self.type == "int" else None)
         if step is None:
             raise _refused(
-                f"space.{self.key}", "no step", "a step, so that a grid has ends", self.key
+                f"search.space.{self.key}",
+                "no step",
+                "a step, so that a grid has ends",
+                "search.sampler=tpe",
             )
         count = math.floor((self.high - self.low) / step + 1e-9) + 1
         values = [self.low + index * step for index in range(count)]
@@ -229,7 +236,7 @@ def read_search(name: str, changes: Mapping[str, Any] | None = None) -> Search:
     file = conf_dir() / "search" / f"{name}.yaml"
     known = sorted(path.stem for path in file.parent.glob("*.yaml"))
     if name not in known:
-        raise _refused("search", name, ", ".join(known), name)
+        raise _refused("search", name, ", ".join(known), "search=default")
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     for key, value in (changes or {}).items():
         if key.startswith("space."):  # a parameter's own name holds dots
@@ -240,7 +247,8 @@ def read_search(name: str, changes: Mapping[str, Any] | None = None) -> Search:
         for parent in parents:
             node = node.get(parent) if isinstance(node, dict) else None
         if not isinstance(node, dict) or last not in node:
-            raise _refused(f"search.{key}", str(value), ", ".join(content), key)
+            leave = f"leave search.{key} out"
+            raise _refused(f"search.{key}", str(value), ", ".join(content), leave)
         node[last] = value
     return parse(content)
 
@@ -254,7 +262,7 @@ def parse(content: Mapping[str, Any]) -> Search:
     expected = {"trials", "folds", "seed", "sampler", "pruner", "objective", "space", "retrain"}
     if set(content) != expected:
         difference = ", ".join(sorted(set(content) ^ expected))
-        raise _refused("search", difference, ", ".join(sorted(expected)), difference)
+        raise _refused("search", difference, ", ".join(sorted(expected)), "search=default")
     try:
         space = tuple(_parameter(key, value) for key, value in content["space"].items() if value)
         objective = tuple(Objective(**one) for one in content["objective"])
@@ -270,7 +278,12 @@ def parse(content: Mapping[str, Any]) -> Search:
             retrain_seeds=tuple(int(seed) for seed in content["retrain"]["seeds"]),
         )
     except (TypeError, ValueError, AttributeError, KeyError) as error:
-        raise _refused("search", str(error), "see conf/search/default.yaml", "search") from error
+        raise _refused(
+            "search",
+            str(error),
+            "values of the form they have in conf/search/default.yaml",
+            "leave out the search.KEY=VALUE of another form",
+        ) from error
     _check(search)
     return search
 
@@ -294,39 +307,54 @@ def _held(found: Sequence[Mapping[str, Any]], key: str, value: Any) -> bool:
 def _check(search: Search) -> None:
     folds, seeds = search.folds, search.retrain_seeds
     if search.trials < 1:
-        raise _refused("search.trials", str(search.trials), "1 or more", "trials")
+        raise _refused("search.trials", str(search.trials), "1 or more", "search.trials=20")
     if search.retrain_best < 0:
-        raise _refused("search.retrain.best", str(search.retrain_best), "0 or more", "retrain.best")
+        best = "search.retrain.best=3"
+        raise _refused("search.retrain.best", str(search.retrain_best), "0 or more", best)
     if not folds or len(set(folds)) < len(folds) or min(folds) < 0:
-        raise _refused("search.folds", str(list(folds)), "different folds, one or more", "folds")
+        one = "search.folds=[0,1,2]"
+        raise _refused("search.folds", str(list(folds)), "different folds, one or more", one)
     if search.sampler not in SAMPLERS:
-        raise _refused("search.sampler", search.sampler, ", ".join(SAMPLERS), "sampler")
+        raise _refused("search.sampler", search.sampler, ", ".join(SAMPLERS), "search.sampler=tpe")
     if search.pruner not in PRUNERS:
-        raise _refused("search.pruner", search.pruner, ", ".join(PRUNERS), "pruner")
+        raise _refused("search.pruner", search.pruner, ", ".join(PRUNERS), "search.pruner=none")
     if not search.space or not search.objective:
-        raise _refused("search.space", "nothing", "one parameter and one goal", "space")
+        raise _refused(
+            "search.space",
+            "nothing",
+            "one parameter and one goal",
+            "leave out what empties them: search.objective=[] or search.space.KEY=null",
+        )
     if len(search.objective) > 1 and search.pruner != "none":
-        raise _refused("search.pruner", search.pruner, "none: several goals cannot be pruned", "")
+        expected = "none: several goals cannot be pruned"
+        raise _refused("search.pruner", search.pruner, expected, "search.pruner=none")
     if len(search.objective) > 1 and search.sampler == "cmaes":
-        raise _refused("search.sampler", "cmaes", "nsga2 or tpe for several goals", "sampler")
+        expected = "nsga2 or tpe for several goals"
+        raise _refused("search.sampler", "cmaes", expected, "search.sampler=nsga2")
     for goal in search.objective:
         if goal.direction not in ("maximize", "minimize"):
-            raise _refused("search.objective", goal.direction, "maximize or minimize", "direction")
+            raise _refused("search.objective", goal.direction, "maximize or minimize", GOAL)
         if goal.budget is not None and not isinstance(goal.budget, int | float):
-            raise _refused("search.objective", str(goal.budget), "a number, or null", "budget")
+            raise _refused("search.objective", str(goal.budget), "a number, or null", GOAL)
     if search.retrain_best and (not seeds or search.seed in seeds or len(set(seeds)) < len(seeds)):
         raise _refused(
             "search.retrain.seeds",
             str(list(seeds)),
             f"different seeds, none of them the search's own ({search.seed})",
-            "retrain.seeds",
+            f"search.retrain.seeds=[{search.seed + 1},{search.seed + 2}]",
         )
     for index, one in enumerate(search.space):
         _check_parameter(one, search.space[:index])
     if search.sampler == "grid" and any(one.when for one in search.space):
-        raise _refused("search.sampler", "grid", "no `when`: it would repeat points", "sampler")
+        expected = "no `when`: it would repeat points"
+        raise _refused("search.sampler", "grid", expected, "search.sampler=tpe")
     if search.sampler == "grid" and search.trials > (points := _points(search)):
-        raise _refused("search.trials", str(search.trials), f"{points}, the whole grid", "trials")
+        raise _refused(
+            "search.trials",
+            str(search.trials),
+            f"{points}, the whole grid",
+            f"search.trials={points}",
+        )
 
 
 def _points(search: Search) -> int:
@@ -336,10 +364,15 @@ def _points(search: Search) -> int:
 def _check_parameter(one: Parameter, earlier: Sequence[Parameter]) -> None:
     place = f"search.space.{one.key}"
     if one.type not in KINDS:
-        raise _refused(place, one.type, ", ".join(KINDS), "type")
+        raise _refused(place, one.type, ", ".join(KINDS), _range_of(place))
     if one.type == "categorical":
         if not one.choices or any(isinstance(choice, Mapping) for choice in one.choices):
-            raise _refused(place, str(list(one.choices)), "choices: [words or numbers]", "choices")
+            raise _refused(
+                place,
+                str(list(one.choices)),
+                "choices: [words or numbers]",
+                f"{place}='{{type: categorical, choices: [A, B]}}', or {place}=null",
+            )
     else:
         _check_range(one, place)
     for key, value in one.when.items():
@@ -347,26 +380,34 @@ def _check_parameter(one: Parameter, earlier: Sequence[Parameter]) -> None:
         if other is None or not other.can_be(value):
             expected = "a parameter that stands before this one"
             expected = expected if other is None else f"one of its values: {other.ends()}"
-            raise _refused(f"{place}.when", f"{key}: {value}", expected, "when")
+            raise _refused(f"{place}.when", f"{key}: {value}", expected, _range_of(place))
 
 
 def _check_range(one: Parameter, place: str) -> None:
     low, high, step = one.low, one.high, one.step
     if low is None or high is None or not low <= high or not math.isfinite(high - low):
-        raise _refused(place, f"{low} to {high}", "low <= high", "low")
+        raise _refused(place, f"{low} to {high}", "low <= high", _range_of(place))
     if one.type == "int" and not all(
         float(number).is_integer() for number in (low, high, step or 1)
     ):
-        raise _refused(place, f"{low} to {high}", "whole numbers", "low")
+        raise _refused(place, f"{low} to {high}", "whole numbers", _range_of(place))
     if one.log and low <= 0:
-        raise _refused(place, f"low: {low}", "above 0 on a logarithmic scale", "low")
+        raise _refused(place, f"low: {low}", "above 0 on a logarithmic scale", _range_of(place))
     if step is not None and (one.log or not 0 < step <= max(high - low, 1e-300)):
         raise _refused(
-            place, f"step: {step}", "above 0, within the range, without log: true", "step"
+            place,
+            f"step: {step}",
+            "above 0, within the range, without log: true",
+            _range_of(place),
         )
 
 
-def _refused(field: str, found: str, expected: str, key: str) -> MssegError:
+def _range_of(place: str) -> str:
+    """What can be given for a parameter, as a word for the command line."""
+    return f"{place}='{{type: float, low: 0.1, high: 0.9}}' for example, or {place}=null"
+
+
+def _refused(field: str, found: str, expected: str, remedy: str) -> MssegError:
     return MssegError(
         Problem(
             "sweep.search",
@@ -374,7 +415,7 @@ def _refused(field: str, found: str, expected: str, key: str) -> MssegError:
             field=field,
             found=found,
             expected=expected,
-            remedy=f"change {key or field} in conf/search, or give search.KEY=VALUE",
+            remedy=remedy,
             exit_code=ExitCode.CONFIG,
         )
     )

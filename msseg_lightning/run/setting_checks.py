@@ -53,7 +53,7 @@ def refuse_ranges(config: Mapping[str, Any]) -> None:
                 field=key,
                 found=str(value),
                 expected=expected,
-                remedy=f"set {key} to {expected}",
+                remedy=f"{key}=VALUE with {expected}",
                 exit_code=ExitCode.CONFIG,
             )
             for key, value, expected in wrong

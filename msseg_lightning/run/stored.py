@@ -91,7 +91,7 @@ def find_model(text: str, tracking_folder: str = "mlruns") -> Path:
             "no model is known by this name",
             file=text,
             expected="a run folder, the id of an MLflow run, or models:/NAME[@ALIAS|/VERSION]",
-            remedy="`msseg train` prints the run folder when it ends",
+            remedy="give a folder under runs/, as its training printed it at the end",
             exit_code=ExitCode.MODEL,
         )
     )

@@ -32,12 +32,29 @@ def open_storage(store: str | None, folder: Path) -> optuna.storages.RDBStorage:
             return optuna.storages.RDBStorage(
                 url, engine_kwargs={"connect_args": waiting, "pool_pre_ping": True}
             )
+        except RuntimeError as error:  # Optuna's only word for tables of another version
+            raise MssegError(_other_version(url, error)) from error
         except (IntegrityError, ProgrammingError, OperationalError) as error:
             taken = "exist" in str(error) or "pg_type" in str(error)
             if not taken or attempt == attempts - 1:
                 raise
             time.sleep(0.5 * (attempt + 1))
     raise AssertionError("unreachable")
+
+
+def _other_version(url: str, error: RuntimeError) -> Problem:
+    upgrade = "storage upgrade" in str(error)
+    return Problem(
+        "sweep.store_version",
+        "the store of the trials was made by another version of Optuna",
+        file=shown_store(url),
+        found=" ".join(str(error).split("Please")[0].split())[:300],
+        expected="tables of the Optuna that is installed",
+        remedy=f"optuna storage upgrade --storage {shown_store(url)}, or name=OTHER to begin anew"
+        if upgrade
+        else "install the Optuna that made it or a later one, or name=OTHER to begin anew",
+        exit_code=ExitCode.STORE,
+    )
 
 
 def store_url(store: str | None, folder: Path) -> str:
@@ -74,8 +91,8 @@ def reachable(store: str | None) -> Iterator[None]:
                 "this is not the address of a store",
                 field="store",
                 found=(store or "").rpartition("@")[2],
-                expected="postgresql://USER@HOST/DATABASE, or leave it out for a file",
-                remedy="see docs/searching.md",
+                expected="an address such as postgresql://USER@HOST/DATABASE",
+                remedy="leave store= out for a file, or give store=postgresql://USER@HOST/DATABASE",
                 exit_code=ExitCode.CONFIG,
             )
         ) from error

@@ -223,6 +223,7 @@ def replace_field(recipe: Any, field: str, value: Any) -> Any:
                 "A recipe has no such field.",
                 field=field,
                 expected=", ".join(item.name for item in dataclasses.fields(recipe)),
+                remedy="give one of these names",
                 exit_code=ExitCode.CONFIG,
             )
         )

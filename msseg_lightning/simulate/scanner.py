@@ -116,6 +116,7 @@ def scanners_named(*patterns: str) -> tuple[Scanner, ...]:
                     field="scanners",
                     found=pattern,
                     expected=f"the start of one of {', '.join(SCANNERS)}",
+                    remedy="give one of these names",
                     exit_code=ExitCode.CONFIG,
                 )
             )

@@ -100,7 +100,7 @@ def usable(uri: str) -> str:
             expected=f"an address that begins with one of {known}",
             remedy="pip install 'msseg-lightning[postgres]'"
             if missing
-            else "give an MLflow server or a database, or null for a local store",
+            else "track.uri=null for a local store, or the address of a server or database",
             exit_code=ExitCode.CONFIG,
         )
     )

@@ -61,7 +61,7 @@ def _require_counts(group: str, counts: Mapping[str, Any]) -> None:
             field=f"{group}.{name}",
             found=str(value),
             expected="a whole number, at least 1",
-            remedy=f"set {group}.{name}=1 or more",
+            remedy=f"{group}.{name}=1, or more",
             exit_code=ExitCode.CONFIG,
         )
         for name, value in counts.items()

@@ -1,0 +1,129 @@
+"""Models, checkpoints, masks to be scored: the sound file in its place, or the right words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import torch
+
+from msseg_lightning.compare.table import read_runs
+from msseg_lightning.evaluate.score import score_case
+from msseg_lightning.network.weights import load_weights, save_weights
+from msseg_lightning.postprocess.threshold import Threshold
+from msseg_lightning.train.checkpoint import read_checkpoint
+from tests.read import files
+from tests.remedies.place import Place, case
+
+
+@case(
+    "evaluate.missing", "evaluate.kinds", "evaluate.nothing", "evaluate.unmatched",
+    "evaluate.ambiguous", "evaluate.grid",
+)  # fmt: skip
+def masks_to_be_scored(place: Place) -> None:
+    mask = files.scans()[2]
+    one, two = place.folder / "pred", place.folder / "true"
+    files.save(one / "a.nii.gz", mask)
+    files.save(two / "b.nii.gz", mask)
+    right = ["evaluate", one / "a.nii.gz", two / "b.nii.gz"]
+    refusal = place.refused("evaluate.missing", ["evaluate", one / "none.nii.gz", right[2]])
+    assert refusal.remedy.startswith("check the spelling")
+    refusal = place.refused("evaluate.kinds", ["evaluate", one, right[2]])
+    assert refusal.remedy == "give the mask inside the folder"
+    place.ends_well(right)
+    words = ["evaluate", one, two]
+    refusal = place.refused("evaluate.nothing", words)
+    assert refusal.remedy.startswith("name both after the case")
+    files.save(two / "a.nii.gz", mask)
+    refusal = place.refused("evaluate.unmatched", words)
+    assert refusal.remedy == "name both masks after the case"
+    files.save(one / "b.nii.gz", mask)
+    place.ends_well(words)
+    files.save(one / "b.nii", mask)
+    refusal = place.refused("evaluate.ambiguous", words)
+    assert refusal.remedy.startswith("move the others elsewhere")
+    (one / "b.nii").unlink()
+    files.save(one / "b.nii.gz", mask[:-2])
+    refusal = place.refused("evaluate.grid", words)
+    assert "with the header of the patient's own scan" in refusal.remedy
+    files.save(one / "b.nii.gz", mask)
+    place.ends_well(words)
+
+
+@case("evaluate.spacing", "evaluate.shape")
+def arrays_to_be_scored(place: Place) -> None:
+    mask = files.scans()[2].astype(bool)
+    refusal = place.raised("evaluate.spacing", lambda: score_case(mask, mask, (1.0, 0.0, 1.0)))
+    assert refusal.remedy == "take them from the header of the reference"
+    refusal = place.raised("evaluate.shape", lambda: score_case(mask[1:], mask, (1.0, 1.0, 1.0)))
+    assert refusal.remedy.startswith("predict on the native grid")
+    score_case(mask, mask, (1.0, 1.0, 1.0))
+
+
+@case("postprocess.threshold")
+def a_threshold_above_one(place: Place) -> None:
+    refusal = place.raised("postprocess.threshold", lambda: Threshold(1.5))
+    assert refusal.remedy.endswith("give 0 to 1")
+    Threshold(0.5)
+
+
+@case("checkpoint.damaged", "checkpoint.unsafe")
+def checkpoints(place: Place) -> None:
+    path = place.folder / "last.ckpt"
+    torch.save({"step": 3}, path)
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-40])
+    refusal = place.raised("checkpoint.damaged", lambda: read_checkpoint(path))
+    assert "restore a copy" in refusal.remedy
+    torch.save({"step": shutil.copy}, path)
+    refusal = place.raised("checkpoint.unsafe", lambda: read_checkpoint(path))
+    assert refusal.remedy.startswith("train again")
+    path.write_bytes(sound)
+    assert read_checkpoint(path) == {"step": 3}
+
+
+@case("weights.missing", "weights.card", "weights.hash", "weights.architecture")
+def weights(place: Place) -> None:
+    network = torch.nn.Linear(2, 2)
+    kept, folder = place.folder / "kept", place.folder / "model"
+    save_weights(network, kept)
+    for code, file, content, remedy in (
+        ("weights.card", "card.json", None, "copy the whole folder"),
+        ("weights.missing", "weights.safetensors", None, "train first"),
+        ("weights.hash", "weights.safetensors", "last", "again from a source you trust"),
+    ):
+        shutil.copytree(kept, folder)
+        if content is None:
+            (folder / file).unlink()
+        else:
+            data = bytearray((folder / file).read_bytes())
+            data[-1] ^= 1
+            (folder / file).write_bytes(data)
+        assert remedy in place.raised(code, lambda: load_weights(network, folder)).remedy
+        shutil.rmtree(folder)
+        shutil.copytree(kept, folder)
+        load_weights(network, folder)
+        shutil.rmtree(folder)
+    refusal = place.raised(
+        "weights.architecture", lambda: load_weights(torch.nn.Linear(3, 2), kept)
+    )
+    assert refusal.remedy == "use the configuration that was saved with the model"
+    load_weights(torch.nn.Linear(2, 2), kept)
+
+
+@case("compare.no_scores", "compare.rules")
+def runs_to_be_compared(place: Place) -> None:
+    folders = [place.folder / name / "data-fold0-seed0" for name in ("one", "two")]
+    for number, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        content = {"cases": {}, "protocol": "p", "options": {"smallest": number}}
+        (folder / "scores.json").write_text(json.dumps(content))
+    refusal = place.raised("compare.rules", lambda: read_runs(folders))
+    assert "with the same options" in refusal.remedy
+    shutil.copy(folders[0] / "scores.json", folders[1] / "scores.json")
+    assert len(read_runs(folders)) == 2
+    (folders[1] / "scores.json").unlink()
+    refusal = place.raised("compare.no_scores", lambda: read_runs(folders))
+    assert refusal.remedy.startswith("finish it")
+    shutil.copy(folders[0] / "scores.json", folders[1] / "scores.json")
+    read_runs(folders)
