@@ -16,7 +16,7 @@ from msseg_lightning.core.subject_map import Submits, map_subjects
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.read.nifti import changed_options
 from msseg_lightning.read.splits import data_hash
-from msseg_lightning.run.build import build_load, build_method, code_hash, instantiate
+from msseg_lightning.run.build import build_load, code_hash, instantiate
 from msseg_lightning.run.compose import OF_THE_RUN, Config
 from msseg_lightning.run.folder import data_name
 from msseg_lightning.run.predict import read_pairs, side_car, side_car_file, write_prediction
@@ -29,7 +29,13 @@ from msseg_lightning.run.scores import (
     write_scores,
 )
 from msseg_lightning.run.shard import Shard
-from msseg_lightning.run.stored import load_config, recorded_settings, run_of, weights_hash
+from msseg_lightning.run.stored import (
+    build_stored,
+    load_config,
+    recorded_settings,
+    run_of,
+    weights_hash,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +93,7 @@ class Application:
     @functools.cached_property
     def method(self) -> Method:
         """The system with its weights."""
-        method = build_method(self.config)
-        method.load(self.model)
-        return method
+        return build_stored(self.model, self.config)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))

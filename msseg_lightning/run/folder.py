@@ -17,6 +17,7 @@ from msseg_lightning.core.files import atomic_write, write_json
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.read.splits import PARTS, Split, write_split
 from msseg_lightning.run.compose import Config
+from msseg_lightning.run.fence import read_run_config
 
 IRRELEVANT = ("trainer", "paths", "track", "overwrite", "sizes", "card", "data.workers", "profile")
 """Settings that may change when a run is continued: they do not change what it computes. Of the
@@ -73,8 +74,8 @@ class RunFolder:
     def config(self) -> Config:
         """The configuration the run was made from."""
         try:
-            content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
+            content = read_run_config(self.config_file.read_text(encoding="utf-8"))
+        except ValueError:  # also what does not decode
             content = None
         if not isinstance(content, dict):
             raise MssegError(
