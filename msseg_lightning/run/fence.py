@@ -166,7 +166,7 @@ def refuse_targets(node: Any, anywhere: bool = False) -> None:
     problems = []
     for place, value in walk(node):
         key = place[-1] if place else None
-        if place[:1] == ("card",) or not isinstance(key, str):
+        if not isinstance(key, str):
             continue
         if key == "_target_" and not _allowed(place[:-1], value, anywhere):
             slot = _slot(place[:-1])
