@@ -55,3 +55,48 @@ def test_an_experiment_runs_to_its_report(name, workplace, tiny_cohort, monkeypa
     assert len(rows) >= 2 and set(rows) == {("FINISHED",)}  # the run, its fold, stages, members
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "finished"
+    check_predictions(run, tiny_cohort, workplace / f"{name}-predictions")
+    assert main(["report", str(run), "--output", f"{name}.html"]) == ExitCode.OK
+    assert "Research use only" in (workplace / f"{name}.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert main(["list"]) == ExitCode.OK and name in capsys.readouterr().out
+    assert main(["show", name]) == ExitCode.OK and f"name: {name}" in capsys.readouterr().out
+
+
+def check_predictions(run, cohort, out):
+    """Bare files, a table and a data set give the mask and the scores of the run itself."""
+    case = "003"  # of the held-out pairs the one with new lesions
+    place = cohort / case
+    scans = [f"flair_time0{visit}_on_middle_space.nii.gz" for visit in (1, 2)]
+    out.mkdir()
+    bare = out / "bare.nii.gz"
+    words = [str(place / scan) for scan in scans]
+    words = ["-t1", words[0], "-t2", words[1], "--brain", str(place / "brain_mask.nii.gz")]
+    assert main(["predict", str(run), *words, "-o", str(bare)]) == ExitCode.OK
+    header = "id,baseline_flair,followup_flair,brain,new_lesions\n"
+    cells = [f"{case}/{name}" for name in (*scans, "brain_mask.nii.gz", "ground_truth.nii.gz")]
+    (out / "pairs.csv").write_text(header + ",".join(["one", *cells]) + "\n")
+    (out / "bare.csv").write_text(
+        header.replace(",new_lesions", "")
+        + ",".join(["one", *(f"{cohort}/{cell}" for cell in cells[:3])])
+        + "\n"
+    )
+    words = ["--table", str(out / "bare.csv"), "--folder", str(out / "table")]
+    assert main(["predict", str(run), *words]) == ExitCode.OK
+    words = ["read=table", f"read.manifest={out / 'pairs.csv'}", f"read.root={cohort}"]
+    assert main(["predict", str(run), "--folder", str(out / "set"), *words]) == ExitCode.OK
+
+    own = voxels(run / "predictions" / f"{case}.nii.gz")
+    for mask in (bare, out / "table" / "one.nii.gz", out / "set" / "one.nii.gz"):
+        np.testing.assert_array_equal(voxels(mask), own)
+    scores = json.loads((run / "scores.json").read_text())["cases"][case]["official"]
+    of_set = json.loads((out / "set" / "scores.json").read_text())["cases"]["one"]["official"]
+    words = [str(bare), str(place / "ground_truth.nii.gz"), "--json", str(out / "scores.json")]
+    assert main(["evaluate", *words]) == ExitCode.OK
+    (of_files,) = json.loads((out / "scores.json").read_text())
+    assert of_set == of_files["official"] == scores
+
+
+def voxels(file):
+    """The numbers of a mask."""
+    return np.asarray(nib.load(file).dataobj)

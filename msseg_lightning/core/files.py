@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +177,12 @@ def write_settings(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_bytes(f"# checksum: {hashlib.sha256(text).hexdigest()}\n".encode() + text)
 
 
-def read_settings(path: Path) -> tuple[dict[str, Any], str | None]:
+def read_settings(path: Path, parse: Callable[[str], Any]) -> tuple[dict[str, Any], str | None]:
     """The mapping of ``write_settings``, and what its checksum says.
+
+    Args:
+        path: the file.
+        parse: text -> content; ``ValueError`` or ``yaml.YAMLError`` where it is no YAML.
 
     Returns:
         The mapping; None, or in words how its checksum differs. A file without a checksum was
@@ -190,8 +194,7 @@ def read_settings(path: Path) -> tuple[dict[str, Any], str | None]:
     """
     whole = read_regular(path)
     try:
-        content = yaml.safe_load(whole)
-        _refuse_growth(content)
+        content = parse(whole.decode())
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DamagedFileError(f"no YAML: {_first_line(error)}") from None
     if not isinstance(content, dict):
@@ -268,24 +271,6 @@ class _Plain(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
-
-
-LARGEST_SETTINGS = 200_000
-"""Values of a configuration, aliases followed; ours have some thousand."""
-
-
-def _refuse_growth(content: Any) -> None:
-    """Refuse aliases that stand for more values than could be gone through."""
-    waiting, seen = [content], 0
-    while waiting:
-        seen += 1
-        if seen > LARGEST_SETTINGS:
-            raise ValueError(f"more than {LARGEST_SETTINGS} values")
-        node = waiting.pop()
-        if isinstance(node, dict):
-            waiting.extend(node.values())
-        elif isinstance(node, list):
-            waiting.extend(node)
 
 
 def sha256_file(path: Path) -> str:

@@ -18,7 +18,7 @@ from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.read.nifti import changed_options
 from msseg_lightning.read.reader import read_subjects
 from msseg_lightning.read.splits import data_hash
-from msseg_lightning.run.build import build_load, build_method, code_hash, instantiate
+from msseg_lightning.run.build import build_load, code_hash, instantiate
 from msseg_lightning.run.compose import Config
 from msseg_lightning.run.folder import data_name
 from msseg_lightning.run.keys import OF_THE_RUN, hardware
@@ -40,7 +40,13 @@ from msseg_lightning.run.scores import (
     write_scores,
 )
 from msseg_lightning.run.shard import Shard
-from msseg_lightning.run.stored import load_config, recorded_settings, run_of, weights_hash
+from msseg_lightning.run.stored import (
+    build_stored,
+    load_config,
+    recorded_settings,
+    run_of,
+    weights_hash,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +104,7 @@ class Application:
     @functools.cached_property
     def method(self) -> Method:
         """The system with its weights."""
-        method = build_method(self.config)
-        method.load(self.model)
-        return method
+        return build_stored(self.model, self.config)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))

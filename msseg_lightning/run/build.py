@@ -15,7 +15,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_seed
 from msseg_lightning.core.subject import TARGET, LoadedSubject, LongitudinalSubject
 from msseg_lightning.run.compose import Config
-from msseg_lightning.run.fence import refuse_interpolations, refuse_targets
+from msseg_lightning.run.fence import refuse_imports, refuse_interpolations, refuse_targets
 from msseg_lightning.run.folder import batches_per_step
 from msseg_lightning.run.keys import OF_SEVERAL, TAKES_NETWORK, handed_down, of_a_stage
 
@@ -35,13 +35,17 @@ def instantiate(node: Any, partial: bool = False) -> Any:
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate as build
+    from omegaconf.errors import OmegaConfBaseException
 
     if node is None:
         return None
-    refuse_targets(node)
+    refuse_targets(node, anywhere=True)  # at its place each was looked at with the whole
     refuse_interpolations(node)
+    refuse_imports(node)
     try:
         return build(node, _convert_="all", _partial_=partial)
+    except OmegaConfBaseException as error:  # a set or a date: no value of a setting
+        raise MssegError(_refused(_name(node), error)) from error
     except InstantiationException as error:
         if isinstance(error.__cause__, MssegError):
             raise error.__cause__ from None
@@ -408,7 +412,7 @@ def check_buildable(config: Config) -> None:
 def postprocess_rules(config: Config) -> list[Any]:
     """The ordered rules on a map."""
     rules = (config.get("postprocess") or {}).get("rules", {})
-    return [instantiate(rule) for rule in rules.values()]
+    return [instantiate(rule) for rule in (rules or {}).values() if rule]
 
 
 def monitor_scores(mask: Any, reference: Any, spacing_mm: Any) -> dict[str, float]:

@@ -102,6 +102,7 @@ def compose_config(
         )
     config = {str(key): value for key, value in resolved.items()}
     refuse_ranges(config)
+    refuse_targets(config)  # again, with what interpolations put in other places
     for name in (config["ensemble"] or {}).get("members") or ():
         # size=NAME means the members' own size of that name; what is read is the run's business
         member = compose_config((f"size={config['size']}", "read.root=."), name)

@@ -24,7 +24,11 @@ from msseg_lightning.core.files import (
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.read.splits import PARTS, Split, write_split
 from msseg_lightning.run.compose import Config
-from msseg_lightning.run.fence import refuse_interpolations, refuse_targets
+from msseg_lightning.run.fence import (
+    read_stored_yaml,
+    refuse_interpolations,
+    refuse_targets,
+)
 from msseg_lightning.run.keys import decides, hardware, precision
 
 RECORD = {"status?": str, "stages?": dict, "data_hash?": str, "split_hash?": str}
@@ -247,20 +251,20 @@ class RunFolder:
 def read_config(file: Path, code: str, remedy: str) -> Config:
     """A configuration that ``write_settings`` wrote beside a run or a model.
 
-    Of a file that was changed first what it would build is looked at: an attack is called one.
+    What it would build is looked at before its checksum: an attack is called one.
 
     Raises:
-        MssegError: it is missing, changed or damaged (exit 4), or was changed and names what may
-            not be built (exit 6).
+        MssegError: it is missing, changed or damaged (exit 4), or holds more than plain values, a
+            class that may not be built or an interpolation (exit 6).
     """
     try:
-        content, changed = read_settings(file)
+        content, changed = read_settings(file, read_stored_yaml)
     except (OSError, DamagedFileError) as error:
         content, changed = {}, getattr(error, "strerror", None) or str(error)
-    if changed is None:
-        return content
     refuse_targets(content)
     refuse_interpolations(content)
+    if changed is None:
+        return content
     raise MssegError(
         Problem(
             code,

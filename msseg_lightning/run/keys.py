@@ -25,7 +25,6 @@ class Key:
         handed_down: a ``run`` setting that stages and members are built with.
         by_content: a stage is compared by the bytes of the files that it names, not by the names.
         takes_network: it can be handed the network of an earlier stage, see ``uses``.
-        needed: no stored system is without it.
         of_several: it says which networks a system has; one network has none of it.
         names_run: the folder of a run is named after it.
     """
@@ -36,19 +35,18 @@ class Key:
     handed_down: bool = False
     by_content: bool = False
     takes_network: bool = False
-    needed: bool = False
     of_several: bool = False
     names_run: bool = False
 
 
 KEYS = {
     # the run
-    "name": Key("system", needed=True, names_run=True),
+    "name": Key("system", names_run=True),
     "size": Key("run", names_run=True),
     "card": Key("run", decides=False),
     "sizes": Key("run", decides=False),
     "experiments": Key("run", decides=False),
-    "seed": Key("run", handed_down=True, needed=True, names_run=True),
+    "seed": Key("run", handed_down=True, names_run=True),
     "fold": Key("run", names_run=True),
     "profile": Key("run", decides=False),
     "overwrite": Key("run", decides=False),
@@ -56,11 +54,11 @@ KEYS = {
     "evaluate": Key("run"),
     "track": Key("run", decides=False),
     "read": Key("run", at_prediction=True, handed_down=True, by_content=True),
-    "data": Key("run", at_prediction=True, handed_down=True, needed=True),
+    "data": Key("run", at_prediction=True, handed_down=True),
     "data.workers": Key("run", decides=False, at_prediction=True, handed_down=True),
-    "paths": Key("run", decides=False, at_prediction=True, handed_down=True, needed=True),
+    "paths": Key("run", decides=False, at_prediction=True, handed_down=True),
     # the hardware; of its devices only the batches of a step count, see `hardware`
-    "trainer": Key("run", decides=False, at_prediction=True, handed_down=True, needed=True),
+    "trainer": Key("run", decides=False, at_prediction=True, handed_down=True),
     "trainer.precision": Key("run", at_prediction=True, handed_down=True),
     "trainer.sync_batchnorm": Key("run", at_prediction=True, handed_down=True),
     # a system of several networks
@@ -68,7 +66,7 @@ KEYS = {
     "ensemble": Key("system", of_several=True),
     "postprocess": Key("system", at_prediction=True),
     # one network, or what else is fitted
-    "preprocess": Key("stage", needed=True),
+    "preprocess": Key("stage"),
     "sample": Key("stage", takes_network=True),
     "loader": Key("stage", takes_network=True),
     "augment": Key("stage", takes_network=True),
@@ -77,7 +75,7 @@ KEYS = {
     "train": Key("stage"),
     "train.task": Key("stage", takes_network=True),
     "infer": Key("stage", at_prediction=True),
-    "method": Key("stage", needed=True),
+    "method": Key("stage"),
     "channels": Key("stage"),
     "uses": Key("stage", of_several=True),
     "visits": Key("stage"),
@@ -97,9 +95,6 @@ OF_SEVERAL = tuple(key for key, one in KEYS.items() if one.of_several)
 
 NAMES_RUN = tuple(key for key, one in KEYS.items() if one.names_run)
 """Settings by which run folders are told apart."""
-
-NEEDED = tuple(key for key, one in KEYS.items() if one.needed)
-"""What a stored configuration must hold for the system to be built again."""
 
 TAKES_NETWORK = tuple(key for key, one in KEYS.items() if one.takes_network)
 """Nodes of the configuration that can be handed an earlier stage's network."""

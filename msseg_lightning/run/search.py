@@ -343,8 +343,8 @@ def _check(search: Search) -> None:
             f"different seeds, none of them the search's own ({search.seed})",
             f"search.retrain.seeds=[{search.seed + 1},{search.seed + 2}]",
         )
-    for index, one in enumerate(search.space):
-        _check_parameter(one, search.space[:index])
+    for index, parameter in enumerate(search.space):
+        _check_parameter(parameter, search.space[:index])
     if search.sampler == "grid" and any(one.when for one in search.space):
         expected = "no `when`: it would repeat points"
         raise _refused("search.sampler", "grid", expected, "search.sampler=tpe")

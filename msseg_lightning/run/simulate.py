@@ -35,7 +35,7 @@ def load_recipe(preset: str = "challenge", overrides: Sequence[str] = ()) -> Coh
         raise _config_error("There is no such preset.", "preset", preset, ", ".join(names))
     stored = OmegaConf.load(conf_dir() / "simulate" / f"{preset}.yaml")
     plain = OmegaConf.to_container(stored, resolve=False)
-    refuse_targets(plain)
+    refuse_targets({"simulate": plain})
     try:
         given = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)
     except OmegaConfBaseException as error:
