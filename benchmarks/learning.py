@@ -59,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from msseg_lightning.run.cards import read_cards
-    from msseg_lightning.run.simulate import load_recipe
+    from msseg_lightning.run.config.cards import read_cards
+    from msseg_lightning.run.data.simulate import load_recipe
     from msseg_lightning.simulate.cohort import write_cohort
 
     cohort = options.work / "small"

@@ -178,10 +178,10 @@ def dask_client(way: Way) -> None:
     from distributed import Client
 
     from msseg_lightning.evaluate.case_score import ScoreOptions
-    from msseg_lightning.run.apply import apply_to_data_set
-    from msseg_lightning.run.compose import compose_config
-    from msseg_lightning.run.evaluate_files import evaluate_files, find_pairs
-    from msseg_lightning.run.prepare import prepare_data_set
+    from msseg_lightning.run.config.compose import compose_config
+    from msseg_lightning.run.data.evaluate_files import evaluate_files, find_pairs
+    from msseg_lightning.run.data.prepare import prepare_data_set
+    from msseg_lightning.run.predict.data_set import apply_to_data_set
 
     with Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
         executor = client.get_executor(pure=False)
@@ -225,8 +225,8 @@ def _both(command: Callable[[], list[str]]) -> list[int]:
 
 def write_model(folder: Path) -> None:
     """A model folder as ``msseg train`` leaves it."""
-    from msseg_lightning.run.build import build_method
-    from msseg_lightning.run.compose import compose_config
+    from msseg_lightning.run.assemble.system import build_method
+    from msseg_lightning.run.config.compose import compose_config
 
     if not (folder / "config.yaml").exists():
         config = compose_config([*NETWORK, "read.root=unknown"], "pre_unet")

@@ -32,8 +32,8 @@ from msseg_lightning.method.bsi_subtraction import BsiSubtraction
 from msseg_lightning.read.load import load_subject
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.read.open_ms import OpenMs
-from msseg_lightning.run.build import build_cache
-from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.assemble.system import build_cache
+from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.simulate.real_anatomy import white_matter_level
 
 log = logging.getLogger("msseg.subtraction")

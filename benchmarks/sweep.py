@@ -45,7 +45,7 @@ EXPERIMENT = "oversampled_unet"
 
 # ---------------------------------------------------------------------- eight workers at once
 def toy_search(trials: int) -> Any:
-    from msseg_lightning.run.search import parse
+    from msseg_lightning.run.sweep.space import parse
 
     return parse(
         {
@@ -67,7 +67,7 @@ def toy_search(trials: int) -> Any:
 
 def work(folder: Path, store: str | None, trials: int) -> None:
     """One worker: until the study has as many trials as wanted."""
-    from msseg_lightning.run.sweep import Sweep
+    from msseg_lightning.run.sweep.worker import Sweep
 
     def toy(values: Mapping[str, Any], fold: int, seed: int, place: Path) -> dict[str, float]:
         return {"score": values["x"] - 0.1 * values.get("k", 0) + 0.01 * fold + 0.1 * (seed > 0)}
@@ -79,8 +79,8 @@ def work(folder: Path, store: str | None, trials: int) -> None:
 
 def workers(store: str | None, trials: int) -> list[Row]:
     """Start them together on an empty store and count what is there in the end."""
-    from msseg_lightning.run.study import SharedStudy
-    from msseg_lightning.run.sweep_answer import answer, status
+    from msseg_lightning.run.sweep.answer import answer, status
+    from msseg_lightning.run.sweep.study import SharedStudy
 
     kind = "PostgreSQL" if store else "SQLite"
     with tempfile.TemporaryDirectory(prefix="sweep-") as name:
@@ -176,9 +176,9 @@ LOOKS = ("status", "best", "export")
 def study_rows(
     kind: str, folder: Path, store: str | None, killed_at: Sequence[int], folds: int
 ) -> list[Row]:
-    from msseg_lightning.run.study import SharedStudy
-    from msseg_lightning.run.sweep import trial_name
-    from msseg_lightning.run.sweep_answer import status
+    from msseg_lightning.run.sweep.answer import status
+    from msseg_lightning.run.sweep.study import SharedStudy
+    from msseg_lightning.run.sweep.worker import trial_name
 
     study = SharedStudy.find("killed", folder / "sweeps" / "killed", store)
     trials = study.trials()
@@ -238,8 +238,8 @@ def mlflow_rows(kind: str, folder: Path) -> list[Row]:
 def finished_in(folder: Path, look: Sequence[str]) -> int:
     """How many trials are finished, from the store itself."""
     from msseg_lightning.core.problem import MssegError
-    from msseg_lightning.run.sweep_answer import status
-    from msseg_lightning.run.sweep_command import Words, find_study
+    from msseg_lightning.run.sweep.answer import status
+    from msseg_lightning.run.sweep.command import Words, find_study
 
     with contextlib.suppress(MssegError), contextlib.chdir(folder):
         return status(find_study(Words.of(look[0], look[1:]))).get("complete", 0)

@@ -22,8 +22,8 @@ from msseg_lightning.core.files import atomic_write
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.method.staged import StagedMethod, frozen_network, untracked
 from msseg_lightning.read.msseg2 import Msseg2
-from msseg_lightning.run.build import build_cache, build_method, instantiate
-from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.assemble.system import build_cache, build_method, instantiate
+from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.sample.synthetic_pairs import Donors, Fate, PairSynthesis, Plan
 from msseg_lightning.sample.visit import visits_of
 

@@ -43,17 +43,17 @@ from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.evaluate.case_score import CaseScore
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.read.splits import data_hash
-from msseg_lightning.run.apply import Application, trained_on
-from msseg_lightning.run.build import build_cache, build_load
-from msseg_lightning.run.compose import Config
-from msseg_lightning.run.scores import (
+from msseg_lightning.run.assemble.system import build_cache, build_load
+from msseg_lightning.run.config.compose import Config
+from msseg_lightning.run.predict.data_set import Application, trained_on
+from msseg_lightning.run.predict.scores import (
     digest,
     keep_score,
     kept_score,
     score_options,
     score_prediction,
 )
-from msseg_lightning.run.stored import find_model, load_config
+from msseg_lightning.run.predict.trained import find_model, load_config
 
 log = logging.getLogger("msseg.tiling")
 

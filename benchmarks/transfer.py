@@ -50,8 +50,8 @@ from msseg_lightning.read.load import load_subject
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.read.nifti import read_volume
 from msseg_lightning.read.open_ms import OpenMs
-from msseg_lightning.run.build import build_cache
-from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.assemble.system import build_cache
+from msseg_lightning.run.config.compose import compose_config
 
 log = logging.getLogger("msseg.transfer")
 
@@ -238,7 +238,7 @@ def at_budget(points: Sequence[Point], budget: float) -> Point | None:
 
 def make_cohort(folder: Path, workers: int) -> None:
     """The simulated training data; patients that exist already stay."""
-    from msseg_lightning.run.simulate import load_recipe
+    from msseg_lightning.run.data.simulate import load_recipe
     from msseg_lightning.simulate.cohort import write_cohort
 
     recipe = load_recipe("thick_slices", COHORT)
@@ -248,7 +248,7 @@ def make_cohort(folder: Path, workers: int) -> None:
 def train(work: Path, steps: int, seed: int) -> Path:
     """Fit the network on the cohort alone, or go on; returns the run folder."""
     from msseg_lightning.compare.run_report import build_report
-    from msseg_lightning.run.experiment import train_experiment
+    from msseg_lightning.run.train.experiment import train_experiment
 
     write_json(work / "split.json", SPLIT)
     config = compose_config(
@@ -266,7 +266,7 @@ def train(work: Path, steps: int, seed: int) -> Path:
 
 def predict(run: Path, open_ms: Path, work: Path, out: Path) -> None:
     """Masks and maps of the real pairs, as ``msseg predict`` writes them."""
-    from msseg_lightning.run.apply import apply_to_data_set
+    from msseg_lightning.run.predict.data_set import apply_to_data_set
 
     if (out / "scores.json").exists():
         return

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from msseg_lightning.run.simulate import load_recipe
+from msseg_lightning.run.data.simulate import load_recipe
 from msseg_lightning.simulate.cohort import write_cohort
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from msseg_lightning.run.cards import REQUIRED, read_cards
-from msseg_lightning.run.compose import conf_dir, experiments_dir
+from msseg_lightning.run.config.cards import REQUIRED, read_cards
+from msseg_lightning.run.config.compose import conf_dir, experiments_dir
 
 PACKAGE = Path(__file__).parents[1] / "msseg_lightning"
 TESTS = Path(__file__).parent

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from msseg_lightning.core.problem import ExitCode
 
 if TYPE_CHECKING:
-    from msseg_lightning.run.check import CheckReport
+    from msseg_lightning.run.data.check import CheckReport
 
 EXAMPLES = """\
 examples
@@ -47,9 +47,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
     options = _parser().parse_intermixed_args(arguments)
 
     from msseg_lightning.read.nifti import gate_options
-    from msseg_lightning.run.build import instantiate
-    from msseg_lightning.run.check import check_dataset
-    from msseg_lightning.run.compose import compose_config
+    from msseg_lightning.run.assemble.system import instantiate
+    from msseg_lightning.run.config.compose import compose_config
+    from msseg_lightning.run.data.check import check_dataset
 
     config = compose_config(options.overrides)
     gate = gate_options(config["data"]["reading"])

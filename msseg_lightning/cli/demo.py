@@ -34,9 +34,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
     options = parser.parse_intermixed_args(arguments)
 
     from msseg_lightning.cli import simulate, train
-    from msseg_lightning.run.compose import compose_config
-    from msseg_lightning.run.product import is_product
-    from msseg_lightning.run.simulate import load_recipe
+    from msseg_lightning.run.config.compose import compose_config
+    from msseg_lightning.run.data.simulate import load_recipe
+    from msseg_lightning.run.train.folds_and_seeds import is_product
 
     began = time.monotonic()
     cohort = options.cohort or Path("cohorts") / options.preset

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
     from msseg_lightning.evaluate.case_score import ScoreOptions
     from msseg_lightning.evaluate.summary import summarise
     from msseg_lightning.read.nifti import label_meanings
-    from msseg_lightning.run.evaluate_files import evaluate_files, find_pairs
+    from msseg_lightning.run.data.evaluate_files import evaluate_files, find_pairs
 
     labels: dict[str, dict[int, int]] = {}
     for name in ("label_value", "prediction_label_value"):

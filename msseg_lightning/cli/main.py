@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _unwinding():
             if any(word.startswith("launcher=") for word in rest):
-                from msseg_lightning.run.launch import launch
+                from msseg_lightning.run.cluster.launch import launch
 
                 sys.stdout.write(launch(command, rest))
                 return ExitCode.OK

@@ -93,7 +93,8 @@ def main(arguments: Sequence[str]) -> ExitCode:
     if options.brain is not None and not all(single):
         parser.error("--brain goes with --baseline and --followup; a table has a column brain")
 
-    from msseg_lightning.run import predict, stored
+    from msseg_lightning.run.predict import delivery as predict
+    from msseg_lightning.run.predict import trained as stored
 
     if all(single):  # before anything is loaded
         inputs = [options.baseline, options.followup, options.brain]
@@ -117,7 +118,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
 def predict_many(model: Path, options: argparse.Namespace) -> ExitCode:
     """Every pair of a table or a data set; the refused are listed and the others go on."""
     from msseg_lightning.cli.train import describe
-    from msseg_lightning.run.apply import apply_to_data_set, apply_to_table
+    from msseg_lightning.run.predict.data_set import apply_to_data_set, apply_to_table
 
     where = {"shard": options.shard, "executor": max(options.workers, 1)}
     if options.table is not None:

@@ -38,8 +38,8 @@ def main(arguments: Sequence[str]) -> ExitCode:
     parser.add_argument("--shard", type=Shard.parse, metavar="I/N", help=SHARD_HELP)
     options = parser.parse_intermixed_args(arguments)
 
-    from msseg_lightning.run.compose import compose_config
-    from msseg_lightning.run.prepare import prepare_data_set
+    from msseg_lightning.run.config.compose import compose_config
+    from msseg_lightning.run.data.prepare import prepare_data_set
 
     config = compose_config(options.overrides, options.experiment)
     mapped = prepare_data_set(config, options.shard)

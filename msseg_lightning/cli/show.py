@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
     import yaml
 
-    from msseg_lightning.run.compose import compose_config
+    from msseg_lightning.run.config.compose import compose_config
 
     config = compose_config(options.overrides, options.experiment, complete=False)
     sys.stdout.write(yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100))

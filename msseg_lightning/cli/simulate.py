@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
     parser.add_argument("--shard", type=Shard.parse, metavar="I/N", help=SHARD_HELP)
     options = parser.parse_intermixed_args(arguments)
 
-    from msseg_lightning.run.simulate import load_recipe
+    from msseg_lightning.run.data.simulate import load_recipe
     from msseg_lightning.simulate.cohort import write_cohort
 
     own = {"preset": "challenge", "seed": "0", "workers": "1", "patients": ""}

@@ -46,8 +46,8 @@ def main(arguments: Sequence[str]) -> ExitCode:
     options = parser.parse_intermixed_args(arguments)
 
     from msseg_lightning.compare.sweep_report import build_sweep_report
-    from msseg_lightning.run import sweep_command
-    from msseg_lightning.run.sweep_answer import answer, status
+    from msseg_lightning.run.sweep import command as sweep_command
+    from msseg_lightning.run.sweep.answer import answer, status
 
     words = sweep_command.Words.of(options.experiment, options.overrides)
     if options.status:

@@ -47,9 +47,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
     from msseg_lightning.cli.imports import import_lightning
 
     import_lightning()
-    from msseg_lightning.run.compose import compose_config
-    from msseg_lightning.run.experiment import train_experiment
-    from msseg_lightning.run.product import is_product, train_product
+    from msseg_lightning.run.config.compose import compose_config
+    from msseg_lightning.run.train.experiment import train_experiment
+    from msseg_lightning.run.train.folds_and_seeds import is_product, train_product
 
     several = is_product(options.overrides)
     config = {} if several else compose_config(options.overrides, options.experiment)

@@ -13,7 +13,7 @@ from msseg_lightning.compare.curves import curve_panels
 from msseg_lightning.compare.picture import COLUMNS, PLANES
 from msseg_lightning.core.wording import counted
 from msseg_lightning.evaluate.case_score import CaseScore
-from msseg_lightning.run.cards import reported_text
+from msseg_lightning.run.config.cards import reported_text
 
 # No address may be contacted, whatever a name in the data contains.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

@@ -25,8 +25,8 @@ from msseg_lightning.core.volume import Volume
 from msseg_lightning.core.wording import counted
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.evaluate.summary import dice_as_published
-from msseg_lightning.run.build import build_load, instantiate
-from msseg_lightning.run.compose import Config
+from msseg_lightning.run.assemble.system import build_load, instantiate
+from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.folder import RunFolder, data_name
 from msseg_lightning.train.curves import read_curves
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msseg_lightning.compare import page
 from msseg_lightning.core.files import atomic_write
-from msseg_lightning.run.sweep_answer import PLOTS, Answer, plots, score_text, shown
+from msseg_lightning.run.sweep.answer import PLOTS, Answer, plots, score_text, shown
 
 LARGEST_TABLE = 500
 """Rows; ``trials.csv`` has all."""

@@ -23,13 +23,13 @@ from msseg_lightning.core.files import (
 )
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.read.splits import PARTS, Split, write_split
-from msseg_lightning.run.compose import Config
-from msseg_lightning.run.fence import (
+from msseg_lightning.run.config.allow_list import (
     read_stored_yaml,
     refuse_interpolations,
     refuse_targets,
 )
-from msseg_lightning.run.keys import decides, hardware, precision
+from msseg_lightning.run.config.compose import Config
+from msseg_lightning.run.config.keys import decides, hardware, precision
 
 RECORD = {"status?": str, "stages?": dict, "data_hash?": str, "split_hash?": str}
 """What ``run.json`` may hold that is read again."""

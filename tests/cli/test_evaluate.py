@@ -137,7 +137,7 @@ def test_help_teaches_and_needs_no_heavy_import(capsys):
     assert "ground_truth.nii.gz" in capsys.readouterr().out
     code = (
         "import sys, msseg_lightning.cli.evaluate\n"
-        "import msseg_lightning.evaluate.score, msseg_lightning.run.evaluate_files\n"
+        "import msseg_lightning.evaluate.score, msseg_lightning.run.data.evaluate_files\n"
         "assert not {'torch', 'monai', 'mlflow', 'lightning'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

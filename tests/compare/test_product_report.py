@@ -12,7 +12,7 @@ import yaml
 
 from msseg_lightning.compare.product_report import build_product_report
 from msseg_lightning.evaluate.score import ScoreOptions, score_case
-from msseg_lightning.run.scores import write_scores
+from msseg_lightning.run.predict.scores import write_scores
 
 
 def score(*boxes, true=((1, 1, 1),)):

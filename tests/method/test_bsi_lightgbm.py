@@ -27,8 +27,8 @@ from msseg_lightning.method.bsi_subtraction import BsiRule
 from msseg_lightning.postprocess.size import MinAxis, MinSize
 from msseg_lightning.postprocess.threshold import Threshold
 from msseg_lightning.read.splits import LeaveOneOut
-from msseg_lightning.run.build import instantiate
-from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.assemble.system import instantiate
+from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.sample.voxel_table import VoxelRows
 
 SHAPE = (20, 18, 16)

@@ -12,8 +12,8 @@ import torch
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.read.msseg2 import Msseg2
-from msseg_lightning.run.build import build_method
-from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.assemble.system import build_method
+from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.train.task import WholeVolumeValidator
 
 

@@ -17,7 +17,7 @@ from msseg_lightning.preprocess.register import HalfwayRegistration
 from msseg_lightning.preprocess.reorient import Reorient
 from msseg_lightning.preprocess.resample import Resample
 from msseg_lightning.preprocess.restore import restore
-from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.config.compose import compose_config
 
 CHAINS = Path(__file__).parents[2] / "conf" / "preprocess"
 # these register an atlas or look for a brain by its shape: a phantom of 3 cm is none (slow tests)

@@ -8,7 +8,7 @@ from msseg_lightning.read.load import load_subject
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.read.reader import Reader
 from msseg_lightning.read.single_timepoint import SingleTimepoint
-from msseg_lightning.run.simulate import load_recipe
+from msseg_lightning.run.data.simulate import load_recipe
 from msseg_lightning.simulate.cohort import write_cohort
 from tests.read import files
 

@@ -15,17 +15,17 @@ import pytest
 from msseg_lightning.cli.ui import refuse_other_hosts, require_free_port
 from msseg_lightning.evaluate.case_score import ScoreOptions
 from msseg_lightning.method.ensemble import EnsembleMethod
-from msseg_lightning.run.build import _check_uses, _given_to, instantiate
-from msseg_lightning.run.compose import compose_config
-from msseg_lightning.run.fence import refuse_interpolations
-from msseg_lightning.run.product import count_folds
-from msseg_lightning.run.rater_ceiling import rater_ceiling
-from msseg_lightning.run.search import read_search
+from msseg_lightning.run.assemble.system import _check_uses, _given_to, instantiate
+from msseg_lightning.run.config.allow_list import refuse_interpolations
+from msseg_lightning.run.config.compose import compose_config
+from msseg_lightning.run.data.rater_ceiling import rater_ceiling
+from msseg_lightning.run.data.simulate import load_recipe
 from msseg_lightning.run.shard import Shard
-from msseg_lightning.run.simulate import load_recipe
-from msseg_lightning.run.study import SharedStudy
-from msseg_lightning.run.study_store import open_storage, reachable, refuse_pickles
-from msseg_lightning.run.sweep_command import Words, check_search
+from msseg_lightning.run.sweep.command import Words, check_search
+from msseg_lightning.run.sweep.space import read_search
+from msseg_lightning.run.sweep.storage import open_storage, reachable, refuse_pickles
+from msseg_lightning.run.sweep.study import SharedStudy
+from msseg_lightning.run.train.folds_and_seeds import count_folds
 from msseg_lightning.simulate.cohort import write_cohort
 from msseg_lightning.simulate.recipe import replace_field
 from msseg_lightning.simulate.scanner import scanners_named

@@ -28,8 +28,8 @@ from msseg_lightning.read.splits import (
     write_split,
 )
 from msseg_lightning.read.table import TableReader
-from msseg_lightning.run.build import instantiate
-from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.assemble.system import instantiate
+from msseg_lightning.run.config.compose import compose_config
 from tests.read import files, test_bids, test_open_ms, test_single_timepoint
 from tests.remedies.place import CASES, Case, Place, case, with_settings
 
@@ -315,7 +315,7 @@ def facts_of_patients(place: Place) -> None:
 @case("data.copy")
 def the_same_scan_twice(place: Place) -> None:
     """Once found by its voxels when a data set is checked, once by its bytes before training."""
-    from msseg_lightning.run.experiment import refuse_copies
+    from msseg_lightning.run.train.experiment import refuse_copies
 
     files.good_pair(place.folder / "data", "013")
     again = files.good_pair(place.folder / "data", "016")

@@ -26,8 +26,8 @@ from msseg_lightning.method.staged import _key_of
 from msseg_lightning.network.weights import load_weights, save_weights
 from msseg_lightning.read.splits import Split
 from msseg_lightning.run.folder import RunFolder
-from msseg_lightning.run.scores import keep_score, kept_score, write_scores
-from msseg_lightning.run.stored import stored_config
+from msseg_lightning.run.predict.scores import keep_score, kept_score, write_scores
+from msseg_lightning.run.predict.trained import stored_config
 from msseg_lightning.track.journal import Journal, Position, run_key
 from msseg_lightning.train.checkpoint import AtomicCheckpointIO, read_checkpoint
 from msseg_lightning.train.training import _finished

@@ -1,6 +1,6 @@
 import pytest
 
-from msseg_lightning.run.simulate import load_recipe
+from msseg_lightning.run.data.simulate import load_recipe
 from msseg_lightning.simulate.cohort import write_cohort
 from msseg_lightning.simulate.patient import simulate_patient
 

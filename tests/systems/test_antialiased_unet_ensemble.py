@@ -11,8 +11,8 @@ from msseg_lightning.core.subject import LongitudinalSubject, Native
 from msseg_lightning.core.volume import Grid
 from msseg_lightning.infer.aggregate import flip_sets
 from msseg_lightning.method.ensemble import EnsembleMethod
-from msseg_lightning.run.build import instantiate, postprocess_rules
-from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.assemble.system import instantiate, postprocess_rules
+from msseg_lightning.run.config.compose import compose_config
 
 NATIVE = Native(Grid((8, 8, 8), np.eye(4)), b"")
 

@@ -13,8 +13,8 @@ from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP, FOLLOWUP_LESIONS, TARGET
 from msseg_lightning.network.weights import save_weights
 from msseg_lightning.read.msseg2 import Msseg2
-from msseg_lightning.run.build import build_method, instantiate
-from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.assemble.system import build_method, instantiate
+from msseg_lightning.run.config.compose import compose_config
 
 NAME = "cascaded_probability_difference"
 IMAGE = "lesion_probability_difference"

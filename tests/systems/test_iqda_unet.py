@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from msseg_lightning.run.build import instantiate
-from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.assemble.system import instantiate
+from msseg_lightning.run.config.compose import compose_config
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from msseg_lightning.loss.overlap import SoftDice
 from msseg_lightning.network.blocks import Activation, Block, Down, Norm, Up
 from msseg_lightning.network.mask_pair_regressor import MaskPairRegressor
 from msseg_lightning.network.unet import UNet
-from msseg_lightning.run.build import instantiate
-from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.assemble.system import instantiate
+from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.sample.loader import PatchLoader
 from msseg_lightning.sample.mask_pairs import Corruption, MaskPairLoader, lesion_f1
 from msseg_lightning.sample.ratio import RatioSampler

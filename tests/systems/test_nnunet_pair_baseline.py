@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from msseg_lightning.core.network import DeepLogits
-from msseg_lightning.run.build import instantiate
-from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.assemble.system import instantiate
+from msseg_lightning.run.config.compose import compose_config
 
 
 def config(*words):

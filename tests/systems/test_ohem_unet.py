@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from msseg_lightning.core.random import keyed_generator
-from msseg_lightning.run.build import instantiate
-from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.assemble.system import instantiate
+from msseg_lightning.run.config.compose import compose_config
 from tests.sample.conftest import prepare
 
 NAMES = ("ohem_unet", "oversampled_unet")

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from msseg_lightning.method.ensemble import EnsembleMethod
-from msseg_lightning.run.build import instantiate
-from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.assemble.system import instantiate
+from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.train.task import Task
 
 MEMBERS = ("segresnet_shallow", "segresnet_deep")

@@ -11,8 +11,8 @@ from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.subject import BRAIN, TARGET
 from msseg_lightning.loss.self_supervised import PairReconstruction
 from msseg_lightning.read.msseg2 import Msseg2
-from msseg_lightning.run.build import build_method, instantiate
-from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.assemble.system import build_method, instantiate
+from msseg_lightning.run.config.compose import compose_config
 
 NAME = "selfsup_attention_unet"
 

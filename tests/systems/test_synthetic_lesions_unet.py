@@ -6,8 +6,8 @@ import torch
 
 from msseg_lightning.augment.fused import FusedAugment
 from msseg_lightning.loss.reconstruction import Reconstruction
-from msseg_lightning.run.build import instantiate, stage_config
-from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.assemble.system import instantiate, stage_config
+from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.sample.corrupted import LesionFreePatches, widened
 from msseg_lightning.sample.mixed import MixedPairs
 from msseg_lightning.sample.ratio import RatioSampler

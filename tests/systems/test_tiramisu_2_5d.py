@@ -15,8 +15,8 @@ from msseg_lightning.core.subject import LongitudinalSubject, Native
 from msseg_lightning.core.volume import Grid
 from msseg_lightning.infer.slices import SliceWise
 from msseg_lightning.method.ensemble import EnsembleMethod
-from msseg_lightning.run.build import instantiate, postprocess_rules
-from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.assemble.system import instantiate, postprocess_rules
+from msseg_lightning.run.config.compose import compose_config
 
 MEMBERS = ("tiramisu_2_5d_augmented", "tiramisu_2_5d_plain")
 

@@ -1,0 +1,444 @@
+"""From a configuration to objects: the only place where the two meet."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msseg_lightning.core.files import sha256_file
+from msseg_lightning.core.method import Method
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.random import keyed_seed
+from msseg_lightning.core.subject import TARGET, LoadedSubject, LongitudinalSubject
+from msseg_lightning.run.config.allow_list import (
+    refuse_imports,
+    refuse_interpolations,
+    refuse_targets,
+)
+from msseg_lightning.run.config.compose import Config
+from msseg_lightning.run.config.keys import OF_SEVERAL, TAKES_NETWORK, handed_down, of_a_stage
+from msseg_lightning.run.folder import batches_per_step
+
+if TYPE_CHECKING:
+    from msseg_lightning.method.staged import Fitted, Track
+
+Given = Mapping[str, "Fitted"]
+Load = Callable[[LongitudinalSubject], LoadedSubject]
+
+
+def instantiate(node: Any, partial: bool = False) -> Any:
+    """Build an object and everything inside it; with ``partial`` the caller completes it.
+
+    Raises:
+        MssegError: what the object itself said, or that it refused a setting (exit 2); a class that
+            may not be built, or an interpolation (exit 6): a run folder may be another's.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate as build
+    from omegaconf.errors import OmegaConfBaseException
+
+    if node is None:
+        return None
+    refuse_targets(node, anywhere=True)  # at its place each was looked at with the whole
+    refuse_interpolations(node)
+    refuse_imports(node)
+    try:
+        return build(node, _convert_="all", _partial_=partial)
+    except OmegaConfBaseException as error:  # a set or a date: no value of a setting
+        raise MssegError(_refused(_name(node), error)) from error
+    except InstantiationException as error:
+        if isinstance(error.__cause__, MssegError):
+            raise error.__cause__ from None
+        raise MssegError(_refused(_name(node), error.__cause__ or error)) from error
+
+
+def _made(name: str, make: Callable[..., Any], /, **arguments: Any) -> Any:
+    """Complete an object; what it says against a setting is a refusal (exit 2), not a fault."""
+    try:
+        return make(**arguments)
+    except (TypeError, ValueError) as error:
+        raise MssegError(_refused(name, error)) from error
+
+
+def _name(node: Any) -> str:
+    target = str(node.get("_target_", "")) if isinstance(node, Mapping) else ""
+    return target.rpartition(".")[2]
+
+
+def _refused(name: str, error: BaseException) -> Problem:
+    """A class that does not take what the configuration gives it."""
+    return Problem(
+        "config.value",
+        f"this setting cannot be used: {' '.join(str(error).split())[:400]}",
+        field=name,
+        remedy="`msseg show EXPERIMENT` prints every setting",
+        exit_code=ExitCode.CONFIG,
+    )
+
+
+def build_load(config: Config) -> Load:
+    """The gate with this configuration's options."""
+    from msseg_lightning.read.load import load_subject
+    from msseg_lightning.read.nifti import gate_options
+
+    return functools.partial(load_subject, options=gate_options(config["data"]["reading"]))
+
+
+def build_cache(config: Config) -> Any:
+    """Prepares pairs as the configuration says and keeps them under ``paths.cache``."""
+    from msseg_lightning.preprocess.cache import PreparedCache
+    from msseg_lightning.preprocess.pipeline import Preprocess
+    from msseg_lightning.read.nifti import LABEL_RULES, changed_options
+
+    steps = [instantiate(step) for step in config["preprocess"]["steps"].values() if step]
+    reading = changed_options(config["data"]["reading"])  # decide what is read, or refused
+    rules = {**reading, "label_rules": LABEL_RULES}
+    kind = f"-{keyed_seed(json.dumps(rules, sort_keys=True)):016x}" if reading else ""
+    return PreparedCache(
+        Path(config["paths"]["cache"]) / f"prepared{kind}",
+        Preprocess(steps),
+        build_load(config),
+        workers=config["data"]["workers"],
+    )
+
+
+def build_method(
+    config: Config,
+    loggers: Sequence[object] = (),
+    held_out: Iterable[str] = (),
+    track: Track | None = None,
+) -> Method:
+    """The system: an ensemble, a graph of stages, a network, or a method without gradients.
+
+    Args:
+        config: resolved.
+        loggers: of the last stage.
+        held_out: patients of the pairs that are only tested; no stage may be fitted on them.
+        track: opens a tracked run of its own for each stage or member.
+    """
+    from msseg_lightning.method.staged import untracked
+
+    track = track or untracked
+    if config.get("ensemble"):
+        return _ensemble(config, frozenset(held_out), track)
+    if config.get("stages"):
+        return _staged(config, loggers, frozenset(held_out), track)
+    return _single(config, loggers, held_out=frozenset(held_out))
+
+
+def _single(
+    config: Config,
+    loggers: Sequence[object],
+    given: Given | None = None,
+    held_out: frozenset[str] = frozenset(),
+) -> Any:
+    """One network with everything around it, or a method without gradients.
+
+    Args:
+        config: resolved.
+        loggers: of its training.
+        given: stage -> what it left; its networks become arguments as ``uses`` says.
+        held_out: patients of whom no further scan is learned from.
+    """
+    cache = build_cache(config)
+    method = instantiate(config["method"], partial=True)
+    rules = postprocess_rules(config)
+    if config.get("network") is None:
+        given_rules = {"postprocess": rules} if rules else {}
+        return _made(_name(config["method"]), method, cache=cache, **given_rules)
+
+    import torch
+
+    from msseg_lightning.method.network_method import Channels
+    from msseg_lightning.train.training import Hardware, Training
+
+    extra, images = _given_to(config, given or {})
+    torch.manual_seed(keyed_seed(config["seed"], "weights") >> 1)
+    train = dict(config["train"])
+    pieces = {name: train.pop(name) for name in ("task", "optimizer", "scheduler")}
+    train.pop("_target_")
+    optimizer = instantiate(pieces["optimizer"], partial=True)
+    scheduler = instantiate(pieces["scheduler"], partial=True)
+    _try_optimizer(pieces["optimizer"], optimizer, scheduler)
+    task = _made(
+        _name(pieces["task"]),
+        instantiate(pieces["task"], partial=True),
+        network=_complete(config["network"], extra["network"]),
+        loss=_complete(config["loss"], extra["loss"]),
+        optimizer=optimizer,
+        scheduler=scheduler,
+        seed=config["seed"],
+        **extra["train.task"],
+    )
+    channels = Channels(tuple(config["channels"]["images"]), config["channels"]["target"])
+    loader = dict(config["loader"])
+    visits = instantiate(loader.pop("visits", None))
+    return _made(
+        _name(config["method"]),
+        method,
+        cache=cache,
+        channels=channels,
+        # built now: a wrong patch size must not wait until every pair is prepared
+        patches=functools.partial(
+            instantiate(loader, partial=True),
+            sampler=_complete(config["sample"], extra["sample"]),
+            augment=_complete(config["augment"], extra["augment"]),
+            image_names=channels.images,
+            target_names=() if channels.target is None else (channels.target,),
+            batch_size=config["train"]["batch_size"],
+            seed=config["seed"],
+            **extra["loader"],
+        ),
+        task=task,
+        training=_made("train", Training, **train),
+        infer=instantiate(config["infer"]),
+        score=monitor_scores,
+        name=config["name"],
+        postprocess=rules,
+        hardware=_made("trainer", Hardware, **config["trainer"]),
+        derived=images,
+        loggers=loggers,
+        visits=visits,
+        held_out=held_out,
+    )
+
+
+def _complete(node: Any, arguments: Mapping[str, Any]) -> Any:
+    """Build a node with objects that no configuration can hold."""
+    if not arguments:
+        return instantiate(node)
+    return _made(_name(node), instantiate(node, partial=True), **arguments)
+
+
+def _given_to(config: Config, given: Given) -> tuple[dict[str, dict[str, Any]], list[Any]]:
+    """What ``uses`` gives to which node, and the images that stages make.
+
+    Raises:
+        MssegError: it names a node that takes nothing (exit 2).
+    """
+    extra: dict[str, dict[str, Any]] = {node: {} for node in TAKES_NETWORK}
+    images = []
+    for place, stage in (config.get("uses") or {}).items():
+        node, _, argument = str(place).rpartition(".")
+        if node == "images":
+            if stage in given:
+                images.append(given[stage].image(argument))
+        elif node not in extra:
+            raise MssegError(
+                Problem(
+                    "config.uses",
+                    "nothing there can be handed a stage",
+                    field=f"uses.{place}",
+                    found=str(stage),
+                    expected=", ".join(f"{name}.ARGUMENT" for name in (*TAKES_NETWORK, "images")),
+                    remedy="see `uses` in an experiment with stages",
+                    exit_code=ExitCode.CONFIG,
+                )
+            )
+        elif stage in given:
+            extra[node][argument] = given[stage].network()
+    return extra, images
+
+
+def _staged(
+    config: Config, loggers: Sequence[object], held_out: frozenset[str], track: Track
+) -> Method:
+    from msseg_lightning.method.staged import Stage, StagedMethod
+
+    code = code_hash()
+    stages: list[Stage] = []
+    maps: dict[str, Any] = {}
+    for name in config["stages"]:
+        part = stage_config(config, name)
+        _check_uses(part, name, [stage.name for stage in stages])
+        if part.get("maps"):
+            maps[name] = instantiate(part["maps"])
+        own = part["read"] != config["read"]
+        stages.append(
+            Stage(
+                name=name,
+                settings={**_decisive(part), "files": reader_files(part)},
+                make=functools.partial(_single, part, ()),
+                store=Path(config["paths"]["cache"]) / "stages",
+                code=code,
+                subjects=instantiate(part["read"]).subjects if own else None,
+                out_of_fold=part.get("out_of_fold") or 1,
+                uses=tuple(dict.fromkeys((part.get("uses") or {}).values())),
+                maps=maps.get(name),
+            )
+        )
+    _check_uses(config, "the last stage", [stage.name for stage in stages])
+    return StagedMethod(
+        stages=stages,
+        make=functools.partial(_single, config, ()),
+        settings={**_decisive(config), "files": reader_files(config)},
+        code=code,
+        images={
+            str(place).removeprefix("images."): stage
+            for place, stage in (config.get("uses") or {}).items()
+            if str(place).startswith("images.")
+        },
+        maps=maps,
+        held_out=held_out,
+        loggers=loggers,
+        track=track,
+    )
+
+
+def _check_uses(config: Config, name: str, earlier: Sequence[str]) -> None:
+    unknown = sorted(set((config.get("uses") or {}).values()) - set(earlier))
+    if unknown:
+        raise MssegError(
+            Problem(
+                "config.uses",
+                f"{name} uses a stage that is not fitted before it",
+                field="uses",
+                found=", ".join(unknown),
+                expected=", ".join(earlier) or "no stage stands before it",
+                remedy="name an earlier stage, or change their order",
+                exit_code=ExitCode.CONFIG,
+            )
+        )
+
+
+def _decisive(config: Config) -> dict[str, Any]:
+    found = of_a_stage(config)
+    train = {key: value for key, value in (found["train"] or {}).items() if key != "accumulate"}
+    return {**found, "train": train, "batches_per_step": batches_per_step(config)}
+
+
+def reader_files(node: Any) -> dict[str, str]:
+    """SHA-256 of every file that readers inside a stage's parts list: data beside the run's own.
+
+    Args:
+        node: configuration; readers stand in it as ``reader: {_target_: ..., root: FOLDER}``.
+    """
+    return {
+        f"{subject.id}/{name}": sha256_file(file)
+        for reader in _readers(node)
+        for subject in instantiate(reader).subjects()
+        for name, file in subject.files().items()
+    }
+
+
+def _readers(node: Any) -> Iterator[Any]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key == "reader" and isinstance(value, Mapping) and value.get("root"):
+                yield value
+            elif key not in (*OF_SEVERAL, "read"):
+                yield from _readers(value)
+
+
+def further_subjects(config: Config) -> list[LongitudinalSubject]:
+    """Everything that stages and members learn from beside the pairs of the run."""
+    readers: dict[str, Any] = {}
+    for system in _systems(config):
+        for part in (system, *(stage_config(system, name) for name in system.get("stages") or {})):
+            own = [part["read"]] if part["read"] != config["read"] else []
+            readers |= {repr(reader): reader for reader in (*own, *_readers(part))}
+    return [subject for reader in readers.values() for subject in instantiate(reader).subjects()]
+
+
+def stage_config(config: Config, name: str) -> Config:
+    """The whole configuration of one stage: its own settings, and where it runs."""
+    return {
+        **handed_down(config),
+        "postprocess": None,
+        **config["stages"][name],
+        "name": config["name"],
+    }
+
+
+def code_hash() -> str:
+    """SHA-256 over the program: what a stage learned is reused only by the code that made it."""
+    package = Path(__file__).resolve().parents[2]
+    total = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        if path.relative_to(package).parts[0] not in ("cli", "compare", "track", "run", "simulate"):
+            total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def _ensemble(config: Config, held_out: frozenset[str], track: Track) -> Method:
+    from msseg_lightning.method.ensemble import EnsembleMethod
+
+    ensemble = config["ensemble"]
+    members = _members(config)
+
+    def make(name: str) -> Method:
+        return build_method(members[name], (), held_out, track)
+
+    load = build_load(config)
+
+    def has_lesions(subject: LongitudinalSubject) -> bool:
+        return bool(load(subject).volumes[TARGET].data.any())
+
+    return EnsembleMethod(
+        {name: functools.partial(make, name) for name in members},
+        folds=ensemble["folds"],
+        has_lesions=has_lesions,
+        level=ensemble["level"],
+        rule=ensemble["rule"],
+        postprocess=postprocess_rules(config),
+        track=track,
+    )
+
+
+def _members(config: Config) -> dict[str, Config]:
+    """The systems of an ensemble: files of their own, or one system over several folds."""
+    configs = config["ensemble"].get("configs") or {config["name"]: {**config, "ensemble": None}}
+    shared = handed_down(config)
+    return {name: {**member, **shared} for name, member in configs.items()}
+
+
+def _systems(config: Config) -> list[Config]:
+    """What is fitted: the members of an ensemble, or the one system."""
+    return list(_members(config).values()) if config.get("ensemble") else [config]
+
+
+def check_buildable(config: Config) -> None:
+    """Build the system, and every member of an ensemble, once, as ``msseg train`` does first.
+
+    Raises:
+        MssegError: what building would refuse (exit 2).
+    """
+    build_method(config)  # of an ensemble, only what its members have in common
+    if config.get("ensemble"):
+        for member in _members(config).values():
+            build_method(member)
+
+
+def postprocess_rules(config: Config) -> list[Any]:
+    """The ordered rules on a map."""
+    rules = (config.get("postprocess") or {}).get("rules", {})
+    return [instantiate(rule) for rule in (rules or {}).values() if rule]
+
+
+def monitor_scores(mask: Any, reference: Any, spacing_mm: Any) -> dict[str, float]:
+    """Whole-volume scores by which checkpoints are chosen; NaN where undefined."""
+    from msseg_lightning.evaluate import metric
+
+    if not reference.any():
+        return {"false_lesions": metric.false_lesions(mask, reference, spacing_mm)}
+    return {
+        "dice": metric.dice(mask, reference, spacing_mm),
+        "lesion_f1": metric.lesion_f1(mask, reference, spacing_mm),
+        "lesion_sensitivity": metric.lesion_sensitivity(mask, reference, spacing_mm),
+    }
+
+
+def _try_optimizer(node: Any, optimizer: Any, scheduler: Any) -> None:
+    """Build both once for a single weight, so that a rate out of range is refused at the start."""
+    import torch
+
+    try:
+        built = optimizer([torch.nn.Parameter(torch.zeros(1))])
+        if scheduler is not None:
+            scheduler(built)
+    except (TypeError, ValueError) as error:
+        raise MssegError(_refused(_name(node), error)) from error

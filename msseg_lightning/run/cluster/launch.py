@@ -1,0 +1,275 @@
+"""Commands as jobs of a cluster: submitted, divided, requeued when their time is up."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.run.config.compose import conf_dir
+from msseg_lightning.run.shard import Shard
+
+if TYPE_CHECKING:
+    import submitit
+
+log = logging.getLogger(__name__)
+
+MAPS = ("simulate", "prepare", "predict", "evaluate")
+"""Commands that go through subjects: the jobs of an array do a part each."""
+
+LAUNCHED = (*MAPS, "train", "sweep")
+
+SIGNAL = "USR1"
+"""What SLURM sends a job ``signal_delay_s`` before it ends it."""
+
+SIGNAL_DELAY_S = 30
+"""Of submitit's jobs on this machine."""
+
+OURS = ("cluster", "folder", "array", "wait", "max_num_timeout")
+GENERAL = (
+    "timeout_min",
+    "mem_gb",
+    "nodes",
+    "cpus_per_task",
+    "gpus_per_node",
+    "tasks_per_node",
+)
+"""Settings that submitit knows for every cluster; the others are SLURM's."""
+
+
+def launch(command: str, words: Sequence[str]) -> str:
+    """Submit ``msseg COMMAND WORDS`` as the words ``launcher=NAME launcher.KEY=VALUE`` say.
+
+    Returns:
+        What to tell the user.
+
+    Raises:
+        MssegError: a setting is wrong, the command cannot be a job, or there is no SLURM (exit 2);
+            a job that was waited for failed (exit 9).
+    """
+    mine = [word for word in words if word.startswith(("launcher=", "launcher."))]
+    rest = [word for word in words if word not in mine]
+    if command not in LAUNCHED:
+        raise _wrong("launcher", f"msseg {command}", f"msseg {', '.join(LAUNCHED)}")
+    launcher = read_launcher(mine)
+    if command in ("train", "sweep", "prepare"):
+        launcher = _for_hardware(launcher, command, rest)
+    jobs = submit(launcher, commands(command, rest, launcher["array"]))
+    names = ", ".join(str(job.job_id) for job in jobs)
+    if not launcher["wait"]:
+        return f"submitted: {names}\nlogs in {launcher['folder']}; the same command goes on\n"
+    failed = [str(job.job_id) for job in jobs if job.exception() is not None]
+    if failed:
+        raise MssegError(
+            Problem(
+                "launch.failed",
+                f"{len(failed)} of {len(jobs)} jobs failed",
+                file=launcher["folder"],
+                found=", ".join(failed),
+                remedy="read their logs there; the same command does what is missing",
+                exit_code=ExitCode.PARTIAL,
+            )
+        )
+    return "".join(job.stdout() or "" for job in jobs[-1:]) + f"finished: {names}\n"
+
+
+def read_launcher(words: Sequence[str]) -> dict[str, Any]:
+    """A file of ``conf/launcher`` with some values changed.
+
+    Raises:
+        MssegError: no such file or setting, or not a number of jobs (exit 2).
+    """
+    given = dict(word.partition("=")[::2] for word in words)
+    name = given.pop("launcher", "")
+    known = sorted(path.stem for path in (conf_dir() / "launcher").glob("*.yaml"))
+    if name not in known:
+        raise _wrong("launcher", name, ", ".join(known))
+    file = conf_dir() / "launcher" / f"{name}.yaml"
+    launcher: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for word, text in given.items():
+        key = word.removeprefix("launcher.")
+        if key not in launcher:
+            raise _wrong(word, text, ", ".join(launcher))
+        launcher[key] = yaml.safe_load(text)
+    if not isinstance(launcher["array"], int) or launcher["array"] < 1:
+        raise _wrong("launcher.array", str(launcher["array"]), "1 or more")
+    return launcher
+
+
+def commands(command: str, words: Sequence[str], count: int) -> list[Command]:
+    """One job, or an array: parts of the subjects, or equal workers of one sweep."""
+    if command == "evaluate" and count > 1 and "--cases" not in words:
+        raise _wrong("--cases", "nothing", "--cases FOLDER, where the parts meet")
+    if command in MAPS and count > 1:
+        parts = [Shard(number, count) for number in range(1, count + 1)]
+        return [Command((command, *words, "--shard", str(part))) for part in parts]
+    if command == "train" and count > 1:
+        raise _wrong("launcher.array", str(count), "1: one training is one job")
+    return [Command((command, *words)) for _ in range(count)]
+
+
+def submit(launcher: dict[str, Any], jobs: Sequence[Command]) -> list[submitit.Job[int]]:
+    """Hand commands to the cluster, several as one array.
+
+    Raises:
+        MssegError: submitit is not installed, or finds no such cluster (exit 2).
+    """
+    executor = _executor(launcher)
+    executor.update_parameters(name=f"msseg-{jobs[0].words[0]}")
+    patience_s = 0.8 * launcher.get("signal_delay_s", SIGNAL_DELAY_S)
+    with executor.batch():
+        return [executor.submit(dataclasses.replace(job, patience_s=patience_s)) for job in jobs]
+
+
+def _executor(launcher: dict[str, Any]) -> submitit.AutoExecutor:
+    # read by submitit when it is loaded, here and in the job
+    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = SIGNAL
+    try:
+        import submitit
+    except ImportError as error:
+        raise _wrong("launcher", "no submitit", "pip install 'msseg-lightning[cluster]'") from error
+
+    cluster = launcher["cluster"]
+    folder = Path(launcher["folder"]).absolute()  # jobs may start elsewhere
+    try:
+        executor = submitit.AutoExecutor(
+            folder / "%j",
+            cluster=cluster,
+            **{f"{cluster}_max_num_timeout": launcher["max_num_timeout"]},
+        )
+        executor.update_parameters(**_parameters(launcher))
+    except RuntimeError as error:
+        raise _wrong("launcher", str(error), "a machine with sbatch and srun") from error
+    return executor
+
+
+def _parameters(launcher: dict[str, Any]) -> dict[str, Any]:
+    """Settings by submitit's names."""
+    given = {key: value for key, value in launcher.items() if value not in (None, [], {})}
+    cluster = given["cluster"]
+    settings = {
+        key if key in GENERAL else f"{cluster}_{key}": value
+        for key, value in given.items()
+        if key not in OURS
+    }
+    if cluster == "slurm":
+        settings["slurm_setup"] = [
+            f"export SUBMITIT_PREEMPT_SIGNAL={SIGNAL}",
+            *given.get("setup", []),
+        ]
+        settings["slurm_additional_parameters"] = {
+            # also after a node failed; and the signal by its name, whatever submitit's default is
+            "requeue": True,
+            "signal": f"{SIGNAL}@{given['signal_delay_s']}",
+            **given.get("additional_parameters", {}),
+        }
+    return settings
+
+
+def _for_hardware(launcher: dict[str, Any], command: str, words: Sequence[str]) -> dict[str, Any]:
+    """Settings that follow from the experiment; it is composed here so that errors show at once."""
+    from msseg_lightning.run.config.compose import compose_config
+    from msseg_lightning.run.train.folds_and_seeds import is_product
+
+    settings = [word for word in words if "=" in word and not word.startswith(("-", "search"))]
+    if command == "sweep" or is_product(settings) or launcher["cluster"] != "slurm":
+        return launcher
+    experiment = next(word for word in words if "=" not in word and not word.startswith("-"))
+    trainer = compose_config(settings, experiment)["trainer"]
+    devices, nodes = trainer["devices"], trainer["num_nodes"]
+    if command != "train" or not isinstance(devices, int) or (devices, nodes) == (1, 1):
+        return launcher
+    # on one machine a training starts its own processes; srun has to where there are several
+    derived = {"nodes": nodes, "tasks_per_node": devices if nodes > 1 else 1}
+    if trainer["accelerator"] != "cpu":
+        derived["gpus_per_node"] = devices
+    return {
+        **launcher,
+        **{key: value for key, value in derived.items() if launcher.get(key) is None},
+    }
+
+
+@dataclasses.dataclass
+class Command:
+    """One ``msseg`` command, in a process of its own, as a job.
+
+    The process has its own arguments and its own main thread, which Lightning and signals need.
+    When the job's time is up the process is told to save and to end, and the job goes back into the
+    queue; every command goes on where it stopped.
+
+    Args:
+        words: of the command line, without ``msseg``.
+        patience_s: how long a stopping process may take; it must be less than the cluster's.
+    """
+
+    words: tuple[str, ...]
+    patience_s: float = 75.0
+
+    def __post_init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self) -> int:
+        """Run to the end.
+
+        Raises:
+            RuntimeError: it ended with an error; the job counts as failed.
+        """
+        log.info("msseg %s", shlex.join(self.words))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "msseg_lightning", *self.words], preexec_fn=_ignore_signal
+        )
+        # waited for in a thread: the handler of a signal, in this one, waits for the same process
+        with ThreadPoolExecutor(1) as thread:
+            self._end = thread.submit(process.wait)
+            self._process = process
+            code = self._end.result()
+        if code:
+            raise RuntimeError(f"msseg {shlex.join(self.words)} ended with {code}")
+        return code
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """Called by submitit when the job is to end: what will run when it is back."""
+        from submitit.helpers import DelayedSubmission
+
+        # a training knows this signal and may have had it from SLURM already, twice does no harm
+        kind = SIGNAL if self.words[0] in ("train", "sweep") else "TERM"
+        if self._process is not None:
+            self._process.send_signal(signal.Signals[f"SIG{kind}"])
+            try:
+                self._end.result(self.patience_s)
+            except TimeoutError:
+                log.warning("the process did not end in time; it goes on from its last checkpoint")
+        return DelayedSubmission(Command(self.words, self.patience_s))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.words, self.patience_s)
+
+
+def _ignore_signal() -> None:
+    """SLURM signals every process of a job; one that does not expect it would be ended by it."""
+    signal.signal(signal.Signals[f"SIG{SIGNAL}"], signal.SIG_IGN)
+
+
+def _wrong(field: str, found: str, expected: str) -> MssegError:
+    return MssegError(
+        Problem(
+            "launch.setting",
+            "the command cannot be launched like this",
+            field=field,
+            found=found,
+            expected=expected,
+            remedy="leave launcher= out to run it here; docs/scaling.md tells its settings",
+            exit_code=ExitCode.CONFIG,
+        )
+    )

@@ -1,0 +1,263 @@
+"""From experiment name and ``key=value`` to one resolved, checked configuration."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.run.config.allow_list import (
+    nodes,
+    refuse_resolvers,
+    refuse_targets,
+    yaml_texts,
+)
+from msseg_lightning.run.config.keys import OF_SEVERAL, OF_THE_RUN
+from msseg_lightning.run.config.setting_checks import leaves, refuse_kinds, refuse_ranges
+
+Config = dict[str, Any]
+
+
+def root() -> Path:
+    """The folder that holds ``conf/`` and ``experiments/``: a checkout or the installed package."""
+    package = Path(__file__).resolve().parents[2]
+    checkout = package.parent
+    if (checkout / "pyproject.toml").is_file() and (checkout / "conf" / "config.yaml").is_file():
+        return checkout
+    return package
+
+
+def conf_dir() -> Path:
+    """The folder of the presets."""
+    return root() / "conf"
+
+
+def experiments_dir() -> Path:
+    """The folder with one file per system."""
+    return root() / "experiments"
+
+
+def experiment_names() -> list[str]:
+    """Every experiment, in alphabetical order."""
+    return sorted(path.stem for path in experiments_dir().glob("*.yaml"))
+
+
+def compose_config(
+    overrides: Sequence[str] = (), experiment: str | None = None, complete: bool = True
+) -> Config:
+    """Compose, check and resolve a configuration.
+
+    Args:
+        overrides: Hydra overrides: ``key=value``, ``group=preset``, ``+key=value``, ``~key``.
+        experiment: name of a file in ``experiments/``; None for commands that need none.
+        complete: refuse settings that only the user can give, such as ``read.root``, where they
+            are missing; else they are ``???``.
+
+    Returns:
+        A plain dictionary of builtins, all interpolations resolved.
+
+    Raises:
+        MssegError: unknown experiment, key, preset or type (exit 2); a ``_target_`` outside the
+            allow list or a resolver that reads the environment (exit 6).
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    chosen = [] if experiment is None else [f"experiments={_known_experiment(experiment)}"]
+    texts = ((item, item) for item in overrides)
+    refuse_resolvers([*texts, *yaml_texts(conf_dir(), experiments_dir())])
+    overrides = [*_size(overrides, chosen), *overrides]
+    composed = _compose([*chosen, *overrides])
+    plain = OmegaConf.to_container(composed, resolve=False)
+    refuse_targets(plain)
+    # again, since the command line's grammar has escapes: $\{ is ${ by now
+    refuse_resolvers((where, text) for where, text in nodes(plain) if isinstance(text, str))
+    defaults = OmegaConf.to_container(_compose([*chosen, *_group_choices(overrides)]))
+    try:
+        resolved = OmegaConf.to_container(composed, resolve=True)
+        assert isinstance(resolved, dict) and isinstance(plain, dict)
+        refuse_kinds(defaults, resolved)
+        resolved["stages"] = expanded_stages({str(key): value for key, value in plain.items()})
+        missing = [key for key, value in leaves(resolved).items() if value == "???"]
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", "") or ""
+        raise MssegError(
+            Problem(
+                "config.unresolved",
+                str(error).splitlines()[0],
+                field=key,
+                remedy=f"give it on the command line: {key or 'key'}=VALUE",
+                exit_code=ExitCode.CONFIG,
+            )
+        ) from error
+    if missing and complete:
+        raise MssegError(
+            Problem(
+                "config.missing",
+                "this setting has no default",
+                field=key,
+                remedy=f"give it on the command line: {key}=VALUE",
+                exit_code=ExitCode.CONFIG,
+            )
+            for key in missing
+        )
+    config = {str(key): value for key, value in resolved.items()}
+    refuse_ranges(config)
+    refuse_targets(config)  # again, with what interpolations put in other places
+    for name in (config["ensemble"] or {}).get("members") or ():
+        # size=NAME means the members' own size of that name; what is read is the run's business
+        member = compose_config((f"size={config['size']}", "read.root=."), name)
+        kept = {key: value for key, value in member.items() if key not in OF_THE_RUN}
+        config["ensemble"].setdefault("configs", {})[name] = kept
+    return config
+
+
+def expanded_stages(plain: Mapping[str, Any]) -> Config:
+    """Every stage in full: the experiment's own configuration with the stage's groups in place.
+
+    A mapping with a ``_target_`` of its own replaces the experiment's, one without is merged into
+    it, anything else replaces. Interpolations are resolved inside the stage: ``${train.steps}`` is
+    the stage's.
+
+    Args:
+        plain: the experiment, interpolations unresolved.
+    """
+    from omegaconf import OmegaConf
+
+    found = {}
+    base = {key: value for key, value in plain.items() if key not in OF_SEVERAL}
+    for name, changes in (plain.get("stages") or {}).items():
+        full = merge(base, changes or {})
+        resolved = OmegaConf.to_container(OmegaConf.create(full), resolve=True)
+        assert isinstance(resolved, dict)
+        kept = {str(key): value for key, value in resolved.items() if key not in OF_THE_RUN}
+        if "read" in (changes or {}):
+            kept["read"] = resolved["read"]
+        found[name] = kept
+    return found
+
+
+def merge(old: Any, new: Any) -> Any:
+    """``new`` over ``old``; a mapping with a ``_target_`` is taken whole."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping) or "_target_" in new:
+        return new
+    return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
+
+
+def _size(overrides: Sequence[str], chosen: Sequence[str]) -> list[str]:
+    """The overrides that ``size=NAME`` stands for, from the experiment's own ``sizes``."""
+    from omegaconf import OmegaConf
+
+    names = [item.removeprefix("size=") for item in overrides if item.startswith("size=")]
+    if not names or names[-1] == "paper":
+        return []
+    sizes = OmegaConf.to_container(_compose(chosen).sizes)
+    assert isinstance(sizes, dict)
+    if names[-1] not in sizes:
+        raise MssegError(
+            Problem(
+                "config.size",
+                f"this experiment has no size {names[-1]!r}",
+                field="size",
+                found=names[-1],
+                expected=", ".join(["paper", *map(str, sizes)]),
+                remedy="leave it out for the paper's own size",
+                exit_code=ExitCode.CONFIG,
+            )
+        )
+    return [
+        f"{key}={'null' if value is None else str(value).replace(' ', '')}"
+        for key, value in leaves(sizes[names[-1]]).items()
+    ]
+
+
+def _known_experiment(name: str) -> str:
+    names = experiment_names()
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    raise MssegError(
+        Problem(
+            "config.experiment",
+            f"there is no experiment named {name!r}",
+            field="experiment",
+            found=name,
+            expected=", ".join(near) or ", ".join(names),
+            remedy="`msseg list` shows all of them",
+            exit_code=ExitCode.CONFIG,
+        )
+    )
+
+
+def _compose(overrides: Sequence[str]) -> Any:
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return _composed(tuple(overrides), root(), conf_dir())
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise MssegError(_explain(error, overrides)) from error
+
+
+@functools.lru_cache(maxsize=8)
+def _composed(overrides: tuple[str, ...], search: Path, folder: Path) -> Any:
+    """What Hydra makes of it, to be read only: 0.2 CPU s, and a command asks for the same again."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
+        return compose("config", overrides=[f"hydra.searchpath=['file://{search}']", *overrides])
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> Problem:
+    """A Hydra error in words: which override, what was meant."""
+    text = " ".join(str(error).split("Config search path")[0].split())
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        key = unknown.group(1)
+        known = sorted({*leaves(_plain_defaults(overrides)), *_groups()})
+        last = key.split(".")[-1]
+        near = difflib.get_close_matches(key, known, n=3) or [
+            name
+            for name in known
+            if name.split(".")[-1]
+            in difflib.get_close_matches(last, [n.split(".")[-1] for n in known], n=3)
+        ]
+        return Problem(
+            "config.key",
+            f"there is no setting {key!r}",
+            field=key,
+            found=next((item for item in overrides if key in item), ""),
+            expected=", ".join(near[:3]),
+            remedy="`msseg show EXPERIMENT` prints every setting; +key=value adds a new one",
+            exit_code=ExitCode.CONFIG,
+        )
+    return Problem(
+        "config.compose",
+        text[:600],
+        found=" ".join(overrides),
+        remedy="overrides are key=value or group=preset; `msseg show EXPERIMENT` prints them all",
+        exit_code=ExitCode.CONFIG,
+    )
+
+
+def _plain_defaults(overrides: Sequence[str]) -> Any:
+    from omegaconf import OmegaConf
+
+    experiment = [item for item in overrides if item.startswith("experiments=")]
+    return OmegaConf.to_container(_compose(experiment))
+
+
+def _group_choices(overrides: Sequence[str]) -> list[str]:
+    """Overrides that choose a preset rather than set a value."""
+    groups = _groups()
+    return [item for item in overrides if re.split(r"[@=]", item.lstrip("+~"))[0] in groups]
+
+
+def _groups() -> set[str]:
+    return {path.name for path in conf_dir().iterdir() if path.is_dir()}

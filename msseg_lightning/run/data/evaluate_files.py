@@ -1,0 +1,359 @@
+"""Score mask files: one pair, or two folders matched by case."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from msseg_lightning.core.files import sha256_file
+from msseg_lightning.core.outputs import refuse_overwrites
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.subject_map import Submits, map_subjects
+from msseg_lightning.core.volume import Volume
+from msseg_lightning.evaluate.score import CaseScore, ScoreOptions, score_case
+from msseg_lightning.read.nifti import (
+    GateOptions,
+    inspect_volume,
+    label_meanings,
+    read_header,
+)
+from msseg_lightning.run.assemble.system import code_hash
+from msseg_lightning.run.predict.scores import digest, is_kept_score, keep_score, kept_score
+from msseg_lightning.run.shard import Shard
+
+log = logging.getLogger(__name__)
+
+ENDINGS = (".nii.gz", ".nii")
+REFERENCE = re.compile(r"ground_truth|new_lesions|(?!.*desc-).*_label-newlesion_mask")
+"""Stems of references in case folders: the challenge's, a table's column, BIDS."""
+CHANGE_NAME = re.compile(r"gt|change")
+"""Stems of masks of change in both directions (open_ms, a table's column)."""
+OTHER = re.compile(
+    r"ground_truth_.+|new_lesions_rater.*|lesions_time\d+|(baseline|followup|all|old)_lesions?|lesions?"
+    r"|(.*[-_])?brain(_?mask)?(_.*)?|.*_label-(brain|lesion)_mask|.*_desc-.*_mask|.*desc-rater.*"
+    r"|(.*_)?prob(ability|abilities)?(_map)?|(.*_)?logits|flair_.*"
+)
+"""Stems of other known files: raters, all lesions of a visit, brains, probability maps, scans."""
+SCAN = re.compile(
+    r"((.*[-_])?(flair|t1w?|t1_?c|t1gd|t1ce|t2w?|pdw?|mprage|dir|swi|dwi)([-_].*)?)|study\d.*"
+)
+"""Stems of scans in case folders."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskPair:
+    """Two files to compare."""
+
+    case: str
+    prediction: Path
+    reference: Path
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """Prediction and reference."""
+        return self.prediction, self.reference
+
+
+def find_pairs(prediction: Path, reference: Path) -> tuple[list[MaskPair], list[Problem]]:
+    """Match predictions to references.
+
+    Two files make one pair, named after the prediction. In two folders a case is a mask file named
+    after it (``013.nii.gz``) or a folder of that name. On the reference side the mask in such a
+    folder bears a name of references: ``ground_truth``, ``new_lesions`` or
+    ``*_label-newlesion_mask``; no other file is ever taken for one. On the other side it is
+    ``new_lesions``, the case's own name, or the only file that is nothing else (which is logged).
+    Scans, probability maps, masks of brains, of raters, of change and of all lesions of a visit
+    are passed over on both sides.
+
+    Returns:
+        pairs in order of case, and a problem for every case that lacks its counterpart.
+
+    Raises:
+        MssegError: a path is missing, a file meets a folder, a case is ambiguous or nothing
+            matches.
+    """
+    missing = [path for path in (prediction, reference) if not path.exists()]
+    if missing:
+        raise MssegError(
+            [
+                Problem(
+                    "evaluate.missing",
+                    "there is no such file or folder",
+                    file=path,
+                    remedy="check the spelling; the prediction comes first, then the reference",
+                )
+                for path in missing
+            ]
+        )
+    if prediction.is_dir() != reference.is_dir():
+        folder = prediction if prediction.is_dir() else reference
+        raise MssegError(
+            Problem(
+                "evaluate.kinds",
+                "a file cannot be compared with a folder",
+                file=folder,
+                found="a folder",
+                expected="two files or two folders",
+                remedy="give the mask inside the folder",
+                exit_code=ExitCode.CONFIG,
+            )
+        )
+    if not prediction.is_dir():
+        return [MaskPair(_stem(prediction), prediction, reference)], []
+    (predicted, no_prediction), (true, no_reference) = (
+        _masks_in(prediction, references=False),
+        _masks_in(reference, references=True),
+    )
+    pairs = [
+        MaskPair(case, predicted[case], true[case]) for case in sorted(predicted.keys() & true)
+    ]
+    unmatched = [
+        Problem(
+            "evaluate.unmatched",
+            f"case {case} has no {counterpart} and was left out",
+            file=masks[case],
+            found=passed_over.get(case, ""),
+            expected=f"{case}.nii.gz or {case}/{name}",
+            remedy=f"name the {counterpart} so, or give the two masks themselves",
+            severity="warning",
+            exit_code=ExitCode.PARTIAL,
+        )
+        for masks, others, passed_over, counterpart, name in (
+            (predicted, true, no_reference, "reference", "ground_truth.nii.gz"),
+            (true, predicted, no_prediction, "prediction", "new_lesions.nii.gz"),
+        )
+        for case in sorted(masks.keys() - others)
+    ]
+    if not pairs:
+        nothing = Problem(
+            "evaluate.nothing",
+            "no case has both a prediction and a reference",
+            file=prediction,
+            found=f"{len(predicted)} predictions, {len(true)} references",
+            expected="masks of the same case names in both folders",
+            remedy="name both after the case: 013.nii.gz, or 013/ground_truth.nii.gz",
+        )
+        raise MssegError(
+            [nothing, *(dataclasses.replace(item, severity="error") for item in unmatched)]
+        )
+    return pairs, unmatched
+
+
+def evaluate_files(
+    pairs: Sequence[MaskPair],
+    options: ScoreOptions,
+    workers: int | None = None,
+    label_values: Mapping[int, int] | None = None,
+    keep: Path | None = None,
+    shard: Shard | None = None,
+    executor: Submits | None = None,
+    prediction_label_values: Mapping[int, int] | None = None,
+) -> dict[str, CaseScore]:
+    """Read and score all pairs.
+
+    Args:
+        pairs: what to compare.
+        options: thresholds of the lesion scores.
+        workers: threads; reading and scoring release the interpreter. None takes one per
+            processor.
+        label_values: what values of the references mean, see ``GateOptions``.
+        keep: folder for the score of every pair; what lies there already, of the same masks by the
+            same rules and program, is not scored again.
+        shard: score only these; needs ``keep``.
+        executor: works in place of threads.
+        prediction_label_values: what values of the predictions mean; those of this package are
+            0 and 1.
+
+    Returns:
+        Scores in the order of the pairs; with a shard those of all pairs that are in ``keep`` now.
+
+    Raises:
+        MssegError: with every problem of every file; then nothing is scored by halves, but all
+            other pairs are in ``keep``.
+    """
+    gates = [
+        GateOptions(
+            label_values=label_meanings((labels or {}).items()),
+            largest_mask_fraction=1.0,  # how much a system marks is for the scores to say
+        )
+        for labels in (prediction_label_values, label_values)
+    ]
+    if keep is not None:
+        kept_files = [(keep / f"{pair.case}.json", is_kept_score) for pair in pairs]
+        refuse_overwrites(kept_files, field="--cases")
+    score = _Score(options, gates[0], gates[1], keep, code_hash() if keep else "")
+    named = {pair.case: pair for pair in (shard.of(pairs) if shard else pairs)}
+    with ThreadPoolExecutor(min(workers or os.cpu_count() or 1, len(pairs))) as pool:
+        scores = map_subjects(score, named, executor or pool, "evaluate").all_done()
+    if shard is None:
+        return scores
+    kept = {pair.case: score.kept(pair) for pair in pairs}
+    return {case: found for case, found in kept.items() if found is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Score:
+    """Scores a pair once; plain values only, so that it can travel to other processes."""
+
+    options: ScoreOptions
+    of_predictions: GateOptions
+    of_references: GateOptions
+    keep: Path | None
+    code: str
+
+    def __call__(self, pair: MaskPair) -> CaseScore:
+        score = self.kept(pair)
+        if score is None:
+            score = _score_pair(pair, self.options, self.of_predictions, self.of_references)
+            if self.keep is not None:
+                keep_score(self._file(self.keep, pair), score, self._made_from(pair))
+        return score
+
+    def kept(self, pair: MaskPair) -> CaseScore | None:
+        """What an earlier call left."""
+        if self.keep is None or not self._file(self.keep, pair).is_file():
+            return None
+        return kept_score(self._file(self.keep, pair), self._made_from(pair))
+
+    def _file(self, keep: Path, pair: MaskPair) -> Path:
+        return keep / f"{pair.case}.json"
+
+    def _made_from(self, pair: MaskPair) -> str:
+        masks = [sha256_file(path) for path in (pair.prediction, pair.reference)]
+        gates = self.of_predictions, self.of_references
+        labels = [sorted(gate.label_values.items()) for gate in gates]
+        return digest(masks, dataclasses.asdict(self.options), labels, self.code)
+
+
+def _score_pair(
+    pair: MaskPair, options: ScoreOptions, of_predictions: GateOptions, of_references: GateOptions
+) -> CaseScore:
+    prediction = _read(pair.prediction, of_predictions, "--prediction-label-value")
+    reference = _read(pair.reference, of_references, "--label-value")
+    if not prediction.grid.same_as(reference.grid):
+        shift = prediction.grid.displacement_mm(reference.grid)
+        raise MssegError(
+            Problem(
+                "evaluate.grid",
+                "prediction and reference do not lie on one grid",
+                file=pair.prediction,
+                field="dim" if np.isinf(shift) else "affine",
+                found=f"shape {prediction.grid.shape}"
+                + ("" if np.isinf(shift) else f", corners off by up to {shift:.3g} mm"),
+                expected=f"shape {reference.grid.shape}, the affine of {pair.reference.name}",
+                remedy="write predictions with the header of the patient's own scan",
+            )
+        )
+    spacing_mm = _header_spacing(pair.reference, reference, of_references)
+    return score_case(prediction.data, reference.data, spacing_mm, options)
+
+
+def _read(path: Path, gate: GateOptions, option: str) -> Volume:
+    """One mask; that it is empty is no warning here."""
+    volume, problems = inspect_volume(path, "mask", gate)
+    if volume is None:
+        errors = [problem for problem in problems if problem.severity == "error"]
+        raise MssegError([_for_this_command(problem, option) for problem in errors])
+    for problem in problems:
+        if problem.code != "mask.empty":
+            log.warning("%s", problem)
+    return volume
+
+
+def _for_this_command(problem: Problem, option: str) -> Problem:
+    """The remedy in words of ``msseg evaluate``, which has an option for each side."""
+    if problem.code != "mask.values":
+        return problem
+    request, _, labels = problem.remedy.partition("data.reading.label_values='{")
+    words = [f"{option}={label.replace(': ', '=')}" for label in labels[:-2].split(", ") if label]
+    remedy = request + " ".join(words)
+    return dataclasses.replace(problem, remedy=remedy.partition(", or data.reading.soft_labels")[0])
+
+
+def _header_spacing(path: Path, volume: Volume, gate: GateOptions) -> tuple[float, float, float]:
+    """Voxel edges from ``pixdim``, which the official tool computes with.
+
+    The affine gives the same up to the rounding of its nine products; that matters for a lesion
+    exactly at the volume limit. A file whose ``pixdim`` says something else goes by its affine.
+    """
+    header, _ = read_header(path, gate)
+    stored = np.frombuffer(header.raw, np.float32, count=3, offset=80)
+    if np.allclose(stored, volume.spacing_mm, rtol=1e-4):
+        return float(stored[0]), float(stored[1]), float(stored[2])
+    return volume.spacing_mm
+
+
+def _stem(path: Path) -> str:
+    """Name without its ending."""
+    for ending in ENDINGS:
+        if path.name.lower().endswith(ending):
+            return path.name[: -len(ending)]
+    return path.name
+
+
+def _masks_in(folder: Path, references: bool) -> tuple[dict[str, Path], dict[str, str]]:
+    """Case -> mask below a folder, and what else lies in folders of cases without one.
+
+    Raises:
+        MssegError: several files could be the mask of one case.
+    """
+    candidates: dict[str, list[Path]] = {}
+    passed_over: dict[str, str] = {}
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            images = [path for path in sorted(entry.iterdir()) if _is_image(path)]
+            masks = _references(images) if references else _predictions(images, entry.name)
+            if masks:
+                candidates.setdefault(entry.name, []).extend(masks)
+            else:
+                passed_over[entry.name] = ", ".join(path.name for path in images)
+        elif _is_image(entry) and not OTHER.fullmatch(_stem(entry).lower()):
+            candidates.setdefault(_stem(entry), []).append(entry)
+    ambiguous = [
+        Problem(
+            "evaluate.ambiguous",
+            f"several files could be the mask of case {case}",
+            file=folder,
+            found=", ".join(str(path.relative_to(folder)) for path in paths),
+            expected="one mask per case",
+            remedy="move the others elsewhere, or compare single files",
+        )
+        for case, paths in candidates.items()
+        if len(paths) > 1
+    ]
+    if ambiguous:
+        raise MssegError(ambiguous)
+    return {case: paths[0] for case, paths in candidates.items()}, passed_over
+
+
+def _references(images: Sequence[Path]) -> list[Path]:
+    """Files of a case's folder that their names call references."""
+    consensus = [path for path in images if _stem(path) == "ground_truth"]
+    return consensus or [path for path in images if REFERENCE.fullmatch(_stem(path))]
+
+
+def _predictions(images: Sequence[Path], case: str) -> list[Path]:
+    """The file that its name calls the prediction, or files that are nothing else."""
+    named = [path for path in images if _stem(path) in (case, "new_lesions")]
+    if named:
+        return named
+    known = (OTHER, SCAN, CHANGE_NAME, REFERENCE)
+    unknown = [
+        path for path in images if not any(name.fullmatch(_stem(path).lower()) for name in known)
+    ]
+    if len(unknown) == 1:
+        log.warning("%s: %s is taken for the prediction", case, unknown[0].name)
+    return unknown
+
+
+def _is_image(path: Path) -> bool:
+    return _stem(path) != path.name and not path.name.startswith(".")

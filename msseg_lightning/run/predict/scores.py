@@ -1,0 +1,145 @@
+"""Scores of predicted pairs, and the files they are kept in."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from msseg_lightning import __version__
+from msseg_lightning.core.files import DamagedFileError, atomic_write, read_record, write_record
+from msseg_lightning.core.method import Method
+from msseg_lightning.core.prediction import Prediction
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.subject import TARGET, LongitudinalSubject
+from msseg_lightning.evaluate.score import CaseScore, ScoreOptions, score_case
+from msseg_lightning.evaluate.summary import summarise
+from msseg_lightning.run.assemble.system import Load
+from msseg_lightning.run.config.compose import Config
+from msseg_lightning.run.predict.delivery import predict_to_file
+
+log = logging.getLogger(__name__)
+
+PROTOCOL = "MSSEG-2 (animaSegPerfAnalyzer 4.2 rules)"
+
+
+def score_options(config: Config) -> ScoreOptions:
+    """Thresholds of the official scorer."""
+    return ScoreOptions(**(config.get("evaluate") or {}))
+
+
+def score_pair(
+    method: Method,
+    subject: LongitudinalSubject,
+    load: Load,
+    predictions: Path,
+    model: Path,
+    options: ScoreOptions,
+) -> CaseScore:
+    """Predict one pair, write the files of ``predict_to_file`` and score the mask.
+
+    Raises:
+        MssegError: the pair is refused, or its reference lies on another grid (exit 3).
+    """
+    prediction = predict_to_file(method, subject, predictions, model)
+    return score_prediction(prediction, subject, load, options)
+
+
+def score_prediction(
+    prediction: Prediction, subject: LongitudinalSubject, load: Load, options: ScoreOptions
+) -> CaseScore:
+    """Compare the mask with the pair's reference.
+
+    Raises:
+        MssegError: the reference is refused, or lies on another grid (exit 3).
+    """
+    reference = load(subject).volumes[TARGET]
+    if not reference.grid.same_as(prediction.native.grid):
+        raise MssegError(
+            Problem(
+                "evaluate.grid",
+                "prediction and reference lie on different grids",
+                file=subject.id,
+                field="affine",
+                remedy="references must lie on the grid of the delivered prediction",
+                exit_code=ExitCode.DATA,
+            )
+        )
+    return score_case(prediction.mask, reference.data, reference.spacing_mm, options)
+
+
+def write_scores(
+    folder: Path, scores: dict[str, CaseScore], options: ScoreOptions, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """``scores.json`` (all, with ``facts``) and ``scores.csv`` (one row per pair).
+
+    Returns:
+        The two-group summary.
+    """
+    summary = summarise(scores).as_dict()
+    cases = {name: score.as_dict() for name, score in scores.items()}
+    write_record(
+        folder / "scores.json",
+        {
+            "protocol": PROTOCOL,
+            "options": dataclasses.asdict(options),
+            "scorer_version": __version__,
+            **facts,
+            "threshold": "fixed by the experiment, not chosen on these pairs",
+            "summary": summary,
+            "cases": cases,
+        },
+    )
+    with atomic_write(folder / "scores.csv") as temporary:
+        temporary.write_text(scores_table(cases), encoding="utf-8")
+    return summary
+
+
+def scores_table(cases: dict[str, dict[str, Any]]) -> str:
+    """One CSV row per pair: the official measures and the lesion counts."""
+    rows = [
+        {"case": name, **score["official"], **score["detection"]} for name, score in cases.items()
+    ]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def digest(*parts: Any) -> str:
+    """32 hex digits of plain values; equal values give equal digits."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def is_kept_score(path: Path) -> bool:
+    """Whether a file holds a score of a pair, or no JSON any more; the pair is scored again."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return True
+    return isinstance(content, dict) and "made_from" in content
+
+
+def kept_score(file: Path, made_from: str) -> CaseScore | None:
+    """The score that ``keep_score`` left, if it was made from the same."""
+    try:
+        content = read_record(file, {"made_from": str}, sealed=True)
+        if content.pop("made_from") == made_from:
+            return CaseScore.from_dict(content)
+    except FileNotFoundError:
+        pass
+    except (OSError, DamagedFileError, ValueError, TypeError, KeyError) as error:
+        log.warning("%s is damaged (%s) and is made again", file, error)
+    return None
+
+
+def keep_score(file: Path, score: CaseScore, made_from: str) -> None:
+    """Write one pair's score with the digest of all it depends on."""
+    write_record(file, {"made_from": made_from, **score.as_dict()})

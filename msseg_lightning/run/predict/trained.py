@@ -1,0 +1,351 @@
+"""Trained systems as they lie in a folder: found, checked, changed where that is safe, loaded."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from msseg_lightning.core.files import sha256_file
+from msseg_lightning.core.method import Method
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.run.assemble.system import build_method
+from msseg_lightning.run.config.allow_list import (
+    refuse_interpolations,
+    refuse_links,
+    refuse_places,
+    refuse_targets,
+)
+from msseg_lightning.run.config.compose import Config, compose_config, conf_dir
+from msseg_lightning.run.config.keys import CHANGEABLE, OF_THE_RUN
+from msseg_lightning.run.config.setting_checks import refuse_kinds
+from msseg_lightning.run.folder import RunFolder, read_config
+
+NEEDED = {"name": str, "seed": int, "data": Mapping, "trainer": Mapping}
+"""What every stored configuration holds, of whatever kind the system is."""
+
+OF_ONE_SYSTEM = {"preprocess": Mapping, "method": Mapping}
+"""What a system holds that is not an ensemble, and each member of one."""
+
+OF_A_NETWORK = {
+    "network": Mapping,
+    "loss": Mapping,
+    "train": Mapping,
+    "channels": Mapping,
+    "sample": Mapping | None,
+    "augment": Mapping | None,
+    "infer": Mapping | None,
+}
+"""What a system, or a stage, holds beside that if its method trains a network."""
+
+NETWORK_METHOD = "msseg_lightning.method.network_method.NetworkMethod"
+
+LOADER = {"_target_": "msseg_lightning.sample.loader.PatchLoader"}
+
+
+def weights_hash(model: Path) -> str | None:
+    """SHA-256 of the weights, over all files where there are several; None without any."""
+    files = sorted(model.rglob("weights.safetensors"))
+    if len(files) > 1:
+        return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
+    return sha256_file(files[0]) if files else None
+
+
+def stored_config(model: Path) -> Config:
+    """The configuration that lies beside a model; empty where there is none.
+
+    Raises:
+        MssegError: it is damaged (exit 4), or holds more than plain values (exit 6).
+    """
+    file = model / "config.yaml"
+    remedy = "copy the model folder again from where it came from"
+    return read_config(file, "model.config", remedy) if file.exists() else {}
+
+
+def _damaged(file: Path, found: str) -> MssegError:
+    return MssegError(
+        Problem(
+            "model.config",
+            "the configuration beside the model cannot be used",
+            file=file,
+            found=found,
+            expected="config.yaml as `msseg train` wrote it",
+            remedy="copy the model folder again from where it came from",
+            exit_code=ExitCode.MODEL,
+        )
+    )
+
+
+def find_model(text: str, tracking_folder: str = "mlruns") -> Path:
+    """The model folder that a run folder, MLflow run id or registered model name stands for.
+
+    Raises:
+        MssegError: there is none, or its run is not that far (exit 4).
+    """
+    path = Path(text)
+    for candidate in (path / "model", path):
+        if (candidate / "config.yaml").is_file() and (candidate / "card.json").is_file():
+            return candidate
+    if (path / "model" / "config.yaml").is_file():  # several weights, or none
+        return path / "model"
+    if (path / "run.lock").is_file():  # a run folder
+        raise MssegError(
+            Problem(
+                "run.no_model",
+                "this run has no model yet",
+                file=path,
+                field="model",
+                found=f"status {RunFolder(path).record().get('status', 'unknown')}",
+                remedy="give its `msseg train` command again to finish it",
+                exit_code=ExitCode.MODEL,
+            )
+        )
+    if (path / "config.yaml").is_file():  # several weights, or none, given without its run
+        return path
+    found = _from_mlflow(text, Path(tracking_folder))
+    if found is not None:
+        return found
+    raise MssegError(
+        Problem(
+            "model.missing",
+            "no model is known by this name",
+            file=text,
+            expected="a run folder, the id of an MLflow run, or models:/NAME[@ALIAS|/VERSION]",
+            remedy="give a folder under runs/, as its training printed it at the end",
+            exit_code=ExitCode.MODEL,
+        )
+    )
+
+
+def _from_mlflow(text: str, folder: Path) -> Path | None:
+    if not (folder / "mlflow.db").exists():
+        return None
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    from msseg_lightning.track.store import ensure_store
+
+    mlflow.set_tracking_uri(ensure_store(folder))
+    uri = text if text.startswith("models:/") else f"runs:/{text}/model"
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    except (MlflowException, OSError):
+        return None
+
+
+def load_config(model: Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a trained system, checked at every depth before anything is built.
+
+    Args:
+        model: model folder, from ``find_model``.
+        overrides: settings of ``CHANGEABLE``, see ``changed_config``.
+
+    Raises:
+        MssegError: it is damaged (exit 4), names a class that may not be built, or holds an
+            interpolation (exit 6); a setting is unknown or would change what was trained (exit 2).
+    """
+    from msseg_lightning.read.nifti import GATE_DEFAULTS
+
+    refuse_links(model)
+    config = stored_config(model)
+    refuse_targets(config)
+    refuse_interpolations(config)
+    refuse_places(config)
+    wrong = [*_unfit(config, NEEDED), *_unfit_systems(config)]
+    if wrong:
+        raise _damaged(model / "config.yaml", f"nothing usable under {', '.join(wrong)}")
+    for key, value in {"loader": LOADER, "stages": {}, "uses": {}, "ensemble": None}.items():
+        config.setdefault(key, value)  # systems trained before these settings existed
+    reading = config["data"].get("reading") or {}
+    config["data"] = {"workers": 2, **config["data"], "reading": {**GATE_DEFAULTS, **reading}}
+    config = changed_config({**config, **own_places()}, overrides)
+    return _without_foreign_places(config, config)
+
+
+def _unfit(system: Any, kinds: Mapping[str, Any], place: str = "") -> list[str]:
+    """Settings that are missing or of another kind."""
+    return [
+        f"{place}{key}"
+        for key, kind in kinds.items()
+        if key not in system or not isinstance(system[key], kind)
+    ]
+
+
+def _unfit_systems(system: Config, place: str = "") -> list[str]:
+    """What a system, its stages and its members would be built from and do not hold."""
+    ensemble = system.get("ensemble") or {}
+    groups = {"ensemble": ensemble, "stages": system.get("stages") or {}}
+    groups["postprocess"] = system.get("postprocess") or {}
+    groups["ensemble.configs"] = ensemble.get("configs") or {} if _is_group(ensemble) else {}
+    groups["uses"] = system.get("uses") or {}
+    wrong = [f"{place}{key}" for key, group in groups.items() if not _is_group(group)]
+    parts = {
+        f"{place}{key}.{name}.": part
+        for key in ("stages", "ensemble.configs")
+        if _is_group(groups[key])
+        for name, part in groups[key].items()
+    }
+    wrong += [key for key, part in parts.items() if not _is_group(part)]
+    for key, part in parts.items():
+        if _is_group(part):
+            wrong += _unfit_systems(part, key)
+    if groups["ensemble.configs"]:  # its members are the systems
+        return wrong
+    kinds: dict[str, Any] = dict(OF_ONE_SYSTEM)
+    method = system.get("method")
+    if system.get("network") is not None or (
+        isinstance(method, Mapping) and method.get("_target_") == NETWORK_METHOD
+    ):
+        kinds |= OF_A_NETWORK
+    wrong += _unfit(system, kinds, place)
+    if isinstance(method, Mapping) and "_target_" not in method:
+        wrong.append(f"{place}method._target_")
+    return wrong
+
+
+def _is_group(node: Any) -> bool:
+    return isinstance(node, Mapping)
+
+
+def own_places() -> Config:
+    """Where the files of the user go, whatever the model folder says: the program's defaults."""
+    defaults = yaml.safe_load((conf_dir() / "config.yaml").read_text(encoding="utf-8"))
+    return {"paths": defaults["paths"], "read": {}, "split": {}, "track": {}}
+
+
+def _without_foreign_places(node: Any, config: Config) -> Any:
+    """A configuration whose parts prepare in the user's cache and read no scans of their own.
+
+    A stage's or member's own paths and reader are those of whoever trained it.
+    """
+    if isinstance(node, list):
+        return [_without_foreign_places(value, config) for value in node]
+    if not isinstance(node, Mapping):
+        return node
+    found = {}
+    for key, value in node.items():
+        if key in ("stages", "configs") and isinstance(value, Mapping):
+            value = {
+                name: {of: it for of, it in part.items() if of not in OF_THE_RUN}
+                for name, part in value.items()
+            }
+        elif key == "visits" and isinstance(value, Mapping) and "folder" in value:
+            value = {**value, "folder": str(Path(config["paths"]["cache"]) / "prepared")}
+        elif key == "reader" and isinstance(value, Mapping) and "root" in value:
+            value = {**value, "root": None}
+        keep = node is config and key in ("read", "paths", "card", "sizes")
+        found[key] = value if keep else _without_foreign_places(value, config)
+    return found
+
+
+def recorded_settings(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Those that say how a mask was made, not where its data lay."""
+    return tuple(item for item in overrides if not item.startswith(("read.", "paths.")))
+
+
+def changed_config(config: Config, overrides: Sequence[str]) -> Config:
+    """The configuration of a trained system with another data set and, if wanted, other rules.
+
+    ``read`` is composed anew: nothing of the training data's reader stays. ``postprocess=PRESET``
+    and ``infer=PRESET`` replace a step, ``infer.overlap=0.25`` changes one known value of it.
+
+    Raises:
+        MssegError: a group that is not in ``CHANGEABLE``, an unknown key or a type (exit 2).
+    """
+    overrides = [item.lstrip("+") for item in overrides]  # whatever is known, is there
+    for item in overrides:
+        group = item.partition("=")[0].split(".")[0]
+        if group not in CHANGEABLE:
+            raise _wrong(
+                item, f"settings of {', '.join(CHANGEABLE)}", "train another system for the rest"
+            )
+    config = copy.deepcopy(config)
+    before = copy.deepcopy({group: config.get(group) for group in CHANGEABLE})
+    for group in CHANGEABLE:
+        mine = [item for item in overrides if re.match(rf"{group}[.=]", item)]
+        if (group == "read" and mine) or any(item.startswith(f"{group}=") for item in mine):
+            config[group] = compose_config(mine, complete=group == "read").get(group)
+            continue
+        for item in mine:
+            _set(config, item)
+        refuse_kinds({group: before[group]}, {group: config.get(group)})
+    refuse_targets(config)
+    refuse_interpolations({group: config.get(group) for group in CHANGEABLE})
+    trainer = config.get("trainer") or {}
+    config["trainer"] = {**trainer, "devices": 1, "num_nodes": 1, "strategy": "auto"}
+    return config
+
+
+def _set(config: Config, item: str) -> None:
+    """Change one dotted setting that exists already, ``key=value`` in Hydra's grammar."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        override = OverridesParser.create().parse_override(item)
+        key, value = override.key_or_group, override.value()
+    except HydraException as error:
+        said = " ".join(str(error).split())[:200]
+        raise _wrong(item, f"key=value ({said})", "put the value in quotes: key='value'") from error
+    *groups, last = key.split(".")
+    node: Any = config
+    for name in groups:
+        node = node.get(name) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or last not in node:
+        raise _wrong(item, "a setting the system has", "its config.yaml lists them all")
+    old = node[last]
+    numbers = value if isinstance(value, list) else [value]
+    if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+        raise _wrong(item, "a finite number", f"set {key} to a finite number")
+    if isinstance(old, str) and not isinstance(value, str):
+        raise _wrong(item, f"a text such as {old}", f"put the text in quotes: {key}='{value}'")
+    if value is None and old is not None and groups[:2] == ["postprocess", "rules"] and groups[2:]:
+        raise _wrong(item, f"a value such as {old}", f"leave the rule out: {'.'.join(groups)}=null")
+    node[last] = value
+
+
+def _wrong(found: str, expected: str, remedy: str) -> MssegError:
+    return MssegError(
+        Problem(
+            "predict.setting",
+            "this cannot be set when a trained system is applied",
+            field=found.partition("=")[0],
+            found=found,
+            expected=expected,
+            remedy=remedy,
+            exit_code=ExitCode.CONFIG,
+        )
+    )
+
+
+def load_method(model: Path, overrides: Sequence[str] = ()) -> tuple[Method, Config]:
+    """Rebuild a trained system from its folder; see ``load_config``."""
+    config = load_config(model, overrides)
+    return build_stored(model, config), config
+
+
+def build_stored(model: Path, config: Config) -> Method:
+    """The system of a configuration from ``load_config``, with its weights.
+
+    Raises:
+        MssegError: a setting is missing that the system is built from (exit 4).
+    """
+    try:
+        method = build_method(config)
+    except (KeyError, TypeError, AttributeError) as error:
+        found = f"{type(error).__name__}: {error}"[:200]
+        raise _damaged(model / "config.yaml", found) from error
+    method.load(model)
+    return method
+
+
+def run_of(model: Path) -> RunFolder | None:
+    """The run a model folder belongs to, if it lies in one."""
+    folder = RunFolder(model.parent)
+    return folder if folder.config_file.exists() else None

@@ -1,0 +1,133 @@
+"""A sweep in MLflow: one run of the whole, below it one for every trial.
+
+The store of the trials is the truth. A trial's run is opened with the trial and closed after the
+store knows how it ended; what a killed process left open is closed by whoever comes next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msseg_lightning.run.sweep.answer import Answer
+from msseg_lightning.run.sweep.space import mean_figures
+from msseg_lightning.run.sweep.study import SharedStudy, abandoned
+from msseg_lightning.run.train.mlflow_run import ending
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+
+class SweepTracking:
+    """Records a sweep.
+
+    Args:
+        tracking: where.
+        study: what.
+        name: of the sweep.
+        experiment: name.
+    """
+
+    def __init__(self, tracking: Any, study: SharedStudy, name: str, experiment: str) -> None:
+        self.tracking, self.study, self.name = tracking, study, name
+        self.tags = {"system": experiment, "sweep": name}
+        self.folder = study.folder / "track"
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[Any]:
+        """The run of the sweep, which all processes share; yields its tracker."""
+        from msseg_lightning.track.journal import run_key
+
+        tracker = self.tracking.start(
+            "msseg",
+            f"sweep-{self.name}",
+            spool=self.folder / f"process{os.getpid()}",
+            key=run_key(self.folder),
+            tags={**self.tags, "level": "sweep"},
+        )
+        try:
+            self.settle()
+            yield tracker
+            self.settle()
+        except BaseException as error:
+            tracker.finish(ending(error))
+            raise
+        tracker.finish("FINISHED")
+
+    @contextlib.contextmanager
+    def trial(self, number: int) -> Iterator[None]:
+        """The run of a trial while this process works on it."""
+        tracker = self._start(number)
+        try:
+            yield
+        finally:
+            self._close(tracker, self.study.trial(number))
+
+    def settle(self) -> None:
+        """Close the runs of trials whose process died before it could."""
+        from filelock import FileLock
+
+        from msseg_lightning.track.journal import Journal
+
+        with FileLock(self.folder / "settle.lock"):
+            for trial in self.study.trials():
+                spool = self._spool(trial.number)
+                if not trial.state.is_finished() or not spool.is_dir() or not abandoned(trial):
+                    continue
+                journal = Journal(spool)
+                if not (journal.closed and journal.complete(self.tracking.uri)):
+                    self._close(self._start(trial.number), trial)
+
+    def log_answer(self, tracker: Any, found: Answer) -> None:
+        """Expected score, the answer in words, table, plots and report."""
+        folder = self.study.folder
+        for file in ("trials.csv", "best.json", "report.html"):
+            tracker.log_artifact(folder / file, "sweep")
+        for plot in sorted((folder / "plots").glob("*.html")):
+            tracker.log_artifact(plot, "plots")
+        tracker.set_tags({"mlflow.note.content": "\n\n".join(found.paragraphs())})
+        if found.winner is not None:
+            one, expected = found.winner
+            goal = self.study.search.objective[0].metric
+            tracker.log_metrics(
+                {f"sweep/{goal}": one.search_score, f"sweep/expected_{goal}": expected}
+            )
+
+    def _spool(self, number: int) -> Path:
+        return self.folder / f"trial{number}"
+
+    def _start(self, number: int) -> Any:
+        from msseg_lightning.track.tracker import Parent
+
+        trial = self.study.trial(number)
+        known = trial.user_attrs
+        retry = {"retry_of": known["retry_of"]} if "retry_of" in known else {}
+        return self.tracking.start(
+            "msseg",
+            f"{self.name}-trial{number}",
+            spool=self._spool(number),
+            parent=Parent(self.folder, f"sweep-{self.name}", {**self.tags, "level": "sweep"}),
+            tags={**self.tags, **retry, "level": "trial", "trial": number},
+            params=trial.params,
+        )
+
+    def _close(self, tracker: Any, trial: FrozenTrial) -> None:
+        """Say all that the store knows of a finished trial."""
+        search, known = self.study.search, trial.user_attrs
+        figures = [known[f"fold{fold}"] for fold in search.folds if f"fold{fold}" in known]
+        tracker.log_params(trial.params)
+        tracker.log_metrics({f"result/{name}": v for name, v in mean_figures(figures).items()})
+        for step, value in sorted(trial.intermediate_values.items()):
+            tracker.log_metrics({"sweep/goal_after_folds": value}, step)
+        for goal, value in zip(search.objective, trial.values or (), strict=False):
+            tracker.log_metrics({f"sweep/{goal.metric}": value})
+        tracker.set_tags({"trial_state": trial.state.name.lower()})
+        if "error" in known:
+            tracker.set_tags({"error": known["error"]})
+        if trial.state.name in ("COMPLETE", "PRUNED"):
+            tracker.finish("FINISHED")
+        else:
+            tracker.finish("FAILED" if "error" in known else "KILLED")

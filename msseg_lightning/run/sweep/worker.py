@@ -1,0 +1,235 @@
+"""Hyperparameter search: trials of one study, each trained on folds in turn.
+
+A trial's folds are ordinary runs below ``sweeps/<name>/trials/<hash of its values>``. So a trial
+that is tried again after a kill finds its finished folds and continues the other from its last
+checkpoint; the best few are trained again with new seeds beside them. See ``run.study`` for how
+processes share a study.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msseg_lightning.core.problem import ExitCode, MssegError
+from msseg_lightning.run.config.compose import compose_config
+from msseg_lightning.run.sweep.answer import retrained_name
+from msseg_lightning.run.sweep.space import Search
+from msseg_lightning.run.sweep.storage import reachable
+from msseg_lightning.run.sweep.study import SharedStudy
+from msseg_lightning.run.train.folds_and_seeds import is_finished
+from msseg_lightning.run.train.mlflow_run import headline_metrics
+from msseg_lightning.run.train.shared_jobs import in_turns
+
+if TYPE_CHECKING:
+    import optuna
+
+log = logging.getLogger(__name__)
+
+Figures = Mapping[str, float]
+Evaluate = Callable[[Mapping[str, Any], int, int, Path], Figures]
+"""(values, fold, seed, folder of the trial) -> figures of the run."""
+Watch = Callable[[int], AbstractContextManager[None]]
+"""Is entered before a trial's first fold and left after the store knows how it ended."""
+
+MOST_FAILED = 3
+"""So many trials in a row may fail before the search ends with the last one's error."""
+
+
+class ExperimentTrial:
+    """Trains one fold of one trial as an ordinary run, without a tracked run of its own.
+
+    Args:
+        experiment: name.
+        overrides: of all trials.
+    """
+
+    def __init__(self, experiment: str, overrides: Sequence[str]) -> None:
+        self.experiment, self.overrides = experiment, tuple(overrides)
+
+    def words(self, values: Mapping[str, Any], fold: int, seed: int, folder: Path) -> list[str]:
+        """Overrides of one run of a trial."""
+        return [
+            *self.overrides,
+            *chosen_words(values),
+            f"fold={fold}",
+            f"seed={seed}",
+            "track=off",
+            f"paths.runs='{folder}'",
+        ]
+
+    def __call__(self, values: Mapping[str, Any], fold: int, seed: int, folder: Path) -> Figures:
+        """Figures of the run, without the prefix they have in MLflow; a finished run is read.
+
+        Raises:
+            MssegError: also where another process owns the run (``run.busy``).
+        """
+        from msseg_lightning.run.folder import RunFolder
+        from msseg_lightning.run.train.experiment import train_experiment
+
+        config = compose_config(self.words(values, fold, seed, folder), self.experiment)
+        run = RunFolder.of(config)
+        if is_finished(run, config):
+            summary = run.scores()["summary"]
+        else:  # pictures of hundreds of runs are looked at by nobody; `msseg report` draws them
+            summary = train_experiment(config, lambda folder, output, rename: output).summary
+        return {
+            name.removeprefix("result/"): value for name, value in headline_metrics(summary).items()
+        }
+
+
+def chosen_words(values: Mapping[str, Any]) -> list[str]:
+    """Overrides of a trial's values."""
+    return [f"{key}={'null' if value is None else value}" for key, value in values.items()]
+
+
+class Sweep:
+    """One search.
+
+    Args:
+        name: of the study; processes with the same name and store work on the same trials.
+        folder: of the sweep: store, trials, tables, plots.
+        search: what is tried.
+        evaluate: trains a fold of a trial.
+        store: database URL; None for an SQLite file in ``folder``.
+        fixed: what all processes must agree on beside the search.
+
+    Raises:
+        MssegError: see ``SharedStudy.begin``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        search: Search,
+        evaluate: Evaluate,
+        store: str | None = None,
+        fixed: Sequence[str] = (),
+    ) -> None:
+        self.name, self.folder, self.search, self.evaluate = name, folder, search, evaluate
+        self.store = store
+        self.study = SharedStudy.begin(name, folder, search, fixed, store)
+
+    # ------------------------------------------------------------------ the search
+    def run(self, watch: Watch = lambda number: contextlib.nullcontext()) -> None:
+        """Work until as many trials as wanted are finished, by this process or others.
+
+        Args:
+            watch: see ``Watch``.
+
+        Raises:
+            MssegError: three trials in a row failed; an interruption, whose trial is queued again.
+        """
+        failed = 0
+        with reachable(self.store):
+            while not self.study.done():
+                trial = self.study.take()
+                if trial is None:
+                    time.sleep(1.0)  # others still work; one of them may die and be needed again
+                    continue
+                try:
+                    self._work(trial, watch)
+                    failed = 0
+                except Exception as error:
+                    failed += 1
+                    if not of_the_candidate(error) or failed == MOST_FAILED:
+                        raise
+                    log.warning("trial %d failed: %s", trial.number, error)
+
+    def _work(self, trial: optuna.Trial, watch: Watch) -> None:
+        values = self.search.suggest(trial)
+        log.info("trial %d: %s", trial.number, json.dumps(values, default=str))
+        with watch(trial.number), self.study.heartbeat(trial):
+            self._try(trial, values)
+
+    def _try(self, trial: optuna.Trial, values: Mapping[str, Any]) -> None:
+        try:
+            goals = self._folds(trial, values)
+        except BaseException as error:
+            if of_the_candidate(error):
+                self.study.fail(trial, error=f"{type(error).__name__}: {error}"[:500])
+            else:
+                self.study.give_back(trial.number)
+            raise
+        self.study.end(trial, goals)
+        said = "pruned" if goals is None else ", ".join(f"{goal:.4f}" for goal in goals)
+        log.info("trial %d: %s", trial.number, said)
+
+    def _folds(self, trial: optuna.Trial, values: Mapping[str, Any]) -> list[float] | None:
+        """Goals over all folds; None where the trial is not worth the rest of them."""
+        folder = self.folder / "trials" / trial_name(values)
+        found: list[Figures] = []
+        for done, fold in enumerate(self.search.folds, start=1):
+
+            def train(fold: int) -> None:
+                found.append(self.evaluate(values, fold, self.search.seed, folder))
+
+            in_turns([fold], train)  # another trial may have drawn the same values
+            trial.set_user_attr(f"fold{fold}", dict(found[-1]))
+            last = done == len(self.search.folds)
+            try:
+                goals = self.search.goals(found)
+            except MssegError:
+                if last:
+                    raise
+                continue  # a fold without pairs of one kind says nothing yet
+            if len(goals) == 1:
+                trial.report(goals[0], done)
+                if not last and trial.should_prune():
+                    return None
+        return goals
+
+    # ------------------------------------------------------------------ the best again
+    def retrain(self) -> None:
+        """Train the best few again with new seeds; processes share the runs, done ones are kept."""
+        if len(self.search.objective) > 1:
+            return
+        best = [trial.number for trial in self.study.finished()[: self.search.retrain_best]]
+        jobs = itertools.product(best, self.search.retrain_seeds, self.search.folds)
+        with reachable(self.store):
+            in_turns(jobs, self._retrain)
+
+    def _retrain(self, job: tuple[int, int, int]) -> None:
+        number, seed, fold = job
+        known = retrained_name(number, seed, fold)
+        if known in self.study.study.user_attrs:
+            return
+        values = self.search.suggest(_Fixed(self.study.trial(number).params))  # type: ignore[arg-type]  # looks like a trial
+        log.info("trial %d again: seed %d, fold %d", number, seed, fold)
+        figures = self.evaluate(values, fold, seed, self.folder / "trials" / trial_name(values))
+        self.study.study.set_user_attr(known, dict(figures))
+
+
+class _Fixed:
+    """Gives the values of an old trial to ``Search.suggest``."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self.params = params
+
+    def _value(self, key: str, *limits: Any, **options: Any) -> Any:
+        return self.params[key]
+
+    suggest_float = suggest_int = suggest_categorical = _value
+
+
+def of_the_candidate(error: BaseException) -> bool:
+    """Whether other values may do better; else the machine or the user ended the trial."""
+    if isinstance(error, MssegError):
+        codes = (ExitCode.CONFIG, ExitCode.DATA, ExitCode.MODEL, ExitCode.NUMERICAL)
+        return error.exit_code in codes
+    return isinstance(error, RuntimeError | ValueError | ArithmeticError)
+
+
+def trial_name(values: Mapping[str, Any]) -> str:
+    """Folder of a trial: a repetition finds the checkpoints of the one that was killed."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

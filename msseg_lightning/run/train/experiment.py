@@ -1,0 +1,256 @@
+"""One experiment: split, fit, predict the held-out pairs, score, report, record."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msseg_lightning.core.files import require_record, sha256_file, write_settings
+from msseg_lightning.core.method import Method
+from msseg_lightning.core.problem import MssegError, Problem
+from msseg_lightning.core.progress import track
+from msseg_lightning.core.subject import TARGET, LongitudinalSubject
+from msseg_lightning.core.volume import Volume
+from msseg_lightning.evaluate.score import CaseScore, ScoreOptions
+from msseg_lightning.read.identity import same_patients
+from msseg_lightning.read.nifti import GateOptions, gate_options, read_volume
+from msseg_lightning.read.reader import raise_errors, read_subjects, warnings_of
+from msseg_lightning.read.splits import Split
+from msseg_lightning.run.assemble.system import (
+    Load,
+    build_load,
+    build_method,
+    check_buildable,
+    further_subjects,
+    instantiate,
+)
+from msseg_lightning.run.config.compose import Config
+from msseg_lightning.run.folder import RunFolder
+from msseg_lightning.run.predict.scores import score_options, score_pair, write_scores
+from msseg_lightning.run.train.mlflow_run import (
+    WriteReport,
+    close_run,
+    ending,
+    log_results,
+    open_run,
+    tracked_part,
+    without_places,
+)
+
+if TYPE_CHECKING:
+    from msseg_lightning.method.staged import Track
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Where a finished run lies and what it scored.
+
+    Args:
+        folder: the run folder.
+        summary: the two-group summary of the held-out pairs.
+        tracking_uri: store that holds the run; None where it could not be reached.
+    """
+
+    folder: RunFolder
+    summary: dict[str, Any]
+    tracking_uri: str | None
+
+
+def train_experiment(config: Config, report: WriteReport) -> Outcome:
+    """Run an experiment from split to report, or continue it where it stopped.
+
+    Args:
+        config: from ``compose_config``.
+        report: writes the report of a run folder; ``compare`` stands above ``run``, so the
+            command line hands it down.
+
+    Raises:
+        MssegError: anything the user can act on; the run is marked accordingly.
+    """
+    folder = RunFolder.of(config)
+    with folder.lock():
+        try:
+            folder.claim_config(config)
+            load = build_load(config)
+            subjects = labelled_subjects(config)
+            split = make_split(config, subjects, load)
+            folder.claim_split(split)
+            tracking = instantiate(config.get("track")) or None
+            check_buildable(config)
+        except MssegError:  # what is refused leaves no folder and no failed run in the store
+            folder.disclaim()
+            raise
+        tracker = open_run(config, folder, split, tracking)
+        if tracker is None or tracking is None:
+            return Outcome(folder, _run(config, folder, subjects, split, load, report), None)
+        try:
+            part = functools.partial(tracked_part, tracking, folder, config)
+            summary = _run(config, folder, subjects, split, load, report, tracker, part)
+            log_results(tracker, folder, summary, tracking.pseudonyms.name, report)
+        except BaseException as error:
+            close_run(tracker, folder, ending(error))
+            raise
+        close_run(tracker, folder, "FINISHED", tracking)
+        return Outcome(folder, summary, tracking.uri)
+
+
+def labelled_subjects(config: Config) -> dict[str, LongitudinalSubject]:
+    """Every pair with a reference mask, by id.
+
+    Raises:
+        MssegError: there is none.
+    """
+    found = read_subjects(instantiate(config["read"]))
+    subjects = {subject.id: subject for subject in found}
+    labelled = {name: subject for name, subject in subjects.items() if subject.labelled}
+    if not labelled:
+        raise MssegError(
+            Problem(
+                "data.no_reference",
+                f"none of the {len(subjects)} pairs has a mask of new lesions",
+                file=config["read"].get("root"),
+                field=TARGET,
+                remedy="training needs labelled pairs; `msseg predict` needs none",
+            )
+        )
+    if len(labelled) < len(subjects):
+        left = sorted(set(subjects) - set(labelled))
+        log.warning(
+            "%d pairs without a reference are left out: %s", len(left), ", ".join(left[:20])
+        )
+    return labelled
+
+
+def make_split(config: Config, subjects: dict[str, LongitudinalSubject], load: Load) -> Split:
+    """The pairs of this fold; patients never stand on two sides."""
+    pairs = list(subjects.values())
+    refuse_copies([*pairs, *further_subjects(config)])
+    options = gate_options(config["data"]["reading"])
+    has_lesions = {
+        subject.id: bool(_reference(subject, load, options).data.any())
+        for subject in track(pairs, "reading reference masks")
+    }
+    split: Split = instantiate(config["split"]).split(pairs, config["fold"], has_lesions)
+    return split
+
+
+def _reference(subject: LongitudinalSubject, load: Load, options: GateOptions) -> Volume:
+    """The mask of new lesions alone, where it is a file; otherwise the whole pair is needed."""
+    if TARGET in subject.masks:
+        return read_volume(subject.masks[TARGET], "mask", options, subject.root)
+    return load(subject).volumes[TARGET]
+
+
+def refuse_copies(subjects: Sequence[LongitudinalSubject]) -> None:
+    """The same scan under two patients would be learned and then tested on.
+
+    Also where a stage has data of its own: a tested patient must be known there by the same name.
+
+    Files are compared byte by byte; `msseg check` also finds copies stored in another way. Names of
+    patients that differ only in case or by ``sub-`` are one person under two names.
+
+    Raises:
+        MssegError: one problem per copy or name (exit 3).
+    """
+    owners: dict[str, tuple[str, Path]] = {}
+    problems = list(same_patients((subject.patient for subject in subjects), "all data of the run"))
+    for problem in warnings_of(problems):
+        log.warning("%s", problem)
+    for subject in subjects:
+        for file in filter(Path.is_file, subject.images.values()):
+            patient, first = owners.setdefault(sha256_file(file), (subject.patient, file))
+            if patient != subject.patient:
+                problems.append(
+                    Problem(
+                        "data.copy",
+                        "the same scan lies under two patients",
+                        file=Path(*file.parts[-2:]),
+                        field="bytes",
+                        found=f"identical to {Path(*first.parts[-2:])}",
+                        expected="each scan once",
+                        remedy="remove one, or give both the same patient",
+                    )
+                )
+    raise_errors(problems)
+
+
+def _run(
+    config: Config,
+    folder: RunFolder,
+    subjects: dict[str, LongitudinalSubject],
+    split: Split,
+    load: Load,
+    report: WriteReport,
+    tracker: Any = None,
+    part: Track | None = None,
+) -> dict[str, Any]:
+    from msseg_lightning.track.lightning_logger import TrackerLogger
+
+    method = build_method(
+        config,
+        [TrackerLogger(tracker)] if tracker is not None else [],
+        held_out={subjects[name].patient for name in split.test},
+        track=part,
+    )
+    folder.update_record(status="fitting")
+    method.fit(
+        [subjects[name] for name in split.train],
+        [subjects[name] for name in split.val],
+        folder.fit,
+    )
+    save_model(method, config, folder)
+    folder.update_record(status="predicting", stages=fitted_stages(folder))
+    held_out = [subjects[name] for name in split.test]
+    options = score_options(config)
+    scores = score_held_out(method, held_out, load, folder, options)
+    facts = {
+        "split": {"kind": split.kind, "fold": split.fold, "data_hash": split.data_hash},
+        "seed": config["seed"],
+        "commit": folder.record().get("commit"),
+    }
+    summary = write_scores(folder.path, scores, options, facts)
+    folder.update_record(status="reporting")
+    report(folder, folder.report_file, str)
+    folder.update_record(status="finished")
+    return summary
+
+
+def fitted_stages(folder: RunFolder) -> dict[str, dict[str, str]]:
+    """Fit (a member, or the run itself) -> stage -> hash of all it was made from."""
+    found = {}
+    remedy = f"delete the folder {folder.fit} and give the `msseg train` command again"
+    for record in sorted(folder.fit.rglob("stages.json")):
+        place = record.parent.relative_to(folder.fit).as_posix()
+        content = require_record(record, remedy, {"stages": dict})
+        found[folder.path.name if place == "." else place] = dict(content["stages"])
+    return found
+
+
+def save_model(method: Method, config: Config, folder: RunFolder) -> None:
+    """What ``msseg predict`` needs; neither the training data nor where they or the store lie."""
+    method.save(folder.model)
+    write_settings(folder.model / "config.yaml", without_places(config))
+
+
+def score_held_out(
+    method: Method,
+    subjects: Sequence[LongitudinalSubject],
+    load: Load,
+    folder: RunFolder,
+    options: ScoreOptions,
+) -> dict[str, CaseScore]:
+    """Predict each pair on its native grid, write it, score it against its reference."""
+    scores = {
+        subject.id: score_pair(method, subject, load, folder.predictions, folder.model, options)
+        for subject in track(subjects, "predicting held-out pairs")
+    }
+    positive = sum(score.predicted_volume_mm3 > 0 for score in scores.values())
+    if scores and not positive:
+        log.warning("0 of %d held-out pairs have any predicted lesion", len(scores))
+    return scores

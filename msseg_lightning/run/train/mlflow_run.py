@@ -1,0 +1,323 @@
+"""What MLflow is told about a run: names, tags, settings, results."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import glob
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from msseg_lightning import __version__
+from msseg_lightning.core.files import sha256_file
+from msseg_lightning.core.problem import ExitCode, MssegError
+from msseg_lightning.evaluate.score import CaseScore
+from msseg_lightning.evaluate.summary import summarise
+from msseg_lightning.read.splits import Split
+from msseg_lightning.run.config.compose import Config, compose_config
+from msseg_lightning.run.config.keys import decides, is_place
+from msseg_lightning.run.folder import RunFolder, data_name, flatten, relevant
+from msseg_lightning.run.predict.scores import PROTOCOL, scores_table
+
+if TYPE_CHECKING:
+    from msseg_lightning.track.tracker import Parent
+
+WriteReport = Callable[[RunFolder, Path, Callable[[str], str]], Path]
+"""(run folder, file to write, id -> shown name) -> the file."""
+
+
+def open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) -> Any:
+    """The MLflow run of this fold below the run of its experiment; None where tracking is off."""
+    from msseg_lightning.track.environment import environment_record
+
+    environment = environment_record()
+    git = environment.get("git") or {}
+    folder.update_record(
+        experiment=config["name"],
+        data=data_name(config),
+        version=__version__,
+        commit=git.get("commit"),
+        environment=environment,
+        split_hash=sha256_file(folder.split_file)[:16],
+        data_hash=split.data_hash,
+        status="started",
+    )
+    if tracking is None:
+        return None
+    parent = experiment_run(config, folder)
+    tracker = tracking.start(
+        "msseg",
+        f"{parent.name}-fold{config['fold']}",
+        spool=folder.path / "track",
+        parent=parent,
+        tags={
+            **parent.tags,
+            "level": "fold",
+            "fold": config["fold"],
+            "split": split.kind,
+            "data_hash": split.data_hash,
+            "split_hash": folder.record()["split_hash"],
+        },
+        params=tracked_settings(config),
+    )
+    rename = tracking.pseudonyms.name
+    parts = {
+        part: [rename(case) for case in getattr(split, part)] for part in ("train", "val", "test")
+    }
+    tracker.log_text(json.dumps(parts, indent=2), "split.json")
+    tracker.log_text(yaml.safe_dump(without_places(config), sort_keys=False), "config.yaml")
+    tracker.log_text(json.dumps(environment, indent=2, default=str), "environment.json")
+    return tracker
+
+
+def experiment_run(config: Config, folder: RunFolder) -> Parent:
+    """The MLflow run above those of all folds of an experiment."""
+    from msseg_lightning.track.tracker import Parent
+
+    name = f"{config['name']}-{data_name(config)}-{config['size']}-seed{config['seed']}"
+    tags = {
+        "system": config["name"],
+        "system_id": config["card"].get("id", ""),
+        "family": config["card"].get("family", ""),
+        "data": data_name(config),
+        "size": config["size"],
+        "seed": config["seed"],
+        "commit": folder.record().get("commit") or "unknown",
+        "version": __version__,
+        "protocol": PROTOCOL,
+        "level": "experiment",
+    }
+    return Parent(folder.path.parent / f".parent-{name}", name, tags)
+
+
+def track_experiment(tracking: Any, config: Config, folder: RunFolder) -> None:
+    """Figures of all pairs that the folds finished so far held out, in the run above the folds."""
+    from msseg_lightning.track.journal import run_key
+
+    others = re.sub(r"fold\d+", "fold*", glob.escape(folder.path.name))
+    found = [
+        other
+        for path in sorted(folder.path.parent.glob(others))
+        if (other := RunFolder(path)).scores_file.exists()
+        and {**relevant(other.config()), "fold": None} == {**relevant(config), "fold": None}
+    ]
+    rows = [run.scores()["cases"] for run in found]
+    cases = {case: CaseScore.from_dict(row) for cases in rows for case, row in cases.items()}
+    run = experiment_run(config, folder)
+    figures = headline_metrics(summarise(cases).as_dict())
+    tracker = tracking.start(
+        "msseg",
+        run.name,
+        spool=folder.path / "track" / "experiment",
+        key=run_key(run.folder),
+        tags={**run.tags, "folds": len(found), "pairs": len(cases)},
+        params=tracked_settings({**config, "fold": 0}, RHYTHM),
+    )
+    tracker.log_metrics(readable({key: figures[key] for key in COMPARED if key in figures}))
+    tracker.finish("FINISHED")
+
+
+@contextlib.contextmanager
+def tracked_part(
+    tracking: Any,
+    folder: RunFolder,
+    config: Config,
+    name: str,
+    tags: Mapping[str, object],
+) -> Iterator[list[object]]:
+    """A run below the fold's run for one stage or member; yields its loggers."""
+    from msseg_lightning.track.lightning_logger import TrackerLogger
+    from msseg_lightning.track.tracker import Parent
+
+    tracker = tracking.start(
+        "msseg",
+        name,
+        spool=folder.path / "track" / name,
+        parent=Parent(folder.path / "track", name, {}),
+        tags={
+            "system": config["name"],
+            "data": data_name(config),
+            "fold": config["fold"],
+            "seed": config["seed"],
+            "level": "stage" if "stage" in tags else "member",
+            **tags,
+        },
+    )
+    try:
+        yield [TrackerLogger(tracker)]
+    except BaseException as error:
+        tracker.finish(ending(error))
+        raise
+    tracker.finish("FINISHED")
+
+
+RHYTHM = ("train.steps", "train.batch_size", "train.optimizer.lr", "seed", "size")
+"""Settings that all systems have; those of one system alone would head MLflow's plots."""
+
+
+def tracked_settings(
+    config: Config, always: tuple[str, ...] = ("train.", "sample.", "fold", "seed", "size")
+) -> dict[str, Any]:
+    """Settings worth a column in MLflow: ``always`` and whatever the user changed."""
+    flat = flatten(without_places(config))
+    try:
+        composed = compose_config(
+            (f"read.root={config['read'].get('root')}", f"size={config['size']}"), config["name"]
+        )
+        default = flatten(without_places(composed))
+    except MssegError:
+        default = {}
+    return {"experiment": config["name"]} | {
+        key: value
+        for key, value in flat.items()
+        if decides(key)
+        and (key.startswith(always) or default.get(key, value) != value)
+        and "_target_" not in key
+        and not is_place(key.rpartition(".")[2])
+    }
+
+
+def log_results(
+    tracker: Any,
+    folder: RunFolder,
+    summary: dict[str, Any],
+    rename: Callable[[str], str],
+    report: WriteReport,
+) -> None:
+    """Numbers, tables, curves, weights and report; patients under the names ``rename`` gives."""
+    tracker.log_metrics(readable(headline_metrics(summary)))
+    scores = renamed(folder.scores(), rename)
+    tracker.log_text(json.dumps(scores, indent=2), "scores/scores.json")
+    tracker.log_text(scores_table(scores["cases"]), "scores/scores.csv")
+    tracker.log_artifact(folder.model, "model")
+    for table in sorted(folder.fit.rglob("audit_*.csv")):
+        tracker.log_text(renamed_audit(table, rename), f"stages/{table.name}")
+    curves = folder.fit / "curves.csv"
+    if curves.exists():
+        tracker.log_artifact(curves, "curves")
+    page = folder.report_file
+    if any(rename(case) != case for case in scores_of(folder)):
+        page = report(folder, folder.path / "track" / "report.html", rename)
+    tracker.log_artifact(page)
+
+
+def close_run(tracker: Any, folder: RunFolder, status: str, tracking: Any = None) -> None:
+    """Deliver what is left; the run folder then knows what MLflow calls the run."""
+    if tracking is not None:
+        track_experiment(tracking, folder.config(), folder)
+    tracker.finish(status)
+    if tracker.run_id is not None:
+        folder.update_record(mlflow_run_id=tracker.run_id)
+
+
+def ending(error: BaseException) -> str:
+    """KILLED for signals, FAILED for everything else."""
+    from msseg_lightning.track.tracker import status_of
+
+    if isinstance(error, MssegError) and error.exit_code in (
+        ExitCode.INTERRUPTED,
+        ExitCode.TERMINATED,
+        ExitCode.PREEMPTED,
+    ):
+        return "KILLED"
+    return status_of(error)
+
+
+def scores_of(folder: RunFolder) -> list[str]:
+    """Ids of the scored pairs."""
+    return list(folder.scores()["cases"])
+
+
+def renamed(content: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
+    """``scores.json`` with other names for the pairs."""
+    summary = {
+        group: {**values, "cases": [rename(case) for case in values["cases"]]}
+        for group, values in content["summary"].items()
+    }
+    cases = {rename(case): score for case, score in content["cases"].items()}
+    return {**content, "summary": summary, "cases": cases}
+
+
+def renamed_audit(table: Path, rename: Callable[[str], str]) -> str:
+    """The table of which model saw which patient, under other names."""
+    with table.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.reader(stream))
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(rows[0])
+    for pair, patient, model, seen, saw in rows[1:]:
+        others = " ".join(map(rename, seen.split()))
+        writer.writerow([rename(pair), rename(patient), model, others, saw])
+    return text.getvalue()
+
+
+def without_places(config: Config) -> Config:
+    """A configuration that tells neither where anything lies nor how the store is reached.
+
+    Of a place its last name is left, with which `msseg predict` can build the system. The scans
+    that a part reads on its own are left out: they are not there where the model is used.
+    """
+    return {**_cut("", config), "track": {}}
+
+
+def _cut(key: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        found = {name: _cut(name, inner) for name, inner in value.items()}
+        return {**found, "root": None} if key == "reader" and "root" in found else found
+    if isinstance(value, list):
+        return [_cut(key, inner) for inner in value]
+    if isinstance(value, str) and (is_place(key) or value.startswith(("/", "~"))):
+        return Path(value).resolve().name
+    return None if key == "uri" else value
+
+
+def headline_metrics(summary: dict[str, Any]) -> dict[str, float]:
+    """The few numbers by which runs are compared; the two groups of cases apart."""
+    present, absent = summary["with_lesions"], summary["without_lesions"]
+    found = {
+        "result/cases_with_new_lesions": len(present["cases"]),
+        "result/cases_without_new_lesions": len(absent["cases"]),
+        "result/pooled_lesion_f1": present["lesions"]["f1"],
+        "result/pooled_lesion_sensitivity": present["lesions"]["sensitivity"],
+        "result/pooled_lesion_precision": present["lesions"]["precision"],
+        "result/clean_share_of_cases_without": absent["clean_share"],
+        "result/false_lesions_per_case_without": absent["false_lesions"]["mean"],
+        "result/false_volume_mm3_per_case_without": absent["false_volume_mm3"]["mean"],
+    } | {
+        f"result/{NAMES[name]}": statistic["mean"]
+        for name, statistic in present["measures"].items()
+        if name in NAMES
+    }
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+COMPARED = (
+    "result/lesion_f1",
+    "result/dice",
+    "result/lesion_sensitivity",
+    "result/lesion_precision",
+    "result/false_lesions_per_case_without",
+)
+"""Of a whole experiment, the first first: MLflow begins its plots with what was recorded first."""
+
+
+def readable(figures: Mapping[str, float]) -> dict[str, float]:
+    """MLflow prints all digits of what it is given; the exact figures are in ``scores.json``."""
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+NAMES = {
+    "Dice": "dice",
+    "F1_score": "lesion_f1",
+    "SensL": "lesion_sensitivity",
+    "PPVL": "lesion_precision",
+    "HausdorffDistance": "hausdorff_mm",
+    "average_symmetric_surface_distance_mm": "average_symmetric_surface_distance_mm",
+}
+"""Official measures, over cases with new lesions only -> names in MLflow."""

@@ -1,0 +1,371 @@
+"""A search ends with the number of trials asked for, whoever dies on the way."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import optuna
+import pytest
+
+from msseg_lightning.core.problem import ExitCode, MssegError
+from msseg_lightning.run.sweep.answer import (
+    Retrained,
+    answer,
+    expected_scores,
+    export,
+    status,
+)
+from msseg_lightning.run.sweep.space import parse
+from msseg_lightning.run.sweep.study import SharedStudy, abandoned
+from msseg_lightning.run.sweep.worker import Sweep, trial_name
+
+STATE = optuna.trial.TrialState
+
+
+def search(trials=6, folds=(0, 1), pruner="none", **changes):
+    return parse(
+        {
+            "trials": trials,
+            "folds": list(folds),
+            "seed": 0,
+            "sampler": "random",
+            "pruner": pruner,
+            "objective": [{"metric": "score", "direction": "maximize"}],
+            "space": {"x": {"type": "float", "low": 0.0, "high": 1.0}},
+            "retrain": {"best": 2, "seeds": [1, 2]},
+            **changes,
+        }
+    )
+
+
+class Toy:
+    """Scores a value; keeps a line per call on disk."""
+
+    def __init__(self, log, pause=0.0):
+        self.log, self.pause = log, pause
+
+    def __call__(self, values, fold, seed, folder):
+        time.sleep(self.pause)
+        with self.log.open("a") as stream:
+            stream.write(json.dumps([values["x"], fold, seed]) + "\n")
+        return {"score": values["x"] + 0.01 * fold}
+
+
+def work(folder, log, trials, pause=0.0):
+    Sweep("toy", folder, search(trials), Toy(log, pause)).run()
+
+
+def ended(sweep):
+    return [t for t in sweep.study.trials() if t.state in (STATE.COMPLETE, STATE.PRUNED)]
+
+
+def test_it_ends_with_the_trials_asked_for_and_knows_the_best(tmp_path):
+    sweep = Sweep("toy", tmp_path, search(), Toy(tmp_path / "log"))
+    sweep.run()
+    assert len(ended(sweep)) == 6
+    best = sweep.study.finished()[0]
+    assert best.values[0] == pytest.approx(max(t.params["x"] for t in ended(sweep)) + 0.005)
+    sweep.run()  # nothing is left to do
+    assert len(sweep.study.trials()) == 6
+
+
+def test_the_same_seed_searches_the_same_places_and_goes_on_after_a_stop(tmp_path):
+    whole = Sweep("toy", tmp_path / "a", search(), Toy(tmp_path / "log"))
+    whole.run()
+    Sweep("toy", tmp_path / "b", search(3), Toy(tmp_path / "log")).run()
+    rest = Sweep("toy", tmp_path / "b", search(6), Toy(tmp_path / "log"))
+    rest.run()
+    assert [t.params for t in rest.study.trials()] == [t.params for t in whole.study.trials()]
+
+
+def test_a_killed_process_costs_no_trial_and_doubles_none(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    for kill_after in (2, 5):  # runs begun before the process is killed
+        log = tmp_path / "log"
+        process = context.Process(target=work, args=(tmp_path / "s", log, 6, 0.15))
+        process.start()
+        while not log.exists() or len(log.read_text().splitlines()) < kill_after:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    sweep = Sweep("toy", tmp_path / "s", search(), Toy(tmp_path / "log"))
+    assert status(sweep.study)["running"] == 1
+    sweep.run()
+    values = [trial.params["x"] for trial in ended(sweep)]
+    assert len(values) == len(set(values)) == 6
+    assert all(t.state != STATE.RUNNING for t in sweep.study.trials())
+    lost = [t for t in sweep.study.trials() if t.state == STATE.FAIL]
+    assert {t.params["x"] for t in lost} <= set(values)  # the same values were tried again
+
+
+def test_several_processes_on_an_empty_store_share_the_work(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    args = (tmp_path / "s", tmp_path / "log", 16)
+    crew = [context.Process(target=work, args=args) for _ in range(3)]
+    for process in crew:
+        process.start()
+    for process in crew:
+        process.join()
+    assert [process.exitcode for process in crew] == [0, 0, 0]
+    sweep = Sweep("toy", tmp_path / "s", search(16), Toy(tmp_path / "log"))
+    values = [trial.params["x"] for trial in ended(sweep)]
+    assert len(values) == len(set(values)) == 16
+    runs = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert len(runs) == 32  # every trial on both folds, once
+
+
+def test_a_bad_trial_is_pruned_between_folds(tmp_path):
+    sweep = Sweep("toy", tmp_path, search(12, pruner="median"), Toy(tmp_path / "log"))
+    sweep.run()
+    states = [trial.state for trial in sweep.study.trials()]
+    assert STATE.PRUNED in states and len(ended(sweep)) == 12
+    pruned = [t for t in sweep.study.trials() if t.state == STATE.PRUNED]
+    assert all(len(trial.intermediate_values) == 1 for trial in pruned)
+
+
+def test_an_interrupted_trial_is_queued_again(tmp_path):
+    class Stopping(Toy):
+        def __call__(self, *args):
+            raise KeyboardInterrupt
+
+    sweep = Sweep("toy", tmp_path, search(), Stopping(tmp_path / "log"))
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run()
+    first = sweep.study.trial(0).params
+    assert [t.state for t in sweep.study.trials()] == [STATE.FAIL, STATE.WAITING]
+    again = Sweep("toy", tmp_path, search(1), Toy(tmp_path / "log"))
+    again.run()
+    assert again.study.finished()[0].params == first
+
+
+def test_what_kills_every_process_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("msseg_lightning.run.sweep.study.MOST_LOST", 2)
+    study = Sweep("toy", tmp_path, search(), Toy(tmp_path / "log")).study
+    first = study.take()
+    x = first.suggest_float("x", 0.0, 1.0)
+    study.give_back(first.number)
+    for _ in range(2):
+        again = study.take()
+        assert again.suggest_float("x", 0.0, 1.0) == x
+        study.give_back(again.number)
+    assert [t.state for t in study.trials()] == [STATE.FAIL] * 3
+
+
+def test_giving_back_may_be_repeated_and_only_the_first_repetition_counts(tmp_path):
+    study = Sweep("toy", tmp_path, search(), Toy(tmp_path / "log")).study
+    first = study.take()
+    x = first.suggest_float("x", 0.0, 1.0)
+    study.give_back(first.number)
+    study.give_back(first.number)  # as by a process killed between its two writes
+    assert [t.state for t in study.trials()] == [STATE.FAIL, STATE.WAITING]
+    study.study.enqueue_trial({"x": x}, user_attrs={"retry_of": 0})  # a machine without our lock
+    assert study.take().number == 1
+    assert study.take() is None  # the second repetition
+    assert status(study)["surplus"] == 1
+
+
+def test_of_two_machines_that_end_the_last_trial_at_once_one_counts(tmp_path):
+    study = Sweep("toy", tmp_path, search(1), Toy(tmp_path / "log")).study
+    first = study.take()
+    second = study.study.ask()  # a machine that shares no lock
+    study.end(second, [0.5])
+    assert study.trial(1).state == STATE.FAIL  # the first began before it and still works
+    study.end(first, [0.4])
+    assert status(study) == {"wanted": 1, "complete": 1, "surplus": 1}
+
+
+def test_a_trial_that_others_gave_up_ends_without_an_error(tmp_path):
+    study = Sweep("toy", tmp_path, search(1), Toy(tmp_path / "log")).study
+    trial = study.take()
+    trial.suggest_float("x", 0.0, 1.0)
+    study.give_back(trial.number)  # this machine slept too long
+    study.end(trial, [0.5])
+    study.fail(trial, error="late")
+    assert study.trial(0).state == STATE.FAIL
+
+
+def test_a_machine_of_which_nothing_is_heard_has_lost_its_trial(tmp_path, monkeypatch):
+    monkeypatch.setattr("msseg_lightning.run.sweep.study.BEAT_S", 0.01)
+    study = Sweep("toy", tmp_path, search(1), Toy(tmp_path / "log")).study
+    trial = study.take()
+    trial.suggest_float("x", 0.0, 1.0)
+    trial.set_user_attr("owner", "elsewhere 1 1")
+    trial.set_user_attr("alive", time.time() - 1000)
+    with study.heartbeat(trial):
+        while abandoned(study.trial(0)):
+            time.sleep(0.01)
+    assert study.free_abandoned() == []
+    trial.set_user_attr("alive", time.time() - 1000)
+    assert study.free_abandoned() == [0]
+    assert [t.state for t in study.trials()] == [STATE.FAIL, STATE.WAITING]
+
+
+class Failing(Toy):
+    """Fails as often as it is told to."""
+
+    def __init__(self, log, times, error):
+        super().__init__(log)
+        self.times, self.error = times, error
+
+    def __call__(self, *arguments):
+        if self.times:
+            self.times -= 1
+            raise self.error
+        return super().__call__(*arguments)
+
+
+def test_a_candidate_may_fail_but_not_three_in_a_row(tmp_path):
+    failing = Failing(tmp_path / "log", 2, RuntimeError("diverged"))
+    sweep = Sweep("toy", tmp_path / "a", search(), failing)
+    sweep.run()
+    assert status(sweep.study) == {"wanted": 6, "failed": 2, "complete": 6}
+    assert "diverged" in sweep.study.trial(0).user_attrs["error"]
+    sweep = Sweep("toy", tmp_path / "b", search(), Failing(tmp_path / "log", 9, ValueError("all")))
+    with pytest.raises(ValueError, match="all"):
+        sweep.run()
+    assert status(sweep.study) == {"wanted": 6, "failed": 3}
+
+
+def test_what_is_the_machines_fault_ends_the_process_and_not_the_trial(tmp_path):
+    failing = Failing(tmp_path / "log", 1, OSError("disk full"))
+    sweep = Sweep("toy", tmp_path, search(), failing)
+    with pytest.raises(OSError, match="disk full"):
+        sweep.run()
+    sweep.run()
+    assert status(sweep.study) == {"wanted": 6, "killed": 1, "complete": 6}
+    assert sweep.study.trial(1).params == sweep.study.trial(0).params
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_grid_is_walked_once(tmp_path, processes):
+    space = {
+        "x": {"type": "float", "low": 0.0, "high": 1.0, "step": 0.25},
+        "y": {"type": "categorical", "choices": ["a", None]},
+    }
+    grid = search(10, sampler="grid", space=space)
+    crew = [Sweep("toy", tmp_path, grid, Toy(tmp_path / "log")) for _ in range(processes)]
+    for sweep in crew:
+        sweep.run()
+    points = [(t.params["x"], t.params["y"]) for t in crew[0].study.trials()]
+    assert len(points) == len(set(points)) == 10
+    assert status(crew[0].study) == {"wanted": 10, "complete": 10}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
+def test_samplers_that_learn_come_closer(tmp_path, sampler):
+    sweep = Sweep("toy", tmp_path, search(12, (0,), sampler=sampler), Toy(tmp_path / "log"))
+    sweep.run()
+    values = [trial.params["x"] for trial in sweep.study.trials()]
+    assert max(values) > 0.85 and len(set(values)) == 12
+
+
+def test_several_goals_give_a_front(tmp_path):
+    goals = [{"metric": "score"}, {"metric": "price", "direction": "minimize"}]
+
+    def evaluate(values, fold, seed, folder):
+        return {"score": values["x"], "price": values["x"] ** 2 + (values["y"] == "dear")}
+
+    space = {
+        "x": {"type": "float", "low": 0.0, "high": 1.0},
+        "y": {"type": "categorical", "choices": ["dear", "cheap"]},
+    }
+    both = search(14, objective=goals, space=space, sampler="nsga2")
+    sweep = Sweep("toy", tmp_path, both, evaluate)
+    sweep.run()
+    sweep.retrain()
+    found = answer(sweep.study)
+    assert found.front and found.winner is None and len(found.best) > 1
+    assert all(trial.params["y"] == "cheap" for trial in found.best)
+    export(found, tmp_path)
+    assert [plot.name for plot in (tmp_path / "plots").iterdir()] == ["pareto_front.html"]
+
+
+def test_a_sweep_of_the_same_name_with_another_space_is_refused(tmp_path):
+    Sweep("toy", tmp_path, search(), Toy(tmp_path / "log"))
+    other = {"x": {"type": "float", "low": 0.0, "high": 2.0}}
+    with pytest.raises(MssegError) as caught:
+        Sweep("toy", tmp_path, search(space=other), Toy(tmp_path / "log"))
+    assert caught.value.exit_code == ExitCode.CONFIG
+    with pytest.raises(MssegError):
+        Sweep("toy", tmp_path, search(), Toy(tmp_path / "log"), fixed=["other data"])
+
+
+def test_a_sweep_may_be_looked_at_by_name_alone_while_it_runs(tmp_path):
+    with pytest.raises(MssegError) as caught:
+        SharedStudy.find("toy", tmp_path / "s")
+    assert caught.value.exit_code == ExitCode.CONFIG and not (tmp_path / "s").exists()
+    sweep = Sweep("toy", tmp_path / "s", search(), Toy(tmp_path / "log"))
+    sweep.study.take()
+    seen = SharedStudy.find("toy", tmp_path / "s")
+    assert seen.search == sweep.search
+    assert status(seen) == {"wanted": 6, "running": 1}
+    export(answer(seen), tmp_path / "s")
+    assert json.loads((tmp_path / "s" / "best.json").read_text())["winner"] is None
+
+
+def test_the_best_are_trained_again_and_everything_is_exported(tmp_path):
+    class Lucky(Toy):
+        """The search's own seed flatters whatever is large."""
+
+        def __call__(self, values, fold, seed, folder):
+            figures = super().__call__(values, fold, seed, folder)
+            return {"score": figures["score"] - (seed > 0) * (0.5 + 0.2 * values["x"])}
+
+    sweep = Sweep("toy", tmp_path, search(), Lucky(tmp_path / "log"))
+    sweep.run()
+    sweep.retrain()
+    runs = (tmp_path / "log").read_text()
+    sweep.retrain()  # all is done
+    assert (tmp_path / "log").read_text() == runs
+    found = answer(sweep.study)
+    assert [one.trial for one, _ in found.retrained] == [t.number for t in found.best[:2]]
+    assert {json.loads(line)[2] for line in runs.splitlines()} == {0, 1, 2}
+    winner, expected = found.winner
+    assert expected < winner.search_score - 0.5
+    said = " ".join(found.paragraphs())
+    assert f"Winner: trial {winner.trial}" in said and f"Expect {expected:.4f}" in said
+    export(found, tmp_path)
+    content = json.loads((tmp_path / "best.json").read_text())
+    assert len(content["retrained"]) == 2 and content["winner"]["trial"] == winner.trial
+    export(answer(SharedStudy.find("toy", tmp_path)), tmp_path)  # from the store alone
+    assert json.loads((tmp_path / "best.json").read_text()) == content
+    assert (tmp_path / "trials.csv").read_text().count("\n") == 7
+    names = {plot.stem for plot in (tmp_path / "plots").iterdir()}
+    assert {"optimization_history", "slice", "parallel_coordinate", "param_importances"} >= names
+    assert (tmp_path / "plots" / "optimization_history.html").stat().st_size > 1e5
+
+
+def test_a_trial_is_judged_by_the_mean_of_its_folds(tmp_path):
+    """One fold over budget does not sink a trial, and a fold without lesions says nothing."""
+    by_fold = {
+        0: {"score": 0.2, "false_lesions_per_case_without": 3.0},
+        1: {"false_lesions_per_case_without": 0.0},
+        2: {"score": 0.6},
+    }
+    goal = [{"metric": "score", "budget": 2.0}]
+    one = search(1, (0, 1, 2), objective=goal, pruner="median")
+    sweep = Sweep("toy", tmp_path, one, lambda values, fold, seed, folder: by_fold[fold])
+    sweep.run()
+    (trial,) = sweep.study.trials()
+    assert trial.values == [pytest.approx(0.4)]
+    assert trial.intermediate_values == pytest.approx({1: -0.5, 2: 0.2, 3: 0.4})
+
+
+def test_expected_scores_by_hand():
+    first = Retrained(0, {}, 0.9, (0.5, 0.7))  # mean 0.6, variance of the mean 0.01
+    second = Retrained(1, {}, 0.8, (0.1, 0.3))  # mean 0.2, the same
+    # between: 0.08 - 0.01 = 0.07; share 0.07 / 0.08 = 0.875; centre 0.4
+    assert expected_scores([first, second]) == pytest.approx([0.575, 0.225])
+    equal = [Retrained(0, {}, 0.9, (0.5, 0.7)), Retrained(1, {}, 0.8, (0.7, 0.5))]
+    assert expected_scores(equal) == pytest.approx([0.6, 0.6])
+    assert expected_scores([Retrained(0, {}, 0.9, (0.5,)), second]) == pytest.approx([0.35, 0.35])
+    assert expected_scores([]) == []
+
+
+def test_a_trial_finds_its_folder_again():
+    assert trial_name({"a": 1, "b": 0.5}) == trial_name({"b": 0.5, "a": 1})
+    assert trial_name({"a": 1}) != trial_name({"a": 2})

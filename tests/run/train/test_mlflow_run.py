@@ -1,0 +1,115 @@
+"""What is recorded in MLflow can be found, compared and used again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from unittest.mock import Mock
+
+import nibabel as nib
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from msseg_lightning.cli.main import main
+from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.run.folder import RunFolder
+from msseg_lightning.run.train.mlflow_run import track_experiment
+from msseg_lightning.track.store import ensure_store
+
+
+@pytest.fixture(scope="module")
+def tracked(tiny_cohort, tmp_path_factory):
+    """A tracked run with pseudonyms, its place and its MLflow client."""
+    place = tmp_path_factory.mktemp("tracked")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        words = [f"read.root={tiny_cohort}", "split=file", f"split.path={tiny_cohort}/split.json"]
+        words += ["size=tiny", "data.workers=1", f"track.key_file={place / 'secret.key'}"]
+        assert main(["train", "pre_unet", *words]) == ExitCode.OK
+    client = MlflowClient(ensure_store(place / "mlruns"))
+    experiment = client.get_experiment_by_name("msseg")
+    runs = client.search_runs([experiment.experiment_id])
+    return place, client, {run.data.tags["level"]: run for run in runs}
+
+
+def test_the_fold_is_a_child_of_its_experiment(tracked):
+    _, _, runs = tracked
+    assert runs["fold"].data.tags["mlflow.parentRunId"] == runs["experiment"].info.run_id
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+def test_tags_and_parameters_say_what_ran(tracked):
+    _, _, runs = tracked
+    tags, params = runs["fold"].data.tags, runs["fold"].data.params
+    assert (tags["system"], tags["fold"], tags["seed"], tags["data"]) == (
+        "pre_unet",
+        "0",
+        "0",
+        "tiny",
+    )
+    assert {"commit", "version", "protocol", "data_hash", "split_hash"} <= set(tags)
+    assert params["train.steps"] == "4" and params["experiment"] == "pre_unet"
+
+
+def test_results_and_curves_are_metrics(tracked):
+    _, _, runs = tracked
+    metrics = runs["fold"].data.metrics
+    assert {"result/dice", "result/lesion_f1", "train/loss"} <= set(metrics)
+    assert any(name.startswith("system/") for name in metrics)
+
+
+def test_artifacts_are_complete_and_name_neither_patient_nor_place(tracked, tiny_cohort, tmp_path):
+    place, client, runs = tracked
+    folder = Path(client.download_artifacts(runs["fold"].info.run_id, "", str(tmp_path)))
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert {
+        "config.yaml",
+        "environment.json",
+        "split.json",
+        "scores/scores.json",
+        "scores/scores.csv",
+        "model/weights.safetensors",
+        "model/card.json",
+        "curves/curves.csv",
+        "report.html",
+    } <= files
+    for name in ("split.json", "scores/scores.json", "scores/scores.csv"):
+        text = (folder / name).read_text()
+        assert "case-" in text and '"003"' not in text and "\n003," not in text
+    for name in ("config.yaml", "model/config.yaml", "environment.json"):
+        text = (folder / name).read_text()
+        assert str(tiny_cohort.parent) not in text and str(place) not in text
+
+
+def test_a_run_id_and_a_registered_model_predict_as_the_folder_does(
+    tracked, tiny_cohort, monkeypatch
+):
+    place, client, runs = tracked
+    monkeypatch.chdir(place)
+    run = runs["fold"].info.run_id
+    client.create_registered_model("pre_unet")
+    source = f"{client.get_run(run).info.artifact_uri}/model"
+    client.create_model_version("pre_unet", source, run)
+    pair = [tiny_cohort / "003" / f"flair_time0{visit}_on_middle_space.nii.gz" for visit in (1, 2)]
+    (folder,) = (place / "runs" / "pre_unet").glob("tiny*")
+    masks = []
+    for number, model in enumerate([str(folder), run, "models:/pre_unet/1"]):
+        words = ["-t1", str(pair[0]), "-t2", str(pair[1]), "-o", f"{number}.nii.gz"]
+        assert main(["predict", model, *words]) == ExitCode.OK
+        masks.append(np.asarray(nib.load(f"{number}.nii.gz").dataobj))
+    np.testing.assert_array_equal(masks[0], masks[1])
+    np.testing.assert_array_equal(masks[0], masks[2])
+
+
+def test_brackets_in_the_name_of_the_data_hide_no_fold(trained_run, tmp_path):
+    """The name of a run folder is no pattern."""
+    folders = [tmp_path / f"d[1]-fold{fold}-seed0" for fold in (0, 1)]
+    for folder in folders:
+        folder.mkdir()
+        for name in ("config.yaml", "run.json", "scores.json"):
+            shutil.copy(trained_run / name, folder / name)
+    tracking = Mock()
+    run = RunFolder(folders[0])
+    track_experiment(tracking, run.config(), run)
+    assert tracking.start.call_args.kwargs["tags"]["folds"] == 2
