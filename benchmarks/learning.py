@@ -309,12 +309,12 @@ def contact_sheet(
     """One row per system: the largest lesion of the held-out real pair."""
     from PIL import Image, ImageDraw, ImageFont
 
-    from msseg_lightning.compare.picture import CasePictures, CaseVolumes
-    from msseg_lightning.compare.report import predicted_findings, view_point
     from msseg_lightning.core.subject import BASELINE, FOLLOWUP, TARGET
     from msseg_lightning.read.load import load_subject
     from msseg_lightning.read.nifti import GateOptions, read_volume
     from msseg_lightning.read.open_ms import OpenMs
+    from msseg_lightning.report.picture import CasePictures, CaseVolumes
+    from msseg_lightning.report.run_page import predicted_findings, view_point
 
     (pair,) = [pair for pair in OpenMs(open_ms).subjects() if pair.id == HELD_OUT_REAL]
     volumes = load_subject(pair).volumes

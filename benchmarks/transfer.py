@@ -247,7 +247,6 @@ def make_cohort(folder: Path, workers: int) -> None:
 
 def train(work: Path, steps: int, seed: int) -> Path:
     """Fit the network on the cohort alone, or go on; returns the run folder."""
-    from msseg_lightning.compare.run_report import build_report
     from msseg_lightning.run.train.experiment import train_experiment
 
     write_json(work / "split.json", SPLIT)
@@ -261,7 +260,7 @@ def train(work: Path, steps: int, seed: int) -> Path:
         ),
         "pre_unet",
     )
-    return train_experiment(config, build_report).folder.path
+    return train_experiment(config).folder.path
 
 
 def predict(run: Path, open_ms: Path, work: Path, out: Path) -> None:
@@ -494,7 +493,7 @@ def picture(load: Callable[[], LoadedSubject], out: Path, reference: Reference, 
     """
     from PIL import Image
 
-    from msseg_lightning.compare.picture import CasePictures, CaseVolumes
+    from msseg_lightning.report.picture import CasePictures, CaseVolumes
 
     loaded = load()
     name = loaded.subject.id

@@ -40,7 +40,7 @@ def test_the_wheel_carries_all_that_is_not_code(installed):
     assert (package / "conf" / "config.yaml").exists()
     names = {path.stem for path in (package / "experiments").glob("*.yaml")}
     assert names == {path.stem for path in (CHECKOUT / "experiments").glob("*.yaml")}
-    for name in ("compare/report.css", "compare/report.js"):
+    for name in ("report/report.css", "report/report.js"):
         assert (package / name).exists()
     shipped = {p.name for p in (package / "simulate" / "lesion_prior").iterdir()}
     assert shipped >= {

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
 def headline(reported: dict[str, object]) -> str:
     """The first figures of a card; papers differ in what they report and on which cases."""
-    from msseg_lightning.run.config.cards import reported_text
+    from msseg_lightning.core.wording import reported_text
 
     figures = {name: value for name, value in reported.items() if name != "protocol"}
     return reported_text(figures, in_full=False) or "none reported"

@@ -24,11 +24,11 @@ are in the data. Research use only.
 def main(arguments: Sequence[str]) -> ExitCode:
     """Rebuild ``report.html`` and say where it lies."""
     options = _parser().parse_args(arguments)
-    from msseg_lightning.compare.page import GENERATOR
-    from msseg_lightning.compare.report import write_pictures
-    from msseg_lightning.compare.run_report import build_report, context_of
     from msseg_lightning.core.outputs import refuse_overwrites, text_with
+    from msseg_lightning.report.page import GENERATOR
+    from msseg_lightning.report.run_page import write_pictures
     from msseg_lightning.run.folder import RunFolder
+    from msseg_lightning.run.train.run_report import build_report, context_of
 
     folder = RunFolder.find(str(run_path(options.run, Path(options.runs))))
     output = Path(options.output) if options.output else folder.report_file

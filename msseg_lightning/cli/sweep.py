@@ -45,7 +45,6 @@ def main(arguments: Sequence[str]) -> ExitCode:
     )
     options = parser.parse_intermixed_args(arguments)
 
-    from msseg_lightning.compare.sweep_report import build_sweep_report
     from msseg_lightning.run.sweep import command as sweep_command
     from msseg_lightning.run.sweep.answer import answer, status
 
@@ -57,11 +56,11 @@ def main(arguments: Sequence[str]) -> ExitCode:
             sys.stdout.write(f"trial {trial.number}  {trial.values}  {json.dumps(trial.params)}\n")
     elif options.export:
         study = sweep_command.find_study(words)
-        sweep_command.write_answer(study, build_sweep_report)
+        sweep_command.write_answer(study)
         sys.stdout.write(f"{study.folder}\n")
     else:
         sweep, config = sweep_command.open_sweep(words)
-        found = sweep_command.run_sweep(sweep, config, build_sweep_report)
+        found = sweep_command.run_sweep(sweep, config)
         sys.stdout.write("\n".join(found.paragraphs()) + "\n")
         sys.stdout.write(f"\nsweep   {sweep.folder}\nreport  {sweep.folder / 'report.html'}\n")
     return ExitCode.OK

@@ -5,15 +5,11 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from msseg_lightning.core.problem import ExitCode
 from msseg_lightning.core.wording import counted
-
-if TYPE_CHECKING:
-    from msseg_lightning.run.folder import RunFolder
 
 EXAMPLES = """\
 examples
@@ -60,25 +56,18 @@ def main(arguments: Sequence[str]) -> ExitCode:
         return ExitCode(code)
     with leading():
         if several:
-            folders = train_product(options.experiment, options.overrides, build_report)
+            folders = train_product(options.experiment, options.overrides)
             sys.stdout.write(describe_product(folders))
             from msseg_lightning.compare.product_report import build_product_report
 
             sys.stdout.write(f"report  {build_product_report(folders)}\n")
             return ExitCode.OK
-        outcome = train_experiment(config, build_report)
+        outcome = train_experiment(config)
     sys.stdout.write(describe(outcome.summary))
     sys.stdout.write(f"\nrun     {outcome.folder.path}\nreport  {outcome.folder.report_file}\n")
     if outcome.tracking_uri:
         sys.stdout.write("ui      msseg ui\n")
     return ExitCode.OK
-
-
-def build_report(folder: RunFolder, output: Path, rename: Callable[[str], str]) -> Path:
-    """Write the report of a finished run; what draws it is imported only then."""
-    from msseg_lightning.compare import run_report
-
-    return run_report.build_report(folder, output, rename)
 
 
 def describe(summary: dict[str, dict]) -> str:

@@ -10,14 +10,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from msseg_lightning.compare import page
-from msseg_lightning.compare.run_report import notes, shown_card
 from msseg_lightning.compare.table import MEASURES, Group, Row, ScoredRun, compare_runs, table_csv
 from msseg_lightning.core.files import atomic_write, require_record
 from msseg_lightning.evaluate.case_score import CaseScore
+from msseg_lightning.report import page
 from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.folder import read_scores
 from msseg_lightning.run.predict.trained import stored_config
+from msseg_lightning.run.train.run_report import notes, shown_card
 
 HEADS: Mapping[Group, tuple[str, ...]] = {
     "with new lesions": (

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from msseg_lightning.cli.report import main, run_path
-from msseg_lightning.compare.page import document
 from msseg_lightning.core.problem import ExitCode, MssegError
+from msseg_lightning.report.page import document
 
 
 def test_a_run_is_named_by_folder_or_by_id(tmp_path):
@@ -28,7 +28,7 @@ def test_a_report_overwrites_reports_only(tmp_path, monkeypatch):
     (tmp_path / "config.yaml").write_text("{}")
     built = []
     monkeypatch.setattr(
-        "msseg_lightning.compare.run_report.build_report",
+        "msseg_lightning.run.train.run_report.build_report",
         lambda _, output: built.append(output.write_text(document("a", []))) or output,
     )
     for _ in range(2):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from msseg_lightning.compare.run_report import published_dice
 from msseg_lightning.evaluate.score import score_case
+from msseg_lightning.run.train.run_report import published_dice
 
 EMPTY, LESION = np.zeros((10, 10, 10), np.uint8), np.zeros((10, 10, 10), np.uint8)
 LESION[:5] = 1

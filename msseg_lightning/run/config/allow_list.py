@@ -193,7 +193,8 @@ def _target_problem(message: str, place: Place, value: object, expected: str) ->
         found=str(value)[:200],
         expected=expected,
         remedy="use a preset; for a class of another library, add it to LIBRARY_CLASSES in "
-        "run/config/allow_list.py; do not use a model or run folder that another wrote and that asks for this",
+        "run/config/allow_list.py; do not use a model or run folder that another wrote and that "
+        "asks for this",
         exit_code=ExitCode.SECURITY,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,6 @@ from msseg_lightning.run.sweep.tracking import SweepTracking
 from msseg_lightning.run.sweep.worker import ExperimentTrial, Sweep, chosen_words
 from msseg_lightning.run.train.experiment import labelled_subjects, make_split
 from msseg_lightning.run.train.mlflow_run import NAMES
-
-WriteSweepReport = Callable[[Answer, Path], Path]
-"""(answer, file to write) -> the file."""
 
 GOALS = (
     *NAMES.values(),
@@ -209,26 +206,28 @@ def check_folds(search: Search, config: Config) -> None:
         make_split({**config, "fold": fold}, subjects, load)
 
 
-def write_answer(study: SharedStudy, report: WriteSweepReport) -> Answer:
+def write_answer(study: SharedStudy) -> Answer:
     """Table, ``best.json``, plots and report of a sweep, also of one that still runs."""
+    from msseg_lightning.run.sweep.report import build_sweep_report
+
     found = answer(study)
     export(found, study.folder)
-    report(found, study.folder / "report.html")
+    build_sweep_report(found, study.folder / "report.html")
     return found
 
 
-def run_sweep(sweep: Sweep, config: Config, report: WriteSweepReport) -> Answer:
+def run_sweep(sweep: Sweep, config: Config) -> Answer:
     """Work on a sweep until it is finished, retrain the best few, write and track the answer."""
     tracking = instantiate(config.get("track")) or None
     sweep.study.free_abandoned()
     if tracking is None:
         sweep.run()
         sweep.retrain()
-        return write_answer(sweep.study, report)
+        return write_answer(sweep.study)
     tracked = SweepTracking(tracking, sweep.study, sweep.name, config["name"])
     with tracked.whole() as tracker:
         sweep.run(tracked.trial)
         sweep.retrain()
-        found = write_answer(sweep.study, report)
+        found = write_answer(sweep.study)
         tracked.log_answer(tracker, found)
     return found

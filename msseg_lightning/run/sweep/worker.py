@@ -79,8 +79,8 @@ class ExperimentTrial:
         run = RunFolder.of(config)
         if is_finished(run, config):
             summary = run.scores()["summary"]
-        else:  # pictures of hundreds of runs are looked at by nobody; `msseg report` draws them
-            summary = train_experiment(config, lambda folder, output, rename: output).summary
+        else:  # `msseg report` draws the page of a trial that is worth a look
+            summary = train_experiment(config, with_report=False).summary
         return {
             name.removeprefix("result/"): value for name, value in headline_metrics(summary).items()
         }

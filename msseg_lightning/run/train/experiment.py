@@ -32,7 +32,6 @@ from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.predict.scores import score_options, score_pair, write_scores
 from msseg_lightning.run.train.mlflow_run import (
-    WriteReport,
     close_run,
     ending,
     log_results,
@@ -62,13 +61,12 @@ class Outcome:
     tracking_uri: str | None
 
 
-def train_experiment(config: Config, report: WriteReport) -> Outcome:
+def train_experiment(config: Config, with_report: bool = True) -> Outcome:
     """Run an experiment from split to report, or continue it where it stopped.
 
     Args:
         config: from ``compose_config``.
-        report: writes the report of a run folder; ``compare`` stands above ``run``, so the
-            command line hands it down.
+        with_report: write ``report.html``; a search trains hundreds of runs without.
 
     Raises:
         MssegError: anything the user can act on; the run is marked accordingly.
@@ -88,11 +86,11 @@ def train_experiment(config: Config, report: WriteReport) -> Outcome:
             raise
         tracker = open_run(config, folder, split, tracking)
         if tracker is None or tracking is None:
-            return Outcome(folder, _run(config, folder, subjects, split, load, report), None)
+            return Outcome(folder, _run(config, folder, subjects, split, load, with_report), None)
         try:
             part = functools.partial(tracked_part, tracking, folder, config)
-            summary = _run(config, folder, subjects, split, load, report, tracker, part)
-            log_results(tracker, folder, summary, tracking.pseudonyms.name, report)
+            summary = _run(config, folder, subjects, split, load, with_report, tracker, part)
+            log_results(tracker, folder, summary, tracking.pseudonyms.name)
         except BaseException as error:
             close_run(tracker, folder, ending(error))
             raise
@@ -186,10 +184,11 @@ def _run(
     subjects: dict[str, LongitudinalSubject],
     split: Split,
     load: Load,
-    report: WriteReport,
+    with_report: bool,
     tracker: Any = None,
     part: Track | None = None,
 ) -> dict[str, Any]:
+    from msseg_lightning.run.train.run_report import build_report
     from msseg_lightning.track.lightning_logger import TrackerLogger
 
     method = build_method(
@@ -215,8 +214,9 @@ def _run(
         "commit": folder.record().get("commit"),
     }
     summary = write_scores(folder.path, scores, options, facts)
-    folder.update_record(status="reporting")
-    report(folder, folder.report_file, str)
+    if with_report:
+        folder.update_record(status="reporting")
+        build_report(folder, folder.report_file)
     folder.update_record(status="finished")
     return summary
 

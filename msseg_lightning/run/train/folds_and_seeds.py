@@ -22,7 +22,7 @@ from msseg_lightning.run.config.keys import OF_THE_RUN
 from msseg_lightning.run.folder import RunFolder, relevant
 from msseg_lightning.run.predict.scores import score_options, write_scores
 from msseg_lightning.run.train.experiment import labelled_subjects, make_split, train_experiment
-from msseg_lightning.run.train.mlflow_run import WriteReport, without_places
+from msseg_lightning.run.train.mlflow_run import without_places
 from msseg_lightning.run.train.shared_jobs import in_turns
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def is_product(words: Sequence[str]) -> bool:
     return any(re.fullmatch(r"fold=(all|\d+(,\d+)+)|seed=\d+(,\d+)+", word) for word in words)
 
 
-def train_product(experiment: str, words: Sequence[str], report: WriteReport) -> list[Path]:
+def train_product(experiment: str, words: Sequence[str]) -> list[Path]:
     """Run every fold with every seed; what is finished is left as it is.
 
     Several processes may be given the same words: each trains what no other is at.
@@ -41,7 +41,6 @@ def train_product(experiment: str, words: Sequence[str], report: WriteReport) ->
     Args:
         experiment: name.
         words: overrides, with several folds or seeds among them.
-        report: writes the report of a run.
 
     Returns:
         One folder per seed with the scores of all held-out pairs (``scores.json``), where each came
@@ -68,7 +67,7 @@ def train_product(experiment: str, words: Sequence[str], report: WriteReport) ->
             log.info("fold %d, seed %d is finished", fold, seed)
             return
         log.info("fold %d, seed %d: run %d of %d", fold, seed, runs.index(run) + 1, len(runs))
-        train_experiment(config, report)
+        train_experiment(config)
 
     in_turns(runs, train)
     return [

@@ -28,9 +28,6 @@ from msseg_lightning.run.predict.scores import PROTOCOL, scores_table
 if TYPE_CHECKING:
     from msseg_lightning.track.tracker import Parent
 
-WriteReport = Callable[[RunFolder, Path, Callable[[str], str]], Path]
-"""(run folder, file to write, id -> shown name) -> the file."""
-
 
 def open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) -> Any:
     """The MLflow run of this fold below the run of its experiment; None where tracking is off."""
@@ -188,7 +185,6 @@ def log_results(
     folder: RunFolder,
     summary: dict[str, Any],
     rename: Callable[[str], str],
-    report: WriteReport,
 ) -> None:
     """Numbers, tables, curves, weights and report; patients under the names ``rename`` gives."""
     tracker.log_metrics(readable(headline_metrics(summary)))
@@ -201,9 +197,13 @@ def log_results(
     curves = folder.fit / "curves.csv"
     if curves.exists():
         tracker.log_artifact(curves, "curves")
+    from msseg_lightning.run.train.run_report import build_report
+
     page = folder.report_file
+    if not page.exists():
+        return
     if any(rename(case) != case for case in scores_of(folder)):
-        page = report(folder, folder.path / "track" / "report.html", rename)
+        page = build_report(folder, folder.path / "track" / "report.html", rename)
     tracker.log_artifact(page)
 
 

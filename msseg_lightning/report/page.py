@@ -9,11 +9,10 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from msseg_lightning.compare.curves import curve_panels
-from msseg_lightning.compare.picture import COLUMNS, PLANES
-from msseg_lightning.core.wording import counted
+from msseg_lightning.core.wording import counted, reported_text
 from msseg_lightning.evaluate.case_score import CaseScore
-from msseg_lightning.run.config.cards import reported_text
+from msseg_lightning.report.curves import curve_panels
+from msseg_lightning.report.picture import COLUMNS, PLANES
 
 # No address may be contacted, whatever a name in the data contains.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -46,7 +45,7 @@ GENERATOR = "msseg report"
 
 def document(title: str, sections: Sequence[str], policy: str = POLICY) -> str:
     """The whole file; ``policy`` is what its browser allows."""
-    assets = resources.files("msseg_lightning.compare")
+    assets = resources.files("msseg_lightning.report")
     style = assets.joinpath("report.css").read_text(encoding="utf-8")
     script = assets.joinpath("report.js").read_text(encoding="utf-8")
     return (

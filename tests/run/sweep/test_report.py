@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from msseg_lightning.compare.sweep_report import build_sweep_report
 from msseg_lightning.run.sweep.answer import answer
+from msseg_lightning.run.sweep.report import build_sweep_report
 from msseg_lightning.run.sweep.space import parse
 from msseg_lightning.run.sweep.worker import Sweep
 

@@ -1,6 +1,6 @@
 from msseg_lightning.cli.list import headline
-from msseg_lightning.compare import page
-from tests.compare.phantom import pair
+from msseg_lightning.report import page
+from tests.report.phantom import pair
 
 
 def test_the_table_has_a_row_per_case_and_a_dash_for_no_value():

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from msseg_lightning.compare.picture import CaseVolumes
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.score import score_case
+from msseg_lightning.report.picture import CaseVolumes
 
 RAS = np.diag([2.0, 2.0, 3.0, 1.0])
 LPS = np.array([[-2.0, 0, 0, 90], [0, -2, 0, 80], [0, 0, 3, -40], [0, 0, 0, 1]])

@@ -4,7 +4,10 @@ import re
 import numpy as np
 import pytest
 
-from msseg_lightning.compare.report import (
+from msseg_lightning.core.volume import Volume
+from msseg_lightning.evaluate.case_score import Lesion
+from msseg_lightning.evaluate.score import score_case
+from msseg_lightning.report.run_page import (
     Finding,
     ReportCase,
     ReportContext,
@@ -14,10 +17,7 @@ from msseg_lightning.compare.report import (
     write_pictures,
     write_report,
 )
-from msseg_lightning.core.volume import Volume
-from msseg_lightning.evaluate.case_score import Lesion
-from msseg_lightning.evaluate.score import score_case
-from tests.compare.phantom import RAS, pair
+from tests.report.phantom import RAS, pair
 
 
 def lesion(volume_mm3, *, counted=True, box=((0, 1), (0, 1), (0, 1)), voxels=1):

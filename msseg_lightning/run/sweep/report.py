@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from msseg_lightning.compare import page
 from msseg_lightning.core.files import atomic_write
+from msseg_lightning.report import page
 from msseg_lightning.run.sweep.answer import PLOTS, Answer, plots, score_text, shown
 
 LARGEST_TABLE = 500

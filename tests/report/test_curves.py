@@ -1,6 +1,6 @@
 import pytest
 
-from msseg_lightning.compare.curves import curve_panels, nice_ticks
+from msseg_lightning.report.curves import curve_panels, nice_ticks
 
 
 def rows(name, values):

@@ -3,13 +3,6 @@ import json
 import nibabel
 import numpy as np
 
-from msseg_lightning.compare.run_report import (
-    _brain,
-    _kept_step,
-    _loader,
-    shown_card,
-    shown_summary,
-)
 from msseg_lightning.core.subject import (
     BASELINE,
     FOLLOWUP,
@@ -21,7 +14,14 @@ from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.evaluate.summary import summarise
 from msseg_lightning.read.nifti import write_volume
 from msseg_lightning.run.folder import RunFolder
-from tests.compare.phantom import pair
+from msseg_lightning.run.train.run_report import (
+    _brain,
+    _kept_step,
+    _loader,
+    shown_card,
+    shown_summary,
+)
+from tests.report.phantom import pair
 
 
 def test_a_score_survives_json():

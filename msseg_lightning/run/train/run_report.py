@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from msseg_lightning.compare.picture import CaseVolumes
-from msseg_lightning.compare.report import ReportCase, ReportContext, write_report
 from msseg_lightning.core.files import require_record
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import (
@@ -25,6 +23,8 @@ from msseg_lightning.core.volume import Volume
 from msseg_lightning.core.wording import counted
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.evaluate.summary import dice_as_published
+from msseg_lightning.report.picture import CaseVolumes
+from msseg_lightning.report.run_page import ReportCase, ReportContext, write_report
 from msseg_lightning.run.assemble.system import build_load, instantiate
 from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.folder import RunFolder, data_name

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msseg_lightning.compare.picture import (
+from msseg_lightning.core.volume import Volume
+from msseg_lightning.report.picture import (
     PREDICTION_COLOUR,
     REFERENCE_COLOUR,
     CasePictures,
@@ -14,8 +15,7 @@ from msseg_lightning.compare.picture import (
     plane_through,
     window_of,
 )
-from msseg_lightning.core.volume import Volume
-from tests.compare.phantom import ASL, LPS, RAS, oblique, pair
+from tests.report.phantom import ASL, LPS, RAS, oblique, pair
 
 AFFINES = {"ras": RAS, "lps": LPS, "asl": ASL, "oblique": oblique()}
 

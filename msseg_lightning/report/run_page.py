@@ -11,13 +11,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from msseg_lightning.compare import page
-from msseg_lightning.compare.picture import CasePictures, CaseVolumes, data_uri
 from msseg_lightning.core.files import atomic_write
 from msseg_lightning.core.lesion import label_lesions
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.core.wording import counted
 from msseg_lightning.evaluate.case_score import CaseScore, Lesion
+from msseg_lightning.report import page
+from msseg_lightning.report.picture import CasePictures, CaseVolumes, data_uri
 
 LOG = logging.getLogger(__name__)
 
