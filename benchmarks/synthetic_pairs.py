@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from msseg_lightning.core.files import atomic_write
 from msseg_lightning.core.random import keyed_generator
-from msseg_lightning.method.staged import StagedMethod, frozen_network, untracked
+from msseg_lightning.method.staged import StagedMethod, frozen_network
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.assemble.system import build_cache, build_method, instantiate
 from msseg_lightning.run.config.compose import compose_config
@@ -67,7 +67,7 @@ def make_pairs(
             work.glob(f"stages/{stage.name}-*/stage.json"), key=lambda f: f.stat().st_mtime
         )
         if not fitted:
-            left = stage.ensure(pairs, frozenset(), {}, untracked)
+            left = stage.ensure(pairs, {})
             networks[stage.name] = left.network()
         else:  # whichever version of the program fitted it: this is a picture
             networks[stage.name] = frozen_network(stage.make, fitted[-1].parent / "model")

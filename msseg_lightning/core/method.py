@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.subject import LongitudinalSubject
+
+Track = Callable[[str, Mapping[str, object]], AbstractContextManager[Sequence[object]]]
+"""(name, tags) -> Lightning loggers of a tracked run of its own, which ends with the block."""
+
+
+@contextlib.contextmanager
+def untracked(name: str, tags: Mapping[str, object]) -> Iterator[Sequence[object]]:
+    """No loggers."""
+    yield ()
+
+
+@dataclasses.dataclass(frozen=True)
+class FitContext:
+    """What a fit is told beside its pairs.
+
+    Args:
+        held_out: patients from whom nothing may be learned, whatever further data are read.
+        loggers: Lightning loggers of this fit.
+        track: opens a tracked run for a part of the system, such as a stage or a member.
+    """
+
+    held_out: frozenset[str] = frozenset()
+    loggers: tuple[object, ...] = ()
+    track: Track = untracked
+
+
+ALONE = FitContext()
+"""Nothing is held out and nothing is tracked."""
 
 
 @runtime_checkable
@@ -19,7 +50,11 @@ class Method(Protocol):
     """
 
     def fit(
-        self, train: Sequence[LongitudinalSubject], val: Sequence[LongitudinalSubject], folder: Path
+        self,
+        train: Sequence[LongitudinalSubject],
+        val: Sequence[LongitudinalSubject],
+        folder: Path,
+        context: FitContext = ALONE,
     ) -> None:
         """Fit on labelled pairs; state for resuming lives in ``folder``."""
 

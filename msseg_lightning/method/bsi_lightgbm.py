@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msseg_lightning.core.files import atomic_write, read_record, read_regular, write_record
+from msseg_lightning.core.method import ALONE, FitContext
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
@@ -83,7 +84,11 @@ class BsiLightgbm:
         self._boosters: list[Any] = []
 
     def fit(
-        self, train: Sequence[LongitudinalSubject], val: Sequence[LongitudinalSubject], folder: Path
+        self,
+        train: Sequence[LongitudinalSubject],
+        val: Sequence[LongitudinalSubject],
+        folder: Path,
+        context: FitContext = ALONE,
     ) -> None:
         """One booster per fold of the training and validation patients.
 

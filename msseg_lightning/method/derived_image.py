@@ -28,12 +28,14 @@ class Source:
     Args:
         network: loads it, frozen.
         key: names its weights.
+        model: the folder they lie in.
         patients: whose scans it was trained on; None where that is not recorded (a delivered
             model applied to new pairs).
     """
 
     network: Callable[[], nn.Module]
     key: str
+    model: Path
     patients: frozenset[str] | None
 
 

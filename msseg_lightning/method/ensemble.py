@@ -11,11 +11,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from msseg_lightning.core.method import Method
+from msseg_lightning.core.method import ALONE, FitContext, Method, Track
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
-from msseg_lightning.method.staged import StagedMethod, Track, untracked
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +95,6 @@ class EnsembleMethod:
             ``average_then_vote``). Members need an inference rule with ``views()``.
         rule: ``mean``, or ``majority``: more than half of the masks, the only rule for views.
         postprocess: rules applied to the combined map.
-        track: opens a tracked run per member.
 
     Raises:
         MssegError: no such level, or no such rule at it (exit 2).
@@ -110,7 +108,6 @@ class EnsembleMethod:
         level: Literal["probability", "binary", "view"] = "probability",
         rule: Literal["mean", "majority"] = "mean",
         postprocess: Sequence[Callable[[Prediction], Prediction]] = (),
-        track: Track = untracked,
     ) -> None:
         if folds < 1 or not members:
             raise ValueError("an ensemble needs at least one member and one fold")
@@ -118,7 +115,6 @@ class EnsembleMethod:
         _refuse_unknown("rule", rule, RULES[level], f" at the level {level}")
         self.members, self.folds, self.has_lesions = dict(members), folds, has_lesions
         self.level, self.rule, self.postprocess = level, rule, tuple(postprocess)
-        self.track = track
         self.models: Path | None = None
 
     @property
@@ -126,7 +122,7 @@ class EnsembleMethod:
         """One name per fitted member."""
         return [f"{name}-fold{fold}" for fold in range(self.folds) for name in self.members]
 
-    def fit(self, train: Pairs, val: Pairs, folder: Path) -> None:
+    def fit(self, train: Pairs, val: Pairs, folder: Path, context: FitContext = ALONE) -> None:
         """Fit every member; those that are finished in ``folder`` are kept as they are.
 
         Each member validates on the fold it leaves out, so the pairs set aside for validation join
@@ -145,12 +141,11 @@ class EnsembleMethod:
                 place = folder / f"{name}-fold{fold}"
                 log.info("member %s, one of %d", place.name, len(self.names))
                 method = make()
-                with self.track(place.name, {"member": name, "member_fold": fold}) as loggers:
-                    if hasattr(method, "loggers"):
-                        method.loggers = loggers
-                    if isinstance(method, StagedMethod):  # members' stages are runs of their own
-                        method.track = _within(place.name, method.track)
-                    method.fit(fitted_on, validated_on, place)
+                with context.track(place.name, {"member": name, "member_fold": fold}) as loggers:
+                    own = FitContext(
+                        context.held_out, tuple(loggers), _within(place.name, context.track)
+                    )
+                    method.fit(fitted_on, validated_on, place, own)
                 method.save(place / "model")
         self.models = folder
 
@@ -193,8 +188,7 @@ class EnsembleMethod:
             yield method.predict(subject)
             return
         for infer in method.infer.views():  # type: ignore[attr-defined]  # see the class
-            method.infer = infer  # type: ignore[attr-defined]
-            yield method.predict(subject)
+            yield method.predict(subject, infer)  # type: ignore[call-arg]
 
     def save(self, folder: Path) -> None:
         """Every member's model below ``folder/members``."""

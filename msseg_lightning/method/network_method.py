@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from msseg_lightning.core.method import ALONE, FitContext
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.prepared import PreparedSubject, inside_of
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
@@ -69,10 +70,9 @@ class NetworkMethod:
         postprocess: rules applied in order to the map on the native grid.
         derived: images that earlier stages add to every prepared pair.
         train_on: ``all`` training pairs, or only those ``with_lesions``.
-        loggers, callbacks: for tracking; see Lightning.
-        visits: scans of one visit, beside the pairs, that ``patches`` takes as ``visits``.
-        held_out: patients whose scans among ``visits`` are not learned from; those of the
-            validation pairs never are.
+        callbacks: of Lightning's trainer.
+        visits: scans of one visit, beside the pairs, that ``patches`` takes as ``visits``. Those of
+            patients who are held out or validated with are not learned from.
     """
 
     def __init__(
@@ -89,20 +89,21 @@ class NetworkMethod:
         hardware: Hardware | None = None,
         derived: Sequence[DerivedImage] = (),
         train_on: Literal["all", "with_lesions"] = "all",
-        loggers: Sequence[object] = (),
         callbacks: Sequence[object] = (),
         visits: Visits | None = None,
-        held_out: frozenset[str] = frozenset(),
     ) -> None:
         self.cache, self.channels, self.patches = cache, channels, patches
         self.task, self.training, self.hardware = task, training, hardware or Hardware()
         self.infer, self.score, self.postprocess = infer, score, tuple(postprocess)
         self.name, self.derived, self.train_on = name, tuple(derived), train_on
-        self.loggers, self.callbacks = list(loggers), list(callbacks)
-        self.visits, self.held_out = visits, held_out
+        self.callbacks, self.visits = list(callbacks), visits
 
     def fit(
-        self, train: Sequence[LongitudinalSubject], val: Sequence[LongitudinalSubject], folder: Path
+        self,
+        train: Sequence[LongitudinalSubject],
+        val: Sequence[LongitudinalSubject],
+        folder: Path,
+        context: FitContext = ALONE,
     ) -> None:
         """Prepare all pairs, then train; continues where ``folder`` says it stopped."""
         prepared = self.cache.prepare([*train, *val])
@@ -123,7 +124,7 @@ class NetworkMethod:
             )
         patches = self.patches
         if self.visits is not None:
-            unseen = self.held_out | {subject.patient for subject in val}
+            unseen = context.held_out | {subject.patient for subject in val}
             patches = functools.partial(patches, visits=self.visits.without(unseen))
         data = LongitudinalDataModule(
             patches(for_training),
@@ -136,27 +137,35 @@ class NetworkMethod:
             data,
             folder,
             self.hardware,
-            self.loggers,  # type: ignore[arg-type]  # Lightning loggers; typed loosely for tests
+            context.loggers,  # type: ignore[arg-type]  # Lightning loggers; typed loosely for tests
             self.callbacks,  # type: ignore[arg-type]
         )
 
-    def withheld(self) -> list[str]:
-        """Patients with scans among ``visits`` who are held out."""
-        return sorted(self.held_out & self.visits.patients()) if self.visits is not None else []
+    def withheld(self, held_out: frozenset[str]) -> list[str]:
+        """Those of the held-out patients who have scans among ``visits``."""
+        return sorted(held_out & self.visits.patients()) if self.visits is not None else []
 
-    def predict(self, subject: LongitudinalSubject) -> Prediction:
-        """Map on the working grid -> native grid -> rules. Nothing outside the volume is lesion."""
-        assert self.infer is not None, "this stage predicts nothing"
+    def predict(
+        self, subject: LongitudinalSubject, infer: SlidingWindow | None = None
+    ) -> Prediction:
+        """Map on the working grid -> native grid -> rules. Nothing outside the volume is lesion.
+
+        Args:
+            subject: the pair.
+            infer: another window rule than the system's own, such as one of its ``views()``.
+        """
+        infer = infer or self.infer
+        assert infer is not None, "this stage predicts nothing"
         prepared = self._with_images(self.cache.prepare([subject])[0])
         device = self._device()
         network = self.task.network.to(device)
         images = prepared.stack(self.channels.images)
         inside = inside_of(images)
-        logit = self.infer.level == "logit"
+        logit = infer.level == "logit"
         outside = UNSEEN_LOGIT if logit else 0.0  # what the map is where no window looked
         found = np.full(inside.shape, outside, np.float32)
         if inside.any():
-            answer = self.infer(
+            answer = infer(
                 network, torch.from_numpy(images).to(device), torch.from_numpy(inside).to(device)
             )
             found = answer[0].float().cpu().numpy()

@@ -17,7 +17,6 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from filelock import FileLock
 from torch import nn
 
 from msseg_lightning.core.files import DamagedFileError, read_record, sha256_file, write_record
+from msseg_lightning.core.method import ALONE, FitContext, Track
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
@@ -34,14 +34,6 @@ from msseg_lightning.method.network_method import NetworkMethod
 log = logging.getLogger(__name__)
 
 Pairs = Sequence[LongitudinalSubject]
-Track = Callable[[str, Mapping[str, object]], AbstractContextManager[list[object]]]
-"""(name, tags) -> loggers of a run of its own, closed at the end."""
-
-
-@contextlib.contextmanager
-def untracked(name: str, tags: Mapping[str, object]) -> Any:
-    """No loggers."""
-    yield []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,22 +118,25 @@ class Stage:
     maps: Maps | None = None
 
     def ensure(
-        self, train: Pairs, held_out: frozenset[str], fitted: Mapping[str, Fitted], track: Track
+        self,
+        train: Pairs,
+        fitted: Mapping[str, Fitted],
+        context: FitContext = ALONE,
     ) -> Fitted:
         """Fit what is not fitted yet.
 
         Args:
             train: training pairs of the run.
-            held_out: patients no stage may see: those the run validates and tests with.
             fitted: earlier stages.
-            track: opens a run for each network that is fitted or taken as it is.
+            context: the patients whom the run validates and tests with are held out; a tracked run
+                is opened for each network that is fitted or taken as it is.
 
         Raises:
             MssegError: no pairs are left to fit on, or fewer patients than networks out of fold
                 (exit 3).
         """
         own = self.subjects() if self.subjects is not None else train
-        pairs = [subject for subject in own if subject.patient not in held_out]
+        pairs = [subject for subject in own if subject.patient not in context.held_out]
         patients = sorted({subject.patient for subject in pairs})
         if len(patients) < self.out_of_fold:
             raise MssegError(
@@ -158,7 +153,8 @@ class Stage:
         for fold in range(self.out_of_fold):
             left_out = set(patients[fold :: self.out_of_fold]) if self.out_of_fold > 1 else set()
             part = [subject for subject in pairs if subject.patient not in left_out]
-            source = self._ensure_one(fold, part, held_out | left_out, fitted, track)
+            unseen = context.held_out | left_out
+            source = self._ensure_one(fold, part, unseen, fitted, context.track)
             sources.append(source)
             keys.append(source.key)
         return Fitted(self.name, digest(keys), tuple(sources), self.maps)
@@ -172,8 +168,7 @@ class Stage:
         track: Track,
     ) -> Source:
         method = self.make({name: fitted[name] for name in self.uses})
-        method.held_out = held_out
-        key = self._key(method, pairs, fitted)
+        key = self._key(method, pairs, held_out, fitted)
         folder = self.store / f"{self.name}-{key[:24]}"
         name = self.name if self.out_of_fold == 1 else f"{self.name}-fold{fold}"
         finished = folder / "stage.json"
@@ -189,8 +184,7 @@ class Stage:
             else:
                 log.info("stage %s is fitted on %d pairs (%s)", name, len(pairs), folder)
                 start = time.monotonic()
-                method.loggers = loggers
-                method.fit(pairs, [], folder / "fit")
+                method.fit(pairs, [], folder / "fit", FitContext(held_out, tuple(loggers)))
                 method.save(folder / "model")
                 facts = {
                     "stage": self.name,
@@ -203,15 +197,22 @@ class Stage:
         return Source(
             functools.partial(frozen_network, self.make, folder / "model"),
             key,
+            folder / "model",
             frozenset(subject.patient for subject in pairs),
         )
 
-    def _key(self, method: NetworkMethod, pairs: Pairs, fitted: Mapping[str, Fitted]) -> str:
+    def _key(
+        self,
+        method: NetworkMethod,
+        pairs: Pairs,
+        held_out: frozenset[str],
+        fitted: Mapping[str, Fitted],
+    ) -> str:
         return digest(
             {
                 "settings": self.settings,
                 "code": self.code,
-                "inputs": inputs(method, pairs),
+                "inputs": inputs(method, pairs, held_out),
                 "stages": {name: fitted[name].key for name in self.uses},
             }
         )
@@ -227,9 +228,6 @@ class StagedMethod:
         code: hash of the program.
         images: name of an image -> stage that makes it, for the last stage.
         maps: name of an image -> how; needed when a saved system is loaded.
-        held_out: patients that no stage may see.
-        loggers: of the last stage.
-        track: opens a run per stage.
     """
 
     def __init__(
@@ -240,31 +238,27 @@ class StagedMethod:
         code: str,
         images: Mapping[str, str],
         maps: Mapping[str, Maps],
-        held_out: frozenset[str] = frozenset(),
-        loggers: Sequence[object] = (),
-        track: Track = untracked,
     ) -> None:
-        self.loggers = list(loggers)
         self.stages, self.make, self.settings, self.code = tuple(stages), make, settings, code
-        self.images, self.maps, self.held_out, self.track = images, maps, held_out, track
+        self.images, self.maps = images, maps
         self.last: NetworkMethod | None = None
         self.fitted: dict[str, Fitted] = {}
 
-    def fit(self, train: Pairs, val: Pairs, folder: Path) -> None:
+    def fit(self, train: Pairs, val: Pairs, folder: Path, context: FitContext = ALONE) -> None:
         """Fit or find every stage, then fit the last one in ``folder``.
 
         A last stage that was made from other values, inputs or stages is fitted anew.
         """
-        held_out = self.held_out | {subject.patient for subject in val}
+        held_out = context.held_out | {subject.patient for subject in val}
+        context = dataclasses.replace(context, held_out=held_out)
         for stage in self.stages:
-            self.fitted[stage.name] = stage.ensure(train, held_out, self.fitted, self.track)
+            self.fitted[stage.name] = stage.ensure(train, self.fitted, context)
         self.last = self.make(self.fitted)
-        self.last.loggers, self.last.held_out = self.loggers, held_out
         key = digest(
             {
                 "settings": self.settings,
                 "code": self.code,
-                "inputs": inputs(self.last, [*train, *val]),
+                "inputs": inputs(self.last, [*train, *val], held_out),
                 "stages": {name: stage.key for name, stage in self.fitted.items()},
             }
         )
@@ -279,7 +273,7 @@ class StagedMethod:
             record,
             {"key": key, "stages": {name: stage.key for name, stage in self.fitted.items()}},
         )
-        self.last.fit(train, val, folder)
+        self.last.fit(train, val, folder, context)
 
     def predict(self, subject: LongitudinalSubject) -> Prediction:
         """Predict with the last stage."""
@@ -292,8 +286,9 @@ class StagedMethod:
         self.last.save(folder)
         for stage in sorted(set(self.images.values())):
             for index, source in enumerate(self.fitted[stage].sources):
-                model = source.network.args[1]  # type: ignore[attr-defined]  # a partial, see Stage
-                shutil.copytree(model, folder / "stages" / stage / str(index), dirs_exist_ok=True)
+                shutil.copytree(
+                    source.model, folder / "stages" / stage / str(index), dirs_exist_ok=True
+                )
 
     def load(self, folder: Path) -> None:
         """A saved system: the last stage, and the stages its images need."""
@@ -311,6 +306,7 @@ class StagedMethod:
                             "code": self.code,
                         }
                     ),
+                    model,
                     None,
                 )
                 for model in models
@@ -360,12 +356,12 @@ def _key_of(record: Path) -> str | None:
         return None
 
 
-def inputs(method: NetworkMethod, subjects: Pairs) -> list[str]:
-    """Content keys of prepared pairs (scans, masks, preprocessing); whose scans are withheld."""
+def inputs(method: NetworkMethod, subjects: Pairs, held_out: frozenset[str]) -> list[str]:
+    """Content keys of prepared pairs, and the patients left out of further scans."""
     return sorted(
         [
             *(method.cache.place(subject).name for subject in subjects),
-            *(f"without {patient}" for patient in method.withheld()),
+            *(f"without {patient}" for patient in method.withheld(held_out)),
         ]
     )
 

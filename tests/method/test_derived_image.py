@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ class Number(nn.Module):
 
 def source(value, *patients):
     known = frozenset(patients) if patients else None
-    return Source(lambda: Number(value), f"model{value}", known)
+    return Source(lambda: Number(value), f"model{value}", Path(), known)
 
 
 def maps(network, prepared):

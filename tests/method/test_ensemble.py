@@ -8,12 +8,12 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from msseg_lightning.core.method import ALONE, FitContext
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.subject import LongitudinalSubject, Native
 from msseg_lightning.core.volume import Grid
 from msseg_lightning.method.ensemble import EnsembleMethod, inner_folds
-from msseg_lightning.method.staged import StagedMethod
 
 NATIVE = Native(Grid((2, 1, 1), np.eye(4)), b"")
 
@@ -37,7 +37,7 @@ class Constant:
     def __del__(self):
         Constant.alive -= 1
 
-    def fit(self, train, val, folder):
+    def fit(self, train, val, folder, context=ALONE):
         ids = ["".join(s.id for s in part) for part in (train, val)]
         Constant.fitted.append((folder.name, *ids))
 
@@ -91,8 +91,8 @@ class ThreeViews(Constant):
         maps, self.infer = self.values, type("Views", (), {})()
         self.infer.views = lambda: [maps[:2], maps[2:4], maps[4:]]
 
-    def predict(self, subject):
-        self.values = self.infer
+    def predict(self, subject, infer):
+        self.values = infer
         return super().predict(subject)
 
 
@@ -125,17 +125,17 @@ def test_stages_of_members_are_runs_of_their_own(tmp_path):
         opened.append((name, tags["member"]))
         yield []
 
-    class Staged(Constant, StagedMethod):
-        track = staticmethod(opens)
-
-        def fit(self, train, val, folder):
-            with self.track("lesions", {"stage": "lesions"}):
+    class Staged(Constant):
+        def fit(self, train, val, folder, context):
+            assert context.held_out == {"tested"}
+            with context.track("lesions", {"stage": "lesions"}):
                 pass
 
     ensemble = EnsembleMethod(
-        {"a": lambda: Staged([0.1, 0.9])}, folds=2, has_lesions=lambda subject: False, track=opens
+        {"a": lambda: Staged([0.1, 0.9])}, folds=2, has_lesions=lambda subject: False
     )
-    ensemble.fit([pair("1"), pair("2")], [], tmp_path)
+    context = FitContext(frozenset({"tested"}), track=opens)
+    ensemble.fit([pair("1"), pair("2")], [], tmp_path, context)
     names = ["a-fold0", "a-fold0-lesions", "a-fold1", "a-fold1-lesions"]
     assert [name for name, _ in opened] == names
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+from msseg_lightning.core.method import FitContext
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.subject import LongitudinalSubject
-from msseg_lightning.method.staged import Stage, StagedMethod, untracked
+from msseg_lightning.method.staged import Stage, StagedMethod
 from msseg_lightning.network.weights import load_weights, save_weights
 
 
@@ -32,12 +33,13 @@ class Sum:
     stop_before: str | None = None
 
     def __init__(self, name, contents, earlier, scans=""):
-        self.name, self.loggers, self.earlier = name, [], earlier
+        self.name, self.earlier = name, earlier
         self.scans, self.held_out = set(scans), frozenset()
         self.task = types.SimpleNamespace(network=nn.Linear(1, 1, bias=False))
         self.cache = types.SimpleNamespace(place=lambda s: Path(f"{s.id}-{contents.get(s.id, 0)}"))
 
-    def fit(self, train, val, folder):
+    def fit(self, train, val, folder, context):
+        self.held_out = context.held_out
         if self.name == Sum.stop_before:
             raise KeyboardInterrupt
         Sum.fits.append((self.name, "".join(s.id for s in train)))
@@ -45,8 +47,8 @@ class Sum:
         with torch.no_grad():
             self.task.network.weight.fill_(len(train))
 
-    def withheld(self):
-        return sorted(self.scans & self.held_out)
+    def withheld(self, held_out):
+        return sorted(self.scans & held_out)
 
     def save(self, folder):
         save_weights(self.task.network, folder, self.name)
@@ -63,7 +65,7 @@ def system(tmp_path):
     """Makes a system of two stages whose values, inputs and folds can be chosen."""
     Sum.fits, Sum.stop_before = [], None
 
-    def make(first=1, last=1, contents=None, code="c", held_out="d", scans="", **changes):
+    def make(first=1, last=1, contents=None, code="c", scans="", **changes):
         contents = contents or {}
         stage = Stage(
             name="first",
@@ -80,13 +82,13 @@ def system(tmp_path):
             code,
             images={},
             maps={},
-            held_out=frozenset(held_out),
         )
 
-    def fit(**changes):
+    def fit(held_out="d", **changes):
         Sum.fits = []
         method = make(**changes)
-        method.fit(PAIRS[:2], PAIRS[2:3], tmp_path / "fit")
+        context = FitContext(held_out=frozenset(held_out))
+        method.fit(PAIRS[:2], PAIRS[2:3], tmp_path / "fit", context)
         return [name for name, _ in Sum.fits], method
 
     return fit
@@ -134,7 +136,7 @@ def test_a_later_stage_is_made_from_the_earlier_ones_it_uses(system):
             dataclasses.replace(first, settings={"value": value}),
             dataclasses.replace(first, name="second", uses=("first",)),
         ):
-            fitted[stage.name] = stage.ensure(PAIRS[:2], frozenset("d"), fitted, untracked)
+            fitted[stage.name] = stage.ensure(PAIRS[:2], fitted)
         return len(Sum.fits)
 
     assert [second_fits(1), second_fits(1), second_fits(2)] == [1, 0, 2]

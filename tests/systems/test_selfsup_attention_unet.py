@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from msseg_lightning.core.method import FitContext
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.subject import BRAIN, TARGET
 from msseg_lightning.loss.self_supervised import PairReconstruction
@@ -54,8 +55,9 @@ def fitted(tiny_cohort, tmp_path_factory):
         NAME,
     )
     subjects = Msseg2(tiny_cohort).subjects()
-    method = build_method(config, held_out=["003", "004"])
-    method.fit(subjects[:2], [], work / "fit")
+    method = build_method(config)
+    context = FitContext(held_out=frozenset({"003", "004"}))
+    method.fit(subjects[:2], [], work / "fit", context)
     return method, subjects, config
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from msseg_lightning.run.config.keys import OF_SEVERAL, TAKES_NETWORK, handed_do
 from msseg_lightning.run.folder import batches_per_step
 
 if TYPE_CHECKING:
-    from msseg_lightning.method.staged import Fitted, Track
+    from msseg_lightning.method.staged import Fitted
 
 Given = Mapping[str, "Fitted"]
 Load = Callable[[LongitudinalSubject], LoadedSubject]
@@ -106,43 +106,21 @@ def build_cache(config: Config) -> Any:
     )
 
 
-def build_method(
-    config: Config,
-    loggers: Sequence[object] = (),
-    held_out: Iterable[str] = (),
-    track: Track | None = None,
-) -> Method:
-    """The system: an ensemble, a graph of stages, a network, or a method without gradients.
-
-    Args:
-        config: resolved.
-        loggers: of the last stage.
-        held_out: patients of the pairs that are only tested; no stage may be fitted on them.
-        track: opens a tracked run of its own for each stage or member.
-    """
-    from msseg_lightning.method.staged import untracked
-
-    track = track or untracked
+def build_method(config: Config) -> Method:
+    """The system: an ensemble, a graph of stages, a network, or a method without gradients."""
     if config.get("ensemble"):
-        return _ensemble(config, frozenset(held_out), track)
+        return _ensemble(config)
     if config.get("stages"):
-        return _staged(config, loggers, frozenset(held_out), track)
-    return _single(config, loggers, held_out=frozenset(held_out))
+        return _staged(config)
+    return _single(config)
 
 
-def _single(
-    config: Config,
-    loggers: Sequence[object],
-    given: Given | None = None,
-    held_out: frozenset[str] = frozenset(),
-) -> Any:
+def _single(config: Config, given: Given | None = None) -> Any:
     """One network with everything around it, or a method without gradients.
 
     Args:
         config: resolved.
-        loggers: of its training.
         given: stage -> what it left; its networks become arguments as ``uses`` says.
-        held_out: patients of whom no further scan is learned from.
     """
     cache = build_cache(config)
     method = instantiate(config["method"], partial=True)
@@ -201,9 +179,7 @@ def _single(
         postprocess=rules,
         hardware=_made("trainer", Hardware, **config["trainer"]),
         derived=images,
-        loggers=loggers,
         visits=visits,
-        held_out=held_out,
     )
 
 
@@ -244,9 +220,7 @@ def _given_to(config: Config, given: Given) -> tuple[dict[str, dict[str, Any]], 
     return extra, images
 
 
-def _staged(
-    config: Config, loggers: Sequence[object], held_out: frozenset[str], track: Track
-) -> Method:
+def _staged(config: Config) -> Method:
     from msseg_lightning.method.staged import Stage, StagedMethod
 
     code = code_hash()
@@ -262,7 +236,7 @@ def _staged(
             Stage(
                 name=name,
                 settings={**_decisive(part), "files": reader_files(part)},
-                make=functools.partial(_single, part, ()),
+                make=functools.partial(_single, part),
                 store=Path(config["paths"]["cache"]) / "stages",
                 code=code,
                 subjects=instantiate(part["read"]).subjects if own else None,
@@ -274,7 +248,7 @@ def _staged(
     _check_uses(config, "the last stage", [stage.name for stage in stages])
     return StagedMethod(
         stages=stages,
-        make=functools.partial(_single, config, ()),
+        make=functools.partial(_single, config),
         settings={**_decisive(config), "files": reader_files(config)},
         code=code,
         images={
@@ -283,9 +257,6 @@ def _staged(
             if str(place).startswith("images.")
         },
         maps=maps,
-        held_out=held_out,
-        loggers=loggers,
-        track=track,
     )
 
 
@@ -364,14 +335,11 @@ def code_hash() -> str:
     return total.hexdigest()
 
 
-def _ensemble(config: Config, held_out: frozenset[str], track: Track) -> Method:
+def _ensemble(config: Config) -> Method:
     from msseg_lightning.method.ensemble import EnsembleMethod
 
     ensemble = config["ensemble"]
     members = _members(config)
-
-    def make(name: str) -> Method:
-        return build_method(members[name], (), held_out, track)
 
     load = build_load(config)
 
@@ -379,13 +347,12 @@ def _ensemble(config: Config, held_out: frozenset[str], track: Track) -> Method:
         return bool(load(subject).volumes[TARGET].data.any())
 
     return EnsembleMethod(
-        {name: functools.partial(make, name) for name in members},
+        {name: functools.partial(build_method, member) for name, member in members.items()},
         folds=ensemble["folds"],
         has_lesions=has_lesions,
         level=ensemble["level"],
         rule=ensemble["rule"],
         postprocess=postprocess_rules(config),
-        track=track,
     )
 
 

@@ -7,10 +7,10 @@ import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msseg_lightning.core.files import require_record, sha256_file, write_settings
-from msseg_lightning.core.method import Method
+from msseg_lightning.core.method import FitContext, Method, Track, untracked
 from msseg_lightning.core.problem import MssegError, Problem
 from msseg_lightning.core.progress import track
 from msseg_lightning.core.subject import TARGET, LongitudinalSubject
@@ -39,9 +39,6 @@ from msseg_lightning.run.train.mlflow_run import (
     tracked_part,
     without_places,
 )
-
-if TYPE_CHECKING:
-    from msseg_lightning.method.staged import Track
 
 log = logging.getLogger(__name__)
 
@@ -186,15 +183,15 @@ def _run(
     load: Load,
     with_report: bool,
     tracker: Any = None,
-    part: Track | None = None,
+    part: Track = untracked,
 ) -> dict[str, Any]:
     from msseg_lightning.run.train.run_report import build_report
     from msseg_lightning.track.lightning_logger import TrackerLogger
 
-    method = build_method(
-        config,
-        [TrackerLogger(tracker)] if tracker is not None else [],
-        held_out={subjects[name].patient for name in split.test},
+    method = build_method(config)
+    context = FitContext(
+        held_out=frozenset(subjects[name].patient for name in split.test),
+        loggers=(TrackerLogger(tracker),) if tracker is not None else (),
         track=part,
     )
     folder.update_record(status="fitting")
@@ -202,6 +199,7 @@ def _run(
         [subjects[name] for name in split.train],
         [subjects[name] for name in split.val],
         folder.fit,
+        context,
     )
     save_model(method, config, folder)
     folder.update_record(status="predicting", stages=fitted_stages(folder))
