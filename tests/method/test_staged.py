@@ -217,9 +217,10 @@ def test_each_stage_is_a_run_of_its_own(system):
     for _ in range(2):
         _, method = system()
         stage = method.stages[0]
-        stage.ensure(PAIRS[:2], frozenset(), {}, track)
+        stage.ensure(PAIRS[:2], {}, FitContext(track=track))
     assert opened == [("first", True), ("first", True)]
-    dataclasses.replace(stage, settings={"value": 9}).ensure(PAIRS[:2], frozenset(), {}, track)
+    other = dataclasses.replace(stage, settings={"value": 9})
+    other.ensure(PAIRS[:2], {}, FitContext(track=track))
     assert opened[-1] == ("first", False)
 
 
