@@ -6,9 +6,10 @@ import dataclasses
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from msseg_lightning.compare.table import MEASURES, Group, Row, ScoredRun, compare_runs, table_csv
 from msseg_lightning.core.files import atomic_write, require_record
@@ -143,7 +144,7 @@ def _mean(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]
 
 def _group(
     group: Group, runs: Sequence[tuple[ScoredRun, Counted]], by_run: Mapping[str, Sequence[Row]]
-) -> str:
+) -> Markup:
     title, why = page.GROUPS[group.replace(" ", "_")]
     rows = []
     for run, seeds in runs:
@@ -153,12 +154,9 @@ def _group(
             cells = [_interval(measured[name]) for name in MEASURES[group]]
             rows.append([run.name.capitalize(), *counts, *cells])
     if not rows:
-        return ""
-    spread = _spread(group, runs)
-    return (
-        f"<section><h2>{escape(title)}</h2><p>{escape(why)}{spread}</p>"
-        f"{page.text_table(('', *HEADS[group]), rows)}</section>"
-    )
+        return Markup("")
+    table = page.text_table(("", *HEADS[group]), rows)
+    return page.piece("section", title, [why + _spread(group, runs)], table)
 
 
 def _counts(group: Group, seeds: Counted) -> list[str]:
@@ -196,14 +194,14 @@ def _spread(group: Group, runs: Sequence[tuple[ScoredRun, Counted]]) -> str:
 
 def _interval(row: Row) -> str:
     if row.mean is None:
-        return "–"  # noqa: RUF001 - a dash
+        return page.DASH
     form = {"NbTestedLesions": ".2f", "VolTestedLesions": ",.0f"}.get(row.measure, ".3f")
     if row.interval is None:
         return f"{row.mean:{form}}"
     return f"{row.mean:{form}} [{row.interval[0]:{form}}, {row.interval[1]:{form}}]"
 
 
-def _cases(seeds: Sequence[SeedResult]) -> str:
+def _cases(seeds: Sequence[SeedResult]) -> Markup:
     """One line per pair, its scores by seed."""
     columns: Mapping[str, Callable[[CaseScore], float | None]] = {
         "Dice": lambda score: score.official.get("Dice"),
@@ -225,15 +223,13 @@ def _cases(seeds: Sequence[SeedResult]) -> str:
                 *map(_value, values),
             ]
         )
-    return (
-        "<section><h2>Pairs</h2><p>Each was predicted by the run that held it out. Click a heading "
-        f"to sort.</p>{page.text_table(heads, rows)}</section>"
-    )
+    how = "Each was predicted by the run that held it out. Click a heading to sort."
+    return page.piece("section", "Pairs", [how], page.text_table(heads, rows))
 
 
 def _value(value: float | None) -> str:
     if value is None:
-        return "–"  # noqa: RUF001 - a dash
+        return page.DASH
     return f"{value:.0f}" if float(value).is_integer() else f"{value:.3f}"
 
 
@@ -241,33 +237,30 @@ def _of(one: SeedResult, seeds: Sequence[SeedResult]) -> str:
     return f", seed {one.seed}" if len(seeds) > 1 else ""
 
 
-def _models(seeds: Sequence[SeedResult]) -> str:
+def _models(seeds: Sequence[SeedResult]) -> Markup:
     """Where the runs lie, and the model of all folds."""
-    rows = []
-    for one in seeds:
-        runs = sorted({str(origin["run"]) for origin in one.origin.values()})
-        links = ", ".join(
-            f'<a href="../{escape(run)}/report.html">{escape(run)}</a>' for run in runs
-        )
-        rows.append(
-            f"<li>Seed {one.seed}: <code>msseg predict {escape(str(one.folder))}</code> answers "
-            f"with the mean of {len(runs)} folds. Lesions in pictures: {links}.</li>"
-        )
-    return f"<section><h2>Models and runs</h2><ul>{''.join(rows)}</ul></section>"
+    return page.piece(
+        "models",
+        [
+            (one.seed, one.folder, sorted({str(origin["run"]) for origin in one.origin.values()}))
+            for one in seeds
+        ],
+    )
 
 
-def _how(seeds: Sequence[SeedResult]) -> str:
+def _how(seeds: Sequence[SeedResult]) -> Markup:
     several = (
         " With several seeds a pair counts once, by the mean of its scores."
         if len(seeds) > 1
         else ""
     )
-    return (
-        "<section><h2>How to read the tables</h2><p>Every pair was scored by a run that had not "
+    how = (
+        "Every pair was scored by a run that had not "
         "seen its patient. Brackets hold the bootstrap 95 % interval of the mean over pairs; it "
         f"says what other patients would change, not what another training would.{several} A line "
-        "of one fold has few pairs and is there to show spread, not to choose a fold.</p></section>"
+        "of one fold has few pairs and is there to show spread, not to choose a fold."
     )
+    return page.piece("section", "How to read the tables", [how])
 
 
 def _commits(content: Mapping[str, Any]) -> list[str]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
+
+from markupsafe import Markup
+
+from msseg_lightning.report.page import piece
 
 Points = list[tuple[float, float]]
 
@@ -19,7 +22,7 @@ HIDDEN = ("system/",)
 
 def curve_panels(
     rows: Sequence[Mapping[str, Any]], kept_step: int | None = None, limit: int = 9
-) -> list[str]:
+) -> list[Markup]:
     """One SVG per measure: ``train/loss`` and ``val/loss`` share the panel ``loss``.
 
     Args:
@@ -62,7 +65,7 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [round(index * step, 12) for index in range(first, last + 1)]
 
 
-def _panel(measure: str, lines: Mapping[str, Points], kept_step: int | None) -> str:
+def _panel(measure: str, lines: Mapping[str, Points], kept_step: int | None) -> Markup:
     steps = [step for points in lines.values() for step, _ in points]
     values = [value for points in lines.values() for _, value in points]
     x0, x1 = min(steps), max(steps)
@@ -74,48 +77,42 @@ def _panel(measure: str, lines: Mapping[str, Points], kept_step: int | None) -> 
     def y(value: float) -> float:
         return HEIGHT - BOTTOM - (value - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(measure)} by step">'
-        f'<text x="{LEFT}" y="16" class="title">{escape(measure.replace("_", " "))}</text>'
-    ]
-    for tick in nice_ticks(y0, y1):
-        parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" '
-            f'y2="{y(tick):.1f}"/><text class="tick" text-anchor="end" x="{LEFT - 6}" '
-            f'y="{y(tick) + 4:.1f}">{tick:g}</text>'
-        )
-    for tick in nice_ticks(x0, x1):
-        parts.append(
-            f'<text class="tick" text-anchor="middle" x="{x(tick):.1f}" '
-            f'y="{HEIGHT - BOTTOM + 16}">{tick:g}</text>'
-        )
-    parts.append(
-        f'<text class="tick" text-anchor="end" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}">step</text>'
-    )
+    drawn = []
     end = WIDTH - RIGHT
     for index, (stage, points) in enumerate(sorted(lines.items(), reverse=True)):
-        colour = COLOURS.get(stage, OTHERS[index % len(OTHERS)])
         label = stage
-        path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in _thinned(points))
-        parts.append(f'<polyline fill="none" stroke="{colour}" points="{path}"/>')
         marked_step, marked = points[-1]
         kept = [value for step, value in points if step == kept_step]
-        if stage == "val" and kept_step is not None and kept:
+        is_kept = stage == "val" and kept_step is not None and bool(kept)
+        if is_kept and kept_step is not None:
             marked_step, marked, label = kept_step, kept[0], f"kept, step {kept_step + 1}: val"
-            parts.append(
-                f'<line class="kept" stroke="{colour}" x1="{x(marked_step):.1f}" '
-                f'x2="{x(marked_step):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
-            )
-        parts.append(
-            f'<circle r="{4 if kept and stage == "val" else 2.5}" fill="{colour}" '
-            f'cx="{x(marked_step):.1f}" cy="{y(marked):.1f}"/>'
-        )
-        parts.append(
-            f'<text class="key" text-anchor="end" fill="{colour}" x="{end}" y="16">'
-            f"{escape(label)} {marked:.3g}</text>"
+        drawn.append(
+            {
+                "colour": COLOURS.get(stage, OTHERS[index % len(OTHERS)]),
+                "points": " ".join(
+                    f"{x(step):.1f},{y(value):.1f}" for step, value in _thinned(points)
+                ),
+                "kept": is_kept,
+                "x": round(x(marked_step), 1),
+                "y": round(y(marked), 1),
+                "end": end,
+                "label": f"{label} {marked:.3g}",
+            }
         )
         end -= 7 * (len(label) + 6) + 6
-    return "".join([*parts, "</svg>"])
+    panel = {
+        "measure": measure,
+        "width": WIDTH,
+        "height": HEIGHT,
+        "left": LEFT,
+        "right": WIDTH - RIGHT,
+        "top": TOP,
+        "bottom": HEIGHT - BOTTOM,
+        "y_ticks": [(round(y(tick), 1), f"{tick:g}") for tick in nice_ticks(y0, y1)],
+        "x_ticks": [(round(x(tick), 1), f"{tick:g}") for tick in nice_ticks(x0, x1)],
+        "lines": drawn,
+    }
+    return piece("curve", panel)
 
 
 def _limits(values: Sequence[float], is_share: bool) -> tuple[float, float]:

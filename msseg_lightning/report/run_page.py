@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from msseg_lightning.core.files import atomic_write
@@ -17,6 +18,7 @@ from msseg_lightning.core.volume import Volume
 from msseg_lightning.core.wording import counted
 from msseg_lightning.evaluate.case_score import CaseScore, Lesion
 from msseg_lightning.report import page
+from msseg_lightning.report.curves import curve_panels
 from msseg_lightning.report.picture import CasePictures, CaseVolumes, data_uri
 
 LOG = logging.getLogger(__name__)
@@ -210,14 +212,14 @@ def write_report(
         sections=[
             page.header(context.card, context.setting, context.notes),
             page.headline(context.summary),
-            page.curves(context.curves, context.kept_step),
+            page.piece("curves", curve_panels(context.curves, context.kept_step)),
             page.case_table([(case.id, case.score) for case in context.cases]),
             page.lesions(
                 [cards[id(finding)] for finding in shown],
                 counts=_counts(findings),
                 shown=_counts(shown),
             ),
-            page.how_to_read(),
+            page.piece("how_to_read"),
         ],
     )
     with atomic_write(path) as temporary:
@@ -242,7 +244,7 @@ def _counts(findings: Iterable[Finding]) -> dict[str, int]:
 
 def _cards(
     cases: Sequence[ReportCase], shown: Sequence[Finding], *, progress: bool
-) -> Iterator[tuple[Finding, str]]:
+) -> Iterator[tuple[Finding, Markup]]:
     from rich.console import Console
     from rich.progress import Progress
 
@@ -300,7 +302,7 @@ def _pictures(case: str, volumes: CaseVolumes) -> CasePictures | None:
         return None
 
 
-def _card(finding: Finding, volumes: CaseVolumes, pictures: CasePictures | None) -> str:
+def _card(finding: Finding, volumes: CaseVolumes, pictures: CasePictures | None) -> Markup:
     own = volumes.prediction
     if finding.kind in ("found", "missed") and volumes.reference is not None:
         own = volumes.reference

@@ -10,7 +10,7 @@ def test_the_table_has_a_row_per_case_and_a_dash_for_no_value():
     # one of two lesions found, one of two predictions right: F1 = 0.5
     assert '<td data-value="0.5">0.500</td>' in table
     assert table.count('scope="col"') == len(page.CASE_COLUMNS)
-    clean = page._case_row("c", _empty_score())
+    clean = page.piece("case_row", *page._case_row("c", _empty_score()))
     assert "without" in clean and '<td data-value="">' in clean
 
 
@@ -46,13 +46,14 @@ def test_what_is_not_known_is_a_dash_and_sorts_as_nothing():
     score = _empty_score()
     score.official["Dice"] = float("nan")
     score.detection["n_test"] = None
-    row = page._case_row("c", score)
+    row = page.piece("case_row", *page._case_row("c", score))
     assert "nan" not in row
     false = 6  # cells after group: Dice, F1, sensitivity, precision, true, found, false
     assert row.split("<td data-value=")[1 + false].startswith('"">\u2013')
-    assert "data-value" not in page._text_cell("infinity war")
-    assert page._text_cell("0.61 [0.50, 0.70]").startswith('<td data-value="0.61">')
-    assert page._text_cell("1,234").startswith('<td data-value="1234.0">')
+    texts = ["x", "infinity war", "0.61 [0.50, 0.70]", "1,234", ""]
+    table = page.text_table(["Name", "a", "b", "c", "d"], [texts])
+    assert "<td>infinity war</td>" in table and '<td data-value=""></td>' in table
+    assert '<td data-value="0.61">0.61' in table and '<td data-value="1234.0">1,234' in table
 
 
 def test_what_a_paper_reports_is_text():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
+
+from markupsafe import Markup
 
 from msseg_lightning.core.files import atomic_write
 from msseg_lightning.report import page
@@ -37,7 +38,12 @@ def build_sweep_report(found: Answer, output: Path) -> Path:
     name = found.study.study.study_name
     html = page.document(
         f"Search {name}",
-        [_answer(name, found), _candidates(found), _plots(found), _trials(found)],
+        [
+            page.piece("answer", name, found.paragraphs()),
+            _candidates(found),
+            _plots(found),
+            _trials(found),
+        ],
         POLICY,
     )
     with atomic_write(output) as temporary:
@@ -45,19 +51,10 @@ def build_sweep_report(found: Answer, output: Path) -> Path:
     return output
 
 
-def _answer(name: str, found: Answer) -> str:
-    said = "".join(f"<p>{escape(text)}</p>" for text in found.paragraphs())
-    return (
-        '<header><p class="warning">Research use only. Not a medical device: nothing here may '
-        f"guide the care of a patient.</p>\n<h1>Search {escape(name)}</h1>"
-        f'<div class="answer">{said}</div></header>'
-    )
-
-
-def _candidates(found: Answer) -> str:
+def _candidates(found: Answer) -> Markup:
     """The best few of the search beside what they score with new seeds."""
     if not found.retrained:
-        return ""
+        return Markup("")
     seeds = [f"seed {seed}" for seed in found.study.search.retrain_seeds]
     winner = found.winner[0].trial if found.winner else None
     rows = [
@@ -71,14 +68,15 @@ def _candidates(found: Answer) -> str:
         for one, expected in found.retrained
     ]
     heads = ["Trial", "Settings", "In the search", *seeds, "Expect"]
-    return (
-        "<section><h2>The best of the search, trained again</h2><p>The score in the search is the "
-        "best of many and therefore too good; the last column is the one to quote.</p>"
-        f"{page.text_table(heads, rows)}</section>"
+    how = (
+        "The score in the search is the best of many and therefore too good; the last column is "
+        "the one to quote."
     )
+    table = page.text_table(heads, rows)
+    return page.piece("section", "The best of the search, trained again", [how], table)
 
 
-def _plots(found: Answer) -> str:
+def _plots(found: Answer) -> Markup:
     from plotly.offline import get_plotlyjs
 
     sections = []
@@ -97,14 +95,15 @@ def _plots(found: Answer) -> str:
             config={"displaylogo": False, "responsive": True},
         )
         sections.append(
-            f"<section><h2>{TITLES[name]}</h2><p>{escape(PLOTS[name])}.</p>{drawn}</section>"
+            page.piece("section", TITLES[name], [f"{PLOTS[name]}."], Markup(drawn))  # Plotly's own
         )
     if not sections:
-        return ""
-    return f"<script>{get_plotlyjs()}</script>" + "".join(sections)
+        return Markup("")
+    script = Markup("<script>" + get_plotlyjs() + "</script>")  # Plotly's own
+    return script + Markup("").join(sections)
 
 
-def _trials(found: Answer) -> str:
+def _trials(found: Answer) -> Markup:
     search = found.study.search
     keys = [one.key for one in search.space]
     trials = [trial for trial in found.study.trials() if trial.user_attrs.get("surplus") is None]
@@ -126,8 +125,8 @@ def _trials(found: Answer) -> str:
         "Again after",
     ]
     more = f" The first {LARGEST_TABLE} are shown." if len(trials) > LARGEST_TABLE else ""
-    return (
-        f"<section><h2>Trials</h2><p>{len(trials)} trials; those that failed were killed and tried "
-        f"again, or ended with an error, and do not count.{more} Click a heading to sort.</p>"
-        f"{page.text_table(heads, rows)}</section>"
+    how = (
+        f"{len(trials)} trials; those that failed were killed and tried again, or ended with an "
+        f"error, and do not count.{more} Click a heading to sort."
     )
+    return page.piece("section", "Trials", [how], page.text_table(heads, rows))
