@@ -192,9 +192,8 @@ def _target_problem(message: str, place: Place, value: object, expected: str) ->
         field=dotted(place),
         found=str(value)[:200],
         expected=expected,
-        remedy="use a preset; for a class of another library, add it to LIBRARY_CLASSES in "
-        "run/config/allow_list.py; do not use a model or run folder that another wrote and that "
-        "asks for this",
+        remedy="leave this setting out; `msseg show EXPERIMENT` prints the class. Do not use a "
+        "model or run folder that another wrote and that asks for this",
         exit_code=ExitCode.SECURITY,
     )
 
@@ -272,7 +271,7 @@ def refuse_interpolations(node: Any) -> None:
         raise MssegError(problems)
 
 
-def refuse_places(config: Any, without: Iterable[str] = ("card", "sizes")) -> None:
+def refuse_places(config: Any, without: tuple[object, ...] = ("card", "sizes")) -> None:
     """Check that a model's configuration names no place outside the model folder.
 
     ``msseg train`` writes none: of every place its last name is left. Names of members and stages

@@ -24,16 +24,17 @@ from msseg_lightning.run.config.allow_list import (
 )
 from msseg_lightning.run.config.compose import Config, compose_config, conf_dir
 from msseg_lightning.run.config.keys import CHANGEABLE, OF_THE_RUN
+from msseg_lightning.run.config.overrides import readable
 from msseg_lightning.run.config.setting_checks import refuse_kinds
 from msseg_lightning.run.folder import RunFolder, read_config
 
-NEEDED = {"name": str, "seed": int, "data": Mapping, "trainer": Mapping}
+NEEDED: dict[str, Any] = {"name": str, "seed": int, "data": Mapping, "trainer": Mapping}
 """What every stored configuration holds, of whatever kind the system is."""
 
-OF_ONE_SYSTEM = {"preprocess": Mapping, "method": Mapping}
+OF_ONE_SYSTEM: dict[str, Any] = {"preprocess": Mapping, "method": Mapping}
 """What a system holds that is not an ensemble, and each member of one."""
 
-OF_A_NETWORK = {
+OF_A_NETWORK: dict[str, Any] = {
     "network": Mapping,
     "loss": Mapping,
     "train": Mapping,
@@ -258,9 +259,11 @@ def changed_config(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         MssegError: a group that is not in ``CHANGEABLE``, an unknown key or a type (exit 2).
     """
-    overrides = [item.lstrip("+") for item in overrides]  # whatever is known, is there
+    overrides = [item.lstrip("+") for item in readable(overrides)]  # whatever is known, is there
     for item in overrides:
         group = item.partition("=")[0].split(".")[0]
+        if "=" not in item:
+            raise _wrong(item, "key=value", f"write {item}=VALUE")
         if group not in CHANGEABLE:
             raise _wrong(
                 item, f"settings of {', '.join(CHANGEABLE)}", "train another system for the rest"
