@@ -23,7 +23,7 @@ from msseg_lightning.run.config.allow_list import (
     refuse_targets,
 )
 from msseg_lightning.run.config.compose import Config, compose_config, conf_dir
-from msseg_lightning.run.config.keys import CHANGEABLE, OF_THE_RUN
+from msseg_lightning.run.config.keys import CHANGEABLE, OF_THE_RUN, decides
 from msseg_lightning.run.config.overrides import readable
 from msseg_lightning.run.config.setting_checks import refuse_kinds
 from msseg_lightning.run.folder import RunFolder, read_config
@@ -240,7 +240,7 @@ def _without_foreign_places(node: Any, config: Config) -> Any:
             value = {**value, "folder": str(Path(config["paths"]["cache"]) / "prepared")}
         elif key == "reader" and isinstance(value, Mapping) and "root" in value:
             value = {**value, "root": None}
-        keep = node is config and key in ("read", "paths", "card", "sizes")
+        keep = node is config and (key == "read" or not decides(str(key)))
         found[key] = value if keep else _without_foreign_places(value, config)
     return found
 

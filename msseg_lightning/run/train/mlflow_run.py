@@ -22,7 +22,6 @@ from msseg_lightning.evaluate.summary import summarise
 from msseg_lightning.read.splits import Split
 from msseg_lightning.run.config.compose import Config, compose_config
 from msseg_lightning.run.config.keys import decides, is_place
-from msseg_lightning.run.config.overrides import word
 from msseg_lightning.run.folder import RunFolder, data_name, flatten, relevant
 from msseg_lightning.run.predict.scores import PROTOCOL, scores_table
 
@@ -164,7 +163,7 @@ def tracked_settings(
 ) -> dict[str, Any]:
     """Settings worth a column in MLflow: ``always`` and whatever the user changed."""
     flat = flatten(without_places(config))
-    composed = compose_config([word("size", config["size"])], config["name"], complete=False)
+    composed = compose_config([f"size={config['size']}"], config["name"], complete=False)
     default = flatten(without_places(composed))
     return {"experiment": config["name"]} | {
         key: value

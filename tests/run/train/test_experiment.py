@@ -16,6 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 from msseg_lightning.cli.main import main
+from msseg_lightning.core.files import write_record
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP, LongitudinalSubject
 from msseg_lightning.run.assemble.system import build_method
@@ -73,7 +74,8 @@ def test_a_run_is_not_tested_on_what_it_was_trained_on_after_a_change_of_data(
     split = json.loads((copy / "split.json").read_text())
     assert split["train"] == ["001", "002"]
     then = {**split, "train": ["001", "003"], "test": ["002", "004"], "data_hash": "of then"}
-    (copy / "split.json").write_text(json.dumps(then))
+    write_record(copy / "split.json", then)
+    then = json.loads((copy / "split.json").read_text())
     monkeypatch.chdir(tmp_path)
     assert main(words(tiny_cohort)) == ExitCode.MODEL
     error = capsys.readouterr().err

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from msseg_lightning.cli.main import main
+from msseg_lightning.core.files import read_record
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.folder import RunFolder
@@ -64,7 +65,7 @@ def test_all_folds_give_one_table_and_one_model(words, place, tiny_cohort, capsy
 
     (whole,) = (place / "runs" / "oversampled_unet").glob("*-folds2-seed0")
     scores = json.loads((whole / "scores.json").read_text())
-    origin = json.loads((whole / "out_of_fold.json").read_text())
+    origin = read_record(whole / "out_of_fold.json")
     assert set(scores["cases"]) == set(origin) == {"001", "002", "003", "004"}
     assert {one["fold"] for one in origin.values()} == {0, 1}
     for case, one in origin.items():
