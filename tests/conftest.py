@@ -11,6 +11,18 @@ from msseg_lightning.run.data.simulate import load_recipe
 from msseg_lightning.simulate.cohort import write_cohort
 
 
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests stay in one process, but each experiment goes to whichever is free."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFileAndExperiment(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            alone = "test_experiments.py" in nodeid
+            return nodeid if alone else super()._split_scope(nodeid)
+
+    return ByFileAndExperiment(config, log)
+
+
 @pytest.fixture(scope="session")
 def tiny_cohort(tmp_path_factory) -> Path:
     """Two patients to train and two to test, of each kind one without new lesions; 3 mm."""
