@@ -43,7 +43,8 @@ def test_an_experiment_runs_to_its_report(name, workplace, tiny_cohort, monkeypa
         assert mask.shape == scan.shape
         np.testing.assert_allclose(mask.affine, scan.affine, atol=1e-5)
         assert set(np.unique(mask.dataobj)) <= {0, 1}
-        assert json.loads((run / "predictions" / f"{case}.json").read_text())["system"] == name
+        side_car = run / "predictions" / f"{case}_msseg.json"
+        assert json.loads(side_car.read_text())["system"] == name
     report = (run / "report.html").read_text(encoding="utf-8")
     assert "Research use only" in report
     with sqlite3.connect(workplace / "mlruns" / "mlflow.db") as store:
