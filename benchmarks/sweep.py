@@ -4,9 +4,9 @@
     python -m benchmarks.sweep --only workers   seconds to minutes
 
 ``workers``: eight processes are started at once on an empty store and share 200 trials of a toy
-objective. They go through ``run.sweep.Sweep``, the same code as the command; only the training of
-a fold is replaced by a formula. On PostgreSQL every worker has a folder of its own, as machines
-without a shared disk have: no lock file helps them, only the database.
+objective. They go through ``run.sweep.worker.Sweep``, the same code as the command; only the
+training of a fold is replaced by a formula. On PostgreSQL every worker has a folder of its own, as
+machines without a shared disk have: no lock file helps them, only the database.
 
 ``kills``: the real command, 12 trials x 2 folds of a small network on the simulated tiny cohort,
 its whole process group killed with SIGKILL at two random moments and given again each time.

@@ -48,7 +48,7 @@ class SeedResult:
 
     @classmethod
     def read(cls, folder: Path) -> SeedResult:
-        """What ``run.product.assemble`` wrote."""
+        """What ``run.train.folds_and_seeds.assemble`` wrote."""
         content = read_scores(folder / "scores.json")
         cases = {case: CaseScore.from_dict(row) for case, row in content.pop("cases").items()}
         origin = require_record(
@@ -61,7 +61,7 @@ def build_product_report(folders: Sequence[Path]) -> Path:
     """Write ``report.html`` and ``summary.csv`` for all seeds of a system.
 
     Args:
-        folders: one per seed, from ``run.product.train_product``.
+        folders: one per seed, from ``run.train.folds_and_seeds.train_product``.
 
     Returns:
         The page: in the folder of the only seed, else in a folder of its own beside them.

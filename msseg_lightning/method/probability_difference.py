@@ -13,7 +13,7 @@ from msseg_lightning.core.prepared import PreparedSubject, inside_of
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP
 
 Window = Callable[..., Tensor]
-"""``(network, images, inside) -> (1, X, Y, Z)`` with ``level``: an ``infer.SlidingWindow``."""
+"""``(network, images, inside) -> (1, X, Y, Z)`` with ``level``: e.g. ``SlidingWindow``."""
 
 
 class ProbabilityDifference:

@@ -162,7 +162,7 @@ def _any_in(
 
 @runtime_checkable
 class SliceMaker(Protocol):
-    """Cuts and augments one stack in its own plane; ``augment.slice.SliceAugment`` is one."""
+    """Cuts and augments one stack in its own plane; ``augment.slices.SliceAugment`` is one."""
 
     def fill_slices(
         self,

@@ -32,7 +32,7 @@ def build_sweep_report(found: Answer, output: Path) -> Path:
     """Write the report of a sweep, also of one that still runs.
 
     Args:
-        found: from ``run.sweep_answer.answer``.
+        found: from ``run.sweep.answer.answer``.
         output: the HTML file; it needs no network (5 MB, most of them Plotly).
     """
     name = found.study.study.study_name

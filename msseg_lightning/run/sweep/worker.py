@@ -2,8 +2,8 @@
 
 A trial's folds are ordinary runs below ``sweeps/<name>/trials/<hash of its values>``. So a trial
 that is tried again after a kill finds its finished folds and continues the other from its last
-checkpoint; the best few are trained again with new seeds beside them. See ``run.study`` for how
-processes share a study.
+checkpoint; the best few are trained again with new seeds beside them. See ``run.sweep.study`` for
+how processes share a study.
 """
 
 from __future__ import annotations
