@@ -271,7 +271,7 @@ def refuse_interpolations(node: Any) -> None:
         raise MssegError(problems)
 
 
-def refuse_places(config: Any, without: Iterable[str] = ("card", "sizes")) -> None:
+def refuse_places(config: Any, without: tuple[object, ...] = ("card", "sizes")) -> None:
     """Check that a model's configuration names no place outside the model folder.
 
     ``msseg train`` writes none: of every place its last name is left. Names of members and stages

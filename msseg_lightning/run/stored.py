@@ -27,13 +27,13 @@ from msseg_lightning.run.folder import RunFolder, read_config
 from msseg_lightning.run.keys import CHANGEABLE, OF_THE_RUN
 from msseg_lightning.run.setting_checks import refuse_kinds
 
-NEEDED = {"name": str, "seed": int, "data": Mapping, "trainer": Mapping}
+NEEDED: dict[str, Any] = {"name": str, "seed": int, "data": Mapping, "trainer": Mapping}
 """What every stored configuration holds, of whatever kind the system is."""
 
-OF_ONE_SYSTEM = {"preprocess": Mapping, "method": Mapping}
+OF_ONE_SYSTEM: dict[str, Any] = {"preprocess": Mapping, "method": Mapping}
 """What a system holds that is not an ensemble, and each member of one."""
 
-OF_A_NETWORK = {
+OF_A_NETWORK: dict[str, Any] = {
     "network": Mapping,
     "loss": Mapping,
     "train": Mapping,
@@ -261,6 +261,8 @@ def changed_config(config: Config, overrides: Sequence[str]) -> Config:
     overrides = [item.lstrip("+") for item in overrides]  # whatever is known, is there
     for item in overrides:
         group = item.partition("=")[0].split(".")[0]
+        if "=" not in item:
+            raise _wrong(item, "key=value", f"write {item}=VALUE")
         if group not in CHANGEABLE:
             raise _wrong(
                 item, f"settings of {', '.join(CHANGEABLE)}", "train another system for the rest"

@@ -165,9 +165,8 @@ def test_what_is_tracked_or_saved_does_not_tell_where_the_data_lies(tmp_path):
 
     save_model(Nothing(), config, RunFolder(tmp_path))
     saved = load_config(tmp_path / "model")
-    assert saved["track"] == {} and saved["read"]["root"] == "hospital"
-    assert saved["train"] == config["train"]
-    del saved["stages"]["inpaint"]["read"]
+    assert saved["track"] == saved["read"] == {} and "hospital" not in str(saved)
+    assert saved["train"] == config["train"] and "read" not in saved["stages"]["inpaint"]
     build_method(saved)  # all that is needed to predict is there
     told = [str(saved), str(without_places(config)), str(tracked_settings(config))]
     assert not any("someone" in text or "hunter2" in text for text in told)
