@@ -192,8 +192,8 @@ def _target_problem(message: str, place: Place, value: object, expected: str) ->
         field=dotted(place),
         found=str(value)[:200],
         expected=expected,
-        remedy="leave this setting out; `msseg show EXPERIMENT` prints the class. Do not use a model "
-        "or run folder that another wrote and that asks for this",
+        remedy="leave this setting out; `msseg show EXPERIMENT` prints the class. Do not use a "
+        "model or run folder that another wrote and that asks for this",
         exit_code=ExitCode.SECURITY,
     )
 
