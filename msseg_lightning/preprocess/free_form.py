@@ -2,8 +2,9 @@
 
 ITK's Mattes metric keeps the derivative of its whole histogram by every parameter: with control
 points 10 mm apart in a head, 40 x 40 x 47,000 numbers that each evaluation fills and adds up, some
-15 s of processor time. Here the derivative by the value of one voxel is read from the histogram, and
-one product with the splines' own matrices along each axis carries it to all control points: 0.1 s.
+15 s of processor time. Here the derivative by the value of one voxel is read from the histogram,
+and one product with the splines' own matrices along each axis carries it to all control points:
+0.1 s.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class SplineField:
 
     @classmethod
     def over(cls, grid: Grid, control_mm: float) -> SplineField:
-        """Without any displacement, one control point beyond each border of an axis-aligned grid."""
+        """No displacement; one control point beyond each border of an axis-aligned grid."""
         corners = grid.corners_mm()
         low, high = corners.min(0), corners.max(0)
         counts = np.ceil((high - low) / control_mm).astype(int) + 3

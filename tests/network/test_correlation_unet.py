@@ -67,7 +67,7 @@ def test_the_gate_formula_by_hand():
 
 
 def test_the_difference_of_equation_1_by_hand():
-    """With the features above (-1, 1), (-1, 1) against (-1, 1), (1, -1): V = (2, -2), not (1, -7)."""
+    """The features above, standardised: (-1, 1) twice against (-1, 1) and (1, -1), V = (2, -2)."""
     block = gate(difference="standardised")
     with torch.no_grad():
         for conv in (block.query, block.key):

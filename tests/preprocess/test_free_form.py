@@ -86,7 +86,7 @@ def test_the_slope_of_information_is_its_derivative():
 
 
 def test_a_known_bend_is_found():
-    """Blobs moved by a smooth wave of 3 mm; brightness inverted, which information does not mind."""
+    """Blobs moved by a smooth wave of 3 mm, and their brightness inverted."""
     smooth = ndimage.gaussian_filter(keyed_generator("blobs").normal(size=(32, 30, 28)), 2.0)
     data = (smooth / smooth.std()).astype(np.float32)
     grid = Grid(data.shape, np.diag([2.0, 2.0, 2.0, 1.0]))

@@ -176,11 +176,22 @@ def files_of(name: str) -> Iterator[tuple[Path, str]]:
     yield own, ""
 
 
-GROUPS = ("sample", "augment", "network", "loss", "train", "ensemble", "infer", "postprocess")
+GROUPS = (
+    "preprocess",
+    "sample",
+    "augment",
+    "network",
+    "loss",
+    "train",
+    "ensemble",
+    "infer",
+    "postprocess",
+)
 """Steps whose every number is the paper's, the code's or a reading."""
 
 OF_THE_MACHINE = re.compile(
-    r"(_target_|_partial_|_convert_|checkpoint_minutes|tiling|precision|infer\..*batch_size)$"
+    r"(_target_|_partial_|_convert_|checkpoint_minutes|tiling|precision|infer\..*batch_size"
+    r"|steps\.register\..*|steps\.brain\.overwrite)$"
 )
 """What decides how fast something is computed, or is in the row of the mapping it belongs to."""
 
@@ -189,7 +200,7 @@ def leaves(node: Any, key: str) -> Iterator[str]:
     if isinstance(node, Mapping) and key != "ensemble.configs":
         for name, value in node.items():
             yield from leaves(value, f"{key}.{name}")
-    elif isinstance(node, int | float | str | list) and node not in (False, "all"):
+    elif isinstance(node, int | float | str | list):
         yield key
 
 
@@ -197,14 +208,12 @@ def untagged(name: str) -> set[str]:
     """Settings of the steps that no line of a file calls a reading, a paper's or a code's."""
     config = composed(name)
     told = {key for file in files_of(name) for key, _ in tagged(*file)}
-    if not config["network"] and not config["ensemble"]:  # nothing is trained on patches
+    if not config.get("network"):  # trees, rules, or members with rows of their own
         return set()
-    found = {key for group in GROUPS for key in leaves(config[group], group)}
+    found = {key for group in GROUPS for key in leaves(config.get(group), group)}
     copied = ("train.task.cut",)  # of settings that have their rows
     return {
-        key
-        for key in found - told
-        if not OF_THE_MACHINE.search(key) and not key.startswith(copied)
+        key for key in found - told if not OF_THE_MACHINE.search(key) and not key.startswith(copied)
     }
 
 
