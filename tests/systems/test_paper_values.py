@@ -135,10 +135,10 @@ def comment(line: str) -> str:
     return found.group(1) if found else ""
 
 
-def tagged(path: Path, prefix: str) -> Iterator[tuple[str, str]]:
-    """Key and first tag of every value of a YAML file in whose line a tag stands."""
+def lines(path: Path, prefix: str) -> Iterator[tuple[str, str | None]]:
+    """Key of every value of a YAML file, and the first tag in its line."""
     text = path.read_text(encoding="utf-8")
-    lines = text.splitlines()
+    source = text.splitlines()
 
     def walk(node: Any, key: str) -> Iterator[tuple[str, str]]:
         for name, value in node.value:
@@ -146,11 +146,16 @@ def tagged(path: Path, prefix: str) -> Iterator[tuple[str, str]]:
             if isinstance(value, yaml.MappingNode):
                 yield from walk(value, below)
                 continue
-            tags = TAG.findall(comment(lines[name.start_mark.line]))
-            if tags and below.split(".")[0] not in ("card", "sizes", "defaults"):
-                yield below, tags[0]
+            tags = TAG.findall(comment(source[name.start_mark.line]))
+            if below.split(".")[0] not in ("card", "sizes", "defaults"):
+                yield below, tags[0] if tags else None
 
     yield from walk(yaml.compose(text), prefix)
+
+
+def tagged(path: Path, prefix: str) -> Iterator[tuple[str, str]]:
+    """Those of ``lines`` that have a tag."""
+    return ((key, tag) for key, tag in lines(path, prefix) if tag)
 
 
 def files_of(name: str) -> Iterator[tuple[Path, str]]:
@@ -179,6 +184,7 @@ def files_of(name: str) -> Iterator[tuple[Path, str]]:
 GROUPS = (
     "preprocess",
     "sample",
+    "loader",
     "augment",
     "network",
     "loss",
@@ -211,7 +217,10 @@ def untagged(name: str) -> set[str]:
     if not config.get("network"):  # trees, rules, or members with rows of their own
         return set()
     found = {key for group in GROUPS for key in leaves(config.get(group), group)}
-    copied = ("train.task.cut",)  # of settings that have their rows
+    own = dict(lines(experiments_dir() / f"{name}.yaml", ""))
+    stages = {key for key in own if key.startswith("stages.") and at(config, key) is not None}
+    found |= {key for key in stages if not key.endswith((".infer", ".visits"))}
+    copied = ("train.task.cut", "loader.visits")  # of settings that have their rows
     return {
         key for key in found - told if not OF_THE_MACHINE.search(key) and not key.startswith(copied)
     }
@@ -254,6 +263,7 @@ def test_the_tags_of_a_file_are_found(tmp_path):
         "  e: {f: 1, g: 2}  # [R] both\n"
         "h: '#x'     # no tag\n"
     )
+    assert list(lines(path, "x"))[-1] == ("x.h", None)
     assert list(tagged(path, "x")) == [
         ("x.a", "P"),
         ("x.b.c", "C"),
