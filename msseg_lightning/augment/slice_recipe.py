@@ -197,7 +197,7 @@ class SliceRecipe:
     """All operations of an experiment.
 
     Args:
-        flip: probability of each of both axes.
+        flip: probability of a flip, of either axis equally often and never of both.
         transpose: probability of exchanging the axes; square crops only.
         others: see their classes; None leaves one out.
     """

@@ -66,8 +66,8 @@ class SliceAugment:
         where = draw_map(self.recipe, shape, spacing, size, generator)
         anchor = [int(voxel[other]) for other in plane]
         canvas = draw_crop(self.recipe, where, anchor, anywhere, size, generator)
-        flips = tuple(edge for edge in (0, 1) if generator.random() < self.recipe.flip)
-        canvas = np.flip(canvas, flips)
+        if generator.random() < self.recipe.flip:
+            canvas = np.flip(canvas, int(generator.integers(2)))
         # drawn whatever the crop's shape, so that the draws that follow stay the same
         turn = generator.random() < self.recipe.transpose
         if turn and size[0] == size[1]:

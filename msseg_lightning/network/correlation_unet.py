@@ -80,6 +80,10 @@ class CorrelationGate(nn.Module):
     is ``norm(relu(clamp(1 - alpha, 0, 1) * V))``. The paper's equation 1 weights by ``alpha``, its
     words and the public code by ``1 - alpha``: the code decides.
 
+    ``V`` of the ``features`` is what the public code does. Equation 1 takes the difference of the
+    ``standardised`` features; a single voxel has none over space, so that the bottleneck of a patch
+    of 32 voxels then passes a constant.
+
     ``space`` standardises each channel over the patch (instance norm without weights), as the code
     does. Then ``alpha`` of a single voxel may exceed 1, hence the clamp; its mean over the patch
     does not. ``channels`` standardises each voxel over the channels, which makes ``alpha`` the
@@ -91,6 +95,7 @@ class CorrelationGate(nn.Module):
         query_channels: of Q and K.
         groups: norm of the output.
         standardise: see above.
+        difference: of what ``V`` is made, see above.
         epsilon: added to the variance. A single voxel has the variance 0 over space: Q and K are 0
             there and the gate stands open.
 
@@ -105,11 +110,15 @@ class CorrelationGate(nn.Module):
         query_channels: int,
         groups: Norm,
         standardise: Literal["space", "channels"] = "space",
+        difference: Literal["features", "standardised"] = "features",
         epsilon: float = 1e-5,
     ) -> None:
         super().__init__()
         if standardise not in ("space", "channels"):
             raise ValueError(f"standardise {standardise!r} is neither space nor channels")
+        if difference not in ("features", "standardised"):
+            raise ValueError(f"difference {difference!r} is neither features nor standardised")
+        self.difference = difference
         self.query = nn.Conv3d(in_channels, query_channels, 1)
         self.key = nn.Conv3d(in_channels, query_channels, 1)
         self.value = nn.Conv3d(in_channels, out_channels, 1)
@@ -125,6 +134,8 @@ class CorrelationGate(nn.Module):
     def gated(self, first: Tensor, second: Tensor) -> Tensor:
         """The weighted difference before ReLU and norm."""
         open_share = (1 - self.correlation(first, second)).clamp(0, 1)
+        if self.difference == "standardised":
+            first, second = self._standard(first), self._standard(second)
         return open_share * self.value(second - first)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
@@ -232,6 +243,7 @@ class CorrelationUNet(nn.Module):
         channels_per_group: of every group norm.
         query_share: width of Q and K as a share of the features that enter a gate.
         standardise: see ``CorrelationGate``.
+        difference: see ``CorrelationGate``.
         pretrained: a fitted ``PairAutoencoder`` of the same widths. The levels of its encoder are
             copied; its bottleneck, decoder and heads are not used, and nothing is frozen.
 
@@ -249,6 +261,7 @@ class CorrelationUNet(nn.Module):
         channels_per_group: int = CHANNELS_PER_GROUP,
         query_share: float = 0.5,
         standardise: Literal["space", "channels"] = "space",
+        difference: Literal["features", "standardised"] = "features",
         pretrained: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -257,7 +270,9 @@ class CorrelationUNet(nn.Module):
         self.encoder = Encoder(widths[:-1], groups)
         ends = [*((width, width) for width in widths[:-1]), (widths[-2], widths[-1])]
         self.gates = nn.ModuleList(
-            CorrelationGate(enter, leave, round(enter * query_share), groups, standardise)
+            CorrelationGate(
+                enter, leave, round(enter * query_share), groups, standardise, difference
+            )
             for enter, leave in ends
         )
         self.decoder = Decoder(widths, groups)

@@ -66,6 +66,33 @@ def test_the_gate_formula_by_hand():
     )
 
 
+def test_the_difference_of_equation_1_by_hand():
+    """The features above, standardised: (-1, 1) twice against (-1, 1) and (1, -1), V = (2, -2)."""
+    block = gate(difference="standardised")
+    with torch.no_grad():
+        for conv in (block.query, block.key):
+            conv.weight.copy_(torch.eye(2).view(2, 2, 1, 1, 1))
+            conv.bias.zero_()
+        block.value.weight.zero_()
+        block.value.weight[0] = 1
+        block.value.bias.fill_(0.25)
+    first = torch.tensor([[1.0, 3.0], [5.0, 9.0]]).view(1, 2, 2, 1, 1)
+    second = torch.tensor([[1.0, 3.0], [6.0, 2.0]]).view(1, 2, 2, 1, 1)
+    torch.testing.assert_close(
+        block.gated(first, second)[0, 0].flatten(),
+        torch.tensor([2.25, -1.75]),
+        atol=1e-3,
+        rtol=1e-4,
+    )
+    # the single voxel of a deep bottleneck has no deviation: nothing of the visits is left
+    one, other = torch.randn(2, 1, 2, 1, 1, 1)
+    torch.testing.assert_close(
+        block.gated(one, other)[0, 0].flatten(), torch.tensor([0.25]), atol=1e-6, rtol=0
+    )
+    with pytest.raises(ValueError, match="difference"):
+        gate(difference="equation")
+
+
 def test_half_correlated_features_half_close_the_gate():
     block = gate(query=2)
     with torch.no_grad():

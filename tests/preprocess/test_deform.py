@@ -30,7 +30,7 @@ def moved(phantom):
         BASELINE_LESIONS: resampled(subject.volumes[TARGET], way),
     }
     pair = subject.replace(volumes=volumes)
-    step = FreeFormRegistration(12.0, 2, spacing_mm=2.0, iterations=6, sampling=0.3)
+    step = FreeFormRegistration(12.0, 2, spacing_mm=2.0, iterations=6)
     return subject, pair, step(pair)
 
 

@@ -139,6 +139,35 @@ def test_predictions_look_like_maps(cohort):
     assert np.mean(np.array(between) > 0) > 0.75
 
 
+def test_softening_by_hand(cohort):
+    """A Gaussian of 0.6 voxels, then times 0.9 plus 0.05; noise with the drawn deviation on top.
+
+    Far inside the block 0.95, far outside 0.05; beside a flat face the Gaussian's own sums.
+    """
+    mask = np.zeros((EDGE,) * 3, bool)
+    mask[: EDGE // 2] = True
+
+    def softened(noise):
+        change = Corruption(
+            blur_voxels=(0.6, 0.6), scale=(0.9, 0.9), offset=(0.05, 0.05), noise=(noise, noise)
+        )
+        return loader(cohort, corruption=change)._soften(mask, keyed_generator("soft"))
+
+    place = np.arange(-3, 4)
+    weights = np.exp(-(place**2) / (2 * 0.6**2))
+    share = weights[place > 0].sum() / weights.sum()  # of the block, one voxel outside its face
+    line = softened(0.0)[:, EDGE // 2, EDGE // 2]
+    assert line[0] == pytest.approx(0.95, abs=1e-3)
+    assert line[-1] == pytest.approx(0.05, abs=1e-3)
+    assert line[EDGE // 2] == pytest.approx(0.9 * share + 0.05, abs=2e-3)
+    assert line[EDGE // 2 - 1] == pytest.approx(0.9 * (1 - share) + 0.05, abs=2e-3)
+    noise = softened(0.02)[2:5] - softened(0.0)[2:5]
+    assert 0.017 < noise.std() < 0.023
+    # what goes beyond a probability is cut
+    loud = softened(3.0)
+    assert loud.min() == 0 and loud.max() == 1
+
+
 def test_a_pair_is_a_function_of_its_place(cohort):
     whole = [batch.images for batch in loader(cohort).iterate(0, 4)]
     later = [batch.images for batch in loader(cohort, threads=3).iterate(2, 4)]
