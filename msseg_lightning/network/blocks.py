@@ -19,6 +19,8 @@ from msseg_lightning.network.fused_norm import norm_activation
 
 Order = Literal["conv_norm_act", "norm_act_conv", "norm_conv_act"]
 Shortcut = Literal["identity", "convolution"]
+Weights = Literal["torch", "xavier", "he"]
+"""How the kernels of a new network are drawn, see ``initialise``."""
 
 ByDims = Mapping[int, Callable[..., nn.Module]]
 
@@ -450,19 +452,44 @@ class LinearUp(nn.Module):
         )
 
 
+def initialise(network: nn.Module, kind: Weights) -> None:
+    """Draw the kernels of all convolutions anew, and set their biases to 0, in place.
+
+    Args:
+        network: all convolutions inside it, transposed ones too.
+        kind: ``xavier`` (uniform, Glorot and Bengio 2010), ``he`` (normal, He et al. 2015, by the
+            number of inputs), or ``torch``, which leaves them as torch drew them.
+    """
+    if kind not in ("torch", "xavier", "he"):
+        raise ValueError(f"weights {kind!r} are not torch, xavier or he")
+    if kind == "torch":
+        return
+    kernels = (*CONVOLUTIONS.values(), *TRANSPOSED.values())
+    for module in network.modules():
+        if isinstance(module, kernels):  # type: ignore[arg-type]  # classes, typed as callables
+            weight, bias = cast(Tensor, module.weight), cast(Tensor | None, module.bias)
+            if kind == "xavier":
+                nn.init.xavier_uniform_(weight)
+            else:
+                nn.init.kaiming_normal_(weight, nonlinearity="relu")
+            if bias is not None:
+                nn.init.zeros_(bias)
+
+
 @dataclasses.dataclass(frozen=True)
 class Up:
     """How the decoder enlarges.
 
     Args:
         kind: ``transposed`` convolution to the finer level's channels, or, keeping the channels,
-            ``linear`` interpolation or a ``blurred`` transposed convolution (see ``Blurred``).
+            ``linear`` interpolation, the ``nearest`` neighbour (each voxel repeated) or a
+            ``blurred`` transposed convolution (see ``Blurred``).
         kernel: edge of the transposed convolution; ``None`` is the stride (no overlap).
         bias: of the transposed convolution.
         gain: of ``blurred``.
     """
 
-    kind: Literal["transposed", "linear", "blurred"] = "transposed"
+    kind: Literal["transposed", "linear", "nearest", "blurred"] = "transposed"
     kernel: int | None = None
     bias: bool = True
     gain: float = 1.0
@@ -479,10 +506,12 @@ class Up:
         """
         if self.kind == "linear":
             return LinearUp(stride)
+        if self.kind == "nearest":
+            return nn.Upsample(scale_factor=tuple(float(step) for step in stride))
         if self.kind == "blurred":
             return Blurred(coarse, stride, up=True, gain=self.gain)
         if self.kind != "transposed":
-            raise ValueError(f"up {self.kind!r} is not transposed, linear or blurred")
+            raise ValueError(f"up {self.kind!r} is not transposed, linear, nearest or blurred")
         kernel = stride if self.kernel is None else (self.kernel,) * len(stride)
         # size = (n - 1) * stride - 2 * padding + kernel + extra, wanted: n * stride
         padding = tuple(

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from msseg_lightning.core.network import DeepLogits
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.network.blocks import CONVOLUTIONS, Block, Down, Norm, Up, per_axis
+from msseg_lightning.network.blocks import (
+    CONVOLUTIONS,
+    Block,
+    Down,
+    Norm,
+    Up,
+    Weights,
+    initialise,
+    per_axis,
+)
 from msseg_lightning.network.products import enlarge, weigh
 
 
@@ -44,6 +53,9 @@ class UNet(nn.Module):
         prior: probability of a lesion a new network answers with, by the heads' biases; None draws
             them as torch does, near one half. A short training then need not learn first that
             lesions are rare (Lin et al. 2017, section 4.1).
+        skips: levels whose features the decoder is given, 0 the finest; None is all (S24 leaves
+            out every second one).
+        weights: how the kernels are drawn, see ``blocks.initialise``.
 
     Shapes:
         images: (B, in_channels, X, Y[, Z]), every edge divisible by ``divisor``.
@@ -71,6 +83,8 @@ class UNet(nn.Module):
         head_kernel: int = 1,
         offset: float = 0.0,
         prior: float | None = None,
+        skips: Sequence[int] | None = None,
+        weights: Weights = "torch",
     ) -> None:
         super().__init__()
         levels = len(widths)
@@ -84,6 +98,9 @@ class UNet(nn.Module):
         edges = [per_axis(kernel, dims) for kernel in kernels]
         if any(step != 1 for step in steps[0]):
             raise ValueError("the first level keeps the resolution: its stride is 1")
+        self.skips = tuple(range(levels - 1)) if skips is None else tuple(skips)
+        if not set(self.skips) <= set(range(levels - 1)):
+            raise ValueError(f"skips {self.skips} are not levels 0 to {levels - 2}")
         ones = (1,) * dims
         self.in_channels, self.dims, self.heads_count = in_channels, dims, heads
         self.offset = offset
@@ -103,7 +120,7 @@ class UNet(nn.Module):
         for level in reversed(range(levels - 1)):
             fine = widths[level]
             self.ups.append(up.build(channels, fine, steps[level + 1]))
-            joined = fine + up.channels(channels, fine)
+            joined = up.channels(channels, fine) + (fine if level in self.skips else 0)
             self.decoder.append(block.build(joined, fine, edges[level], ones))
             channels = fine
         for level in range(heads):
@@ -112,6 +129,7 @@ class UNet(nn.Module):
                     widths[level], out_channels, head_kernel, padding=head_kernel // 2
                 )
             )
+        initialise(self, weights)
         if prior is not None:
             if not 0 < prior < 1:
                 raise ValueError(f"prior is {prior}, not between 0 and 1")
@@ -122,14 +140,18 @@ class UNet(nn.Module):
         self._check(images)
         images = images + self.offset if self.offset else images
         features = images if self.stem is None else self.stem(images)
-        skips = []
-        for down, block in zip(self.downs, self.encoder, strict=True):
+        kept: dict[int, Tensor] = {}
+        for level, (down, block) in enumerate(zip(self.downs, self.encoder, strict=True)):
             features = block(down(features))
-            skips.append(features)
-        skips.pop()
+            if level in self.skips:
+                kept[level] = features
         finest = [features]  # of the decoder, coarsest first
-        for up, block in zip(self.ups, self.decoder, strict=True):
-            features = block(torch.cat([skips.pop(), enlarge(up, features)], dim=1))
+        levels = reversed(range(len(self.ups)))
+        for level, up, block in zip(levels, self.ups, self.decoder, strict=True):
+            features = enlarge(up, features)
+            if level in kept:
+                features = torch.cat([kept.pop(level), features], dim=1)
+            features = block(features)
             if self.training:  # otherwise only the last is asked for, and memory is short
                 finest.append(features)
         if self.training and self.heads_count > 1:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from msseg_lightning.core.subject import BRAIN, LoadedSubject
 from msseg_lightning.core.volume import Volume
-from msseg_lightning.preprocess.step import image_names, mask_of
+from msseg_lightning.preprocess.step import image_names, map_images, mask_of
 
 Region = Literal["volume", "nonzero", "mask"]
 """Where statistics are taken: everywhere, where the image is not 0, or in a mask."""
@@ -112,6 +112,41 @@ class MinMax:
 
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
         return Percentile(low=0.0, high=100.0, out_low=0.0, out_high=1.0)(subject)
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceZScore:
+    """Mean 0 and standard deviation 1 of every slice, background included (S24).
+
+    A slice is divided by its largest value first and then standardised, with a small number added
+    to both divisors, which shrinks the values of slices of little contrast. Slices that are 0
+    everywhere stay 0.
+
+    Args:
+        axis: that slices are cut across, 2 for axial ones after ``Reorient``.
+        epsilon: added to the largest value and to the standard deviation.
+    """
+
+    axis: int = 2
+    epsilon: float = 1e-5
+
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.axis not in (0, 1, 2):
+            raise ValueError(f"axis {self.axis} is not 0, 1 or 2")
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        return map_images(subject, self._standardise)
+
+    def _standardise(self, data: NDArray[np.float32]) -> NDArray[np.float32]:
+        plane = tuple(axis for axis in range(3) if axis != self.axis)
+        top = np.maximum(data.max(plane, keepdims=True), 0)  # a cubic spline may leave none above 0
+        scaled = data / (top + np.float32(self.epsilon))
+        mean = scaled.mean(plane, keepdims=True, dtype=np.float64)
+        deviation = scaled.std(plane, keepdims=True, dtype=np.float64)
+        values = (scaled - mean) / (deviation + self.epsilon)
+        return np.where(data.any(plane, keepdims=True), values, 0).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

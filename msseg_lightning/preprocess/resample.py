@@ -9,7 +9,7 @@ import numpy as np
 
 from msseg_lightning.core.subject import LoadedSubject
 from msseg_lightning.core.volume import Grid, Volume
-from msseg_lightning.preprocess.space import MaskRule, carry_volume
+from msseg_lightning.preprocess.space import ImageRule, MaskRule, carry_volume
 
 
 def respaced(grid: Grid, spacing_mm: tuple[float, float, float]) -> Grid:
@@ -34,8 +34,8 @@ def respaced(grid: Grid, spacing_mm: tuple[float, float, float]) -> Grid:
 class Resample:
     """Resample every volume to a voxel size, along its own axes.
 
-    Images are trilinear without a low-pass filter, as in the systems we reproduce. Volumes on one
-    grid stay on one grid.
+    No low-pass filter is applied, as in the systems we reproduce. Volumes on one grid stay on one
+    grid.
 
     Args:
         spacing_mm: one number for isotropic voxels, or one per array axis (right, anterior,
@@ -43,11 +43,13 @@ class Resample:
         mask_rule: nearest (hard labels), linear_threshold (S12) or soft (S17).
         tolerance_mm: axes whose spacing is within this of the target are left alone (S13 keeps
             scans near 1 mm).
+        image_rule: linear, or cubic splines (S24).
     """
 
     spacing_mm: float | tuple[float | None, float | None, float | None]
     mask_rule: MaskRule = "linear_threshold"
     tolerance_mm: float = 1e-3
+    image_rule: ImageRule = "linear"
 
     version: ClassVar[int] = 1
 
@@ -69,7 +71,43 @@ class Resample:
         )
         if (x, y, z) == volume.spacing_mm:
             return volume
-        return carry_volume(volume, respaced(volume.grid, (x, y, z)), mask_rule=self.mask_rule)
+        target = respaced(volume.grid, (x, y, z))
+        return carry_volume(volume, target, None, self.mask_rule, self.image_rule)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resize:
+    """Sample the same field of view with another number of voxels.
+
+    Voxels become larger or smaller, not necessarily by the same factor along each axis.
+
+    Args:
+        shape: voxels per array axis; None keeps that axis.
+        mask_rule: see ``Resample``.
+        image_rule: see ``Resample``.
+    """
+
+    shape: tuple[int | None, int | None, int | None]
+    mask_rule: MaskRule = "linear_threshold"
+    image_rule: ImageRule = "linear"
+
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if len(self.shape) != 3 or any(edge is not None and edge < 1 for edge in self.shape):
+            raise ValueError(f"shape {self.shape} is not three numbers of voxels")
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        return subject.replace(
+            volumes={name: self._resize(volume) for name, volume in subject.volumes.items()}
+        )
+
+    def _resize(self, volume: Volume) -> Volume:
+        sizes = zip(volume.spacing_mm, volume.grid.shape, self.shape, strict=True)
+        x, y, z = (old if new is None else old * count / new for old, count, new in sizes)
+        target = respaced(volume.grid, (x, y, z))
+        return carry_volume(volume, target, None, self.mask_rule, self.image_rule)
 
 
 @dataclasses.dataclass(frozen=True)

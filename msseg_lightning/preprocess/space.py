@@ -13,6 +13,9 @@ MaskRule = Literal["nearest", "linear_threshold", "soft"]
 """How a mask is resampled: nearest neighbour (hard labels), linear and then >= 0.5 (S12), or linear
 and left between 0 and 1 (S17); the last makes it a volume of kind ``probability``."""
 
+ImageRule = Literal["linear", "nearest", "cubic"]
+"""How an image is resampled: linear, nearest neighbour, or cubic splines through every voxel."""
+
 LATTICE_TOLERANCE = 1e-3
 """Voxels by which two lattices may differ anywhere and still count as the same one. Headers hold
 float32, which leaves errors of 1e-5 voxels; a thousandth of a voxel changes nothing visible."""
@@ -69,6 +72,7 @@ def carry(
     kind: Kind = "image",
     to_source: Affine | None = None,
     mask_rule: MaskRule = "linear_threshold",
+    image_rule: ImageRule = "linear",
 ) -> NDArray[np.generic]:
     """Values of ``data`` at the voxels of another grid; 0 outside its field of view.
 
@@ -81,9 +85,10 @@ def carry(
         data: (X, Y, Z).
         source: voxel -> world of ``data``.
         target: where the result lies.
-        kind: images and probabilities are linear; masks follow ``mask_rule``.
+        kind: images follow ``image_rule``, masks ``mask_rule``; probabilities are linear.
         to_source: world of the target -> world of the source; the same world where None.
         mask_rule: see ``MaskRule``.
+        image_rule: see ``ImageRule``.
 
     Returns:
         (X, Y, Z) of the target: the type of ``data`` where copied, else float32; bool for a mask
@@ -94,8 +99,10 @@ def carry(
     if steps is not None:
         return _copy(data, target.shape, *steps)
     hard = kind == "mask" and mask_rule != "soft"
-    nearest = kind == "mask" and mask_rule == "nearest"
-    values = _interpolate(data, target.shape, matrix, nearest)
+    rule: ImageRule = image_rule if kind == "image" else "linear"
+    if kind == "mask" and mask_rule == "nearest":
+        rule = "nearest"
+    values = _interpolate(data, target.shape, matrix, rule)
     # counted to the even side of float rounding: an exact half must not depend on the machine
     return values >= 0.5 - 1e-5 if hard else values
 
@@ -105,9 +112,10 @@ def carry_volume(
     target: Grid,
     to_source: Affine | None = None,
     mask_rule: MaskRule = "linear_threshold",
+    image_rule: ImageRule = "linear",
 ) -> Volume:
     """``carry`` for a volume; a mask becomes soft where asked and where it had to be mixed."""
-    data = carry(volume.data, volume.affine, target, volume.kind, to_source, mask_rule)
+    data = carry(volume.data, volume.affine, target, volume.kind, to_source, mask_rule, image_rule)
     soft = volume.kind == "mask" and mask_rule == "soft" and data.dtype == np.float32
     return Volume(data, target.affine, "probability" if soft else volume.kind)
 
@@ -138,7 +146,7 @@ def _copy(
 
 
 def _interpolate(
-    data: NDArray[np.generic], shape: tuple[int, ...], matrix: Affine, nearest: bool
+    data: NDArray[np.generic], shape: tuple[int, ...], matrix: Affine, rule: ImageRule
 ) -> NDArray[np.float32]:
     import SimpleITK as sitk  # noqa: N813 - its documented short name; heavy, so imported late
 
@@ -150,7 +158,11 @@ def _interpolate(
         image,
         [int(size) for size in shape[::-1]],
         way,
-        sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear,
+        {
+            "linear": sitk.sitkLinear,
+            "nearest": sitk.sitkNearestNeighbor,
+            "cubic": sitk.sitkBSpline,
+        }[rule],
         [0.0] * 3,
         [1.0] * 3,
         np.eye(3).ravel().tolist(),

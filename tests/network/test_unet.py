@@ -9,7 +9,7 @@ from torch import nn
 
 from msseg_lightning.core.network import DeepLogits
 from msseg_lightning.core.problem import ExitCode, MssegError
-from msseg_lightning.network.blocks import Activation, Block, Down, Norm, Up
+from msseg_lightning.network.blocks import Activation, Block, Down, Norm, Up, initialise
 from msseg_lightning.network.unet import UNet
 
 PRESETS = Path(__file__).parents[2] / "conf" / "network"
@@ -192,3 +192,63 @@ def test_a_new_network_answers_with_its_prior():
     assert float(small(heads=1)(torch.randn(2, 2, 16, 16, 16)).sigmoid().mean()) > 0.2
     with pytest.raises(ValueError, match="prior"):
         small(prior=1.0)
+
+
+def test_subtraction_unet_2d_has_the_cited_networks_parameters():
+    network = preset("subtraction_unet_2d")
+    assert count(network) == 3_294_849
+    convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    # one per level, down and up; skips of 128 and 32 channels join what was enlarged
+    found = [(layer.in_channels, layer.out_channels) for layer in convolutions]
+    down = [(1, 32), (32, 64), (64, 128), (128, 256), (256, 512)]
+    assert found == [*down, (512, 256), (256 + 128, 128), (128, 64), (64 + 32, 32), (32, 1)]
+
+
+@pytest.mark.parametrize("skips", [(0, 2), (1,), ()])
+def test_only_the_named_levels_hand_their_features_over(skips):
+    torch.manual_seed(0)
+    block = Block("conv_norm_act", units=1, norm=Norm("none"), activation=Activation("relu"))
+    up = Up("nearest")
+    network = UNet(1, [4, 6, 8, 10], block, Down("max_pool"), up, skips=skips, dims=2).eval()
+    handed, given = {}, {}
+    for level, part in enumerate(network.encoder):
+        part.register_forward_hook(lambda _, images, out, at=level: handed.update({at: out}))
+    for level, part in zip((2, 1, 0), network.decoder, strict=True):
+        part.register_forward_hook(lambda _, images, out, at=level: given.update({at: images[0]}))
+    network(torch.rand(1, 1, 16, 16))
+    for level, enlarged in ((2, 10), (1, 8), (0, 6)):
+        features = handed[level] if level in skips else handed[level][:, :0]
+        assert given[level].shape[1] == features.shape[1] + enlarged
+        torch.testing.assert_close(given[level][:, : features.shape[1]], features)
+    with pytest.raises(ValueError, match="levels 0 to 2"):
+        UNet(1, [4, 6, 8, 10], block, Down("max_pool"), up, skips=[3], dims=2)
+
+
+def test_the_nearest_neighbour_repeats_voxels():
+    up = Up("nearest")
+    assert up.channels(8, 4) == 8
+    given = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+    expected = given.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(up.build(1, 1, (2, 2))(given), expected)
+
+
+@pytest.mark.parametrize("kind", ["xavier", "he"])
+def test_kernels_are_drawn_as_named(kind):
+    """3x3, 8 in and 24 out: Xavier is uniform to sqrt(6 / (9 * 32)), He has SD sqrt(2 / 72)."""
+    layer = nn.Conv2d(8, 24, 3)
+    before = layer.weight.clone()
+    torch.manual_seed(0)
+    initialise(nn.Sequential(layer), kind)
+    assert not torch.equal(before, layer.weight) and not layer.bias.any()
+    if kind == "xavier":
+        limit = (6 / (9 * 32)) ** 0.5
+        assert 0.95 * limit < layer.weight.abs().max() <= limit
+    else:
+        assert layer.weight.std().item() == pytest.approx((2 / 72) ** 0.5, rel=0.05)
+        assert layer.weight.abs().max() > 2 * (2 / 72) ** 0.5
+    plain = nn.Conv2d(8, 24, 3)
+    before = plain.weight.clone()
+    initialise(plain, "torch")
+    assert torch.equal(before, plain.weight) and plain.bias.any()
+    with pytest.raises(ValueError, match="xavier"):
+        initialise(plain, "ones")

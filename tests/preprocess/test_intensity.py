@@ -7,6 +7,7 @@ from msseg_lightning.preprocess.intensity import (
     HistogramMode,
     MinMax,
     Percentile,
+    SliceZScore,
     ZScore,
     histogram_mode,
 )
@@ -112,3 +113,38 @@ def test_an_empty_image_has_no_mode(toy):
     made = HistogramMode()(toy.replace(volumes={**toy.volumes, BASELINE: zeros}))
     assert not values(made).any() and "no main tissue" in made.notes[-1]
     assert values(made, FOLLOWUP) == pytest.approx([1, 1, 1, 1], abs=0.02)
+
+
+def test_slices_are_standardised_one_by_one(phantom):
+    """By hand: slice 0 is 0 2 4 2, over 4 + e: mean 0.5, SD sqrt(1/8); slice 1 is empty."""
+    data = np.zeros((2, 2, 3), np.float32)
+    data[:, :, 0] = [[0, 2], [4, 2]]
+    data[:, :, 2] = 5  # one value: mean 1, SD 0
+    volume = Volume(data, np.eye(4))
+    subject = phantom.pair(phantom.grid("canonical")).replace(
+        volumes={BASELINE: volume, BRAIN: Volume(data != 0, np.eye(4), "mask")}
+    )
+    found = np.asarray(SliceZScore()(subject).volumes[BASELINE].data)
+    root = np.sqrt(2)
+    np.testing.assert_allclose(found[:, :, 0], [[-root, 0], [root, 0]], atol=1e-4)
+    assert not found[:, :, 1].any()
+    np.testing.assert_allclose(found[:, :, 2], 0, atol=0.05)
+    # a slice of the first axis instead: 0 2 | 0 0 | 5 5 has another mean
+    other = np.asarray(SliceZScore(axis=0)(subject).volumes[BASELINE].data)
+    assert other[0].mean() == pytest.approx(0, abs=1e-5)
+    assert other[0].std() == pytest.approx(1, abs=1e-3)
+    with pytest.raises(ValueError, match="axis 3"):
+        SliceZScore(axis=3)
+
+
+def test_dim_slices_shrink_by_the_small_number(phantom):
+    """Half of a slice at 1e-5: x / (1e-5 + 1e-5) is 0 or 0.5; SD 0.25."""
+    data = np.zeros((2, 2, 1), np.float32)
+    data[0] = 1e-5
+    subject = phantom.pair(phantom.grid("canonical"))
+    subject = subject.replace(volumes={BASELINE: Volume(data, np.eye(4))})
+    (found,) = (np.unique(np.abs(SliceZScore()(subject).volumes[BASELINE].data)),)
+    np.testing.assert_allclose(found, 0.25 / (0.25 + 1e-5), rtol=1e-5)
+    plain = SliceZScore(epsilon=0.25)(subject).volumes[BASELINE].data
+    # over 0.25: 4e-5 or 0; minus 2e-5, over 2e-5 + 0.25
+    np.testing.assert_allclose(np.abs(plain), 2e-5 / 0.25, rtol=1e-3)

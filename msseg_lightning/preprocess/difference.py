@@ -1,0 +1,35 @@
+"""Images that compare the visits."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+
+from msseg_lightning.core.subject import BASELINE, FOLLOWUP, LoadedSubject
+from msseg_lightning.core.volume import Volume
+from msseg_lightning.preprocess.step import common_grid
+
+DIFFERENCE = "flair_difference"
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """Add the follow-up minus the baseline scan (S24): what became brighter is positive.
+
+    Args:
+        name: of the new image.
+    """
+
+    name: str = DIFFERENCE
+
+    version: ClassVar[int] = 1
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        grid = common_grid(subject, self)
+        baseline, followup = (
+            np.asarray(subject.volumes[name].data, np.float32) for name in (BASELINE, FOLLOWUP)
+        )
+        change = Volume(followup - baseline, grid.affine)
+        return subject.replace(volumes={**subject.volumes, self.name: change})
