@@ -12,6 +12,7 @@ from typing import Any
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.run.fence import nodes, refuse_resolvers, refuse_targets, yaml_texts
 from msseg_lightning.run.keys import OF_SEVERAL, OF_THE_RUN
+from msseg_lightning.run.overrides import readable
 from msseg_lightning.run.setting_checks import leaves, refuse_kinds, refuse_ranges
 
 Config = dict[str, Any]
@@ -47,7 +48,8 @@ def compose_config(
     """Compose, check and resolve a configuration.
 
     Args:
-        overrides: Hydra overrides: ``key=value``, ``group=preset``, ``+key=value``, ``~key``.
+        overrides: Hydra overrides: ``key=value``, ``group=preset``, ``+key=value``, ``~key``;
+            paths may stand in them as they are.
         experiment: name of a file in ``experiments/``; None for commands that need none.
         complete: refuse settings that only the user can give, such as ``read.root``, where they
             are missing; else they are ``???``.
@@ -63,6 +65,7 @@ def compose_config(
     from omegaconf.errors import OmegaConfBaseException
 
     chosen = [] if experiment is None else [f"experiments={_known_experiment(experiment)}"]
+    overrides = readable(overrides)
     texts = ((item, item) for item in overrides)
     refuse_resolvers([*texts, *yaml_texts(conf_dir(), experiments_dir())])
     overrides = [*_size(overrides, chosen), *overrides]

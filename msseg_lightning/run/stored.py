@@ -25,6 +25,7 @@ from msseg_lightning.run.fence import (
 )
 from msseg_lightning.run.folder import RunFolder, read_config
 from msseg_lightning.run.keys import CHANGEABLE, OF_THE_RUN
+from msseg_lightning.run.overrides import readable
 from msseg_lightning.run.setting_checks import refuse_kinds
 
 NEEDED: dict[str, Any] = {"name": str, "seed": int, "data": Mapping, "trainer": Mapping}
@@ -258,7 +259,7 @@ def changed_config(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         MssegError: a group that is not in ``CHANGEABLE``, an unknown key or a type (exit 2).
     """
-    overrides = [item.lstrip("+") for item in overrides]  # whatever is known, is there
+    overrides = [item.lstrip("+") for item in readable(overrides)]  # whatever is known, is there
     for item in overrides:
         group = item.partition("=")[0].split(".")[0]
         if "=" not in item:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.overrides import word
 from msseg_lightning.run.product import is_finished
 from msseg_lightning.run.search import Search
 from msseg_lightning.run.study import SharedStudy
@@ -63,7 +64,7 @@ class ExperimentTrial:
             f"fold={fold}",
             f"seed={seed}",
             "track=off",
-            f"paths.runs='{folder}'",
+            word("paths.runs", str(folder)),
         ]
 
     def __call__(self, values: Mapping[str, Any], fold: int, seed: int, folder: Path) -> Figures:
@@ -88,7 +89,7 @@ class ExperimentTrial:
 
 def chosen_words(values: Mapping[str, Any]) -> list[str]:
     """Overrides of a trial's values."""
-    return [f"{key}={'null' if value is None else value}" for key, value in values.items()]
+    return [word(key, value) for key, value in values.items()]
 
 
 class Sweep:

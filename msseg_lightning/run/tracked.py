@@ -23,6 +23,7 @@ from msseg_lightning.read.splits import Split
 from msseg_lightning.run.compose import Config, compose_config
 from msseg_lightning.run.folder import RunFolder, data_name, flatten, relevant
 from msseg_lightning.run.keys import decides, is_place
+from msseg_lightning.run.overrides import word
 from msseg_lightning.run.scores import PROTOCOL, scores_table
 
 if TYPE_CHECKING:
@@ -166,18 +167,13 @@ def tracked_settings(
 ) -> dict[str, Any]:
     """Settings worth a column in MLflow: ``always`` and whatever the user changed."""
     flat = flatten(without_places(config))
-    try:
-        composed = compose_config(
-            (f"read.root={config['read'].get('root')}", f"size={config['size']}"), config["name"]
-        )
-        default = flatten(without_places(composed))
-    except MssegError:
-        default = {}
+    composed = compose_config([word("size", config["size"])], config["name"], complete=False)
+    default = flatten(without_places(composed))
     return {"experiment": config["name"]} | {
         key: value
         for key, value in flat.items()
         if decides(key)
-        and (key.startswith(always) or default.get(key, value) != value)
+        and (key.startswith(always) or key not in default or default[key] != value)
         and "_target_" not in key
         and not is_place(key.rpartition(".")[2])
     }

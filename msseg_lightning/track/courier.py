@@ -135,7 +135,7 @@ class Round:
         over = self._sender.closed or not self.journal.complete(self.uri)
         if self._lock is not None and run_id is not None and not over:
             with contextlib.suppress(Exception):  # `msseg sync` or the next run will
-                mark_killed(self._sender.client, run_id)
+                mark_killed(self._sender.client, run_id, self.journal.last_ms())
         self.release()
 
     def release(self) -> None:

@@ -124,6 +124,14 @@ class Journal:
         ends = [record["do"] for record, _ in self.pending(0) if record["do"] in ("open", "close")]
         return ends[-1:] == ["close"]
 
+    def last_ms(self) -> int:
+        """When the recorded process was last heard of, in milliseconds since 1970."""
+        times = [0]
+        for record, _ in self.pending(0):
+            times += [record["time"]] if "time" in record else []
+            times += [point[2] for point in record.get("points", ())]
+        return int(max(times))
+
     def sending(self) -> FileLock:
         """Lock of whoever sends; the operating system frees it when that process dies."""
         return FileLock(self.folder / "sent.lock")

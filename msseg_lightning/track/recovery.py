@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import os
 import platform
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from filelock import Timeout
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.track.journal import Journal
-from msseg_lightning.track.sender import Sender
+from msseg_lightning.track.sender import Sender, close_run
 from msseg_lightning.track.store import open_client
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def replay(journals: Sequence[Journal], uri: str | None = None) -> Iterator[Repl
                 sender = Sender(target, journal)
                 sent = sender.deliver()
                 if not journal.closed:
-                    mark_killed(sender.client, journal.position(target).run_id)
+                    mark_killed(sender.client, journal.position(target).run_id, journal.last_ms())
                 yield Replayed(journal.folder, target, sent)
         except Timeout:
             yield Replayed(journal.folder, target, {}, busy=True)
@@ -90,11 +91,22 @@ def without_password(uri: str) -> str:
     return f"{scheme}{mark}{user.partition(':')[0]}{at}{place}"
 
 
-def mark_killed(client: MlflowClient, run_id: str | None) -> None:
-    """The process of this run ended without a word."""
-    if run_id is not None:
+def mark_killed(client: MlflowClient, run_id: str | None, last_ms: int) -> None:
+    """The process of this run ended without a word.
+
+    A run that another process has closed since is left as that one said.
+
+    Args:
+        client: of the store.
+        run_id: None does nothing.
+        last_ms: when the process was last heard of, milliseconds since 1970.
+    """
+    if run_id is None:
+        return
+    end = client.get_run(run_id).info.end_time
+    if end is None or end <= last_ms:
         client.set_tag(run_id, "interrupted", "true")
-        client.set_terminated(run_id, status="KILLED")
+        close_run(client, run_id, "KILLED", last_ms)
 
 
 def reap_dead_runs(uri: str) -> list[str]:
@@ -117,7 +129,7 @@ def reap_dead_runs(uri: str) -> list[str]:
     for run in running:
         tags = run.data.tags
         if not is_alive(int(tags["process.pid"]), tags["process.started"]):
-            mark_killed(client, run.info.run_id)
+            mark_killed(client, run.info.run_id, int(time.time() * 1000))
             marked.append(run.info.run_id)
     return marked
 

@@ -22,6 +22,10 @@ LOG = logging.getLogger(__name__)
 
 KEY_TAG = "msseg.key"
 PARENT_TAG = "mlflow.parentRunId"
+LEVEL_TAG = "level"
+SUMMARY_LEVEL = "experiment"
+"""Tag of runs that only sum up others: their state is the worst of those below."""
+WORST_FIRST = ("FAILED", "KILLED", "RUNNING", "SCHEDULED", "FINISHED")
 PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
 MOST_POINTS = 1000
@@ -107,11 +111,16 @@ class Sender:
             run = client.create_run(
                 experiment, start_time=record["time"], tags=tags, run_name=record["name"]
             )
+            settle_parent(client, run.info.run_id)
             return str(run.info.run_id)
-        client.update_run(run_id, status="RUNNING", name=record["name"])
+        info = client.get_run(run_id).info
         self._tags(run_id, {"tags": tags})
+        if info.end_time is not None and info.end_time > record["time"]:
+            return run_id  # another process went on with it and has closed it since
+        client.update_run(run_id, status="RUNNING", name=record["name"])
         if client.get_run(run_id).data.tags.get("interrupted"):
             client.delete_tag(run_id, "interrupted")
+        settle_parent(client, run_id)
         return run_id
 
     def _parent(self, experiment: str, parent: Record, start_ms: int) -> str:
@@ -125,7 +134,7 @@ class Sender:
                 run_id = self.client.create_run(
                     experiment, start_time=start_ms, tags=tags, run_name=parent["name"]
                 ).info.run_id
-                self.client.set_terminated(run_id)
+                self.client.set_terminated(run_id, end_time=start_ms)
         return str(run_id)
 
     def _find(self, experiment: str, key: str) -> str | None:
@@ -195,7 +204,37 @@ class Sender:
         self.client.log_text(run_id, record["text"], record["file"])
 
     def _close(self, run_id: str, record: Record) -> None:
-        self.client.set_terminated(run_id, status=record["status"], end_time=record["time"])
+        end = self.client.get_run(run_id).info.end_time
+        if end is None or end <= record["time"]:  # else another process has closed it since
+            close_run(self.client, run_id, record["status"], record["time"])
+
+
+def close_run(client: MlflowClient, run_id: str, status: str, end_ms: int) -> None:
+    """End a run, and let the run above it follow where that sums up what lies below."""
+    client.set_terminated(run_id, status=status, end_time=end_ms)
+    follow_children(client, run_id)
+    settle_parent(client, run_id)
+
+
+def settle_parent(client: MlflowClient, run_id: str) -> None:
+    """Let the run above follow."""
+    parent = client.get_run(run_id).data.tags.get(PARENT_TAG)
+    if parent is not None:
+        follow_children(client, parent)
+
+
+def follow_children(client: MlflowClient, run_id: str) -> None:
+    """Set the state of a run that sums up others to the worst of theirs; other runs are left."""
+    run = client.get_run(run_id)
+    if run.data.tags.get(LEVEL_TAG) != SUMMARY_LEVEL:
+        return
+    below = client.search_runs(
+        [run.info.experiment_id], f"tags.`{PARENT_TAG}` = '{run_id}'", max_results=1000
+    )
+    states = {child.info.status for child in below}
+    worst = next((state for state in WORST_FIRST if state in states), None)
+    if worst is not None and worst != run.info.status:
+        client.update_run(run_id, status=worst)
 
 
 def merged(pending: Iterable[tuple[Record, int]]) -> Iterator[tuple[Record, int]]:

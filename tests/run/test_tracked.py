@@ -13,8 +13,9 @@ from mlflow import MlflowClient
 
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.run.compose import compose_config
 from msseg_lightning.run.folder import RunFolder
-from msseg_lightning.run.tracked import track_experiment
+from msseg_lightning.run.tracked import track_experiment, tracked_settings
 from msseg_lightning.track.store import ensure_store
 
 
@@ -113,3 +114,11 @@ def test_brackets_in_the_name_of_the_data_hide_no_fold(trained_run, tmp_path):
     run = RunFolder(folders[0])
     track_experiment(tracking, run.config(), run)
     assert tracking.start.call_args.kwargs["tags"]["folds"] == 2
+
+
+@pytest.mark.parametrize("root", ["'../ms (copy)'", "../ms (copy)", "/d/it's, here", "2021"])
+def test_changed_settings_are_recorded_whatever_the_data_s_folder_is_called(root):
+    words = [f"read.root={root}", "split.folds=3", "method.rule.rise_sd=2.0"]
+    found = tracked_settings(compose_config(words, "bsi_subtraction"))
+    assert found["split.folds"] == 3 and found["method.rule.rise_sd"] == 2.0
+    assert not any("root" in key for key in found)
