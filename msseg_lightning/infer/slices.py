@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from msseg_lightning.core.problem import MssegError, Problem
 from msseg_lightning.infer.aggregate import Level, Rule, combine, flips
 from msseg_lightning.infer.sliding_window import (
     PRECISIONS,
@@ -43,6 +44,7 @@ class SliceWise:
         size: edge of square windows within the slice, one number or two; None takes slices whole,
             padded evenly with 0 to what the network can divide (its ``divisor``, else 1).
         overlap: shared share of neighbouring windows, in [0, 1).
+        whole: refuse slices that are larger than ``size`` rather than cover them by windows (S07).
         combine_at: level at which planes and flips are combined: ``logit``, ``probability``, or
             ``binary``, where each plane's map is cut first.
         rule: ``mean``, or ``majority`` of cut maps (a tie is no lesion).
@@ -72,6 +74,7 @@ class SliceWise:
         flips: Sequence[Sequence[int]] = ((),),
         batch_size: int = 16,
         precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+        whole: bool = False,
     ) -> None:
         require(bool(planes) and set(planes) <= set(PLANES), "planes", planes, ", ".join(PLANES))
         require(depth >= 1 and depth % 2 == 1, "depth", depth, "an odd number")
@@ -92,7 +95,7 @@ class SliceWise:
             self.size = (height, width)
         self.combine_at, self.rule, self.threshold = combine_at, rule, threshold
         self.flips = tuple(tuple(axes) for axes in flips)
-        self.batch_size, self.precision = batch_size, precision
+        self.batch_size, self.precision, self.whole = batch_size, precision, whole
         self.level: Literal["logit", "probability"]
         self.level = "logit" if combine_at == "logit" else "probability"
 
@@ -221,6 +224,18 @@ class SliceWise:
             size = [edge + -edge % part for edge, part in zip(have, divisor, strict=True)]
         else:
             size = list(self.size)
+            if self.whole and any(edge > most for edge, most in zip(have, size, strict=True)):
+                raise MssegError(
+                    Problem(
+                        "infer.slice",
+                        "A slice is larger than what the system takes whole.",
+                        field="infer.size",
+                        found="x".join(map(str, have)),
+                        expected=f"{'x'.join(map(str, size))} or less",
+                        remedy="set infer.whole=false to cover it by windows, or raise infer.size "
+                        "and sample.size",
+                    )
+                )
         missing = [max(0, edge - given) for edge, given in zip(size, have, strict=True)]
         first, second = (
             starts(given + gap, edge, max(1, int(edge * (1 - self.overlap))))
