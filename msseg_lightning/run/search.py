@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import random
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -92,8 +94,26 @@ class Parameter:
                 "search.sampler=tpe",
             )
         count = math.floor((self.high - self.low) / step + 1e-9) + 1
-        values = [self.low + index * step for index in range(count)]
+        values = [min(self.low + index * step, self.high) for index in range(count)]
         return [int(value) for value in values] if self.type == "int" else values
+
+    def values(self, draw: random.Random) -> Iterator[Any]:
+        """Every value once, from a drawn one on; of a range without steps one drawn value."""
+        if self.type == "float" and self.step is None and self.low != self.high:
+            assert self.low is not None and self.high is not None
+            ends = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+            drawn = draw.uniform(*ends)
+            yield min(max(math.exp(drawn) if self.log else drawn, self.low), self.high)
+            return
+        known: Sequence[Any]
+        if self.type == "int":
+            assert self.low is not None and self.high is not None
+            known = range(int(self.low), int(self.high) + 1, int(self.step or 1))
+        else:
+            known = [self.low] if self.type == "float" and self.low == self.high else self.grid()
+        start = draw.randrange(len(known))
+        yield from known[start:]
+        yield from known[:start]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +200,28 @@ class Search:
                 chosen[parameter.key] = parameter.suggest(trial)
         return chosen
 
+    def unseen(self, seen: Collection[str], seed: int) -> dict[str, Any] | None:
+        """A point that is not among those of ``seen``; None where the space has no other.
+
+        Args:
+            seen: from ``point``.
+            seed: decides which one it is.
+        """
+        draw = random.Random(seed)
+
+        def points(chosen: dict[str, Any], left: Sequence[Parameter]) -> Iterator[dict[str, Any]]:
+            if not left:
+                yield chosen
+                return
+            one, *rest = left
+            if not one.applies(chosen):
+                yield from points(chosen, rest)
+                return
+            for value in one.values(draw):
+                yield from points({**chosen, one.key: value}, rest)
+
+        return next((one for one in points({}, self.space) if point(one) not in seen), None)
+
     def goals(self, folds: Iterable[Mapping[str, float]]) -> list[float]:
         """What is made better, from the figures of some folds.
 
@@ -221,6 +263,15 @@ class Search:
             "space": space,
             "retrain": {"best": self.retrain_best, "seeds": list(self.retrain_seeds)},
         }
+
+
+def point(values: Mapping[str, Any]) -> str:
+    """The values of a trial as a text that is the same for the same point of the space."""
+    return json.dumps(
+        {key: f"{v:.12g}" if isinstance(v, float) else v for key, v in values.items()},
+        sort_keys=True,
+        default=str,
+    )
 
 
 def read_search(name: str, changes: Mapping[str, Any] | None = None) -> Search:

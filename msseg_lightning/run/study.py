@@ -8,6 +8,9 @@ one trial only the first counts.
 
 Of the trials that are finished or being worked on only as many count as are wanted. That is looked
 at when a trial is taken and again when it ends, so that exactly the number asked for is finished.
+No point of the space is tried twice: a trial that draws the values of another, which ended or is
+being worked on, is failed as a duplicate and another is drawn. A space without further points ends
+the search.
 Optuna's own heartbeat belongs to ``Study.optimize``, which can neither wait for trials of others
 nor end with an exact number.
 """
@@ -22,13 +25,14 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.random import keyed_seed
 from msseg_lightning.run.samplers import make_pruner, per_trial
-from msseg_lightning.run.search import Search, parse
+from msseg_lightning.run.search import Search, parse, point
 from msseg_lightning.run.study_store import (
     DATABASE,
     open_storage,
@@ -48,6 +52,8 @@ LOST_S = 120.0
 """A process of another machine that was not seen alive for this long is taken for dead."""
 MOST_LOST = 5
 """So often the values of a killed trial are queued again."""
+MOST_DUPLICATES = 5
+"""So often in a row the sampler may draw a known point before it is given another."""
 MAY_DIFFER = ("trials", "retrain")
 """Parts of a search that later processes may change: they decide how long, not what."""
 
@@ -156,31 +162,46 @@ class SharedStudy:
         return self.trials()[number]
 
     def counted(self) -> list[FrozenTrial]:
-        """The trials that count: finished or pruned, then those being worked on."""
+        """The trials that count: finished or pruned, one per point, then those being worked on."""
         import optuna
 
         state = optuna.trial.TrialState
         trials = self.trials()
-        ended = [trial for trial in trials if trial.state in (state.COMPLETE, state.PRUNED)]
+        ended = distinct(trial for trial in trials if trial.state in (state.COMPLETE, state.PRUNED))
         running = [trial for trial in trials if trial.state == state.RUNNING]
         return [*ended, *running][: self.search.trials]
 
     def done(self) -> bool:
-        """Whether as many trials as wanted are finished."""
+        """Whether as many trials as wanted are finished, or all points of the space are tried."""
         counted = self.counted()
-        return len(counted) >= self.search.trials and all(t.state.is_finished() for t in counted)
+        if len(counted) >= self.search.trials:
+            return all(trial.state.is_finished() for trial in counted)
+        return self.exhausted() and all(trial.state.is_finished() for trial in self.trials())
+
+    def exhausted(self) -> bool:
+        """Whether every point of the space was tried."""
+        tried = {point(trial.params) for trial in self.trials() if tried_to_its_end(trial)}
+        return self.search.unseen(tried, 0) is None
+
+    def failed(self) -> list[FrozenTrial]:
+        """Trials that ended with an error, or whose process died every time."""
+        known = [trial for trial in self.trials() if trial.state.name == "FAIL"]
+        return distinct(trial for trial in known if tried_to_its_end(trial))
 
     def finished(self) -> list[FrozenTrial]:
-        """Trials that went through all folds, best first (several goals: the Pareto front)."""
+        """Trials that went through all folds, best first (several goals: the Pareto front).
+
+        Of several trials of one point, as older versions made them, only the first.
+        """
         import optuna
 
         complete = [
             trial for trial in self.trials() if trial.state == optuna.trial.TrialState.COMPLETE
         ]
         if not complete or len(self.search.objective) > 1:
-            return list(self.study.best_trials) if complete else []
+            return distinct(self.study.best_trials) if complete else []
         upwards = self.search.objective[0].direction == "maximize"
-        return sorted(complete, key=lambda trial: trial.values[0], reverse=upwards)
+        return sorted(distinct(complete), key=lambda trial: trial.values[0], reverse=upwards)
 
     # ------------------------------------------------------------------ taking and ending trials
     def take(self) -> optuna.Trial | None:
@@ -197,12 +218,66 @@ class SharedStudy:
             return None
         return trial
 
+    def next_point(self) -> tuple[optuna.Trial, dict[str, Any]] | None:
+        """A trial of ours and its values, which no other trial has.
+
+        None while others work on enough of them, or where no point is left.
+        """
+        import optuna
+
+        with self._lock():
+            for attempt in range(MOST_DUPLICATES + 2):
+                self.free_abandoned()
+                if len(self.counted()) >= self.search.trials:
+                    return None
+                trials = self.trials()
+                waiting = any(one.state == optuna.trial.TrialState.WAITING for one in trials)
+                known = {point(one.params) for one in trials if _occupies(one)}
+                unseen = self.search.unseen(known, self._seed(len(trials)))
+                if unseen is None and not waiting:
+                    return None
+                if attempt >= MOST_DUPLICATES and unseen is not None:
+                    self.study.enqueue_trial(unseen)
+                trial = self.take()
+                if trial is None:
+                    return None
+                values = self.search.suggest(trial)
+                if self._claim(trial, values):
+                    return trial, values
+        return None
+
+    def _seed(self, number: int) -> int:
+        return keyed_seed(self.search.seed, "unseen", number)
+
+    def _claim(self, trial: optuna.Trial, values: Mapping[str, Any]) -> bool:
+        """Mark a trial's point as taken; a trial whose point is another's is failed."""
+        trial.set_user_attr("claimed", True)
+        other = self._same_point(trial.number, values)
+        if other is not None:
+            self.fail(trial, duplicate_of=other)
+        return other is None
+
+    def _same_point(self, number: int, values: Mapping[str, Any]) -> int | None:
+        """The trial of the same point before which this one has to stand back."""
+        mine = point(values)
+        others = (one for one in self.trials() if one.number != number and _occupies(one))
+        return next((one.number for one in others if point(one.params) == mine), None)
+
     def end(self, trial: optuna.Trial, values: Sequence[float] | None) -> None:
         """A trial went through all folds, or was pruned (None)."""
         import optuna
 
         state = optuna.trial.TrialState
         with self._lock():
+            # machines that share no lock may have worked on one point
+            mine = point(self.trial(trial.number).params)
+            ended = (one for one in self.trials() if one.state in (state.COMPLETE, state.PRUNED))
+            same = next(
+                (one.number for one in ended if one.params and point(one.params) == mine), None
+            )
+            if same is not None:
+                self.fail(trial, duplicate_of=same)
+                return
             if not self._counts(trial):
                 self.fail(trial, surplus=True)
                 return
@@ -216,7 +291,7 @@ class SharedStudy:
 
         Args:
             trial: which.
-            why: ``error`` or ``surplus``.
+            why: ``error``, ``surplus`` or ``duplicate_of``.
         """
         import optuna
 
@@ -303,6 +378,29 @@ class SharedStudy:
             one.number < trial.number and one.user_attrs.get("retry_of") == of
             for one in self.trials()
         )
+
+
+def tried_to_its_end(trial: FrozenTrial) -> bool:
+    """Whether the point of a trial is not to be tried again."""
+    known = trial.user_attrs
+    if trial.state.name == "FAIL":
+        given_up = int(known.get("times_lost", 0)) >= MOST_LOST
+        return "error" in known or (given_up and not {"surplus", "duplicate_of"} & set(known))
+    return trial.state.name in ("COMPLETE", "PRUNED")
+
+
+def _occupies(trial: FrozenTrial) -> bool:
+    """Whether the point of a trial was tried or is being worked on."""
+    working = trial.state.name == "RUNNING" and "claimed" in trial.user_attrs
+    return working or tried_to_its_end(trial)
+
+
+def distinct(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The first trial of every point; all of those that have no values yet."""
+    found: dict[str, FrozenTrial] = {}
+    for trial in trials:
+        found.setdefault(point(trial.params) if trial.params else f"trial {trial.number}", trial)
+    return list(found.values())
 
 
 def _me() -> str:

@@ -133,21 +133,29 @@ class Sweep:
         failed = 0
         with reachable(self.store):
             while not self.study.done():
-                trial = self.study.take()
-                if trial is None:
-                    time.sleep(1.0)  # others still work; one of them may die and be needed again
+                taken = self.study.next_point()
+                if taken is None:
+                    if not self.study.done():
+                        time.sleep(1.0)  # others still work; one may die and be needed again
                     continue
+                trial, values = taken
                 try:
-                    self._work(trial, watch)
+                    self._work(trial, values, watch)
                     failed = 0
                 except Exception as error:
                     failed += 1
                     if not of_the_candidate(error) or failed == MOST_FAILED:
                         raise
                     log.warning("trial %d failed: %s", trial.number, error)
+            if (ended := len(self.study.counted())) < self.search.trials:
+                log.warning(
+                    "every point of the space was tried: %d of %d trials are finished, %d failed",
+                    ended,
+                    self.search.trials,
+                    len(self.study.failed()),
+                )
 
-    def _work(self, trial: optuna.Trial, watch: Watch) -> None:
-        values = self.search.suggest(trial)
+    def _work(self, trial: optuna.Trial, values: Mapping[str, Any], watch: Watch) -> None:
         log.info("trial %d: %s", trial.number, json.dumps(values, default=str))
         with watch(trial.number), self.study.heartbeat(trial):
             self._try(trial, values)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from msseg_lightning.core.files import atomic_write, write_json
+from msseg_lightning.core.wording import counted
 from msseg_lightning.run.study import SharedStudy
 
 if TYPE_CHECKING:
@@ -82,11 +83,20 @@ class Answer:
             for goal in search.objective
         )
         pruned = f", {counts['pruned']} of them pruned" if counts.get("pruned") else ""
-        ended = counts.get("complete", 0) + counts.get("pruned", 0)
+        ended = sum(trial.state.is_finished() for trial in self.study.counted())
         said = [
             f"{ended} of {search.trials} trials are finished{pruned}. Each was trained on fold"
             f"{'s' * (len(search.folds) > 1)} {', '.join(map(str, search.folds))}; goal: {goals}."
         ]
+        if ended < search.trials and self.study.exhausted():
+            said.append("Every point of the space was tried; there are no others.")
+        if failed := self.study.failed():
+            named = "; ".join(
+                f"trial {trial.number} ({settings_text(trial.params)})" for trial in failed[:10]
+            )
+            said.append(
+                f"{counted(len(failed), 'point')} failed and will not be tried again: {named}."
+            )
         if not self.best:
             return said
         if self.front:
@@ -108,7 +118,7 @@ class Answer:
         return said
 
     def _on_the_winner(self, one: Retrained, expected: float) -> list[str]:
-        settings = ", ".join(f"{key}={shown(value)}" for key, value in one.values.items())
+        settings = settings_text(one.values)
         scores = ", ".join(map(score_text, one.scores))
         centre = float(np.mean([np.mean(other.scores) for other, _ in self.retrained]))
         highest, level = self.best[0], all(other == expected for _, other in self.retrained)
@@ -192,14 +202,15 @@ def status(study: SharedStudy) -> dict[str, int]:
     """How many trials are in which state, the wanted number first.
 
     ``killed`` were queued again, ``failed`` ended with an error, ``surplus`` were begun by several
-    machines at once; none of the three counts.
+    machines at once, ``duplicate`` drew the values of another trial; none of the four counts.
     """
     counts: dict[str, int] = {"wanted": study.search.trials}
     for trial in study.trials():
         known = trial.user_attrs
         name = trial.state.name.lower()
         if name == "fail":
-            name = "surplus" if "surplus" in known else "failed" if "error" in known else "killed"
+            kinds = {"surplus": "surplus", "duplicate_of": "duplicate", "error": "failed"}
+            name = next((said for key, said in kinds.items() if key in known), "killed")
         counts[name] = counts.get(name, 0) + 1
     return counts
 
@@ -231,6 +242,10 @@ def export(found: Answer, folder: Path) -> Path:
                 dataclasses.asdict(one) | {"expected": expected}
                 for one, expected in found.retrained
             ],
+            "failed": [
+                {"trial": trial.number, "parameters": trial.params, **_why(trial)}
+                for trial in found.study.failed()
+            ],
             "answer": found.paragraphs(),
         },
     )
@@ -239,6 +254,10 @@ def export(found: Answer, folder: Path) -> Path:
         with atomic_write(folder / "plots" / f"{name}.html") as temporary:
             figure.write_html(temporary, include_plotlyjs=True, full_html=True)
     return table
+
+
+def _why(trial: FrozenTrial) -> dict[str, str]:
+    return {"error": trial.user_attrs.get("error", "its process died every time")}
 
 
 def plots(study: SharedStudy) -> dict[str, go.Figure]:
@@ -266,6 +285,11 @@ def plots(study: SharedStudy) -> dict[str, go.Figure]:
 def score_text(score: float) -> str:
     """A score to four decimals, a volume to whole mm3."""
     return f"{score:.4f}" if abs(score) < 1000 else f"{score:,.0f}"
+
+
+def settings_text(values: Mapping[str, Any]) -> str:
+    """The settings of a trial as one would type them."""
+    return ", ".join(f"{key}={shown(value)}" for key, value in values.items())
 
 
 def shown(value: Any) -> str:

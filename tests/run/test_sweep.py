@@ -369,3 +369,118 @@ def test_expected_scores_by_hand():
 def test_a_trial_finds_its_folder_again():
     assert trial_name({"a": 1, "b": 0.5}) == trial_name({"b": 0.5, "a": 1})
     assert trial_name({"a": 1}) != trial_name({"a": 2})
+
+
+THREE = {"x": {"type": "categorical", "choices": [0.1, 0.2, 0.3]}}
+SMALL = {
+    "x": {"type": "int", "low": 1, "high": 2},
+    "y": {"type": "categorical", "choices": ["a", "b"]},
+    "z": {"type": "float", "low": 0.0, "high": 0.3, "step": 0.1, "when": {"y": "b"}},
+}
+FEW = {"x": {"type": "int", "low": 1, "high": 8, "log": True}}
+
+
+def points_tried(log):
+    return [json.loads(line)[0] for line in log.read_text().splitlines()]
+
+
+class Listed:
+    """Keeps the values of every run on disk; fails or stops where it is told to."""
+
+    def __init__(self, log, fails=(), stops=0):
+        self.log, self.fails, self.stops = log, fails, stops
+
+    def __call__(self, values, fold, seed, folder):
+        with self.log.open("a") as stream:
+            stream.write(json.dumps([values, fold, seed]) + "\n")
+        if self.stops:
+            self.stops -= 1
+            raise KeyboardInterrupt
+        if values["x"] in self.fails:
+            raise ValueError("too large")
+        return {"score": float(values["x"])}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
+@pytest.mark.parametrize(
+    ("space", "points"), [(THREE, 3), (SMALL, 2 + 2 * 4), (FEW, 8)], ids=["three", "small", "few"]
+)
+def test_a_finished_point_is_never_trained_again(tmp_path, caplog, sampler, space, points):
+    wanted = search(12, (0,), sampler=sampler, space=space)
+    sweep = Sweep("toy", tmp_path, wanted, Listed(tmp_path / "log"))
+    sweep.run()
+    tried = [json.dumps(values, sort_keys=True) for values in points_tried(tmp_path / "log")]
+    assert len(tried) == len(set(tried)) == points
+    assert status(sweep.study)["complete"] == points
+    assert f"every point of the space was tried: {points} of 12" in caplog.text
+    best = [json.dumps(trial.params, sort_keys=True) for trial in sweep.study.finished()]
+    assert len(best) == len(set(best)) == points
+    assert any("Every point" in said for said in answer(sweep.study).paragraphs())
+    sweep.run()
+    assert len(points_tried(tmp_path / "log")) == points
+
+
+def test_a_failing_point_of_a_grid_is_tried_once_and_listed(tmp_path):
+    space = {"x": {"type": "int", "low": 1, "high": 4}}
+    grid = search(4, (0,), sampler="grid", space=space)
+    sweep = Sweep("toy", tmp_path, grid, Listed(tmp_path / "log", fails=(3,)))
+    sweep.run()
+    sweep.run()
+    assert sorted(values["x"] for values in points_tried(tmp_path / "log")) == [1, 2, 3, 4]
+    counts = status(sweep.study)
+    assert (counts["complete"], counts["failed"]) == (3, 1) and "running" not in counts
+    export(answer(sweep.study), tmp_path)
+    content = json.loads((tmp_path / "best.json").read_text())
+    assert [one["parameters"] for one in content["failed"]] == [{"x": 3}]
+    assert any("1 point failed" in said and "x=3" in said for said in content["answer"])
+
+
+def test_a_stopped_point_is_tried_again_and_no_other_twice(tmp_path):
+    wanted = search(9, (0,), sampler="tpe", space=THREE)
+    with pytest.raises(KeyboardInterrupt):
+        Sweep("toy", tmp_path, wanted, Listed(tmp_path / "log", stops=1)).run()
+    Sweep("toy", tmp_path, wanted, Listed(tmp_path / "log", fails=(0.2,))).run()
+    first, *rest = [values["x"] for values in points_tried(tmp_path / "log")]
+    assert rest[0] == first and sorted(rest) == [0.1, 0.2, 0.3]
+
+
+def work_on_few(folder, log):
+    time.sleep(0.1)
+    space = {**FEW, "y": {"type": "categorical", "choices": ["a", "b"]}}
+    Sweep("toy", folder, search(40, (0,), sampler="tpe", space=space), Listed(log, (5,))).run()
+
+
+def test_two_workers_share_a_small_space_without_a_duplicate(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    log = tmp_path / "log"
+    crew = [context.Process(target=work_on_few, args=(tmp_path / "s", log)) for _ in range(2)]
+    for process in crew:
+        process.start()
+    for process in crew:
+        process.join()
+    assert [process.exitcode for process in crew] == [0, 0]
+    tried = [json.dumps(values, sort_keys=True) for values in points_tried(log)]
+    assert len(tried) == len(set(tried)) == 16
+    counts = status(SharedStudy.find("toy", tmp_path / "s"))
+    assert counts["complete"] == 14 and counts["failed"] == 2
+    assert "waiting" not in counts and "running" not in counts
+
+
+def test_of_two_machines_that_worked_on_one_point_one_counts(tmp_path):
+    study = Sweep("toy", tmp_path, search(3, space=THREE), Listed(tmp_path / "log")).study
+    first, second = study.study.ask(), study.study.ask()  # machines that share no lock
+    for trial in (first, second):
+        trial.suggest_categorical("x", [0.1])
+        study.end(trial, [0.1])
+    assert status(study) == {"wanted": 3, "complete": 1, "duplicate": 1}
+
+
+def test_duplicates_of_an_older_store_stand_once_among_the_best(tmp_path):
+    study = Sweep("toy", tmp_path, search(3, space=THREE), Listed(tmp_path / "log")).study
+    for value in (0.1, 0.3, 0.3, 0.3):
+        study.study.enqueue_trial({"x": value})
+        trial = study.study.ask()
+        trial.suggest_categorical("x", [0.1, 0.2, 0.3])
+        study.study.tell(trial, value)
+    assert [trial.params["x"] for trial in study.finished()] == [0.3, 0.1]
+    assert len(study.counted()) == 2 and not study.done()
