@@ -58,7 +58,7 @@ def brain_model(tmp_path_factory):
     place = tmp_path_factory.mktemp("brain")
     words = ["preprocess=brain_zscore", "network.widths=[8,8,8]", "sample.size=[16,16,16]"]
     words += ["preprocess.steps.resample.spacing_mm=3.0", "infer.size=32", "read.root=unknown"]
-    config = compose_config([*words, "data.workers=1", f"paths.cache={place}/cache"], "pre_unet")
+    config = compose_config([*words, "data.workers=1"], "pre_unet")
     build_method(config).save(place / "model")
     text = yaml.safe_dump(config, sort_keys=False)  # steps stand in their order
     (place / "model" / "config.yaml").write_text(text)
@@ -76,7 +76,7 @@ def no_extraction(monkeypatch):
 def with_brain(model, pair, brain, folder):
     words = ["predict", str(model), "-t1", str(pair[0]), "-t2", str(pair[1])]
     words += ["-o", str(folder / "new.nii.gz"), "--probability", str(folder / "p.nii.gz")]
-    return main([*words, "--brain", str(brain)])
+    return main([*words, "--brain", str(brain), f"paths.cache={folder / 'cache'}"])
 
 
 def test_a_brain_mask_means_what_it_means_in_a_data_set(
@@ -88,7 +88,7 @@ def test_a_brain_mask_means_what_it_means_in_a_data_set(
     assert any("brain mask taken from the data" in text for text in record["warnings"])
     (subject,) = (one for one in Msseg2(tiny_cohort).subjects() if one.id == "003")
     assert {BRAIN, TARGET} <= subject.masks.keys()
-    method, _ = load_method(brain_model)
+    method, _ = load_method(brain_model, [f"paths.cache={tmp_path / 'cache'}"])
     same = method.predict(subject).probability
     np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "p.nii.gz").dataobj), same)
     assert not no_extraction
