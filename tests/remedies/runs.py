@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -14,9 +15,15 @@ import pytest
 import yaml
 
 from msseg_lightning.core.outputs import json_with, refuse_overwrites
+from msseg_lightning.preprocess.nyul import Nyul
+from msseg_lightning.read.msseg2 import Msseg2
+from msseg_lightning.read.splits import Split
+from msseg_lightning.run.build import build_load, instantiate
+from msseg_lightning.run.compose import compose_config
 from msseg_lightning.run.fence import read_stored_yaml, refuse_places
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.predict import check_outputs, read_pairs
+from msseg_lightning.run.product import _assemble
 from msseg_lightning.run.stored import find_model, load_config
 from msseg_lightning.train.interruption import StopOnSignal
 from msseg_lightning.train.ranks import together
@@ -48,19 +55,28 @@ def other_settings_or_data(place: Place) -> None:
     words = [*trained.train, "train.optimizer.lr=0.5"]
     refusal = place.refused("run.config_changed", words)
     assert refusal.remedy.startswith("give the old settings")
-    place.ends_well(trained.train)
-    place.follow_settings(refusal, words, OTHER="other")
 
-    other = place.folder / "split.json"
-    split = json.loads((trained.cohort / "split.json").read_text())
-    other.write_text(json.dumps({**split, "train": split["test"], "test": split["train"]}))
-    words = with_settings(trained.train, [f"split.path={other}"])
-    shutil.rmtree(place.folder / "runs")
-    shutil.copytree(place.fixture("coarse_run") / "runs", place.folder / "runs")
-    refusal = place.refused("run.split_changed", words)
-    assert refusal.remedy.startswith("restore the data")
-    place.ends_well(trained.train)
-    place.follow_settings(refusal, words, OTHER="another")
+    def claim(words: list[str], split: Split) -> None:
+        config = compose_config(words[2:], words[1])
+        folder = RunFolder.of(config)
+        with folder.lock():
+            folder.claim_config(config)
+            folder.claim_split(split)
+
+    found = json.loads((trained.run / "split.json").read_text())
+    names = {field.name for field in dataclasses.fields(Split)}
+    old = Split(**{
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in found.items() if key in names
+    })  # fmt: skip
+    claim(trained.train, old)
+    changed = dataclasses.replace(old, train=old.test, test=old.train)
+    again = place.raised("run.split_changed", lambda: claim(trained.train, changed))
+    assert again.remedy.startswith("restore the data")
+    claim(trained.train, old)
+    for problem, given, split in ((refusal, words, old), (again, trained.train, changed)):
+        for choice in problem.settings(OTHER="other"):
+            claim(with_settings(given, choice), split)
 
 
 @case("run.busy")
@@ -69,8 +85,11 @@ def a_run_of_another_process(place: Place) -> None:
     with RunFolder(trained.run).lock():
         refusal = place.refused("run.busy", trained.train)
         assert refusal.remedy == "wait for it, or use another seed, fold or paths.runs"
-        place.ends_well([*trained.train, "paths.runs=elsewhere"])
-    place.ends_well(trained.train)
+        for word in ("seed=1", "fold=1", "paths.runs=elsewhere"):
+            with RunFolder.of(compose_config([*trained.train[2:], word], "pre_unet")).lock():
+                pass
+    with RunFolder(trained.run).lock():
+        pass
 
 
 @case("run.config_damaged", "run.missing", "run.no_model", "run.no_scores", "model.missing")
@@ -100,14 +119,6 @@ def an_unfinished_run(place: Place) -> None:
     place.ends_well(trained.train)
     place.ends_well(["report", trained.run])
     place.ends_well([*trained.predict, "new.nii.gz"])
-
-
-@case("run.config_damaged")
-def a_damaged_run_is_trained_again(place: Place) -> None:
-    trained = Trained(place)
-    (trained.run / "config.yaml").write_text("{")
-    refusal = place.refused("run.config_damaged", trained.train)
-    place.follow_settings(refusal, trained.train)
 
 
 @case("model.config", "config.place", "config.unsafe", "model.file")
@@ -182,10 +193,11 @@ def words_of_a_prediction(place: Place) -> None:
             assert refusal.remedy == "train another system for the rest"
             load_config(trained.run / "model")
         else:
-            for choice in refusal.settings():
-                load_config(
-                    trained.run / "model", [word.replace("'3'", "logit") for word in choice]
-                )
+            quoted = re.search(r'"(infer.*)"', refusal.remedy)
+            if quoted is not None:
+                load_config(trained.run / "model", [quoted[1]])
+            for choice in refusal.settings() if quoted is None else []:
+                load_config(trained.run / "model", choice)
 
 
 @case("predict.output_place")
@@ -253,21 +265,38 @@ def another_number_of_processes(place: Place) -> None:
 @case("product.twice")
 def folds_that_overlap(place: Place) -> None:
     trained = Trained(place)
-    words = [*trained.train, "split=hold_out", "split.fraction=0.5", "fold=0,1,2,3"]
-    words = [word for word in words if word != "split=file" and not word.startswith("split.path")]
-    refusal = place.refused("product.twice", words)
-    assert refusal.remedy.startswith("use a division whose folds do not overlap")
-    place.follow_settings(refusal, [word for word in words if not word.startswith("split")])
+    run = RunFolder(trained.run)
+    out = place.folder / "out"
+    refusal = place.raised(
+        "product.twice", lambda: _assemble("pre_unet", run.config(), [run, run], out)
+    )
+    (choice,) = refusal.settings()
+    words = [f"read.root={trained.cohort}", *choice]
+    tested = [
+        name
+        for fold in (0, 1)
+        for name in instantiate(compose_config(words, "pre_unet")["split"])
+        .split(Msseg2(trained.cohort).subjects(), fold)
+        .test
+    ]
+    assert len(tested) == len(set(tested)) == 4
 
 
-@case("prepare.learned")
+@case("prepare.learned", "preprocess.nyul")
 def a_chain_that_is_learned(place: Place) -> None:
-    trained = Trained(place)
-    step = "+preprocess.steps.nyul={_target_: msseg_lightning.preprocess.nyul.Nyul}"
-    words = [*trained.train[1:], step, "paths.runs=learned"]
-    refusal = place.refused("prepare.learned", ["prepare", *words])
-    assert "`msseg train`" in refusal.remedy
-    place.ends_well(["train", *words])
+    cohort = place.fixture("coarse_cohort")
+    words = ["prepare", "pre_unet", "preprocess=nonzero_zscore_native", f"read.root={cohort}"]
+    words += ["data.workers=1"]
+    step = "_target_: msseg_lightning.preprocess.nyul.Nyul"
+    refusal = place.refused("prepare.learned", [*words, "+preprocess.steps.nyul={" + step + "}"])
+    assert "(of Nyul: landmarks)" in refusal.remedy
+    load = build_load(compose_config(words[2:], "pre_unet"))
+    pairs = [load(subject) for subject in Msseg2(cohort).subjects()]
+    unfitted = place.raised("preprocess.nyul", lambda: Nyul()(pairs[0]))
+    assert unfitted.remedy.startswith("give landmarks=[...] as a setting of the step")
+    numbers = list(Nyul().fit(pairs).landmarks)
+    Nyul(landmarks=tuple(numbers))(pairs[0])
+    place.ends_well([*words, "+preprocess.steps.nyul={" + step + f", landmarks: {numbers}" + "}"])
 
 
 @case("simulate.foreign_folder")
