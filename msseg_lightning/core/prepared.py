@@ -443,7 +443,14 @@ def _check(loaded: LoadedSubject) -> None:
     for name, volume in loaded.volumes.items():
         if not _NAME.fullmatch(name) or name.startswith(("voxels_", "masks", "pair")):
             problems.append(
-                Problem("prepared.name", "this name cannot be stored", field=name, found=name)
+                Problem(
+                    "prepared.name",
+                    "this name cannot be stored",
+                    field=name,
+                    found=name,
+                    expected="1 to 64 letters, digits, _ and -; not voxels_..., masks... or pair...",
+                    remedy="give the volume another name",
+                )
             )
         elif volume.kind != "mask" and not np.isfinite(volume.data).all():
             problems.append(

@@ -51,6 +51,11 @@ class Nyul:
         if len(self.percentiles) < 2 or np.any(np.diff(self.percentiles) <= 0):
             raise ValueError("percentiles must rise, two at least")
 
+    @property
+    def fitted(self) -> bool:
+        """Whether there is nothing left to learn."""
+        return bool(self.landmarks)
+
     def fit(self, subjects: Iterable[LoadedSubject]) -> Nyul:
         """The same operator with landmarks from all images of these subjects."""
         curves = []
@@ -96,7 +101,8 @@ class Nyul:
                 "preprocess.nyul",
                 message,
                 field="landmarks",
-                remedy="fit the preprocessing on the training subjects first",
+                remedy="give landmarks=[...] as a setting of the step, from Nyul.fit on training "
+                "subjects that have two values or more in the region",
                 exit_code=ExitCode.CONFIG,
             )
         )

@@ -36,7 +36,7 @@ class Preprocess:
 
     def needs_fit(self) -> bool:
         """Whether an operator learns from the training subjects (Nyul)."""
-        return any(isinstance(step, FittedStep) for step in self.steps)
+        return any(isinstance(step, FittedStep) and not step.fitted for step in self.steps)
 
     def fit(self, subjects: Sequence[LongitudinalSubject], load: Load) -> Preprocess:
         """The chain with every learning operator fitted, each on what the ones before it make.

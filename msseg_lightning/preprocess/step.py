@@ -32,6 +32,10 @@ class Step(Protocol):
 class FittedStep(Protocol):
     """An operator that first learns something from the training subjects."""
 
+    @property
+    def fitted(self) -> bool:
+        """Whether there is nothing left to learn."""
+
     def fit(self, subjects: Iterable[LoadedSubject]) -> Step:
         """The operator with what it learned; it never sees other subjects."""
 

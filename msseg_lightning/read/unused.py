@@ -24,7 +24,6 @@ _KINDS = {
         "columns of a table are not known and were ignored",
         "rename them, or nothing to do",
     ),
-    "cell": ("cells of a table could not be used", "correct them, or write n/a"),
     "mask": ("masks were not used", "rename or move them if they belong to a pair"),
     "image": ("images were not used", "nothing to do, or rename those that belong to a pair"),
     "file": ("files were not used", "nothing to do, or rename those that belong to a pair"),
@@ -62,7 +61,7 @@ class Unused:
         """Count one thing.
 
         Args:
-            kind: ``row``, ``column``, ``cell``, ``mask``, ``image``, ``file`` or ``folder``.
+            kind: ``row``, ``column``, ``mask``, ``image``, ``file`` or ``folder``.
             name: things of one name are told together.
             place: the file or folder.
             why: what was expected instead.

@@ -198,7 +198,8 @@ class RunFolder:
         write_split(self.split_file, split)
 
     def _fitted(self) -> bool:
-        return self.model.exists() or any(self.fit.glob("*"))
+        files = (file.name for file in self.fit.glob("*"))  # curves begin before the first step
+        return self.model.exists() or any(name != "curves.csv" for name in files)
 
     def _clear(self) -> None:
         import shutil

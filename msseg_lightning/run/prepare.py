@@ -45,7 +45,8 @@ def prepare_data_set(
                     "a step of this chain is learned from the training pairs",
                     field="preprocess",
                     found=repr(cache.preprocess),
-                    remedy="give the same words to `msseg train`, which fits and prepares",
+                    remedy="give what it learns as its setting (of Nyul: landmarks), from "
+                    "Preprocess.fit on the training pairs",
                     exit_code=ExitCode.CONFIG,
                 )
             )

@@ -147,7 +147,8 @@ def _assemble(experiment: str, config: Config, runs: Sequence[RunFolder], folder
                         file=run.path,
                         field=case,
                         expected="every pair in one fold",
-                        remedy="use a division whose folds do not overlap",
+                        remedy="use a division whose folds do not overlap, such as split=kfold "
+                        "split.folds=2",
                     )
                 )
             cases[case] = CaseScore.from_dict(row)

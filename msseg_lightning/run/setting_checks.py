@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
+import typing
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.run.keys import OF_SEVERAL
@@ -82,7 +84,9 @@ def refuse_kinds(defaults: Any, settings: Any) -> None:
         raise MssegError(problems)
 
 
-def _kind_problems(old: Any, new: Any, place: str = "", built: bool = False) -> Iterator[Problem]:
+def _kind_problems(
+    old: Any, new: Any, place: str = "", built: bool = False, words: tuple[str, ...] = ()
+) -> Iterator[Problem]:
     """A mapping stays a mapping, a number a number, a list a list: the default's type counts.
 
     Args:
@@ -91,6 +95,7 @@ def _kind_problems(old: Any, new: Any, place: str = "", built: bool = False) -> 
         place: dotted key of both.
         built: whether a class takes it, which then says itself whether one number may stand for a
             list, or nothing for something.
+        words: texts that the class takes as well.
     """
     built = built or (isinstance(old, Mapping) and "_target_" in old)
     left_out = new is None and (built or place.split(".")[0] in OF_SEVERAL)
@@ -99,8 +104,14 @@ def _kind_problems(old: Any, new: Any, place: str = "", built: bool = False) -> 
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in filter(new.__contains__, old):
             where = f"{place}.{key}" if place else str(key)
-            yield from _kind_problems(old[key], new[key], where, built)
-    elif _kind(new) != _kind(old) and not (built and {_kind(new), _kind(old)} == {float, list}):
+            words = _words_of(old, str(key)) if isinstance(new[key], str) else ()
+            if new[key] not in words:
+                yield from _kind_problems(old[key], new[key], where, built, words)
+    elif (
+        _kind(new) != _kind(old) and not (built and {_kind(new), _kind(old)} == {float, list})
+    ) or (
+        _holds_numbers(old) and isinstance(new, list) and any(isinstance(one, str) for one in new)
+    ):
         yield Problem(
             "config.type",
             "the value has the wrong type",
@@ -108,10 +119,32 @@ def _kind_problems(old: Any, new: Any, place: str = "", built: bool = False) -> 
             found=f"{new!r} ({type(new).__name__})",
             expected="true or false"
             if isinstance(old, bool)
-            else f"{type(old).__name__} such as {old!r}"[:200],
+            else f"{type(old).__name__} such as {old!r}"[:200]
+            + "".join(f", or {word}" for word in words),
             remedy="`msseg show EXPERIMENT` prints the setting as it should look",
             exit_code=ExitCode.CONFIG,
         )
+
+
+def _words_of(node: Mapping[str, Any], argument: str) -> tuple[str, ...]:
+    """The words that a class of this package takes for an argument beside values of other types.
+
+    Args:
+        node: of the defaults, whose classes ``refuse_targets`` has checked.
+        argument: of the constructor.
+    """
+    module, _, name = str(node.get("_target_", "")).rpartition(".")
+    if not module.startswith("msseg_lightning."):
+        return ()
+    made = getattr(importlib.import_module(module), name)
+    hints = typing.get_type_hints(made.__init__)
+    kinds = [hints.get(argument), *typing.get_args(hints.get(argument))]
+    found = [typing.get_args(kind) for kind in kinds if typing.get_origin(kind) is Literal]
+    return tuple(word for words in found for word in words if isinstance(word, str))
+
+
+def _holds_numbers(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(_kind(one) is float for one in value)
 
 
 def _kind(value: Any) -> type:

@@ -295,7 +295,9 @@ def _set(config: Config, item: str) -> None:
         key, value = override.key_or_group, override.value()
     except HydraException as error:
         said = " ".join(str(error).split())[:200]
-        raise _wrong(item, f"key=value ({said})", "put the value in quotes: key='value'") from error
+        raise _wrong(
+            item, f"key=value ({said})", "put the value in quotes: \"key='value'\""
+        ) from error
     *groups, last = key.split(".")
     node: Any = config
     for name in groups:
@@ -307,7 +309,7 @@ def _set(config: Config, item: str) -> None:
     if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
         raise _wrong(item, "a finite number", f"set {key} to a finite number")
     if isinstance(old, str) and not isinstance(value, str):
-        raise _wrong(item, f"a text such as {old}", f"put the text in quotes: {key}='{value}'")
+        raise _wrong(item, f"a text such as {old}", f"put the text in quotes: \"{key}='{value}'\"")
     if value is None and old is not None and groups[:2] == ["postprocess", "rules"] and groups[2:]:
         raise _wrong(item, f"a value such as {old}", f"leave the rule out: {'.'.join(groups)}=null")
     node[last] = value

@@ -75,7 +75,7 @@ def a_value_to_be_given(place: Place) -> None:
     place.follow_settings(place.refused("config.missing", words), words, VALUE=str(cohort))
     words = [*SHOW, "trainer.devices=${nothing}"]
     place.follow_settings(place.refused("config.unresolved", words), words, VALUE="1")
-    for word in ("fold=-1", "seed=-3", "data.workers=1.5", "network.widths=[8,.inf]"):
+    for word in ("fold=-1", "seed=-3", "data.workers=1.5", "network.widths=[8,inf]"):
         words = [*SHOW, word]
         value = "[8,16,32,64]" if "widths" in word else "1"
         place.follow_settings(place.refused("config.range", words), words, VALUE=value)
@@ -124,8 +124,8 @@ def several_sources(place: Place) -> None:
 @case("config.target", "config.resolver", "config.interpolation")
 def what_may_not_be_built(place: Place) -> None:
     refusal = place.refused("config.target", [*SHOW, "network._target_=os.system"])
-    assert "leave this setting out" in refusal.remedy
-    place.follow_commands(refusal, EXPERIMENT="pre_unet")
+    assert refusal.remedy.startswith("use a preset")
+    place.ends_well([*SHOW, "network=ohem_unet"])
     words = [*SHOW, "paths.runs=${oc.env:HOME}"]
     refusal = place.refused("config.resolver", words)
     assert refusal.remedy == "write the value itself"
@@ -138,7 +138,10 @@ def what_may_not_be_built(place: Place) -> None:
 
 @case("config.ensemble")
 def an_unknown_rule(place: Place) -> None:
-    arguments = {"members": {"one": object}, "folds": 1, "level": "binary", "rule": "mean"}
+    arguments = {
+        "members": {"one": object}, "folds": 1, "has_lesions": bool, "level": "binary",
+        "rule": "mean",
+    }  # fmt: skip
     for wrong in ("level", "rule"):
         refusal = place.raised(
             "config.ensemble",

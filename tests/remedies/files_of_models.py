@@ -36,7 +36,7 @@ def masks_to_be_scored(place: Place) -> None:
     assert refusal.remedy.startswith("name both after the case")
     files.save(two / "a.nii.gz", mask)
     refusal = place.refused("evaluate.unmatched", words)
-    assert refusal.remedy == "name both masks after the case"
+    assert refusal.remedy == "name the prediction so, or give the two masks themselves"
     files.save(one / "b.nii.gz", mask)
     place.ends_well(words)
     files.save(one / "b.nii", mask)
@@ -67,13 +67,16 @@ def a_threshold_above_one(place: Place) -> None:
     Threshold(0.5)
 
 
-@case("checkpoint.damaged", "checkpoint.unsafe")
+@case("file.damaged", "file.missing", "checkpoint.unsafe")
 def checkpoints(place: Place) -> None:
     path = place.folder / "last.ckpt"
     torch.save({"step": 3}, path)
     sound = path.read_bytes()
     path.write_bytes(sound[:-40])
-    refusal = place.raised("checkpoint.damaged", lambda: read_checkpoint(path))
+    refusal = place.raised("file.damaged", lambda: read_checkpoint(path))
+    assert "restore a copy" in refusal.remedy
+    path.unlink()
+    refusal = place.raised("file.missing", lambda: read_checkpoint(path))
     assert "restore a copy" in refusal.remedy
     torch.save({"step": shutil.copy}, path)
     refusal = place.raised("checkpoint.unsafe", lambda: read_checkpoint(path))
@@ -88,7 +91,7 @@ def weights(place: Place) -> None:
     kept, folder = place.folder / "kept", place.folder / "model"
     save_weights(network, kept)
     for code, file, content, remedy in (
-        ("weights.card", "card.json", None, "copy the whole folder"),
+        ("weights.card", "card.json", None, "copy the whole model folder"),
         ("weights.missing", "weights.safetensors", None, "train first"),
         ("weights.hash", "weights.safetensors", "last", "again from a source you trust"),
     ):

@@ -154,12 +154,14 @@ def by_the_command_line(place: Place) -> None:
     words = ["check", "read=msseg2", "read.root=data", "--workers", "1"]
     refusal = place.refused("mask.values", words)
     place.follow_settings(refusal, words)
-    option = re.search(r"--label-value (\S+?)\)", refusal.remedy)
-    assert option is not None
     mask = folder / files.TARGET
     words = ["evaluate", mask, mask]
-    place.refused("mask.values", words)
-    place.ends_well([*words, "--label-value", option[1]])
+    for _ in ("prediction", "reference"):  # which are told one after the other
+        refusal = place.refused("mask.values", words)
+        options = re.findall(r"--\S+", refusal.remedy)
+        assert options, refusal.remedy
+        words += options
+    place.ends_well(words)
 
 
 @case("pair.grid")

@@ -15,6 +15,7 @@ NO_COMMAND: dict[str, str] = {
     "simulate.lesion_prior": "a public collection has to be downloaded first",
     "preprocess.registration": "a person has to look whether both scans are of one head",
     "track.store_unavailable": "a server of somebody has to be started again",
+    "weights.format": "a newer version of the package has to be installed",
     "{step}.environment": "the machine is out of space, memory or permissions",
     "{step}.killed": "the machine is out of memory for this subject",
     "{step}.failed": "an error of the program that nobody foresaw; it has to be reported",
@@ -22,29 +23,10 @@ NO_COMMAND: dict[str, str] = {
 """What only a person, another machine or another training can mend."""
 
 NOT_FOLLOWED: dict[str, str] = dict.fromkeys(
-    (
-        "model.config", "model.missing", "predict.format", "predict.overwrites",
-        "predict.setting", "predict.training_data", "run.busy", "run.config_changed",
-        "run.config_damaged", "run.missing", "run.no_model", "run.no_scores",
-        "run.split_changed", "train.stopped", "train.trainer", "train.processes",
-        "product.twice", "prepare.learned",
-    ),
-    "its remedy gives a command to a trained run again, and no training takes place here",
+    ("config.stage", "stage.leak", "stage.no_data"),
+    "its remedy changes the stages of a system, which are fitted anew",
 ) | dict.fromkeys(
-    (
-        "network.channels", "network.patch", "network.pretrained", "infer.inside",
-        "infer.no_members", "infer.window", "sample.mask_pairs", "sample.mixed",
-        "preprocess.grid", "preprocess.mask", "preprocess.nyul", "postprocess.no_probability",
-        "postprocess.no_region", "config.stage", "stage.leak", "stage.no_data",
-        "data.no_reference", "data.no_visits",
-    ),
-    "its remedy asks for another choice in the experiment, which depends on what is wanted",
-) | dict.fromkeys(
-    (
-        "booster.card", "booster.hash", "booster.malformed", "booster.missing", "model.rule",
-        "weights.format", "weights.unreadable", "prepared.finite", "prepared.name",
-        "prepared.unreadable", "compare.folds", "evaluate.mask",
-    ),
-    "its remedy puts a sound file or array in place, as is followed here for its neighbours",
+    ("data.no_reference", "preprocess.grid", "preprocess.mask"),
+    "its remedy asks for other data or steps, as is followed here for their neighbours",
 )  # fmt: skip
 """What could be followed and is not: its refusal is tested, its remedy was only read."""

@@ -17,7 +17,7 @@ import pytest
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import MssegError, Problem
 
-SAID = re.compile(r"\[([a-z]+\.[a-z_0-9]+)\] (.*?)(?: -> (.*))?$", re.MULTILINE)
+SAID = re.compile(r"\[([a-z]+\.[a-z_0-9]+)\] (.*?)(?: -> ((?:(?! -> ).)*))?$", re.MULTILINE)
 SETTING = re.compile(r"\+?\b[a-z][\w.]*=(?:'[^']*'|\[[^]]*\]|(?:[^\s,;)`]|,(?=\S))+)")
 OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]+")
 COMMAND = re.compile(r"`(msseg [^`]+)`|(?:^|: )(msseg .+)$")

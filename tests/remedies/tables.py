@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
+from msseg_lightning.core.problem import MssegError
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP, Facts, LongitudinalSubject
 from msseg_lightning.read import table as table_module
 from msseg_lightning.read.bids import Bids
@@ -291,9 +293,18 @@ def two_runs(place: Place) -> None:
         for run in ("run-1", "run-2"):
             test_bids.scan(place.folder / "bids", "sub-A", session, f"{run}_FLAIR.nii.gz")
     refusal = place.raised("bids.ambiguous", Bids(place.folder / "bids").subjects)
-    (choice,) = refusal.settings()
-    config = compose_config(["read=bids", f"read.root={place.folder / 'bids'}", *choice])
-    assert len(instantiate(config["read"]).subjects()) == 1
+    words = ["read=bids", f"read.root={place.folder / 'bids'}"]
+    chosen: list[str] = []
+    while True:  # `all choices in one list`
+        config = compose_config([*words, *([f"read.choose={chosen}"] if chosen else [])])
+        try:
+            assert len(instantiate(config["read"]).subjects()) == 1
+            break
+        except MssegError as error:
+            refusal = place.among("bids.ambiguous", error.problems)
+        (choose,), by_entity = refusal.settings()
+        chosen += yaml.safe_load(choose.partition("=")[2])
+        assert len(instantiate(compose_config([*words, *by_entity])["read"]).subjects()) == 1
 
 
 @case("table.number", "table.encoding", "table.column")

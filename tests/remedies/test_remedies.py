@@ -10,6 +10,10 @@ from tests.remedies import (  # noqa: F401  (each enters its cases)
     configuration,
     files_of_models,
     images,
+    models,
+    readers,
+    runs,
+    steps,
     tables,
 )
 from tests.remedies.no_command import NO_COMMAND, NOT_FOLLOWED

@@ -59,6 +59,23 @@ def test_a_class_may_take_a_number_for_a_list_and_be_left_out():
     assert config["sample"]["size"] == 16 and config["train"]["scheduler"] is None
 
 
+def test_a_word_that_the_class_takes_may_stand_for_a_number():
+    config = compose_config([ROOT, "split.validation=next_fold"], "pre_unet")
+    assert config["split"]["validation"] == "next_fold"
+    words = [ROOT, "split=hold_out", "split.fraction=0.5"]
+    assert compose_config(words, "pre_unet")["split"]["fraction"] == 0.5
+    (problem,) = refused("split.validation=nextfold").problems
+    assert problem.field == "split.validation" and problem.expected.endswith(", or next_fold")
+    (problem,) = refused("split.folds=next_fold").problems
+    assert problem.field == "split.folds" and "next_fold" not in problem.expected
+
+
+@pytest.mark.parametrize("text", ["network.widths=[8,.inf]", "sample.size=[16,16,many]"])
+def test_a_text_in_a_list_of_numbers_is_refused(text):
+    (problem,) = refused(text).problems
+    assert problem.code == "config.type" and problem.field == text.partition("=")[0]
+
+
 @pytest.mark.parametrize(
     ("override", "field"),
     [

@@ -1,0 +1,309 @@
+"""Runs and their models: the command is given again with the words of the remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from msseg_lightning.core.outputs import json_with, refuse_overwrites
+from msseg_lightning.preprocess.nyul import Nyul
+from msseg_lightning.read.msseg2 import Msseg2
+from msseg_lightning.read.splits import Split
+from msseg_lightning.run.build import build_load, instantiate
+from msseg_lightning.run.compose import compose_config
+from msseg_lightning.run.fence import read_stored_yaml, refuse_places
+from msseg_lightning.run.folder import RunFolder
+from msseg_lightning.run.predict import check_outputs, read_pairs
+from msseg_lightning.run.product import _assemble
+from msseg_lightning.run.stored import find_model, load_config
+from msseg_lightning.train.interruption import StopOnSignal
+from msseg_lightning.train.ranks import together
+from tests.remedies.place import Place, case, with_settings
+
+BASELINE_FILE, FOLLOWUP_FILE = (
+    f"flair_time0{number}_on_middle_space.nii.gz" for number in (1, 2)
+)  # fmt: skip
+
+
+class Trained:
+    """A copy of the finished run in the working folder, and what belongs to it."""
+
+    def __init__(self, place: Place) -> None:
+        source: Path = place.fixture("coarse_run")
+        shutil.copytree(source, place.folder, dirs_exist_ok=True)
+        (self.run,) = (place.folder / "runs" / "pre_unet").iterdir()
+        self.train = ["train", *place.fixture("coarse_words")]
+        cohort: Path = place.fixture("coarse_cohort")
+        self.cohort = cohort
+        self.scans = [cohort / "003" / name for name in (BASELINE_FILE, FOLLOWUP_FILE)]
+        self.predict = ["predict", str(self.run), "-t1", *map(str, self.scans[:1])]
+        self.predict += ["-t2", str(self.scans[1]), "-o"]
+
+
+@case("run.config_changed", "run.split_changed")
+def other_settings_or_data(place: Place) -> None:
+    trained = Trained(place)
+    words = [*trained.train, "train.optimizer.lr=0.5"]
+    refusal = place.refused("run.config_changed", words)
+    assert refusal.remedy.startswith("give the old settings")
+
+    def claim(words: list[str], split: Split) -> None:
+        config = compose_config(words[2:], words[1])
+        folder = RunFolder.of(config)
+        with folder.lock():
+            folder.claim_config(config)
+            folder.claim_split(split)
+
+    found = json.loads((trained.run / "split.json").read_text())
+    names = {field.name for field in dataclasses.fields(Split)}
+    old = Split(**{
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in found.items() if key in names
+    })  # fmt: skip
+    claim(trained.train, old)
+    changed = dataclasses.replace(old, train=old.test, test=old.train)
+    again = place.raised("run.split_changed", lambda: claim(trained.train, changed))
+    assert again.remedy.startswith("restore the data")
+    claim(trained.train, old)
+    for problem, given, split in ((refusal, words, old), (again, trained.train, changed)):
+        for choice in problem.settings(OTHER="other"):
+            claim(with_settings(given, choice), split)
+
+
+@case("run.busy")
+def a_run_of_another_process(place: Place) -> None:
+    trained = Trained(place)
+    with RunFolder(trained.run).lock():
+        refusal = place.refused("run.busy", trained.train)
+        assert refusal.remedy == "wait for it, or use another seed, fold or paths.runs"
+        for word in ("seed=1", "fold=1", "paths.runs=elsewhere"):
+            with RunFolder.of(compose_config([*trained.train[2:], word], "pre_unet")).lock():
+                pass
+    with RunFolder(trained.run).lock():
+        pass
+
+
+@case("run.config_damaged", "run.missing", "run.no_model", "run.no_scores", "model.missing")
+def an_unfinished_run(place: Place) -> None:
+    trained = Trained(place)
+    path = trained.run / "config.yaml"
+    sound = path.read_bytes()
+    path.write_text("{")
+    refusal = place.raised("run.config_damaged", RunFolder.find(str(trained.run)).config)
+    assert refusal.remedy.startswith("restore the file, or train again")
+    path.write_bytes(sound)
+    RunFolder.find(str(trained.run)).config()
+
+    refusal = place.refused("run.missing", ["report", "runs"])
+    assert refusal.remedy.startswith("give a folder under runs/")
+    refusal = place.raised("model.missing", lambda: find_model("nowhere"))
+    assert refusal.remedy.startswith("give a folder under runs/")
+    place.ends_well(["report", trained.run])
+    find_model(str(trained.run))
+
+    (trained.run / "scores.json").unlink()
+    refusal = place.refused("run.no_scores", ["report", trained.run])
+    assert refusal.remedy == "give its `msseg train` command again to finish it"
+    shutil.rmtree(trained.run / "model")
+    refusal = place.refused("run.no_model", [*trained.predict, "new.nii.gz"])
+    assert refusal.remedy == "give its `msseg train` command again to finish it"
+    place.ends_well(trained.train)
+    place.ends_well(["report", trained.run])
+    place.ends_well([*trained.predict, "new.nii.gz"])
+
+
+@case("model.config", "config.place", "config.unsafe", "model.file")
+def a_model_of_somebody_else(place: Place) -> None:
+    trained = Trained(place)
+    model = trained.run / "model"
+    path = model / "config.yaml"
+    sound = path.read_bytes()
+    for code, text in (("model.config", "{}"), ("config.unsafe", "a: !!python/name:os.system ''")):
+        path.write_text(text)
+        remedy = place.raised(code, lambda: load_config(model)).remedy
+        assert re.search(r"copy (the model folder|it) again from where it came from", remedy)
+        path.write_bytes(sound)
+        load_config(model)
+    read_stored_yaml(sound.decode())
+
+    config = yaml.safe_load(sound)
+    path.write_text(
+        yaml.safe_dump({**config, "paths": {**config["paths"], "cache": "/some/cache"}})
+    )
+    refusal = place.refused("config.place", [*trained.predict, "new.nii.gz"])
+    refuse_places(config)
+    path.write_bytes(sound)
+    (choice,) = refusal.settings(FOLDER=str(place.folder / "mine"))
+    place.ends_well(["predict", trained.run, "--folder", "masks", "--include-training",
+                     "read=msseg2", f"read.root={trained.cohort}", *choice])  # fmt: skip
+    assert (place.folder / "mine").is_dir()
+
+    shutil.move(path, place.folder / "away.yaml")
+    path.symlink_to(place.folder / "away.yaml")
+    refusal = place.raised("model.file", lambda: load_config(model))
+    command = re.search(r"`cp -rL`", refusal.remedy)
+    assert command is not None and refusal.remedy.endswith("and use the copy")
+    subprocess.run(["cp", "-rL", model, place.folder / "copy"], check=True)
+    load_config(place.folder / "copy")
+
+
+@case("predict.format", "output.overwrites", "predict.setting", "predict.training_data")
+def words_of_a_prediction(place: Place) -> None:
+    trained = Trained(place)
+    refusal = place.refused("predict.format", [*trained.predict, "new.mha"])
+    name = re.fullmatch(r"use (\S+)", refusal.remedy)
+    assert name is not None
+    place.ends_well([*trained.predict, name[1]])
+    (place.folder / "own.nii.gz").write_bytes(b"a mask")
+    refusal = place.refused("output.overwrites", [*trained.predict, "own.nii.gz"])
+    assert refusal.remedy == "choose another file name or folder"
+    check_outputs([place.folder / "another.nii.gz"], trained.scans)
+    refuse_overwrites([(place.folder / "folder" / "own.nii.gz", json_with("a"))], trained.scans)
+
+    words = ["predict", trained.run, "--folder", "masks", "read=msseg2",
+             f"read.root={trained.cohort}"]  # fmt: skip
+    refusal = place.refused("predict.training_data", words)
+    assert refusal.options() == ["--include-training"]
+    place.ends_well([*words, *refusal.options()])
+    for wrong, right in (
+        ("infer.overlapp=0.25", "infer.overlap=0.25"),
+        ("network.widths=[8]", ""),
+        ("infer.overlap=inf", "infer.overlap=0.25"),
+        ("infer.level=3", ""),
+        ("postprocess.rules.threshold.value=null", ""),
+    ):
+        refusal = place.refused("predict.setting", [*words, "--include-training", wrong])
+        if right:
+            assert "config.yaml lists them all" in refusal.remedy or "finite" in refusal.remedy
+            assert (
+                right.partition("=")[0].rpartition(".")[2]
+                in (trained.run / "model" / "config.yaml").read_text()
+            )
+            load_config(trained.run / "model", [right])
+        elif wrong.startswith("network"):
+            assert refusal.remedy == "train another system for the rest"
+            load_config(trained.run / "model")
+        else:
+            quoted = re.search(r'"(infer.*)"', refusal.remedy)
+            if quoted is not None:
+                load_config(trained.run / "model", [quoted[1]])
+            for choice in refusal.settings() if quoted is None else []:
+                load_config(trained.run / "model", choice)
+
+
+@case("predict.output_place")
+def outputs_of_a_table(place: Place) -> None:
+    from tests.run.test_predict import table_with_outputs
+
+    out = place.folder / "out"
+    data = place.folder / "data"
+    refusal = place.raised(
+        "predict.output_place",
+        lambda: read_pairs(table_with_outputs(data, [f"{out}/new/a.nii.gz"])),
+    )
+    assert refusal.remedy.startswith("empty the cell") and refusal.options() == ["--folder"]
+    read_pairs(table_with_outputs(data, [""]))
+    read_pairs(table_with_outputs(data, ["a.nii.gz"]))
+    read_pairs(table_with_outputs(data, [f"{out}/new/a.nii.gz"]), out)
+
+
+@case("train.stopped")
+def a_training_that_was_stopped(place: Place) -> None:
+    trained = Trained(place)
+    words = with_settings(trained.train, ["seed=7"])
+    with pytest.MonkeyPatch.context() as patch:
+        start = StopOnSignal.on_train_start
+
+        def stopped(self: StopOnSignal, *given: object) -> None:
+            start(self, *given)  # type: ignore[arg-type]
+            signal.raise_signal(signal.SIGTERM)
+
+        patch.setattr(StopOnSignal, "on_train_start", stopped)
+        refusal = place.refused("train.stopped", words)
+    assert refusal.remedy == "give the same command again to continue"
+    place.ends_well(words)
+
+
+@case("train.trainer")
+def a_setting_that_lightning_refuses(place: Place) -> None:
+    trained = Trained(place)
+    words = [*with_settings(trained.train, ["seed=8"]), "trainer.precision=none-such"]
+    refusal = place.refused("train.trainer", words)
+    (shown,) = place.follow_commands(refusal, EXPERIMENT="pre_unet")
+    found = re.search(r"precision: (\S+)", shown)
+    assert found is not None
+    place.ends_well(with_settings(words, [f"trainer.precision={found[1]}"]))
+
+
+@case("train.processes")
+def another_number_of_processes(place: Place) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "3", "RANK": "0"}.items():
+            patch.setenv(name, value)
+
+        def begin(devices: int, nodes: int) -> None:
+            with together(devices, nodes, print):
+                pass
+
+        refusal = place.raised("train.processes", lambda: begin(2, 1))
+        assert refusal.remedy.startswith("give the numbers that torchrun or srun was given")
+        numbers = re.findall(r"\d+", os.environ["WORLD_SIZE"])
+        assert f"found {numbers[0]}" in refusal.text
+    refusal = place.raised("train.processes", lambda: begin(2, 2))
+    assert refusal.remedy.endswith("several machines need one of the two")
+
+
+@case("product.twice")
+def folds_that_overlap(place: Place) -> None:
+    trained = Trained(place)
+    run = RunFolder(trained.run)
+    out = place.folder / "out"
+    refusal = place.raised(
+        "product.twice", lambda: _assemble("pre_unet", run.config(), [run, run], out)
+    )
+    (choice,) = refusal.settings()
+    words = [f"read.root={trained.cohort}", *choice]
+    tested = [
+        name
+        for fold in (0, 1)
+        for name in instantiate(compose_config(words, "pre_unet")["split"])
+        .split(Msseg2(trained.cohort).subjects(), fold)
+        .test
+    ]
+    assert len(tested) == len(set(tested)) == 4
+
+
+@case("prepare.learned", "preprocess.nyul")
+def a_chain_that_is_learned(place: Place) -> None:
+    cohort = place.fixture("coarse_cohort")
+    words = ["prepare", "pre_unet", "preprocess=nonzero_zscore_native", f"read.root={cohort}"]
+    words += ["data.workers=1"]
+    step = "_target_: msseg_lightning.preprocess.nyul.Nyul"
+    refusal = place.refused("prepare.learned", [*words, "+preprocess.steps.nyul={" + step + "}"])
+    assert "(of Nyul: landmarks)" in refusal.remedy
+    load = build_load(compose_config(words[2:], "pre_unet"))
+    pairs = [load(subject) for subject in Msseg2(cohort).subjects()]
+    unfitted = place.raised("preprocess.nyul", lambda: Nyul()(pairs[0]))
+    assert unfitted.remedy.startswith("give landmarks=[...] as a setting of the step")
+    numbers = list(Nyul().fit(pairs).landmarks)
+    Nyul(landmarks=tuple(numbers))(pairs[0])
+    place.ends_well([*words, "+preprocess.steps.nyul={" + step + f", landmarks: {numbers}" + "}"])
+
+
+@case("simulate.foreign_folder")
+def a_folder_with_other_files(place: Place) -> None:
+    (place.folder / "out").mkdir()
+    (place.folder / "out" / "participants.tsv").touch()
+    words = ["simulate", "out", "preset=tiny", "patients=1", "spacing_floor_mm=6.0"]
+    words += ["sampling_mm=3.0"]
+    assert place.refused("simulate.foreign_folder", words).remedy == "give another folder"
+    place.ends_well(["simulate", "other", *words[2:]])

@@ -1,0 +1,102 @@
+"""Steps of a system: the choice that the remedy asks for, made and used."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import torch
+
+from msseg_lightning.core.method import Prediction
+from msseg_lightning.core.subject import Native
+from msseg_lightning.core.volume import Grid
+from msseg_lightning.infer.aggregate import combine
+from msseg_lightning.infer.sliding_window import check_inside
+from msseg_lightning.network.correlation_unet import CorrelationUNet, PairAutoencoder
+from msseg_lightning.run.build import instantiate, postprocess_rules
+from msseg_lightning.run.compose import compose_config
+from msseg_lightning.sample.mask_pairs import Corruption
+from msseg_lightning.sample.visit import visits_of
+from tests.remedies.place import Place, case
+from tests.sample import test_mask_pairs, test_mixed
+from tests.sample.conftest import prepare
+from tests.sample.lesion_scans import prepared
+
+
+def _part(key: str, *words: str) -> object:
+    return instantiate(compose_config(["read.root=.", "size=tiny", *words], "pre_unet")[key])
+
+
+@case("network.channels", "network.patch", "network.pretrained")
+def images_that_a_network_takes(place: Place) -> None:
+    images = torch.zeros(1, 2, 16, 16, 16)
+    network = _part("network", "network.in_channels=3")
+    refusal = place.raised("network.channels", lambda: network(images))  # type: ignore[operator]
+    assert "network.in_channels" in refusal.remedy
+    network = _part("network", "network.in_channels=2")
+    refusal = place.raised("network.patch", lambda: network(images[..., :15]))  # type: ignore[operator]
+    assert refusal.remedy == "choose a patch (and window) size that divides"
+    edges = [int(edge) for edge in re.findall(r"\d+", refusal.expected)]
+    network(torch.zeros(1, 2, *(4 * edge for edge in edges)))  # type: ignore[operator]
+    refusal = place.raised(
+        "network.pretrained",
+        lambda: CorrelationUNet([4, 8, 12], pretrained=PairAutoencoder([4, 8, 16, 16])),
+    )
+    assert refusal.remedy == "give both stages the same widths"
+    CorrelationUNet([4, 8, 12], pretrained=PairAutoencoder([4, 8, 12]))
+
+
+@case("infer.inside", "infer.no_members", "infer.window")
+def what_an_inference_needs(place: Place) -> None:
+    inside = torch.zeros(4, 4, 4)
+    refusal = place.raised("infer.inside", lambda: check_inside(inside, (4, 4, 4)))
+    assert refusal.remedy == "check the brain mask of this pair"
+    check_inside(inside + 1, (4, 4, 4))
+    refusal = place.raised("infer.no_members", lambda: combine([], "logit", "probability"))
+    assert refusal.remedy.startswith("name the runs")
+    combine([inside[None]], "logit", "probability")
+    for wrong, right in (("infer.overlap=1", "0.5"), ("infer.batch_size=0", "1")):
+        refusal = place.raised("infer.window", lambda wrong=wrong: _part("infer", wrong))
+        key = refusal.remedy.removeprefix("change ")
+        _part("infer", f"{key}={right}")
+
+
+@case("sample.mask_pairs", "sample.mixed", "data.no_visits")
+def what_a_loader_needs(place: Place) -> None:
+    cohort = [prepare(place.folder, f"p{n}", lesions, n) for n, lesions in enumerate((2, 0, 3))]
+    refusal = place.raised("sample.mask_pairs", lambda: test_mask_pairs.loader(cohort, edge=4))
+    assert refusal.remedy.startswith("take larger patches, more lesions per pair, or fewer bins")
+    test_mask_pairs.loader(cohort)
+    few = Corruption(most_lesions=2, most_foreign=1)
+    place.raised("sample.mask_pairs", lambda: test_mask_pairs.loader(cohort, corruption=few))
+    test_mask_pairs.loader(cohort, corruption=few, bins=1)
+    refusal = place.raised("data.no_visits", lambda: visits_of(cohort))
+    assert refusal.remedy.startswith("give such scans")
+    pairs = [prepared(place.folder, name, seed) for seed, name in enumerate("ab")]
+    visits_of(pairs)
+    refusal = place.raised("sample.mixed", lambda: test_mixed.mixed(pairs, batch_size=6))
+    assert refusal.remedy == "change train.batch_size" and refusal.expected == "a multiple of 1 + 3"
+    test_mixed.mixed(pairs, batch_size=8)
+
+
+@case("postprocess.no_probability", "postprocess.no_region")
+def rules_that_a_system_cannot_have(place: Place) -> None:
+    mask = np.zeros((4, 4, 4), np.uint8)
+    prediction = Prediction("a", mask, Native(Grid((4, 4, 4), np.eye(4)), b""))
+
+    def post(given: Prediction, *words: str) -> None:
+        config = compose_config(["read.root=.", *words], "bsi_subtraction")
+        for rule in postprocess_rules(config):
+            given = rule(given)
+
+    rule = "postprocess=threshold_0_5"
+    refusal = place.raised("postprocess.no_probability", lambda: post(prediction, rule))
+    assert refusal.remedy == "leave the threshold out for this system"
+    post(prediction)
+    rule = "postprocess=inside_off_boundary_min_4_voxels"
+    known = dataclasses.replace(prediction, probability=mask.astype(np.float32))
+    refusal = place.raised("postprocess.no_region", lambda: post(known, rule))
+    assert refusal.remedy.startswith("leave the rule out, or use a preprocessing that makes")
+    post(known)
+    post(dataclasses.replace(known, inside=mask == 0), rule)
