@@ -448,7 +448,7 @@ def _check(loaded: LoadedSubject) -> None:
                     "this name cannot be stored",
                     field=name,
                     found=name,
-                    expected="1 to 64 letters, digits, _ and -; not voxels_..., masks... or pair...",
+                    expected="1 to 64 letters, digits, _ and -; not voxels_, masks or pair first",
                     remedy="give the volume another name",
                 )
             )
