@@ -100,3 +100,20 @@ def rules_that_a_system_cannot_have(place: Place) -> None:
     assert refusal.remedy.startswith("leave the rule out, or use a preprocessing that makes")
     post(known)
     post(dataclasses.replace(known, inside=mask == 0), rule)
+
+
+@case("infer.slice")
+def a_slice_that_is_not_taken_whole(place: Place) -> None:
+    class Bright(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.full_like(images[:, :1], 9.0)
+
+    def infer(*words: str) -> object:
+        words = ("read.root=.", "size=tiny", *words)
+        return instantiate(compose_config(words, "residual_attention_unet_2d")["infer"])
+
+    size = max(infer().size)
+    images = torch.ones(2, 3, 4, size + 1)
+    refusal = place.raised("infer.slice", lambda: infer()(Bright(), images))
+    first, *_ = refusal.settings()
+    assert infer(*first)(Bright(), images).shape[-3:] == images.shape[-3:]
