@@ -65,7 +65,7 @@ class Slot:
         steps: folders of the package whose classes may stand there.
         methods: what such a class must have.
         classes: one of these it must be, or be derived from; any where empty.
-        library: classes of others.
+        foreign: classes of other packages.
         paths: whether the class may take a path; it then reads, or is the tracking store.
     """
 
@@ -73,12 +73,12 @@ class Slot:
     steps: tuple[str, ...] = ()
     methods: frozenset[str] = frozenset()
     classes: frozenset[str] = frozenset()
-    library: frozenset[str] = frozenset()
+    foreign: frozenset[str] = frozenset()
     paths: bool = False
 
     def takes(self, target: str) -> bool:
         """Whether a class may be built here."""
-        if target in self.library:
+        if target in self.foreign:
             return True
         own = own_class(target)
         return (
@@ -92,7 +92,7 @@ class Slot:
 
     def __str__(self) -> str:
         own = [f"msseg_lightning.{step}" for step in self.steps]
-        return ", ".join([*(f"a class of {name}" for name in own), *sorted(self.library)])
+        return ", ".join([*(f"a class of {name}" for name in own), *sorted(self.foreign)])
 
 
 CALLED = frozenset({"__call__"})
@@ -108,24 +108,24 @@ SLOTS = (
         paths=True,
     ),
     Slot(r"sample(\..+)?", ("sample",)),
-    Slot(r"augment(\..+)?", ("augment",), library=LIBRARY_CLASSES["augment"]),
+    Slot(r"augment(\..+)?", ("augment",), foreign=LIBRARY_CLASSES["augment"]),
     Slot(r"(loader|train\.task\..+)(\..+)?", ("sample", "augment")),
-    Slot(r"network(\..+)?", ("network",), library=LIBRARY_CLASSES["network"]),
-    Slot(r"loss(\..+)?", ("loss",), library=LIBRARY_CLASSES["loss"]),
+    Slot(r"network(\..+)?", ("network",), foreign=LIBRARY_CLASSES["network"]),
+    Slot(r"loss(\..+)?", ("loss",), foreign=LIBRARY_CLASSES["loss"]),
     Slot(
         r"train",
         ("train",),
         classes=frozenset({"msseg_lightning.train.training.Training"}),
     ),
     Slot(r"train\.task", ("train",), classes=frozenset({"msseg_lightning.train.task.Task"})),
-    Slot(r"train\.optimizer", library=LIBRARY_CLASSES["optimizer"]),
+    Slot(r"train\.optimizer", foreign=LIBRARY_CLASSES["optimizer"]),
     Slot(
         r"train\.scheduler",
         ("train",),
         classes=frozenset(
             f"torch.optim.lr_scheduler.{name}" for name in ("LambdaLR", "MultiStepLR")
         ),
-        library=LIBRARY_CLASSES["scheduler"],
+        foreign=LIBRARY_CLASSES["scheduler"],
     ),
     Slot(r"(maps\.)?infer(\..+)?", ("infer",), CALLED),
     Slot(r"maps", ("method",), CALLED),
