@@ -41,8 +41,8 @@ from msseg_lightning.core.subject import (
     LongitudinalSubject,
 )
 from msseg_lightning.core.volume import Volume
+from msseg_lightning.evaluate.foreground_runs import describe_components, find_runs
 from msseg_lightning.evaluate.lesion_matching import LesionMatch, match_lesions, minimum_voxels
-from msseg_lightning.evaluate.runs import describe_components, find_runs
 from msseg_lightning.evaluate.score import ScoreOptions, checked_runs, checked_spacing
 from msseg_lightning.method.bsi_subtraction import BsiRule, BsiSubtraction
 from msseg_lightning.preprocess.crop import bounding_box

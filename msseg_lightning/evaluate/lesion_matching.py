@@ -24,10 +24,10 @@ import math
 
 import numpy as np
 
-from msseg_lightning.evaluate.runs import (
+from msseg_lightning.evaluate.foreground_runs import (
     Components,
+    ForegroundRuns,
     Indices,
-    Runs,
     count_overlaps,
     describe_components,
 )
@@ -92,8 +92,8 @@ def minimum_voxels(volume_mm3: float, voxel_volume_mm3: float) -> int:
 
 
 def match_lesions(
-    prediction: Runs,
-    reference: Runs,
+    prediction: ForegroundRuns,
+    reference: ForegroundRuns,
     minimum: int,
     alpha: float = 0.10,
     beta: float = 0.70,

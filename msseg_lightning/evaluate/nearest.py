@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from msseg_lightning.evaluate.runs import Indices
+from msseg_lightning.evaluate.foreground_runs import Indices
 
 Distances = NDArray[np.float64]
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from msseg_lightning.core.problem import MssegError, Problem
 from msseg_lightning.evaluate.case_score import CaseScore, Lesion, ScoreOptions
+from msseg_lightning.evaluate.foreground_runs import Components, ForegroundRuns, Indices, find_runs
 from msseg_lightning.evaluate.lesion_matching import (
     LesionMatch,
     match_lesions,
     minimum_voxels,
 )
-from msseg_lightning.evaluate.runs import Components, Indices, Runs, find_runs
 from msseg_lightning.evaluate.surface import SurfaceDistances, surface_distances
 
 _EMPTY_REFERENCE_LIMIT_MM3 = 3.0  # the tool ignores its own option for an empty reference
@@ -107,8 +107,8 @@ def checked_spacing(spacing_mm: tuple[float, float, float]) -> tuple[float, floa
 
 def checked_runs(
     prediction: NDArray[np.generic], reference: NDArray[np.generic]
-) -> tuple[Runs, Runs, tuple[str, ...]]:
-    """Runs of both masks in one layout, with the tool's treatment of constant masks."""
+) -> tuple[ForegroundRuns, ForegroundRuns, tuple[str, ...]]:
+    """ForegroundRuns of both masks in one layout, with the tool's treatment of constant masks."""
     if np.shape(prediction) != np.shape(reference):
         raise MssegError(
             Problem(
@@ -129,7 +129,7 @@ def checked_runs(
     return _without_constant(predicted), _without_constant(true), tuple(notes)
 
 
-def _without_constant(runs: Runs) -> Runs:
+def _without_constant(runs: ForegroundRuns) -> ForegroundRuns:
     if runs.total < runs.voxels.size:
         return runs
     return find_runs(np.zeros(runs.shape, np.uint8), x_fastest=runs.x_fastest)
@@ -141,8 +141,8 @@ def _shared(match: LesionMatch) -> int:
 
 
 def _official(
-    predicted: Runs,
-    true: Runs,
+    predicted: ForegroundRuns,
+    true: ForegroundRuns,
     voxel_mm3: float,
     match: LesionMatch,
     distances: SurfaceDistances | None,

@@ -13,13 +13,13 @@ import dataclasses
 import numba
 import numpy as np
 
+from msseg_lightning.evaluate.foreground_runs import ForegroundRuns, Indices
 from msseg_lightning.evaluate.nearest import (
     Distances,
     group_voxels,
     nearest_distances,
     stable_order,
 )
-from msseg_lightning.evaluate.runs import Indices, Runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class SurfaceDistances:
 
 
 def surface_distances(
-    prediction: Runs, reference: Runs, spacing_mm: tuple[float, float, float]
+    prediction: ForegroundRuns, reference: ForegroundRuns, spacing_mm: tuple[float, float, float]
 ) -> SurfaceDistances:
     """Compare the contours of two masks with at least one contour voxel each.
 
@@ -106,7 +106,7 @@ def _percentile95(values: Distances) -> float:
     return float(part[low] + (part[high] - part[low]) * (place - low))
 
 
-def _file_order(index: Indices, distances: Distances, runs: Runs) -> Distances:
+def _file_order(index: Indices, distances: Distances, runs: ForegroundRuns) -> Distances:
     """Distances with x fastest, then y, then z."""
     if runs.x_fastest:
         return distances
