@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from msseg_lightning.core.method import Method
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_seed
 from msseg_lightning.core.subject import TARGET, LoadedSubject, LongitudinalSubject
+from msseg_lightning.run.assemble.code import code_hash
 from msseg_lightning.run.config.allow_list import (
     refuse_imports,
     refuse_interpolations,
@@ -223,7 +223,6 @@ def _given_to(config: Config, given: Given) -> tuple[dict[str, dict[str, Any]], 
 def _staged(config: Config) -> Method:
     from msseg_lightning.method.staged import Stage, StagedMethod
 
-    code = code_hash()
     stages: list[Stage] = []
     maps: dict[str, Any] = {}
     for name in config["stages"]:
@@ -232,13 +231,14 @@ def _staged(config: Config) -> Method:
         if part.get("maps"):
             maps[name] = instantiate(part["maps"])
         own = part["read"] != config["read"]
+        settings = {**_decisive(part), "files": reader_files(part)}
         stages.append(
             Stage(
                 name=name,
-                settings={**_decisive(part), "files": reader_files(part)},
+                settings=settings,
                 make=functools.partial(_single, part),
                 store=Path(config["paths"]["cache"]) / "stages",
-                code=code,
+                code=code_hash(settings),
                 subjects=instantiate(part["read"]).subjects if own else None,
                 out_of_fold=part.get("out_of_fold") or 1,
                 uses=tuple(dict.fromkeys((part.get("uses") or {}).values())),
@@ -246,11 +246,12 @@ def _staged(config: Config) -> Method:
             )
         )
     _check_uses(config, "the last stage", [stage.name for stage in stages])
+    settings = {**_decisive(config), "files": reader_files(config)}
     return StagedMethod(
         stages=stages,
         make=functools.partial(_single, config),
-        settings={**_decisive(config), "files": reader_files(config)},
-        code=code,
+        settings=settings,
+        code=code_hash(settings),
         images={
             str(place).removeprefix("images."): stage
             for place, stage in (config.get("uses") or {}).items()
@@ -323,16 +324,6 @@ def stage_config(config: Config, name: str) -> Config:
         **config["stages"][name],
         "name": config["name"],
     }
-
-
-def code_hash() -> str:
-    """SHA-256 over the program: what a stage learned is reused only by the code that made it."""
-    package = Path(__file__).resolve().parents[2]
-    total = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        if path.relative_to(package).parts[0] not in ("cli", "compare", "track", "run", "simulate"):
-            total.update(path.read_bytes())
-    return total.hexdigest()
 
 
 def _ensemble(config: Config) -> Method:
