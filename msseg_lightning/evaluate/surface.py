@@ -1,4 +1,4 @@
-"""Distances between the surfaces of two masks, from surface voxels alone.
+"""Distances between the surfaces of two masks.
 
 The contour C(A) of a mask A are its voxels with at least one of the six face neighbours inside the
 image and outside A; the border of the image makes no contour (the official tool's definition;
@@ -24,7 +24,7 @@ from msseg_lightning.evaluate.nearest import (
 
 @dataclasses.dataclass(frozen=True)
 class SurfaceDistances:
-    """Everything the scorer says about contours; mm.
+    """Surface distances of two masks, in mm.
 
     Args:
         hausdorff_mm: largest distance of a voxel of either mask to the other mask (100 percent,
@@ -50,7 +50,7 @@ class SurfaceDistances:
 def surface_distances(
     prediction: ForegroundRuns, reference: ForegroundRuns, spacing_mm: tuple[float, float, float]
 ) -> SurfaceDistances:
-    """Compare the contours of two masks with at least one contour voxel each.
+    """Compute the surface distances of two masks with at least one contour voxel each.
 
     Args:
         prediction: runs of the predicted mask.
