@@ -54,10 +54,10 @@ def main(arguments: Sequence[str]) -> ExitCode:
     config = compose_config(options.overrides)
     gate = gate_options(config["data"]["reading"])
     if options.json not in (None, "-"):
-        from msseg_lightning.core.outputs import json_with, refuse_overwrites
+        from msseg_lightning.core.outputs import is_json_with, refuse_overwrites
 
         file = Path(options.json)
-        refuse_overwrites([(file, json_with("subjects", "problems"))], field="--json")
+        refuse_overwrites([(file, is_json_with("subjects", "problems"))], field="--json")
     with _Bar() as bar:
         report = check_dataset(instantiate(config["read"]), gate, options.workers, bar.advance)
     if options.json == "-":

@@ -95,12 +95,12 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
 def _refuse_overwrites(options: argparse.Namespace, masks: Sequence[Path]) -> None:
     """No table is written over a mask or a file of somebody else."""
-    from msseg_lightning.core.outputs import json_with, refuse_overwrites, text_with
+    from msseg_lightning.core.outputs import is_json_with, is_text_with, refuse_overwrites
 
     outputs = [
-        (options.csv, text_with("case,new_lesions,")),
-        (options.summary, json_with("with_lesions", "without_lesions")),
-        (Path(options.json) if options.json not in (None, "-") else None, json_with("official")),
+        (options.csv, is_text_with("case,new_lesions,")),
+        (options.summary, is_json_with("with_lesions", "without_lesions")),
+        (Path(options.json) if options.json not in (None, "-") else None, is_json_with("official")),
     ]
     wanted = [(file, ours) for file, ours in outputs if file is not None]
     refuse_overwrites(wanted, masks, "--csv, --json, --summary")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -16,16 +17,22 @@ def import_lightning() -> None:
     the 8 CPU seconds before a training step. For this process those parts stay absent, as these
     libraries allow; matplotlib and scipy themselves are imported later by whoever needs them.
     """
-    with hidden("matplotlib", "scipy"):
-        import lightning.pytorch  # noqa: F401
-    with hidden("pydicom"):
-        import nibabel  # noqa: F401
+    import_without("lightning.pytorch", ("matplotlib", "scipy"))
+    import_without("nibabel", ("pydicom",))
+
+
+def import_without(module: str, packages: tuple[str, ...]) -> None:
+    """Import a module while packages look absent; a release that needs them gets them."""
+    try:
+        with hidden(*packages):
+            importlib.import_module(module)
+    except ImportError:
+        importlib.import_module(module)
 
 
 @contextlib.contextmanager
 def hidden(*packages: str) -> Iterator[None]:
     """Packages not yet imported look as if they were not installed."""
-    import lightning_utilities.core.imports as asked  # how torchmetrics looks for a package
 
     def version(distribution_name: str) -> str:
         if distribution_name in absent:
@@ -33,6 +40,11 @@ def hidden(*packages: str) -> Iterator[None]:
         return metadata.version(distribution_name)
 
     absent = [name for name in packages if name not in sys.modules]
+    try:  # how torchmetrics looks for a package
+        import lightning_utilities.core.imports as asked
+    except ImportError:
+        yield
+        return
     known = getattr(asked, "_version", None)
     if known is not metadata.version:  # another release, which may ask in another way
         yield

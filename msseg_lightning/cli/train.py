@@ -50,11 +50,13 @@ def main(arguments: Sequence[str]) -> ExitCode:
     several = is_product(options.overrides)
     config = {} if several else compose_config(options.overrides, options.experiment)
 
-    from msseg_lightning.train.ranks import follow, leading
+    from msseg_lightning.train.ranks import releasing_followers, run_follower
 
-    if (code := follow()) is not None:  # torchrun or srun started this process beside the leader
+    if (
+        code := run_follower()
+    ) is not None:  # torchrun or srun started this process beside the leader
         return ExitCode(code)
-    with leading():
+    with releasing_followers():
         if several:
             folders = train_product(options.experiment, options.overrides)
             sys.stdout.write(describe_product(folders))

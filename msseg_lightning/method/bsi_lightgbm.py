@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msseg_lightning.core.files import atomic_write, read_record, read_regular, write_record
-from msseg_lightning.core.method import ALONE, FitContext
+from msseg_lightning.core.method import NO_CONTEXT, FitContext
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
@@ -88,7 +88,7 @@ class BsiLightgbm:
         train: Sequence[LongitudinalSubject],
         val: Sequence[LongitudinalSubject],
         folder: Path,
-        context: FitContext = ALONE,
+        context: FitContext = NO_CONTEXT,
     ) -> None:
         """One booster per fold of the training and validation patients.
 

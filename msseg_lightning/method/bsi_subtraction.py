@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from msseg_lightning.core.files import read_record, write_record
 from msseg_lightning.core.lesion import Connectivity, label_lesions
-from msseg_lightning.core.method import ALONE, FitContext
+from msseg_lightning.core.method import NO_CONTEXT, FitContext
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
@@ -155,7 +155,7 @@ class BsiSubtraction:
         train: Sequence[LongitudinalSubject],
         val: Sequence[LongitudinalSubject],
         folder: Path,
-        context: FitContext = ALONE,
+        context: FitContext = NO_CONTEXT,
     ) -> None:
         """Nothing to fit; labels are never looked at."""
         log.info("%d training pairs given; nothing is fitted", len(train))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from msseg_lightning.core.method import ALONE, FitContext, Method, Track
+from msseg_lightning.core.method import NO_CONTEXT, FitContext, Method, Track
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
@@ -122,7 +122,7 @@ class EnsembleMethod:
         """One name per fitted member."""
         return [f"{name}-fold{fold}" for fold in range(self.folds) for name in self.members]
 
-    def fit(self, train: Pairs, val: Pairs, folder: Path, context: FitContext = ALONE) -> None:
+    def fit(self, train: Pairs, val: Pairs, folder: Path, context: FitContext = NO_CONTEXT) -> None:
         """Fit every member; those that are finished in ``folder`` are kept as they are.
 
         Each member validates on the fold it leaves out, so the pairs set aside for validation join

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from msseg_lightning.core.method import ALONE, FitContext
+from msseg_lightning.core.method import NO_CONTEXT, FitContext
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.prepared import PreparedSubject, inside_of
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
@@ -103,7 +103,7 @@ class NetworkMethod:
         train: Sequence[LongitudinalSubject],
         val: Sequence[LongitudinalSubject],
         folder: Path,
-        context: FitContext = ALONE,
+        context: FitContext = NO_CONTEXT,
     ) -> None:
         """Prepare all pairs, then train; continues where ``folder`` says it stopped."""
         prepared = self.cache.prepare([*train, *val])

@@ -24,7 +24,7 @@ from filelock import FileLock
 from torch import nn
 
 from msseg_lightning.core.files import DamagedFileError, read_record, sha256_file, write_record
-from msseg_lightning.core.method import ALONE, FitContext, Track
+from msseg_lightning.core.method import NO_CONTEXT, FitContext, Track
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
@@ -121,7 +121,7 @@ class Stage:
         self,
         train: Pairs,
         fitted: Mapping[str, Fitted],
-        context: FitContext = ALONE,
+        context: FitContext = NO_CONTEXT,
     ) -> Fitted:
         """Fit what is not fitted yet.
 
@@ -244,7 +244,7 @@ class StagedMethod:
         self.last: NetworkMethod | None = None
         self.fitted: dict[str, Fitted] = {}
 
-    def fit(self, train: Pairs, val: Pairs, folder: Path, context: FitContext = ALONE) -> None:
+    def fit(self, train: Pairs, val: Pairs, folder: Path, context: FitContext = NO_CONTEXT) -> None:
         """Fit or find every stage, then fit the last one in ``folder``.
 
         A last stage that was made from other values, inputs or stages is fitted anew.

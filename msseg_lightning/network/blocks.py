@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from msseg_lightning.network.fused_norm import norm_activation
+from msseg_lightning.network import fast_steps
 
 Order = Literal["conv_norm_act", "norm_act_conv", "norm_conv_act"]
 Shortcut = Literal["identity", "convolution"]
@@ -177,44 +177,27 @@ class Unit(nn.Module):
                 bias=recipe.bias,
             ),
         }
+        steps = recipe.order.split("_")
+        if recipe.dropout:
+            parts["dropout"] = DROPOUTS[dims](recipe.dropout)
+            steps.insert(steps.index("conv") + 1, "dropout")
         # registered in the order of execution, so that printing the network tells the order
-        for name in recipe.order.split("_"):
+        for name in steps:
             self.add_module(name, parts[name])
-        self.dropout = DROPOUTS[dims](recipe.dropout) if recipe.dropout else None
-        self.steps: tuple[str, ...] = tuple(recipe.order.split("_"))
+        self.steps: tuple[str, ...] = tuple(steps)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.run(features, self.steps)
 
     def run(self, features: Tensor, steps: Sequence[str]) -> Tensor:
-        """Run some of the steps; shortcuts leave and join between two of them."""
-        compiled, fused = torch.compiler.is_compiling(), False
-        own = False  # whether the features were made here; the input stays what it is
-        for name, following in zip(steps, [*steps[1:], ""], strict=True):
-            if fused:  # this activation ran together with the norm before it
-                fused = False
-                continue
-            if name == "norm" and compiled:
-                fused = following == "act"
-                features = norm_activation(self.norm, self.act if fused else None, features)
-                continue
-            if name == "act" and own and not torch.is_grad_enabled():
-                features = in_place(self.act, features)
-                continue
-            result = getattr(self, name)(features)
-            own = own or result is not features
-            features = result
-            del result  # else it would keep its memory during the next step
-            if name == "conv" and self.dropout is not None:
-                features = self.dropout(features)
+        """Apply some of the steps in order; residual blocks branch and add between two of them."""
+        if torch.compiler.is_compiling():
+            return fast_steps.run_fused(self, features, steps)
+        if not torch.is_grad_enabled():
+            return fast_steps.run_in_place(self, features, steps)
+        for name in steps:
+            features = getattr(self, name)(features)
         return features
-
-
-def in_place(activation: nn.Module, features: Tensor) -> Tensor:
-    """Overwrite features with their activation: one full-size tensor less while predicting."""
-    if isinstance(activation, nn.LeakyReLU):
-        return functional.leaky_relu_(features, activation.negative_slope)
-    return functional.relu_(features)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,8 @@ torch's own instance norm reshapes to batch norm, which undoes a channels-last l
 between two convolutions as a wall: the features are written and read several times. Here the same
 formula is plain tensor algebra with its own backward pass. Eager it is slower than torch's kernels,
 because every step makes a tensor; compiled it becomes one reading pass for the statistics and one
-writing pass for everything else. So ``blocks.Unit`` takes this path only while it is compiled.
-Parameters stay where they are: a checkpoint does not know which path made it.
+writing pass for everything else. So ``blocks.Unit`` takes this path (``fast_steps``) only while it
+is compiled. Parameters stay where they are: a checkpoint does not know which path made it.
 """
 
 from __future__ import annotations

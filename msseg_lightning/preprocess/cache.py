@@ -16,7 +16,7 @@ from msseg_lightning.core.files import flush_folder
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import MssegError
 from msseg_lightning.core.subject import LongitudinalSubject
-from msseg_lightning.core.subject_map import Mapped, Submits, map_subjects
+from msseg_lightning.core.subject_map import MapResult, SupportsSubmit, map_subjects
 from msseg_lightning.preprocess.pipeline import Load, Preprocess
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class PreparedCache:
         return self.folder / f"{subject.id}-{self.preprocess.key(subject)[:24]}"
 
     def prepare(
-        self, subjects: Sequence[LongitudinalSubject], executor: Submits | None = None
+        self, subjects: Sequence[LongitudinalSubject], executor: SupportsSubmit | None = None
     ) -> list[PreparedSubject]:
         """Prepared pairs in the order given; builds those that are missing.
 
@@ -74,9 +74,9 @@ class PreparedCache:
     def build(
         self,
         subjects: Sequence[LongitudinalSubject],
-        executor: Submits | None = None,
+        executor: SupportsSubmit | None = None,
         pieces: int | None = None,
-    ) -> Mapped[None]:
+    ) -> MapResult[None]:
         """Build what is missing; which pairs are there now and what is wrong with the others."""
         named = {subject.id: subject for subject in subjects}
         missing = dict(named)
@@ -90,7 +90,7 @@ class PreparedCache:
                 }
         built = map_subjects(self._ensure, missing, executor or self.workers, "preprocess", pieces)
         done = {name: None for name in named if name not in built.failed}
-        return Mapped(done, built.failed)
+        return MapResult(done, built.failed)
 
     def prepare_one(self, subject: LongitudinalSubject) -> PreparedSubject:
         """One pair, built if missing."""

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from msseg_lightning.core.files import atomic_write, flush_folder, write_json
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.core.subject_map import Submits, map_subjects
+from msseg_lightning.core.subject_map import SupportsSubmit, map_subjects
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.simulate.patient import RENDERER_VERSION, SimulatedPatient, simulate_patient
 from msseg_lightning.simulate.recipe import CohortRecipe
@@ -37,7 +37,7 @@ def write_cohort(
     seed: int = 0,
     workers: int = 1,
     indices: Sequence[int] | None = None,
-    executor: Submits | None = None,
+    executor: SupportsSubmit | None = None,
 ) -> Path:
     """Write a cohort, or some of its patients, and the tables over all that are there.
 

@@ -40,7 +40,7 @@ from msseg_lightning.train.datamodule import LongitudinalDataModule
 from msseg_lightning.train.early_stop import StopWithoutProgress
 from msseg_lightning.train.interruption import StopOnSignal
 from msseg_lightning.train.profile import Profile
-from msseg_lightning.train.ranks import together
+from msseg_lightning.train.ranks import on_all_processes
 from msseg_lightning.train.recompute import recompute_blocks
 from msseg_lightning.train.task import Task
 
@@ -222,7 +222,7 @@ class Training:
         # strategies for several processes exchange parts of a module and do not put them back
         copied = copy.deepcopy(task) if hardware.processes > 1 else task
         share = functools.partial(self._fit, copied, data, folder, hardware, last)
-        with together(hardware.devices, hardware.num_nodes, share) as place:
+        with on_all_processes(hardware.devices, hardware.num_nodes, share) as place:
             step, keep = share(place, [curves, *loggers], callbacks)
         found = math.isfinite(keep.best_score)
         finished = {

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from msseg_lightning.core.outputs import json_with, refuse_overwrites
+from msseg_lightning.core.outputs import is_json_with, refuse_overwrites
 from msseg_lightning.preprocess.nyul import Nyul
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.read.splits import Split
@@ -167,7 +167,7 @@ def words_of_a_prediction(place: Place) -> None:
     refusal = place.refused("output.overwrites", [*trained.predict, "own.nii.gz"])
     assert refusal.remedy == "choose another file name or folder"
     check_outputs([place.folder / "another.nii.gz"], trained.scans)
-    refuse_overwrites([(place.folder / "folder" / "own.nii.gz", json_with("a"))], trained.scans)
+    refuse_overwrites([(place.folder / "folder" / "own.nii.gz", is_json_with("a"))], trained.scans)
 
     words = ["predict", trained.run, "--folder", "masks", "read=msseg2",
              f"read.root={trained.cohort}"]  # fmt: skip

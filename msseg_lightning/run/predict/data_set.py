@@ -10,10 +10,10 @@ from typing import Any
 
 from msseg_lightning.core.files import sha256_file
 from msseg_lightning.core.method import Method
-from msseg_lightning.core.outputs import json_with, refuse_overwrites, text_with
+from msseg_lightning.core.outputs import is_json_with, is_text_with, refuse_overwrites
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
-from msseg_lightning.core.subject_map import Submits, map_subjects
+from msseg_lightning.core.subject_map import SupportsSubmit, map_subjects
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.read.nifti import changed_options
 from msseg_lightning.read.reader import read_subjects
@@ -159,8 +159,8 @@ class Application:
         if not self.masks_only:
             of_scores = [(self._score_file(pair), is_kept_score) for pair in pairs]
             tables = [
-                (self.folder / "scores.json", json_with("protocol", "cases")),
-                (self.folder / "scores.csv", text_with("case,")),
+                (self.folder / "scores.json", is_json_with("protocol", "cases")),
+                (self.folder / "scores.csv", is_text_with("case,")),
             ]
             refuse_overwrites([*of_scores, *tables], inputs, "--folder")
 
@@ -191,7 +191,7 @@ def apply_to_data_set(
     folder: Path,
     include_training: bool = False,
     shard: Shard | None = None,
-    executor: Submits | int = 1,
+    executor: SupportsSubmit | int = 1,
     pieces: int | None = None,
 ) -> Applied:
     """Write masks, maps and side-cars of all pairs into ``folder``; score those with a reference.
@@ -260,7 +260,7 @@ def apply_to_table(
     folder: Path,
     overrides: Sequence[str] = (),
     shard: Shard | None = None,
-    executor: Submits | int = 1,
+    executor: SupportsSubmit | int = 1,
     pieces: int | None = None,
 ) -> Applied:
     """Masks of all pairs of a CSV, see ``read_pairs``; otherwise as ``apply_to_data_set``."""

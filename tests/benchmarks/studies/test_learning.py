@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from benchmarks import learning
+from benchmarks.studies import learning
 
 
 def finished(work, name, losses):

@@ -3,8 +3,8 @@
 Everything goes through ``msseg train`` on a tiny cohort, on the CPU, with gloo. In the processes
 that train, loader and task also note what they are asked for.
 
-    python -m benchmarks.distributed            some ten minutes
-    python -m benchmarks.distributed FOLDER     keep the runs there
+    python -m benchmarks.scale.distributed            some ten minutes
+    python -m benchmarks.scale.distributed FOLDER     keep the runs there
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from typing import Any
 
 import psutil
 
+from benchmarks.harness import ROOT
 from msseg_lightning.cli.main import main as msseg_main
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.sample.loader import PatchLoader
 from msseg_lightning.train.curves import read_curves
 from msseg_lightning.train.task import Task
 
-ROOT = Path(__file__).resolve().parents[1]
 NOTES, MARK = "MSSEG_BENCHMARK_NOTES", "MSSEG_BENCHMARK_MARK"
 STEPS, EVERY, BATCH = 12, 4, 4
 TWO = ("train.batch_size=2", "trainer.devices=2", "trainer.strategy=ddp")
@@ -140,7 +140,7 @@ class Job:
 
 def msseg(*arguments: str) -> list[str]:
     """The command, from this file, so that it takes notes."""
-    return [sys.executable, "-m", "benchmarks.distributed", *arguments]
+    return [sys.executable, "-m", "benchmarks.scale.distributed", *arguments]
 
 
 def difference(expected: Job, found: Job) -> float:
@@ -270,7 +270,7 @@ def main() -> None:
         prove_preempted(alone, job("warned", *TWO, "track=off"), "SIGUSR1 to rank 0", 0)
         prove_preempted(alone, job("told", *TWO, "track=off"), "SIGUSR1 to rank 1", 2)
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        torchrun += ["--nproc-per-node=2", "-m", "benchmarks.distributed"]
+        torchrun += ["--nproc-per-node=2", "-m", "benchmarks.scale.distributed"]
         run = job("torchrun", *TWO, "track=off", start=lambda *given: [*torchrun, *given])
         prove_equal(alone, run, "torchrun")
         killed = job("torchrun-killed", *TWO, "track=off", start=lambda *a: [*torchrun, *a])

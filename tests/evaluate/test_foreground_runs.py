@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from msseg_lightning.evaluate.runs import count_overlaps, describe_components, find_runs
+from msseg_lightning.evaluate.foreground_runs import count_overlaps, describe_components, find_runs
 
 
 def test_runs_by_hand():

@@ -1,4 +1,4 @@
-"""A PostgreSQL cluster of one's own, from the system's packages, for as long as it is needed."""
+"""Start a temporary PostgreSQL server from the packages of the system."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import importlib.util
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from benchmarks.harness import free_port
 
 PACKAGED = Path("/usr/lib/postgresql")
 """Where Debian and Ubuntu keep programs that they leave out of the path."""
@@ -61,7 +62,7 @@ def cluster() -> Iterator[str]:
             if done.returncode:
                 raise RuntimeError(f"{command}: {done.stderr.strip() or done.stdout.strip()}")
 
-        data, port = str(folder / "data"), str(_free_port())
+        data, port = str(folder / "data"), str(free_port())
         run("initdb", "-D", data, "-U", "msseg", "--auth=trust", "--encoding=UTF8")
         options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
         run("pg_ctl", "-D", data, "-l", str(folder / "log"), "-w", "-o", options, "start")
@@ -69,9 +70,3 @@ def cluster() -> Iterator[str]:
             yield f"postgresql://msseg@127.0.0.1:{port}/postgres"
         finally:
             run("pg_ctl", "-D", data, "-m", "fast", "-w", "stop")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

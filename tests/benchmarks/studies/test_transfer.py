@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.transfer import (
+from benchmarks.studies.transfer import (
     Point,
     Reference,
     at_budget,

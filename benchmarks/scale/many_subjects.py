@@ -1,6 +1,6 @@
 """Prepare, predict and evaluate many subjects in four ways, with deaths on the way: the same bytes?
 
-    python -m benchmarks.many_subjects --work work/many [--patients 200]
+    python -m benchmarks.scale.many_subjects --work work/many [--patients 200]
 
 A simulated cohort (35 x 38 x 34 voxels) and a small network with its initial weights: what is
 compared is files, not scores. The ways: one process; two ``--shard``s, with one scan cut off at

@@ -6,7 +6,7 @@ network has not seen are predicted with the paper's grid (float32 and bf16), wit
 the box of the brain, and in one pass over that box. Each answer is scored by the official rules.
 
     msseg train EXPERIMENT read=msseg2 read.root=COHORT ...
-    python -m benchmarks.tiling RUN --cohort COHORT --work FOLDER [--subjects ID ...]
+    python -m benchmarks.studies.tiling RUN --cohort COHORT --work FOLDER [--subjects ID ...]
 
 Each rule is compared with the paper's grid in float32, patient by patient. It is lower when the
 bootstrap interval of the mean difference lies below zero or Wilcoxon's signed-rank test, asked for
@@ -349,7 +349,7 @@ def device_name(device: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Judge, print the table, write ``tiling.json``."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.tiling",
+        prog="python -m benchmarks.studies.tiling",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.subtraction import drawn_contrasts, rises, table
-from benchmarks.transfer import Reference
+from benchmarks.studies.subtraction import drawn_contrasts, rises, table
+from benchmarks.studies.transfer import Reference
 from msseg_lightning.core.subject import (
     BASELINE,
     BRAIN,

@@ -6,7 +6,7 @@ the contrast of ``lesions.tsv``, of all of them the measured rise. Detected is w
 rules say, touched means that any mark overlaps.
 
     msseg simulate COHORT preset=challenge
-    python -m benchmarks.subtraction --cohort COHORT --open-ms PATH --work FOLDER
+    python -m benchmarks.studies.subtraction --cohort COHORT --open-ms PATH --work FOLDER
 
 Every pair's figures are kept in the work folder and found again.
 """
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.transfer import Reference
+from benchmarks.studies.transfer import Reference
 from msseg_lightning.core.files import write_json
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LoadedSubject
 from msseg_lightning.core.subject import LongitudinalSubject as Subject

@@ -5,8 +5,8 @@ seconds are compared, so that a busy neighbour slows all alike. Ours computes th
 all distances and every lesion; the peers compute what they have of F1, Dice, HD95, ASSD and
 volumes. Peers that are not installed are named as absent.
 
-    python -m benchmarks.scoring                 256^3 with 30 and with 300 lesions, minutes
-    python -m benchmarks.scoring --tiny          seconds, to see that it works
+    python -m benchmarks.speed.scoring                 256^3 with 30 and with 300 lesions, minutes
+    python -m benchmarks.speed.scoring --tiny          seconds, to see that it works
 """
 
 from __future__ import annotations

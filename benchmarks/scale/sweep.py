@@ -1,7 +1,7 @@
 """Whether a search loses or doubles trials: workers at once, kills, an SQLite file, PostgreSQL.
 
-    python -m benchmarks.sweep                  all, some twenty minutes on two cores
-    python -m benchmarks.sweep --only workers   seconds to minutes
+    python -m benchmarks.scale.sweep                  all, some twenty minutes on two cores
+    python -m benchmarks.scale.sweep --only workers   seconds to minutes
 
 ``workers``: eight processes are started at once on an empty store and share 200 trials of a toy
 objective. They go through ``run.sweep.worker.Sweep``, the same code as the command; only the
@@ -33,8 +33,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import harness, postgres
+from benchmarks import harness
 from benchmarks.harness import ROOT, Row
+from benchmarks.scale import postgres
 
 WORKERS, TOYS = 8, 200
 TRIALS, FOLDS, KILLS = 12, 2, 2
@@ -89,7 +90,7 @@ def workers(store: str | None, trials: int) -> list[Row]:
         words = ["--worker", "--trials", str(trials), *(["--store", store] if store else [])]
         crew = [
             subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.sweep", *words, "--folder", str(folder)],
+                [sys.executable, "-m", "benchmarks.scale.sweep", *words, "--folder", str(folder)],
                 cwd=ROOT,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -369,7 +370,7 @@ def run(
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.sweep",
+        prog="python -m benchmarks.scale.sweep",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

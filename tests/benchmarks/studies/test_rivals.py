@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.rivals import count_rivals
+from benchmarks.studies.rivals import count_rivals
 
 
 def pair():

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from benchmarks import harness
 from benchmarks.harness import Row
-from benchmarks.patches import prepare, synthetic
+from benchmarks.speed.patches import prepare, synthetic
 from msseg_lightning.core.memory import keep_freed_memory
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.random import keyed_generator

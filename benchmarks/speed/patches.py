@@ -326,7 +326,7 @@ def anonymous_after(store: Path, count: int, tiny: bool) -> float:
 
 def memory(store: Path, count: int, tiny: bool) -> float:
     """``anonymous_after`` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.patches", "--resident", str(count)]
+    command = [sys.executable, "-m", "benchmarks.speed.patches", "--resident", str(count)]
     command += ["--store", str(store), *(["--tiny"] if tiny else [])]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(answer.stdout.strip().splitlines()[-1])

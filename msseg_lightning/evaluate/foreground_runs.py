@@ -1,4 +1,4 @@
-"""A mask as its few thousand foreground runs instead of its millions of voxels.
+"""Run-length encoding of masks: a few thousand foreground runs instead of millions of voxels.
 
 New lesions fill about one voxel in two thousand. One pass over memory, eight voxels at a time,
 lists the stretches of foreground; numbering components and counting overlaps then work on these
@@ -21,8 +21,8 @@ _BLOCK = 64  # words (512 voxels) that are tested together; the compiler turns t
 
 
 @dataclasses.dataclass(frozen=True)
-class Runs:
-    """Foreground of one mask.
+class ForegroundRuns:
+    """Foreground of one mask as runs of voxels.
 
     Args:
         voxels: all voxels in memory order, non-zero is lesion.
@@ -69,7 +69,7 @@ class Components:
     of_run: Indices
 
 
-def find_runs(mask: NDArray[np.generic], x_fastest: bool | None = None) -> Runs:
+def find_runs(mask: NDArray[np.generic], x_fastest: bool | None = None) -> ForegroundRuns:
     """List the runs of a mask and number its 6-connected components.
 
     Args:
@@ -106,10 +106,10 @@ def find_runs(mask: NDArray[np.generic], x_fastest: bool | None = None) -> Runs:
     size = (x, y, z) if x_fastest else (z, y, x)
     start, stop = _scan(voxels, words, size[0])
     component, components = _number(start, stop, size[0], size[1])
-    return Runs(voxels, (x, y, z), size, x_fastest, start, stop, component, components)
+    return ForegroundRuns(voxels, (x, y, z), size, x_fastest, start, stop, component, components)
 
 
-def describe_components(runs: Runs) -> Components:
+def describe_components(runs: ForegroundRuns) -> Components:
     """Size, place and rank of every component."""
     voxels, total, low, high, first = _measure(
         runs.start, runs.stop, runs.component, runs.components, *runs.size, runs.x_fastest
@@ -128,9 +128,12 @@ def describe_components(runs: Runs) -> Components:
 
 
 def count_overlaps(
-    reference: Runs, reference_of_run: Indices, prediction: Runs, prediction_of_run: Indices
+    reference: ForegroundRuns,
+    reference_of_run: Indices,
+    prediction: ForegroundRuns,
+    prediction_of_run: Indices,
 ) -> tuple[Indices, Indices, Indices]:
-    """Voxels shared by each pair of components that share any.
+    """Number of common voxels of each pair of components that overlap.
 
     Returns:
         component of the reference, component of the prediction, voxels; ordered by the first two.
@@ -155,7 +158,7 @@ def count_overlaps(
 
 @numba.njit(cache=True, nogil=True)
 def _scan(voxels, words, row_length):  # noqa: ANN001, ANN202
-    """Runs of non-zero bytes, cut at the ends of rows."""
+    """ForegroundRuns of non-zero bytes, cut at the ends of rows."""
     start = np.empty(1024, np.int64)
     stop = np.empty(1024, np.int64)
     runs = 0

@@ -1,7 +1,7 @@
 """The GPU set in one call: training step against nnU-Net as shipped, sliding window of one pair.
 
-    python -m benchmarks.gpu                 on a machine with a CUDA device, some ten minutes
-    python -m benchmarks.gpu --tiny          the same code at sizes of seconds, also on a CPU
+    python -m benchmarks.speed.gpu                 on a machine with a CUDA device, some ten minutes
+    python -m benchmarks.speed.gpu --tiny          the same code at sizes of seconds, also on a CPU
 
 nnU-Net's default network (widths 32 to 320, six levels, deep supervision), 2 patches of 2 x 128^3.
 As shipped it runs float16 with a gradient scaler and the compiler; ours runs bf16, channels last,
@@ -22,7 +22,7 @@ from torch import nn
 
 from benchmarks import harness
 from benchmarks.harness import Row
-from benchmarks.training_step import dice_and_entropy
+from benchmarks.speed.training_step import dice_and_entropy
 from msseg_lightning.core.batch import Batch
 from msseg_lightning.infer.sliding_window import SlidingWindow
 from msseg_lightning.loss.combined import WeightedSum

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.tiling import (
+from benchmarks.studies.tiling import (
     DICE,
     F1,
     FALSE,

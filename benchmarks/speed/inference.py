@@ -8,8 +8,8 @@ peers, the peak memory a contender adds (each in a fresh process whose allocator
 1 MiB at once, so that what is held is counted and not what is kept for later) and the agreement
 with the plain rule inside the brain. nnU-Net takes part where it is installed.
 
-The network is untrained: errors of logits count, masks do not (``benchmarks.tiling`` compares those
-of a trained one).
+The network is untrained: errors of logits count, masks do not (``benchmarks.studies.tiling``
+compares those of a trained one).
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def alone(name: str, tiny: bool, kept: bool) -> Callable[[], Tensor]:
 
 def peak_mib(name: str, tiny: bool) -> float:
     """Memory a contender adds, by its high-water mark in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.inference", "--peak", name]
+    command = [sys.executable, "-m", "benchmarks.speed.inference", "--peak", name]
     result = subprocess.run(
         [*command, *(["--tiny"] if tiny else [])],
         capture_output=True,

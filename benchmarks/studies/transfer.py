@@ -6,9 +6,9 @@ bsi_subtraction; at every setting the lesions of all pairs are matched by the of
 The curve is lesion sensitivity over false lesions per pair. Both systems get the brain mask that
 comes with the data; what they mark outside of it does not count. A third column is no system: how
 many lesions an observer could tell from the rest of the brain at that price who knew the outline of
-each beforehand (``benchmarks.rivals``).
+each beforehand (``benchmarks.studies.rivals``).
 
-    python -m benchmarks.transfer --open-ms PATH --work FOLDER
+    python -m benchmarks.studies.transfer --open-ms PATH --work FOLDER
 
 Every part is kept in the work folder and found again: a stopped run goes on.
 """
@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.rivals import count_rivals
+from benchmarks.studies.rivals import count_rivals
 from msseg_lightning.core.files import write_json
 from msseg_lightning.core.lesion import label_lesions
 from msseg_lightning.core.subject import (
@@ -41,8 +41,8 @@ from msseg_lightning.core.subject import (
     LongitudinalSubject,
 )
 from msseg_lightning.core.volume import Volume
+from msseg_lightning.evaluate.foreground_runs import describe_components, find_runs
 from msseg_lightning.evaluate.lesion_matching import LesionMatch, match_lesions, minimum_voxels
-from msseg_lightning.evaluate.runs import describe_components, find_runs
 from msseg_lightning.evaluate.score import ScoreOptions, checked_runs, checked_spacing
 from msseg_lightning.method.bsi_subtraction import BsiRule, BsiSubtraction
 from msseg_lightning.preprocess.crop import bounding_box
@@ -124,7 +124,7 @@ class Reference:
         brain: mask within the box; what lies outside does not count.
         lesions: new lesions within the box.
         spacing_mm: of the native grid.
-        rivals: of each counted lesion, largest first: ``benchmarks.rivals``.
+        rivals: of each counted lesion, largest first: ``benchmarks.studies.rivals``.
     """
 
     patient: str

@@ -5,8 +5,8 @@ every step of a small network. Counted are the points that the server has at the
 steps made; compared are the times of the steps while it was there and while it was away. A second
 training is ended by ``kill -9`` during an outage and brought in by ``msseg sync``, called twice.
 
-    python -m benchmarks.outage            60 s of outage, some three minutes
-    python -m benchmarks.outage --tiny     5 s
+    python -m benchmarks.scale.outage            60 s of outage, some three minutes
+    python -m benchmarks.scale.outage --tiny     5 s
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import functools
 import json
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -136,17 +135,11 @@ def wait_for(found: Any, limit_s: float) -> None:
         time.sleep(0.1)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def training(uri: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     folder.mkdir(exist_ok=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.outage", "--train", uri, str(folder)],
+        [sys.executable, "-m", "benchmarks.scale.outage", "--train", uri, str(folder)],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -172,7 +165,7 @@ def sync(folder: Path) -> str:
 
 def outage(folder: Path, up_s: float, away_s: float) -> list[Row]:
     """Rows of the training that lives through the outage."""
-    port, run = free_port(), folder / "run"
+    port, run = harness.free_port(), folder / "run"
     journal = Journal(run / "track")
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(contextlib.ExitStack())
@@ -215,7 +208,7 @@ def outage(folder: Path, up_s: float, away_s: float) -> list[Row]:
 
 def killed(folder: Path, up_s: float) -> list[Row]:
     """Rows of the training that is killed while the server is away."""
-    port, run = free_port(), folder / "killed"
+    port, run = harness.free_port(), folder / "killed"
     journal = Journal(run / "track")
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(contextlib.ExitStack())

@@ -4,7 +4,8 @@ Every experiment is trained with ``size=cpu`` through the real command on the tr
 the simulated ``small`` cohort and scored on its held-out ones; with ``--open-ms`` each is trained
 once more on those patients together with two real ones, and predicts the third.
 
-    python -m benchmarks.learning --work work/learning [--open-ms DATA/open_ms] [--only NAME ...]
+    python -m benchmarks.studies.learning --work work/learning [--open-ms DATA/open_ms]
+                                          [--only NAME ...]
 
 Every run is kept in the work folder: a stopped command goes on, a finished one only writes the
 page.
