@@ -272,9 +272,7 @@ def _place(
 
 
 def classify(centre_mm: NDArray[np.float64], levels: NDArray[np.float32]) -> LesionClass:
-    """Class of a lesion by its place: below the tentorium, within 6 mm of a ventricle, near cortex,
-    or deep.
-    """
+    """Class of a lesion by its place; periventricular is within 6 mm of a ventricle."""
     _, y, z = centre_mm
     if z < -18 and (y < -34 or abs(centre_mm[0]) < 18):
         return "infratentorial"
