@@ -84,6 +84,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
     options = parser.parse_intermixed_args(arguments)
     single = (options.baseline, options.followup, options.output)
     data_set = any(item.startswith(("read=", "read.")) for item in options.settings)
+    many = "--table" if options.table is not None else "a data set" if data_set else None
+    if many and options.output is not None and not (options.baseline or options.followup):
+        parser.error(f"--output is the mask of one pair; for {many} give --folder FOLDER")
     sources = [any(single), options.table is not None, data_set]
     if sources.count(True) != 1 or (any(single) and not all(single)):
         parser.error(
