@@ -25,9 +25,9 @@ from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.volume import Affine, Grid, Volume
 from msseg_lightning.preprocess.bias import itk_log_field
 from msseg_lightning.preprocess.fast_n4 import Sharpening, fast_log_field
-from msseg_lightning.preprocess.fast_rigid import about, fast_rigid, motion
+from msseg_lightning.preprocess.fast_rigid import about_centre, fast_rigid, rigid_matrix
 from msseg_lightning.preprocess.register import linear_registration, shift_between
-from msseg_lightning.preprocess.space import carry
+from msseg_lightning.preprocess.space import resample_array
 
 REAL = ("01", "03", "12")
 N4_SETTINGS = ((50, 50, 50, 50), Sharpening(), 1e-3, 4)
@@ -77,12 +77,14 @@ def head(shape: tuple[int, int, int]) -> Head:
     tissue = np.select([classes < -0.12, classes < 0.12], [60.0, 110.0], 150.0)
     tissue = ndimage.gaussian_filter(tissue, 0.7) * brain
     centre = (np.array(shape) - 1) / 2
-    way = about(motion(np.array([0.05, -0.04, 0.06, 3.0, -4.0, 2.5])), centre)
+    way = about_centre(rigid_matrix(np.array([0.05, -0.04, 0.06, 3.0, -4.0, 2.5])), centre)
     lesioned = tissue.copy()
     x, y, z = (int(edge * share) for edge, share in zip(shape, (0.4, 0.5, 0.55), strict=True))
     lesioned[x - 4 : x + 4, y - 3 : y + 3, z - 3 : z + 3] += 60
     there = Grid(shape, np.eye(4))
-    moved = carry(lesioned.astype(np.float32), np.eye(4), there, to_source=np.linalg.inv(way))
+    moved = resample_array(
+        lesioned.astype(np.float32), np.eye(4), there, to_source=np.linalg.inv(way)
+    )
     inside = moved > 30
     moving = np.clip(moved + draw.normal(0, 4, shape), 0, None) * inside
     fixed = np.clip(tissue + draw.normal(0, 4, shape), 0, None) * brain

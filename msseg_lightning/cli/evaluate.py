@@ -1,4 +1,4 @@
-"""Score predicted masks by the official rules, lesion by lesion."""
+"""Score predicted masks by the official rules."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ COLUMNS = ("F1_score", "SensL", "PPVL", "Dice", "HausdorffDistance", "hausdorff9
 
 
 def main(arguments: Sequence[str]) -> ExitCode:
-    """Score, print, write."""
+    """Score masks, print the tables and write files."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.shard and not options.cases:
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
 
 def _refuse_overwrites(options: argparse.Namespace, masks: Sequence[Path]) -> None:
-    """No table is written over a mask or a file of somebody else."""
+    """Refuse to write tables over masks or foreign files."""
     from msseg_lightning.core.outputs import is_json_with, is_text_with, refuse_overwrites
 
     outputs = [
@@ -193,7 +193,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _write_csv(path: Path, scores: Mapping[str, CaseScore]) -> None:
-    """One row per case; a measure without value is an empty cell."""
+    """Write one row per case; cells of undefined measures are empty."""
     from msseg_lightning.core.files import atomic_write
 
     rows = [
@@ -221,7 +221,7 @@ def _write_csv(path: Path, scores: Mapping[str, CaseScore]) -> None:
 
 
 def _print(scores: Mapping[str, CaseScore], summary: Summary) -> None:
-    """The tables for people, one per group."""
+    """Print one table per group."""
     from rich.console import Console
 
     # wide enough for all columns where the output is no terminal

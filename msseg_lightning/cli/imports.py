@@ -1,4 +1,4 @@
-"""Importing large libraries without the parts of them that nothing here calls."""
+"""Faster import of large libraries, without parts that are not used here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib import metadata
 
 
 def import_lightning() -> None:
-    """Import Lightning and nibabel as if matplotlib, scipy and pydicom were not installed.
+    """Import Lightning without matplotlib and scipy, and nibabel without pydicom.
 
     torchmetrics, which Lightning needs, imports matplotlib for its plots and scipy.signal for audio
     wherever it finds them, and nibabel imports pydicom for DICOM headers inside NIfTI files: 2 of
@@ -32,7 +32,7 @@ def import_without(module: str, packages: tuple[str, ...]) -> None:
 
 @contextlib.contextmanager
 def hidden(*packages: str) -> Iterator[None]:
-    """Packages not yet imported look as if they were not installed."""
+    """Context in which packages that are not imported yet seem not to be installed."""
 
     def version(distribution_name: str) -> str:
         if distribution_name in absent:

@@ -119,7 +119,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
 
 def predict_many(model: Path, options: argparse.Namespace) -> ExitCode:
-    """Every pair of a table or a data set; the refused are listed and the others go on."""
+    """Predict every pair of a table or data set; refused pairs are listed."""
     from msseg_lightning.cli.train import describe
     from msseg_lightning.run.predict.data_set import apply_to_data_set, apply_to_table
 

@@ -22,7 +22,7 @@ are in the data. Research use only.
 
 
 def main(arguments: Sequence[str]) -> ExitCode:
-    """Rebuild ``report.html`` and say where it lies."""
+    """Write ``report.html`` again and print its path."""
     options = _parser().parse_args(arguments)
     from msseg_lightning.core.outputs import is_text_with, refuse_overwrites
     from msseg_lightning.report.page import GENERATOR
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run_path(run: str, runs: Path) -> Path:
-    """A run folder as given, or the one whose ``run.json`` carries that MLflow id."""
+    """A run folder, or the one with an MLflow run id."""
     from msseg_lightning.core.files import DamagedFileError, read_record
 
     given = Path(run)

@@ -1,4 +1,4 @@
-"""A network of slices over a volume: every slice of one, two or three planes, then one map.
+"""Slicewise prediction of a volume along one, two or three planes.
 
 Counterpart of ``sample.slices``: planes are axes of the working grid (RAS+), stacks are laid out
 alike, slices beyond the volume are 0.
@@ -136,7 +136,7 @@ class SliceWise:
             network.train(training)
 
     def views(self) -> list[SliceWise]:
-        """The same rule for each plane alone, giving that plane's probabilities."""
+        """One rule per plane, which gives the probabilities of that plane."""
         single = []
         for axis in self.axes:
             view = copy.copy(self)

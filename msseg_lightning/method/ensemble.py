@@ -1,4 +1,4 @@
-"""Several systems, or one system on several folds of its training patients, answering as one."""
+"""Ensembles of systems, or of one system over several folds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Pairs = Sequence[LongitudinalSubject]
 def inner_folds(
     subjects: Pairs, folds: int, has_lesions: Callable[[LongitudinalSubject], bool]
 ) -> list[tuple[list[LongitudinalSubject], list[LongitudinalSubject]]]:
-    """Deal patients into folds: pairs to train a member on, pairs it is validated with.
+    """Divide pairs into folds: training and validation pairs of each member.
 
     Patients with and without new lesions are dealt in turn, so that both spread evenly. Where fewer
     patients have new lesions than there are folds, those patients train every member and validate
@@ -57,12 +57,12 @@ def inner_folds(
 
 
 def _within(member: str, track: Track) -> Track:
-    """Runs of a member's stages are named after it, too."""
+    """A ``Track`` that prefixes the names of a member's stages with its own."""
     return lambda name, tags: track(f"{member}-{name}", {**tags, "member": member})
 
 
 RULES = {"probability": ("mean",), "binary": ("mean", "majority"), "view": ("majority",)}
-"""How answers may be combined at each level: a majority is of masks."""
+"""Combination rules that are valid at each level; a majority needs masks."""
 
 
 def _refuse_unknown(name: str, value: object, known: Sequence[str], where: str = "") -> None:
@@ -81,7 +81,7 @@ def _refuse_unknown(name: str, value: object, known: Sequence[str], where: str =
 
 
 class EnsembleMethod:
-    """Members are fitted and asked one after the other, so memory does not grow with their number.
+    """Ensemble whose members are fitted and applied one after the other, in the memory of one.
 
     Each member answers on the pair's native grid; answers are combined there (averages commute with
     the linear resampling that brought them).
@@ -119,11 +119,11 @@ class EnsembleMethod:
 
     @property
     def names(self) -> list[str]:
-        """One name per fitted member."""
+        """Names of the fitted members."""
         return [f"{name}-fold{fold}" for fold in range(self.folds) for name in self.members]
 
     def fit(self, train: Pairs, val: Pairs, folder: Path, context: FitContext = NO_CONTEXT) -> None:
-        """Fit every member; those that are finished in ``folder`` are kept as they are.
+        """Fit every member that is not finished in ``folder``.
 
         Each member validates on the fold it leaves out, so the pairs set aside for validation join
         the others first. A single fold keeps the two apart.
@@ -150,7 +150,7 @@ class EnsembleMethod:
         self.models = folder
 
     def predict(self, subject: LongitudinalSubject) -> Prediction:
-        """Mean (or majority) of the members' answers."""
+        """Predict by the mean or majority of all members."""
         assert self.models is not None, "fit or load comes first"
         totals: dict[int, NDArray[np.float32]] = {}
         warnings: dict[str, None] = {}
@@ -183,7 +183,7 @@ class EnsembleMethod:
         return prediction
 
     def _answers(self, method: Method, subject: LongitudinalSubject) -> Iterator[Prediction]:
-        """A member's answer, or one per view."""
+        """Predictions of a member: one, or one per view."""
         if self.level != "view":
             yield method.predict(subject)
             return
@@ -191,7 +191,7 @@ class EnsembleMethod:
             yield method.predict(subject, infer)  # type: ignore[call-arg]
 
     def save(self, folder: Path) -> None:
-        """Every member's model below ``folder/members``."""
+        """Write the models of all members below ``folder/members``."""
         assert self.models is not None, "nothing was fitted"
         for name in self.names:
             source = self._model(self.models, name)
@@ -199,7 +199,7 @@ class EnsembleMethod:
                 shutil.copytree(source, target, dirs_exist_ok=True)
 
     def load(self, folder: Path) -> None:
-        """Members from ``save``; each is checked when its turn comes."""
+        """Load an ensemble; each member is loaded and checked when it is used."""
         self.models = folder / "members"
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Faster ways to run the steps of ``blocks.Unit``; the results are those of the plain loop."""
+"""Faster execution of the steps of ``blocks.Unit``, with the same results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pairs are for fitting, choosing and testing. A patient never stands on two sides."""
+"""Division of patients into training, validation and test sets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _EDGE_BYTES = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One division of a data set, by ids of pairs.
+    """A division of a data set, by ids of pairs.
 
     Args:
         train: for fitting.
@@ -79,7 +79,7 @@ def write_split(path: Path, split: Split) -> None:
 
 
 class KFold:
-    """Folds of nearly equal size, each with its share of patients with and without new lesions.
+    """K-fold cross-validation, stratified by whether patients have new lesions.
 
     Patients are shuffled inside each group (new lesions yes or no, and vendor where known) and
     dealt out in turn, so that every group is spread evenly.
@@ -100,7 +100,7 @@ class KFold:
         fold: int = 0,
         has_lesions: Mapping[str, bool] | None = None,
     ) -> Split:
-        """One fold.
+        """The division of one fold.
 
         Raises:
             MssegError: fewer patients than folds, a fold that would have no patient with new
@@ -118,7 +118,7 @@ class KFold:
 
 
 class LeaveOneOut:
-    """Each patient is held out once.
+    """Leave-one-out cross-validation over patients.
 
     Args:
         validation: see :data:`Validation`.
@@ -148,7 +148,7 @@ class LeaveOneOut:
 
 
 class HoldOut:
-    """One part is held out, the rest is for fitting; the fold number repeats the draw.
+    """Random held-out part; the fold number selects the draw.
 
     Args:
         fraction: share of patients held out, at least one.
@@ -180,7 +180,7 @@ class HoldOut:
 
 
 class VendorHeldOut:
-    """All scanners of one vendor are held out, as GE was in the challenge.
+    """Hold out all scanners of one vendor, as the challenge did with GE.
 
     Args:
         vendor: as in the facts of the subjects; upper and lower case do not matter.
@@ -299,7 +299,7 @@ class ChallengeFolds:
 
 
 class FromFile:
-    """A division made earlier or elsewhere.
+    """A division read from a file.
 
     Args:
         path: JSON as written by :func:`write_split`, or ``{"folds": [...], "data_hash": ...}``
@@ -419,7 +419,7 @@ class FromFile:
 
 @dataclasses.dataclass(frozen=True)
 class _Patient:
-    """Who may not be divided. ``positive`` is None where unknown."""
+    """A patient with all pairs; ``positive`` is None if unknown."""
 
     name: str
     pairs: tuple[str, ...]
@@ -478,7 +478,7 @@ def _deal(patients: Sequence[_Patient], folds: int, seed: int) -> list[list[_Pat
 def _draw(
     patients: Sequence[_Patient], share: float, seed: int, purpose: str
 ) -> tuple[list[_Patient], list[_Patient]]:
-    """About ``share`` of the patients, at least one, spread over the strata; and the rest."""
+    """Draw about ``share`` of the patients, at least one, stratified; return them and the rest."""
     wanted = min(max(1, round(share * len(patients))), len(patients) - 1)
     ranked: list[tuple[float, int, _Patient]] = []
     for number, stratum in enumerate(_strata(patients)):

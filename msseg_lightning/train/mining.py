@@ -1,4 +1,4 @@
-"""Learning from the hardest patches of a pool, chosen by a slow copy of the network."""
+"""Hard example mining with a teacher network."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class MomentumMining(Task):
         self.teacher = copy.deepcopy(network).requires_grad_(False).eval()
 
     def step(self, batch: Batch) -> StepOutput:
-        """Rank the pool, learn from its hardest patches."""
+        """Loss of the hardest patches of the pool."""
         pool = len(batch.images)
         if pool < self.keep:
             raise ValueError(f"a pool of {pool} patches has no {self.keep} to keep")

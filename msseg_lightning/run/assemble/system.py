@@ -24,9 +24,9 @@ from msseg_lightning.run.config.keys import OF_SEVERAL, TAKES_NETWORK, handed_do
 from msseg_lightning.run.folder import batches_per_step
 
 if TYPE_CHECKING:
-    from msseg_lightning.method.staged import Fitted
+    from msseg_lightning.method.staged import FittedStage
 
-Given = Mapping[str, "Fitted"]
+Given = Mapping[str, "FittedStage"]
 Load = Callable[[LongitudinalSubject], LoadedSubject]
 
 
