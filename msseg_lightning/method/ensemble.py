@@ -15,6 +15,7 @@ from msseg_lightning.core.method import ALONE, FitContext, Method, Track
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.split.patients import deal, patients_of
 
 log = logging.getLogger(__name__)
 
@@ -35,18 +36,17 @@ def inner_folds(
         folds: how many; 1 is one member trained on everything.
         has_lesions: whether a pair shows new lesions.
     """
-    patients = sorted({subject.patient for subject in subjects})
-    positive = {subject.patient for subject in subjects if has_lesions(subject)}
-    dealt = [name for name in patients if name in positive]
-    if len(dealt) < folds and folds > 1:
+    patients = patients_of(subjects, {subject.id: has_lesions(subject) for subject in subjects})
+    positive = sum(bool(patient.positive) for patient in patients)
+    if positive < folds and folds > 1:
         log.warning(
             "%d patients with new lesions for %d members: they train all and validate none",
-            len(dealt),
+            positive,
             folds,
         )
-        dealt = []
-    dealt += [name for name in patients if name not in positive]
-    place = {name: index % folds for index, name in enumerate(dealt)} if folds > 1 else {}
+        patients = [patient for patient in patients if not patient.positive]
+    groups = deal(patients, folds, by_vendor=False) if folds > 1 else []
+    place = {patient.name: fold for fold, group in enumerate(groups) for patient in group}
     return [
         (
             [subject for subject in subjects if place.get(subject.patient) != fold],

@@ -24,7 +24,7 @@ from msseg_lightning.core.subject import (
 )
 from msseg_lightning.read.identity import shared_scans
 from msseg_lightning.read.participants import FACT_COLUMNS, facts_of_row
-from msseg_lightning.read.paths import refuse_name, resolve_file, shown
+from msseg_lightning.core.paths import refuse_name, resolve_file, shown
 from msseg_lightning.read.reader import check_id, check_ids, raise_errors, warnings_of
 
 REQUIRED = ("id", BASELINE, FOLLOWUP)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from msseg_lightning.core.problem import Problem
-from msseg_lightning.read.paths import shown
+from msseg_lightning.core.paths import shown
 
 _KINDS = {
     "reference": (

@@ -22,7 +22,7 @@ from msseg_lightning.core.files import (
     write_settings,
 )
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.read.splits import PARTS, Split, write_split
+from msseg_lightning.split.split import PARTS, Split, write_split
 from msseg_lightning.run.config.allow_list import (
     read_stored_yaml,
     refuse_interpolations,

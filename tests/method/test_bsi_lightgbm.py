@@ -26,7 +26,7 @@ from msseg_lightning.method.bsi_lightgbm import FEATURES, BsiLightgbm, z_score
 from msseg_lightning.method.bsi_subtraction import BsiRule
 from msseg_lightning.postprocess.size import MinAxis, MinSize
 from msseg_lightning.postprocess.threshold import Threshold
-from msseg_lightning.read.splits import LeaveOneOut
+from msseg_lightning.split.leave_one_out import LeaveOneOut
 from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.sample.voxel_table import VoxelRows

@@ -17,7 +17,7 @@ import yaml
 from msseg_lightning.core.outputs import json_with, refuse_overwrites
 from msseg_lightning.preprocess.nyul import Nyul
 from msseg_lightning.read.msseg2 import Msseg2
-from msseg_lightning.read.splits import Split
+from msseg_lightning.split.split import Split
 from msseg_lightning.run.assemble.system import build_load, instantiate
 from msseg_lightning.run.config.allow_list import read_stored_yaml, refuse_places
 from msseg_lightning.run.config.compose import compose_config

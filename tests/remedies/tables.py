@@ -19,7 +19,7 @@ from msseg_lightning.read import table as table_module
 from msseg_lightning.read.bids import Bids
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.read.open_ms import OpenMs
-from msseg_lightning.read.paths import refuse_name, resolve_file
+from msseg_lightning.core.paths import refuse_name, resolve_file
 from msseg_lightning.read.reader import Reader
 from msseg_lightning.read.single_timepoint import SingleTimepoint
 from msseg_lightning.read.splits import (

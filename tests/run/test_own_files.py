@@ -24,7 +24,7 @@ from msseg_lightning.evaluate.score import ScoreOptions, score_case
 from msseg_lightning.method.booster_files import load_texts, save_boosters
 from msseg_lightning.method.staged import _key_of
 from msseg_lightning.network.weights import load_weights, save_weights
-from msseg_lightning.read.splits import Split
+from msseg_lightning.split.split import Split
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.predict.scores import keep_score, kept_score, write_scores
 from msseg_lightning.run.predict.trained import stored_config

@@ -17,7 +17,7 @@ from msseg_lightning.core.subject import BASELINE, FOLLOWUP, TARGET, Longitudina
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.read.gate import inspect_subject
 from msseg_lightning.read.nifti import DEFAULT, GateOptions
-from msseg_lightning.read.paths import shown
+from msseg_lightning.core.paths import shown
 
 
 class Source(Protocol):

@@ -17,7 +17,7 @@ from msseg_lightning.core.subject_map import Submits, map_subjects
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.read.nifti import changed_options
 from msseg_lightning.read.reader import read_subjects
-from msseg_lightning.read.splits import data_hash
+from msseg_lightning.split.split import data_hash
 from msseg_lightning.run.assemble.system import build_load, code_hash, instantiate
 from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.config.keys import OF_THE_RUN, hardware

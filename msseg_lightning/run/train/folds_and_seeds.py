@@ -15,7 +15,7 @@ from filelock import FileLock
 from msseg_lightning.core.files import write_record, write_settings
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.evaluate.case_score import CaseScore
-from msseg_lightning.read.splits import data_hash
+from msseg_lightning.split.split import data_hash
 from msseg_lightning.run.assemble.system import build_load, instantiate
 from msseg_lightning.run.config.compose import Config, compose_config
 from msseg_lightning.run.config.keys import OF_THE_RUN
