@@ -23,7 +23,7 @@ Pairs = Sequence[LongitudinalSubject]
 
 
 def inner_folds(
-    subjects: Pairs, folds: int, has_lesions: Callable[[LongitudinalSubject], bool]
+    subjects: Pairs, folds: int, has_lesions: Callable[[LongitudinalSubject], bool | None]
 ) -> list[tuple[list[LongitudinalSubject], list[LongitudinalSubject]]]:
     """Deal patients into folds: pairs to train a member on, pairs it is validated with.
 
@@ -36,7 +36,9 @@ def inner_folds(
         folds: how many; 1 is one member trained on everything.
         has_lesions: whether a pair shows new lesions.
     """
-    patients = patients_of(subjects, {subject.id: has_lesions(subject) for subject in subjects})
+    patients = patients_of(
+        subjects, {subject.id: bool(has_lesions(subject)) for subject in subjects}
+    )
     positive = sum(bool(patient.positive) for patient in patients)
     if positive < folds and folds > 1:
         log.warning(
@@ -104,7 +106,7 @@ class EnsembleMethod:
         self,
         members: Mapping[str, Callable[[], Method]],
         folds: int,
-        has_lesions: Callable[[LongitudinalSubject], bool],
+        has_lesions: Callable[[LongitudinalSubject], bool | None],
         level: Literal["probability", "binary", "view"] = "probability",
         rule: Literal["mean", "majority"] = "mean",
         postprocess: Sequence[Callable[[Prediction], Prediction]] = (),

@@ -24,7 +24,7 @@ from msseg_lightning.read.nifti import (
     label_meanings,
     read_header,
 )
-from msseg_lightning.run.assemble.system import code_hash
+from msseg_lightning.run.assemble.code import code_hash
 from msseg_lightning.run.predict.scores import digest, is_kept_score, keep_score, kept_score
 from msseg_lightning.run.shard import Shard
 
@@ -188,7 +188,7 @@ def evaluate_files(
     if keep is not None:
         kept_files = [(keep / f"{pair.case}.json", is_kept_score) for pair in pairs]
         refuse_overwrites(kept_files, field="--cases")
-    score = _Score(options, gates[0], gates[1], keep, code_hash() if keep else "")
+    score = _Score(options, gates[0], gates[1], keep, code_hash({}, (__name__,)) if keep else "")
     named = {pair.case: pair for pair in (shard.of(pairs) if shard else pairs)}
     with ThreadPoolExecutor(min(workers or os.cpu_count() or 1, len(pairs))) as pool:
         scores = map_subjects(score, named, executor or pool, "evaluate").all_done()

@@ -17,8 +17,8 @@ from msseg_lightning.core.subject_map import Submits, map_subjects
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.read.nifti import changed_options
 from msseg_lightning.read.reader import read_subjects
-from msseg_lightning.split.split import data_hash
-from msseg_lightning.run.assemble.system import build_load, code_hash, instantiate
+from msseg_lightning.run.assemble.code import ASSEMBLES, code_hash
+from msseg_lightning.run.assemble.system import build_load, instantiate
 from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.config.keys import OF_THE_RUN, hardware
 from msseg_lightning.run.folder import data_name
@@ -47,6 +47,7 @@ from msseg_lightning.run.predict.trained import (
     weights_hash,
 )
 from msseg_lightning.run.shard import Shard
+from msseg_lightning.split.split import data_hash
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,8 @@ class Application:
         decisive = {key: value for key, value in config.items() if key not in OF_THE_RUN}
         scoring = dataclasses.asdict(score_options(config))
         where = changed_options(config["data"]["reading"]), hardware(config)
-        made_from = digest(weights_hash(model), decisive, where, scoring, code_hash())
+        code = code_hash(decisive, (ASSEMBLES, __name__))
+        made_from = digest(weights_hash(model), decisive, where, scoring, code)
         return cls(model, config, folder, made_from, **more)
 
     @functools.cached_property

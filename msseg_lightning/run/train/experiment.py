@@ -19,7 +19,6 @@ from msseg_lightning.read.identity import same_patients
 from msseg_lightning.read.load import has_new_lesions
 from msseg_lightning.read.nifti import gate_options
 from msseg_lightning.read.reader import raise_errors, read_subjects, warnings_of
-from msseg_lightning.split.split import Split
 from msseg_lightning.run.assemble.system import (
     Load,
     build_load,
@@ -39,6 +38,7 @@ from msseg_lightning.run.train.mlflow_run import (
     tracked_part,
     without_places,
 )
+from msseg_lightning.split.split import Split
 
 log = logging.getLogger(__name__)
 
