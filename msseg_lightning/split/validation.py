@@ -62,7 +62,8 @@ def split_of_test(
         MssegError: not a share (exit 2).
     """
     share = share_of(validation)
-    train, val = rest, []
+    train: Sequence[Patient] = rest
+    val: Sequence[Patient] = ()
     if share > 0 and len(rest) > 1:
         val, train = draw(rest, share, seed, f"validation {kind} {fold}")
     return _split(kind, fold, seed, subjects, train, val, test)
