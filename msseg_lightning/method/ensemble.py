@@ -15,6 +15,7 @@ from msseg_lightning.core.method import NO_CONTEXT, FitContext, Method, Track
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.split.patients import deal, patients_of
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ Pairs = Sequence[LongitudinalSubject]
 
 
 def inner_folds(
-    subjects: Pairs, folds: int, has_lesions: Callable[[LongitudinalSubject], bool]
+    subjects: Pairs, folds: int, has_lesions: Callable[[LongitudinalSubject], bool | None]
 ) -> list[tuple[list[LongitudinalSubject], list[LongitudinalSubject]]]:
     """Divide pairs into folds: training and validation pairs of each member.
 
@@ -35,18 +36,19 @@ def inner_folds(
         folds: how many; 1 is one member trained on everything.
         has_lesions: whether a pair shows new lesions.
     """
-    patients = sorted({subject.patient for subject in subjects})
-    positive = {subject.patient for subject in subjects if has_lesions(subject)}
-    dealt = [name for name in patients if name in positive]
-    if len(dealt) < folds and folds > 1:
+    patients = patients_of(
+        subjects, {subject.id: bool(has_lesions(subject)) for subject in subjects}
+    )
+    positive = sum(bool(patient.positive) for patient in patients)
+    if positive < folds and folds > 1:
         log.warning(
             "%d patients with new lesions for %d members: they train all and validate none",
-            len(dealt),
+            positive,
             folds,
         )
-        dealt = []
-    dealt += [name for name in patients if name not in positive]
-    place = {name: index % folds for index, name in enumerate(dealt)} if folds > 1 else {}
+        patients = [patient for patient in patients if not patient.positive]
+    groups = deal(patients, folds, by_vendor=False) if folds > 1 else []
+    place = {patient.name: fold for fold, group in enumerate(groups) for patient in group}
     return [
         (
             [subject for subject in subjects if place.get(subject.patient) != fold],
@@ -104,7 +106,7 @@ class EnsembleMethod:
         self,
         members: Mapping[str, Callable[[], Method]],
         folds: int,
-        has_lesions: Callable[[LongitudinalSubject], bool],
+        has_lesions: Callable[[LongitudinalSubject], bool | None],
         level: Literal["probability", "binary", "view"] = "probability",
         rule: Literal["mean", "majority"] = "mean",
         postprocess: Sequence[Callable[[Prediction], Prediction]] = (),
