@@ -211,6 +211,16 @@ def close_run(tracker: Any, folder: RunFolder, status: str, tracking: Any = None
         folder.update_record(mlflow_run_id=tracker.run_id)
 
 
+def end_unrecorded(folder: RunFolder) -> bool:
+    """Whether the process of a tracked run was stopped before it could record the run's end."""
+    from msseg_lightning.track.journal import Journal
+    from msseg_lightning.track.run_state import state_of
+
+    spool = folder.path / "track"
+    found = state_of([Journal(spool)]) if (spool / "notes.jsonl").is_file() else None
+    return found is not None and found.status in ("KILLED", "FAILED")
+
+
 def ending(error: BaseException) -> str:
     """KILLED for signals, FAILED for everything else."""
     from msseg_lightning.track.tracker import status_of
