@@ -348,7 +348,17 @@ def _ensemble(config: Config) -> Method:
         level=ensemble["level"],
         rule=ensemble["rule"],
         postprocess=postprocess_rules(config),
+        of_fold=ensemble.get("of_fold"),
     )
+
+
+def number_of_maps(config: Config) -> int:
+    """How many single answers a prediction combines: of members, and of views, flips or passes."""
+    if not config.get("ensemble"):
+        return int(getattr(instantiate(config.get("infer")), "maps", 1))
+    ensemble, members = config["ensemble"], _members(config)
+    fitted = ensemble.get("of_fold") or [name for name in members for _ in range(ensemble["folds"])]
+    return sum(number_of_maps(members[name]) for name in fitted)
 
 
 def _members(config: Config) -> dict[str, Config]:
