@@ -228,7 +228,7 @@ class SliceWise:
                 raise MssegError(
                     Problem(
                         "infer.slice",
-                        "A slice is larger than what the system takes whole.",
+                        "A slice is larger than the largest one that is predicted whole.",
                         field="infer.size",
                         found="x".join(map(str, have)),
                         expected=f"{'x'.join(map(str, size))} or less",

@@ -392,9 +392,9 @@ def check_inside(inside: Tensor | None, shape: tuple[int, int, int]) -> None:
         raise MssegError(
             Problem(
                 "infer.inside",
-                "The mask of where to predict does not fit the images."
+                "The mask of the region to predict does not fit the images."
                 if not same
-                else "The mask of where to predict is empty.",
+                else "The mask of the region to predict is empty.",
                 field="inside",
                 found="no voxel" if same else "x".join(map(str, inside.shape)),
                 expected="one voxel or more" if same else "x".join(map(str, shape)),
@@ -409,7 +409,7 @@ def require_finite(values: Tensor) -> None:
         raise MssegError(
             Problem(
                 "infer.not_finite",
-                "The network answered with NaN or infinity.",
+                "The output of the network contains NaN or infinity.",
                 field="logits",
                 found=f"{int((~torch.isfinite(values)).sum())} voxels",
                 expected="finite numbers",

@@ -323,7 +323,8 @@ def check_pair(images: Tensor, divisor: int) -> None:
             field="channels and patch size",
             found=f"{images.shape[1]} images of {'x'.join(map(str, edges))}",
             expected=f"2 images, edges divisible by {divisor}",
-            remedy="name two images in the data, choose a patch (and window) size that divides",
+            remedy="name two images in the data, choose patch and window sizes that are "
+            "multiples of these",
             exit_code=ExitCode.CONFIG,
         )
     )

@@ -566,7 +566,7 @@ def _check_parts(
     if torn:
         yield Problem(
             "split.patient_twice",
-            "one patient stands in two parts",
+            "one patient is in two parts",
             file=name,
             field="train, val, test",
             found=", ".join(torn[:8]),
