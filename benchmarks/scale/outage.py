@@ -158,8 +158,8 @@ def recorded(uri: str, journal: Journal) -> list[int]:
     return [point.step for point in history]
 
 
-def sync(folder: Path) -> str:
-    command = [sys.executable, "-m", "msseg_lightning.cli.main", "sync", str(folder)]
+def sync(uri: str, folder: Path) -> str:
+    command = [sys.executable, "-m", "msseg_lightning.cli.main", "sync", "--uri", uri, str(folder)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
@@ -182,7 +182,7 @@ def outage(folder: Path, up_s: float, away_s: float) -> list[Row]:
         (run / "stop").touch()
         process.wait(180)
         facts = json.loads((run / "steps.json").read_text())
-        late = "" if facts["complete"] else f"; by msseg sync: {sync(run).strip()}"
+        late = "" if facts["complete"] else f"; by msseg sync: {sync(uri, run).strip()}"
         steps = recorded(uri, journal)
     made = len(facts["steps"])
     away = [step for step in facts["steps"] if gone < step[0] - step[1] and step[0] < back]
@@ -228,7 +228,7 @@ def killed(folder: Path, up_s: float) -> list[Row]:
         with journal.sending():  # free when the courier has given up
             unsent = sum(1 for _ in journal.pending(journal.position(uri).sent))
         stack.enter_context(server(folder, port))
-        said = [sync(run), sync(run)]
+        said = [sync(uri, run), sync(uri, run)]
         steps = recorded(uri, journal)
         status = open_client(uri).get_run(journal.position(uri).run_id).info.status
     note = f"{len(noted)} points, {unsent} unsent notes; run {status}; {said[1].strip()}"

@@ -42,7 +42,6 @@ from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.evaluate.case_score import CaseScore
 from msseg_lightning.read.msseg2 import Msseg2
-from msseg_lightning.read.splits import data_hash
 from msseg_lightning.run.assemble.system import build_cache, build_load
 from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.predict.data_set import Application, trained_on
@@ -54,6 +53,7 @@ from msseg_lightning.run.predict.scores import (
     score_prediction,
 )
 from msseg_lightning.run.predict.trained import find_model, load_config
+from msseg_lightning.split.split import data_hash
 
 log = logging.getLogger("msseg.tiling")
 

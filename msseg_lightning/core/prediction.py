@@ -21,6 +21,8 @@ class Prediction:
         native: grid and header to write it with.
         inside: (X, Y, Z) bool, native grid: where the system looked (e.g. the brain), if limited.
         warnings: what a reader of the result must know.
+        spread: (X, Y, Z) float32, native grid: the standard deviation of the probabilities that
+            members, views, flips or passes gave, 0 where all agree; None of a single answer.
     """
 
     subject: str
@@ -29,3 +31,4 @@ class Prediction:
     probability: NDArray[np.float32] | None = None
     inside: NDArray[np.bool_] | None = None
     warnings: tuple[str, ...] = ()
+    spread: NDArray[np.float32] | None = None

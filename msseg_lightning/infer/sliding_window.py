@@ -67,6 +67,7 @@ class SlidingWindow:
         tiling: ``volume`` lays the grid over the volume, ``inside_box`` over the box of ``inside``,
             ``one_pass`` is a single window over that box.
         largest: edge of the window of ``one_pass`` in voxels, at most; not below ``size``.
+        activation: ``sigmoid``, or ``none`` of a network that answers with probabilities itself.
         padding_value: what surrounds a volume smaller than a window (evenly on both sides); 0 is
             the mean after z-scoring.
 
@@ -88,6 +89,7 @@ class SlidingWindow:
         tiling: Tiling = "volume",
         padding_value: float = 0.0,
         largest: int = 256,
+        activation: Literal["sigmoid", "none"] = "sigmoid",
     ) -> None:
         self.size = three(size, "size")
         self.stride = chosen_stride(self.size, overlap, stride)
@@ -97,6 +99,9 @@ class SlidingWindow:
         require(level in ("logit", "probability"), "level", level, "logit, probability")
         require(tiling in get_args(Tiling), "tiling", tiling, ", ".join(get_args(Tiling)))
         require(largest >= max(self.size), "largest", largest, f"the window {self.size} or more")
+        fits = activation == "sigmoid" or (activation == "none" and level == "probability")
+        require(fits, "activation", activation, "sigmoid, or none with level=probability")
+        self.activation = activation
         self.weighting, self.batch_size, self.precision = weighting, batch_size, precision
         self.level, self.skip_empty, self.tiling = level, skip_empty, tiling
         self.padding_value, self.largest = padding_value, largest
@@ -192,7 +197,8 @@ class SlidingWindow:
             output = network(batch)
         logits = output if isinstance(output, Tensor) else output.logits
         logits = logits.float()
-        return logits.sigmoid_() if self.level == "probability" else logits
+        to_probability = self.level == "probability" and self.activation == "sigmoid"
+        return logits.sigmoid_() if to_probability else logits
 
     def _finish(self, sums: Tensor, weights: Tensor, plan: Plan, images: Tensor) -> Tensor:
         unseen = UNSEEN_LOGIT if self.level == "logit" else 0.0

@@ -164,10 +164,15 @@ class NetworkMethod:
         logit = infer.level == "logit"
         outside = UNSEEN_LOGIT if logit else 0.0  # what the map is where no window looked
         found = np.full(inside.shape, outside, np.float32)
+        several = getattr(infer, "maps", 1) > 1
+        spread = np.zeros(inside.shape, np.float32) if several else None
         if inside.any():
-            answer = infer(
-                network, torch.from_numpy(images).to(device), torch.from_numpy(inside).to(device)
-            )
+            given = torch.from_numpy(images).to(device), torch.from_numpy(inside).to(device)
+            if several:
+                answer, differ = infer.with_spread(network, *given)  # type: ignore[attr-defined]  # of rules with maps
+                spread = differ[0].float().cpu().numpy()
+            else:
+                answer = infer(network, *given)
             found = answer[0].float().cpu().numpy()
         home = restore(
             found - outside,
@@ -185,6 +190,7 @@ class NetworkMethod:
             probability=probability.astype(np.float32),
             inside=self._brain(prepared),
             warnings=prepared.notes,
+            spread=None if spread is None else self._home(spread, prepared),
         )
         for rule in self.postprocess:
             prediction = rule(prediction)
@@ -197,6 +203,13 @@ class NetworkMethod:
     def load(self, folder: Path) -> None:
         """Load weights and check them against their card."""
         load_weights(self.task.network, folder, self.name)
+
+    @staticmethod
+    def _home(spread: NDArray[np.float32], prepared: PreparedSubject) -> NDArray[np.float32]:
+        """(X, Y, Z) standard deviations on the native grid."""
+        way = prepared.to_native
+        home = restore(spread, prepared.grid, prepared.native, way, "probability")
+        return np.clip(np.asarray(home, np.float32), 0, None)
 
     @staticmethod
     def _brain(prepared: PreparedSubject) -> NDArray[np.bool_] | None:

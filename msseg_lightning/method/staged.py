@@ -30,6 +30,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.method.derived_image import DerivedImage, FittedNetwork, Maps
 from msseg_lightning.method.network_method import NetworkMethod
+from msseg_lightning.split.patients import deal, patients_of
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,10 @@ class FittedStage:
         return DerivedImage(name, self.maps, self.sources)
 
 
+def _unknown(subject: LongitudinalSubject) -> None:
+    """Nothing is known about the lesions of a pair."""
+
+
 Make = Callable[[Mapping[str, FittedStage]], NetworkMethod]
 
 
@@ -103,6 +108,8 @@ class Stage:
         subjects: its own pairs; None takes the training pairs of the run.
         out_of_fold: number of networks, each fitted without one part of the patients; 1 fits one
             network on all.
+        has_lesions: whether a pair has new lesions, None where that is unknown; spreads patients
+            over the parts that are left out.
         uses: earlier stages it builds upon.
         maps: turns a fitted network into an image of a pair.
     """
@@ -114,6 +121,7 @@ class Stage:
     code: str
     subjects: Callable[[], Pairs] | None = None
     out_of_fold: int = 1
+    has_lesions: Callable[[LongitudinalSubject], bool | None] = _unknown
     uses: tuple[str, ...] = ()
     maps: Maps | None = None
 
@@ -137,7 +145,7 @@ class Stage:
         """
         own = self.subjects() if self.subjects is not None else train
         pairs = [subject for subject in own if subject.patient not in context.held_out]
-        patients = sorted({subject.patient for subject in pairs})
+        patients = {subject.patient for subject in pairs}
         if len(patients) < self.out_of_fold:
             raise MssegError(
                 Problem(
@@ -150,14 +158,22 @@ class Stage:
                 )
             )
         sources, keys = [], []
-        for fold in range(self.out_of_fold):
-            left_out = set(patients[fold :: self.out_of_fold]) if self.out_of_fold > 1 else set()
+        for fold, left_out in enumerate(self._left_out(pairs)):
             part = [subject for subject in pairs if subject.patient not in left_out]
             unseen = context.held_out | left_out
             source = self._ensure_one(fold, part, unseen, fitted, context.track)
             sources.append(source)
             keys.append(source.key)
         return FittedStage(self.name, digest(keys), tuple(sources), self.maps)
+
+    def _left_out(self, pairs: Pairs) -> list[frozenset[str]]:
+        """The patients that each network does not see: each has its share of every kind."""
+        if self.out_of_fold == 1:
+            return [frozenset()]
+        known = {subject.id: self.has_lesions(subject) for subject in pairs}
+        lesions = {name: found for name, found in known.items() if found is not None}
+        groups = deal(patients_of(pairs, lesions), self.out_of_fold)
+        return [frozenset(patient.name for patient in group) for group in groups]
 
     def _ensure_one(
         self,

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from msseg_lightning.core.paths import resolve_file, shown
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import (
     BASELINE,
@@ -23,7 +24,6 @@ from msseg_lightning.core.subject import (
 )
 from msseg_lightning.read.identity import match
 from msseg_lightning.read.participants import read_participants, read_tsv
-from msseg_lightning.read.paths import resolve_file, shown
 from msseg_lightning.read.reader import check_ids, existing_root, raise_errors, warnings_of
 from msseg_lightning.read.sessions import SessionOrder, order_sessions, read_date
 from msseg_lightning.read.unused import Unused, add_files

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from msseg_lightning.core.paths import shown
 from msseg_lightning.core.problem import Problem
 from msseg_lightning.core.subject import (
     BASELINE,
@@ -22,7 +23,6 @@ from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.read.geometry import in_order_of, resample_through
 from msseg_lightning.read.mirror import looks_mirrored
 from msseg_lightning.read.nifti import DEFAULT, GateOptions, inspect_volume
-from msseg_lightning.read.paths import shown
 
 LARGEST_BRAIN_FRACTION = 0.98
 """Largest plausible share of brain voxels; a tightly cropped brain fills half of its box."""

@@ -7,9 +7,9 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+from msseg_lightning.core.paths import shown
 from msseg_lightning.core.problem import Problem
 from msseg_lightning.core.subject import LongitudinalSubject
-from msseg_lightning.read.paths import shown
 
 
 def folded(identifier: str, prefix: str = "sub-") -> str:

@@ -18,11 +18,11 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from msseg_lightning.core.files import atomic_write
+from msseg_lightning.core.paths import resolve_file, shown
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import Native
 from msseg_lightning.core.volume import Grid, Kind, Volume
 from msseg_lightning.read.header import TEXT_FIELDS, Header, Trust, parse_header
-from msseg_lightning.read.paths import resolve_file, shown
 from msseg_lightning.read.stream import Limits, Stream
 
 logger = logging.getLogger(__name__)

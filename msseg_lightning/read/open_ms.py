@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from msseg_lightning.core.paths import resolve_file, shown
 from msseg_lightning.core.problem import MssegError, Problem
 from msseg_lightning.core.subject import BASELINE, BRAIN, CHANGE, FOLLOWUP, LongitudinalSubject
 from msseg_lightning.core.volume import Affine
 from msseg_lightning.read.geometry import read_itk_affine
-from msseg_lightning.read.paths import resolve_file, shown
 from msseg_lightning.read.reader import check_ids, existing_root, raise_errors, warnings_of
 from msseg_lightning.read.unused import Unused, add_files
 

@@ -10,10 +10,10 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from msseg_lightning.core.paths import resolve_file, shown
 from msseg_lightning.core.problem import MssegError, Problem
 from msseg_lightning.core.subject import Facts
 from msseg_lightning.read.identity import folded, match
-from msseg_lightning.read.paths import resolve_file, shown
 from msseg_lightning.read.unused import Unused
 
 OLDEST_AGE_YEARS = 90.0

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msseg_lightning.core.paths import refuse_name, resolve_file, shown
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import (
     BASELINE,
@@ -24,7 +25,6 @@ from msseg_lightning.core.subject import (
 )
 from msseg_lightning.read.identity import shared_scans
 from msseg_lightning.read.participants import FACT_COLUMNS, facts_of_row
-from msseg_lightning.read.paths import refuse_name, resolve_file, shown
 from msseg_lightning.read.reader import check_id, check_ids, raise_errors, warnings_of
 
 REQUIRED = ("id", BASELINE, FOLLOWUP)

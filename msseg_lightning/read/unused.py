@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from msseg_lightning.core.paths import shown
 from msseg_lightning.core.problem import Problem
-from msseg_lightning.read.paths import shown
 
 _KINDS = {
     "reference": (

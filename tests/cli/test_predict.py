@@ -2,7 +2,7 @@
 
 import pytest
 
-from msseg_lightning.cli.predict import run
+from msseg_lightning.cli.predict import main
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,6 @@ from msseg_lightning.cli.predict import run
 )
 def test_words_that_do_not_fit_together_are_answered_with_what_does(words, advice, capsys):
     with pytest.raises(SystemExit) as caught:
-        run(["model", *words])
+        main(["model", *words])
     assert caught.value.code == 2
     assert advice in " ".join(capsys.readouterr().err.split())

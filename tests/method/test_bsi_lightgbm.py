@@ -26,10 +26,10 @@ from msseg_lightning.method.bsi_lightgbm import FEATURES, BsiLightgbm, z_score
 from msseg_lightning.method.bsi_subtraction import BsiRule
 from msseg_lightning.postprocess.size import MinAxis, MinSize
 from msseg_lightning.postprocess.threshold import Threshold
-from msseg_lightning.read.splits import LeaveOneOut
 from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.sample.voxel_table import VoxelRows
+from msseg_lightning.split.leave_one_out import LeaveOneOut
 
 SHAPE = (20, 18, 16)
 BOOSTING = Boosting(rounds=60, patience=5, learning_rate=0.3, leaves=7)

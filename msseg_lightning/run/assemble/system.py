@@ -12,7 +12,7 @@ from msseg_lightning.core.files import sha256_file
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_seed
-from msseg_lightning.core.subject import TARGET, LoadedSubject, LongitudinalSubject
+from msseg_lightning.core.subject import LoadedSubject, LongitudinalSubject
 from msseg_lightning.run.assemble.code import code_hash
 from msseg_lightning.run.config.allow_list import (
     refuse_imports,
@@ -86,6 +86,14 @@ def build_load(config: Config) -> Load:
     from msseg_lightning.read.nifti import gate_options
 
     return functools.partial(load_subject, options=gate_options(config["data"]["reading"]))
+
+
+def build_has_lesions(config: Config) -> Callable[[LongitudinalSubject], bool | None]:
+    """Tells whether a pair has new lesions, by its reference; None where it has none."""
+    from msseg_lightning.read.load import has_new_lesions
+    from msseg_lightning.read.nifti import gate_options
+
+    return functools.partial(has_new_lesions, options=gate_options(config["data"]["reading"]))
 
 
 def build_cache(config: Config) -> Any:
@@ -241,6 +249,7 @@ def _staged(config: Config) -> Method:
                 code=code_hash(settings),
                 subjects=instantiate(part["read"]).subjects if own else None,
                 out_of_fold=part.get("out_of_fold") or 1,
+                has_lesions=build_has_lesions(part),
                 uses=tuple(dict.fromkeys((part.get("uses") or {}).values())),
                 maps=maps.get(name),
             )
@@ -332,19 +341,24 @@ def _ensemble(config: Config) -> Method:
     ensemble = config["ensemble"]
     members = _members(config)
 
-    load = build_load(config)
-
-    def has_lesions(subject: LongitudinalSubject) -> bool:
-        return bool(load(subject).volumes[TARGET].data.any())
-
     return EnsembleMethod(
         {name: functools.partial(build_method, member) for name, member in members.items()},
         folds=ensemble["folds"],
-        has_lesions=has_lesions,
+        has_lesions=build_has_lesions(config),
         level=ensemble["level"],
         rule=ensemble["rule"],
         postprocess=postprocess_rules(config),
+        of_fold=ensemble.get("of_fold"),
     )
+
+
+def number_of_maps(config: Config) -> int:
+    """How many single answers a prediction combines: of members, and of views, flips or passes."""
+    if not config.get("ensemble"):
+        return int(getattr(instantiate(config.get("infer")), "maps", 1))
+    ensemble, members = config["ensemble"], _members(config)
+    fitted = ensemble.get("of_fold") or [name for name in members for _ in range(ensemble["folds"])]
+    return sum(number_of_maps(members[name]) for name in fitted)
 
 
 def _members(config: Config) -> dict[str, Config]:

@@ -17,7 +17,6 @@ from msseg_lightning.core.subject_map import SupportsSubmit, map_subjects
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.read.nifti import changed_options
 from msseg_lightning.read.reader import read_subjects
-from msseg_lightning.read.splits import data_hash
 from msseg_lightning.run.assemble.code import ASSEMBLES, code_hash
 from msseg_lightning.run.assemble.system import build_load, instantiate
 from msseg_lightning.run.config.compose import Config
@@ -48,6 +47,7 @@ from msseg_lightning.run.predict.trained import (
     weights_hash,
 )
 from msseg_lightning.run.shard import Shard
+from msseg_lightning.split.split import data_hash
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
+from msseg_lightning.core.paths import resolve_file, shown
 from msseg_lightning.core.problem import ExitCode, MssegError
-from msseg_lightning.read.paths import resolve_file, shown
 
 
 def refused(path, root=None, **options):
