@@ -122,7 +122,7 @@ class SlidingWindow:
             network: (B, C, *size) -> logits (B, K, *size); put into evaluation mode meanwhile.
             images: (C, X, Y, Z).
             inside: (X, Y, Z) bool, where an answer is wanted (e.g. the brain); None is everywhere.
-            progress: told after every batch.
+            progress: called after every batch.
 
         Returns:
             (K, X, Y, Z) float32 logits or probabilities. Voxels that no window covers are

@@ -87,7 +87,7 @@ class CorrelationGate(nn.Module):
     ``space`` standardises each channel over the patch (instance norm without weights), as the code
     does. Then ``alpha`` of a single voxel may exceed 1, hence the clamp; its mean over the patch
     does not. ``channels`` standardises each voxel over the channels, which makes ``alpha`` the
-    absolute Pearson coefficient that the text speaks of.
+    absolute Pearson coefficient of the text.
 
     Args:
         in_channels: of each visit's features.
