@@ -1,4 +1,4 @@
-"""Send to the tracking store what an outage or a kill left unsent."""
+"""Send records that are missing in the tracking store, such as after an outage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WORDS = {"points": "metric points", "artifact": "files", "text": "texts"}
 
 
 def main(arguments: Sequence[str]) -> ExitCode:
-    """Replay journals."""
+    """Send journals to the tracking store."""
     parser = argparse.ArgumentParser(
         prog="msseg sync",
         description=__doc__,
@@ -116,14 +116,14 @@ def refuse_other_stores(elsewhere: Mapping[str, Sequence[Path]], uri: str) -> No
 
 
 def describe(sent: dict[str, int]) -> str:
-    """What was sent, in words; the rest (settings, tags, beginning and end) is a number."""
+    """Summary of what was sent."""
     parts = [f"{count} {WORDS[kind]}" for kind, count in sent.items() if kind in WORDS]
     others = sum(count for kind, count in sent.items() if kind not in WORDS)
     return ", ".join([*parts, f"{others} other notes"])
 
 
 def require_folders(folders: Sequence[Path]) -> None:
-    """Refuse what is not there.
+    """Refuse folders that do not exist.
 
     Raises:
         MssegError: a folder that does not exist (exit 2).

@@ -15,7 +15,6 @@ from filelock import FileLock
 from msseg_lightning.core.files import write_record, write_settings
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.evaluate.case_score import CaseScore
-from msseg_lightning.read.splits import data_hash
 from msseg_lightning.run.assemble.system import build_load, instantiate
 from msseg_lightning.run.config.compose import Config, compose_config
 from msseg_lightning.run.config.keys import OF_THE_RUN
@@ -24,6 +23,7 @@ from msseg_lightning.run.predict.scores import score_options, write_scores
 from msseg_lightning.run.train.experiment import labelled_subjects, make_split, train_experiment
 from msseg_lightning.run.train.mlflow_run import end_unrecorded, without_places
 from msseg_lightning.run.train.shared_jobs import in_turns
+from msseg_lightning.split.split import data_hash
 
 log = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ from msseg_lightning.core.files import sha256_file
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.evaluate.summary import summarise
-from msseg_lightning.read.splits import Split
 from msseg_lightning.run.config.compose import Config, compose_config
 from msseg_lightning.run.config.keys import decides, is_place
 from msseg_lightning.run.folder import RunFolder, data_name, flatten, relevant
 from msseg_lightning.run.predict.scores import PROTOCOL, scores_table
+from msseg_lightning.split.split import Split
 
 if TYPE_CHECKING:
     from msseg_lightning.track.tracker import Parent
