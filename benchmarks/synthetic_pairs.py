@@ -71,7 +71,7 @@ def make_pairs(
             networks[stage.name] = left.network()
         else:  # whichever version of the program fitted it: this is a picture
             networks[stage.name] = frozen_network(stage.make, fitted[-1].parent / "model")
-    recipe: dict[str, Any] = config["loader"]["synthesis"]
+    recipe: dict[str, Any] = config["sample"]["loader"]["synthesis"]
     recipe["sampler"] |= {"size": [edge] * 3, "positive_ratio": 1.0}
     synthesis = instantiate(recipe)
     assert isinstance(synthesis, PairSynthesis)
