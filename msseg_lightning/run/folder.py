@@ -28,7 +28,7 @@ from msseg_lightning.run.config.allow_list import (
     refuse_targets,
 )
 from msseg_lightning.run.config.compose import Config
-from msseg_lightning.run.config.keys import decides, hardware, precision
+from msseg_lightning.run.config.keys import MOVED, decides, hardware, precision
 from msseg_lightning.split.split import PARTS, Split, write_split
 
 RECORD = {"status?": str, "stages?": dict, "data_hash?": str, "split_hash?": str}
@@ -262,6 +262,18 @@ def read_config(file: Path, code: str, remedy: str) -> Config:
         content, changed = read_settings(file, read_stored_yaml)
     except (OSError, DamagedFileError) as error:
         content, changed = {}, getattr(error, "strerror", None) or str(error)
+    if changed is None and not MOVED.keys().isdisjoint(content):
+        raise MssegError(
+            Problem(
+                "run.version",
+                "the configuration is of an earlier version, whose settings had other names",
+                file=file,
+                field=", ".join(sorted(MOVED.keys() & content.keys())),
+                expected=", ".join(sorted(MOVED.values())),
+                remedy="train it again: the `msseg train` command with overwrite=true",
+                exit_code=ExitCode.MODEL,
+            )
+        )
     refuse_targets(content)
     refuse_interpolations(content)
     if changed is None:

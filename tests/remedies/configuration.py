@@ -56,6 +56,21 @@ def a_misspelt_setting(place: Place) -> None:
     place.ends_well([*SHOW, f"{key}=3"])
 
 
+@case("config.root")
+def settings_that_nothing_reads(place: Place) -> None:
+    """The names of earlier versions, in an experiment or on the command line."""
+    for word, right in (
+        ("+loader.depth=3", "+sample.loader.depth=3"),
+        ("+visits.reader=null", "+sample.visits.reader=null"),
+    ):
+        refusal = place.refused("config.root", [*SHOW, word])
+        assert refusal.remedy == f"write it as {right.strip('+').rpartition('.')[0]}"
+        place.ends_well([*SHOW, right])
+    refusal = place.refused("config.root", [*SHOW, "+widths=3"])
+    assert refusal.remedy == "leave it out"
+    place.ends_well(SHOW)
+
+
 @case("config.compose", "config.type", "config.size")
 def a_value_that_is_none(place: Place) -> None:
     for code, word, right in (

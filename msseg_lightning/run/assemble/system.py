@@ -6,6 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from msseg_lightning.core.files import sha256_file
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from msseg_lightning.method.staged import FittedStage
 
 Given = Mapping[str, "FittedStage"]
+PATCH_LOADER = {"_target_": "msseg_lightning.sample.loader.PatchLoader"}
+"""Where ``sample`` names no loader: most samplers draw boxes."""
+
 Load = Callable[[LongitudinalSubject], LoadedSubject]
 
 
@@ -150,9 +154,13 @@ def _single(config: Config, given: Given | None = None) -> Any:
     optimizer = instantiate(pieces["optimizer"], partial=True)
     scheduler = instantiate(pieces["scheduler"], partial=True)
     _try_optimizer(pieces["optimizer"], optimizer, scheduler)
+    node = dict(pieces["task"])
+    if "cut" in node:  # batches of validation pairs lie where those of training do
+        cut = instantiate(node.pop("cut"), partial=True)
+        extra["train.task"]["cut"] = functools.partial(cut, sampler=build_sampler(config))
     task = _made(
         _name(pieces["task"]),
-        instantiate(pieces["task"], partial=True),
+        instantiate(node, partial=True),
         network=_complete(config["network"], extra["network"]),
         loss=_complete(config["loss"], extra["loss"]),
         optimizer=optimizer,
@@ -161,24 +169,13 @@ def _single(config: Config, given: Given | None = None) -> Any:
         **extra["train.task"],
     )
     channels = Channels(tuple(config["channels"]["images"]), config["channels"]["target"])
-    loader = dict(config["loader"])
-    visits = instantiate(loader.pop("visits", None))
     return _made(
         _name(config["method"]),
         method,
         cache=cache,
         channels=channels,
         # built now: a wrong patch size must not wait until every pair is prepared
-        patches=functools.partial(
-            instantiate(loader, partial=True),
-            sampler=_complete(config["sample"], extra["sample"]),
-            augment=_complete(config["augment"], extra["augment"]),
-            image_names=channels.images,
-            target_names=() if channels.target is None else (channels.target,),
-            batch_size=config["train"]["batch_size"],
-            seed=config["seed"],
-            **extra["loader"],
-        ),
+        patches=build_loader(config, extra),
         task=task,
         training=_made("train", Training, **train),
         infer=instantiate(config["infer"]),
@@ -187,7 +184,41 @@ def _single(config: Config, given: Given | None = None) -> Any:
         postprocess=rules,
         hardware=_made("trainer", Hardware, **config["trainer"]),
         derived=images,
-        visits=visits,
+        visits=instantiate((config.get("sample") or {}).get("visits")),
+    )
+
+
+def build_sampler(config: Config, arguments: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """The sampler that ``sample`` is, beside its ``loader`` and ``visits``; None where it is none.
+
+    Args:
+        config: of one network.
+        arguments: objects that no configuration can hold.
+    """
+    sample = config.get("sample") or {}
+    own = {key: value for key, value in sample.items() if key not in ("loader", "visits")}
+    return _complete(own or None, arguments)
+
+
+def build_loader(
+    config: Config, extra: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> Callable[..., Any]:
+    """Makes the loader of prepared pairs: ``sample.loader``, given the sampler that ``sample`` is.
+
+    Args:
+        config: of one network.
+        extra: node -> objects for arguments that no configuration can hold.
+    """
+    target = config["channels"]["target"]
+    return functools.partial(
+        instantiate((config.get("sample") or {}).get("loader", PATCH_LOADER), partial=True),
+        sampler=build_sampler(config, extra.get("sample", {})),
+        augment=_complete(config["augment"], extra.get("augment", {})),
+        image_names=tuple(config["channels"]["images"]),
+        target_names=() if target is None else (target,),
+        batch_size=config["train"]["batch_size"],
+        seed=config["seed"],
+        **extra.get("sample.loader", {}),
     )
 
 
