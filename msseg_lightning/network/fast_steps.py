@@ -24,9 +24,9 @@ def run_fused(unit: nn.Module, features: Tensor, steps: Sequence[str]) -> Tensor
         if name != "norm":
             features = getattr(unit, name)(features)
         elif remaining[:1] == ["act"]:
-            features = norm_activation(unit.norm, getattr(unit, remaining.pop(0)), features)
+            features = norm_activation(getattr(unit, name), getattr(unit, remaining.pop(0)), features)
         else:
-            features = norm_activation(unit.norm, None, features)
+            features = norm_activation(getattr(unit, name), None, features)
     return features
 
 
