@@ -48,20 +48,63 @@ def a_misspelt_experiment(place: Place) -> None:
 def a_misspelt_setting(place: Place) -> None:
     refusal = place.refused("config.key", [*SHOW, "trian.steps=3"])
     (shown,) = place.follow_commands(refusal, EXPERIMENT="pre_unet")
-    key = refusal.expected.split(", ")[0]
+    (key,) = re.findall(r"did you mean (\S+)\?", refusal.remedy)
     assert f"{key.rpartition('.')[2]}:" in shown
     place.ends_well([*SHOW, f"{key}=3"])
+    for word in ("+trian.steps=3", "+data.foo=3"):  # nobody would read it
+        place.refused("config.key", [*SHOW, word])
+    refusal = place.refused("config.key", [*SHOW, "network.kernels=[3,3,3,3,3]"])
+    ((added,),) = refusal.settings(VALUE="[3,3,3,3,3]")
+    place.ends_well([*SHOW, added])
 
 
-@case("config.compose", "config.type", "config.size")
-def a_value_that_is_none(place: Place) -> None:
-    for code, word, right in (
-        ("config.compose", "network=none_such", "network=ohem_unet"),
-        ("config.type", "trainer.compile=maybe", "trainer.compile=true"),
-    ):
+@case("config.preset")
+def a_file_that_is_not_there(place: Place) -> None:
+    for word in ("network=ohem", "network=xyz"):
+        refusal = place.refused("config.preset", [*SHOW, word])
+        place.follow_settings(refusal, [*SHOW, word], NAME=refusal.expected.split(", ")[0])
+
+
+@case("config.compose", "config.unresolved")
+def what_cannot_be_taken_away(place: Place) -> None:
+    for word in ("~seed", "~data.workers", "~none", "network=null", "~train.steps"):
+        code = "config.unresolved" if word == "~train.steps" else "config.compose"
         refusal = place.refused(code, [*SHOW, word])
-        place.follow_commands(refusal, EXPERIMENT="pre_unet")
-        place.ends_well([*SHOW, right])
+        left_out = re.match(r"leave (\S+) out", refusal.remedy)
+        assert left_out is not None
+        place.ends_well([one for one in [*SHOW, word] if one != left_out[1]])
+
+
+@case("config.word")
+def words_that_are_no_setting(place: Place) -> None:
+    cohort = place.fixture("coarse_cohort")
+    words = ["check", "read=msseg2", "--workers", "1"]
+    refusal = place.refused("config.word", [*words, str(cohort)])
+    place.follow_settings(refusal, words)
+    for word in ("foo", "@foo=3"):
+        refusal = place.refused("config.word", [*SHOW, word])
+        assert refusal.remedy.startswith(f"leave {word} out")
+        place.ends_well(SHOW)
+    refusal = place.refused("config.word", [*SHOW, "paths.runs="])
+    place.follow_settings(refusal, [*SHOW, "paths.runs="], PLACE="elsewhere")
+    link = place.folder / "a${b}"
+    link.symlink_to(cohort)
+    for given in (link, str(link).replace("$", "\\$")):
+        refusal = place.refused("config.word", [*words, f"read.root={given}"])
+        assert "give a link to it whose name holds no ${" in refusal.remedy
+    (place.folder / "plain").symlink_to(link)
+    place.ends_well([*words, "read.root=plain"])
+    labels = "data.reading.label_values={1: 0, 1: 1}"
+    refusal = place.refused("config.word", [*SHOW, labels])
+    assert refusal.remedy == "leave one 1 out"
+    place.ends_well([*SHOW, labels.replace("1: 0, ", "")])
+
+
+@case("config.type", "config.size")
+def a_value_that_is_none(place: Place) -> None:
+    refusal = place.refused("config.type", [*SHOW, "trainer.compile=maybe"])
+    place.follow_commands(refusal, EXPERIMENT="pre_unet")
+    place.ends_well([*SHOW, "trainer.compile=true"])
     refusal = place.refused("config.size", [*SHOW, "size=huge"])
     assert refusal.remedy.startswith("leave it out")
     place.ends_well(SHOW)
