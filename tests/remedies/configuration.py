@@ -459,6 +459,31 @@ def a_store_of_another_optuna(place: Place) -> None:
     SharedStudy.find("s", folder)
 
 
+@case("sweep.store_damaged")
+def a_store_that_is_no_store(place: Place) -> None:
+    """Empty, cut off, something else, or with a broken text: named, and another is begun."""
+    search = read_search("default")
+    sound = place.folder / "sound"
+    SharedStudy.begin("s", sound, search, [])
+    content = (sound / "study.db").read_bytes()
+    for number, bad in enumerate(
+        (b"", b"trials", content[: len(content) // 2], content.replace(b'{"search"', b'["search"'))
+    ):
+        folder = place.folder / f"bad{number}"
+        folder.mkdir()
+        (folder / "study.db").write_bytes(bad)
+        for action in (
+            lambda folder=folder: SharedStudy.begin("s", folder, search, []),
+            lambda folder=folder: SharedStudy.find("s", folder),
+        ):
+            refusal = place.raised("sweep.store_damaged", action)
+            assert refusal.remedy.startswith("restore a copy of it, or name=")
+        ((word,),) = refusal.settings(OTHER=f"new{number}")
+        SharedStudy.begin(word.removeprefix("name="), place.folder / f"new{number}", search, [])
+        (folder / "study.db").write_bytes(content)
+        SharedStudy.find("s", folder)
+
+
 @case("ui.exposed", "ui.port_taken", "sync.missing", "track.uri", "track.pseudonym_key")
 def around_tracking(place: Place) -> None:
     refusal = place.refused("ui.exposed", ["ui", "--host", "0.0.0.0"])
