@@ -171,8 +171,9 @@ def _affine(
         shear = np.eye(3)
         shear[~np.eye(3, dtype=bool)] = generator.uniform(-recipe.shear, recipe.shear, 6)
         matrix = matrix @ shear
-    shift = generator.uniform(-recipe.translation_mm, recipe.translation_mm, 3)
-    return matrix, shift
+    limits = np.empty(3)
+    limits[list(axes)] = recipe.translation_mm  # from anatomical to array axes
+    return matrix, generator.uniform(-limits, limits)
 
 
 def _displacement(

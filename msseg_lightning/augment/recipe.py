@@ -62,7 +62,7 @@ class Affine:
             tissue and things look smaller.
         same_scale: one factor for all axes.
         shear: largest absolute shear of any pair of axes.
-        translation_mm: largest shift along each axis.
+        translation_mm: largest shift, one number or one along each of the same three axes.
         scale_probability: given the operation happens, that it scales; nnU-Net draws rotation and
             scaling apart.
         rotation_probability: likewise for the rotation.
@@ -73,7 +73,7 @@ class Affine:
     scale: Range = (1.0, 1.0)
     same_scale: bool = False
     shear: float = 0.0
-    translation_mm: float = 0.0
+    translation_mm: float | tuple[float, float, float] = 0.0
     scale_probability: float = 1.0
     rotation_probability: float = 1.0
 

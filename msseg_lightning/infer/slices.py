@@ -45,6 +45,9 @@ class SliceWise:
         size: edge of square windows within the slice, one number or two; None takes slices whole,
             padded evenly with 0 to what the network can divide (its ``divisor``, else 1).
         overlap: shared share of neighbouring windows, in [0, 1).
+        edges: ``shifted`` pushes the last window of an axis back to end with the slice; ``padded``
+            lays one at every step that begins in the slice, over zeros where it reaches beyond
+            (S05). Both cover the slice.
         whole: refuse slices that are larger than ``size`` rather than cover them by windows (S07).
         combine_at: level at which planes and flips are combined: ``logit``, ``probability``, or
             ``binary``, where each plane's map is cut first.
@@ -77,6 +80,7 @@ class SliceWise:
         batch_size: int = 16,
         precision: Literal["fp32", "bf16", "fp16"] = "fp32",
         whole: bool = False,
+        edges: Literal["shifted", "padded"] = "shifted",
     ) -> None:
         require(bool(planes) and set(planes) <= set(PLANES), "planes", planes, ", ".join(PLANES))
         require(depth >= 1 and depth % 2 == 1, "depth", depth, "an odd number")
@@ -86,6 +90,7 @@ class SliceWise:
         require(precision in PRECISIONS, "precision", precision, ", ".join(PRECISIONS))
         levels = ("logit", "probability", "binary")
         require(combine_at in levels, "combine_at", combine_at, ", ".join(levels))
+        require(edges in ("shifted", "padded"), "edges", edges, "shifted, padded")
         fits = rule == "mean" or (rule == "majority" and combine_at == "binary")
         require(fits, "rule", rule, "mean, or majority with combine_at=binary")
         self.axes = tuple(PLANES.index(plane) for plane in planes)
@@ -98,6 +103,7 @@ class SliceWise:
         self.combine_at, self.rule, self.threshold = combine_at, rule, threshold
         self.flips = tuple(tuple(axes) for axes in flips)
         self.batch_size, self.precision, self.whole = batch_size, precision, whole
+        self.edges = edges
         self.level: Literal["logit", "probability"]
         self.level = "logit" if combine_at == "logit" else "probability"
 
@@ -263,10 +269,22 @@ class SliceWise:
                         "and sample.size",
                     )
                 )
+        steps = [max(1, int(edge * (1 - self.overlap))) for edge in size]
+        if self.edges == "padded":
+            first, second = (
+                list(range(0, given, step)) for given, step in zip(have, steps, strict=True)
+            )
+            beyond = (
+                (0, max(0, places[-1] + edge - given))
+                for places, edge, given in zip((first, second), size, have, strict=True)
+            )
+            rows, columns = beyond
+            corners = [(top, left) for top in first for left in second]
+            return size[0], size[1], corners, (rows, columns)
         missing = [max(0, edge - given) for edge, given in zip(size, have, strict=True)]
         first, second = (
-            starts(given + gap, edge, max(1, int(edge * (1 - self.overlap))))
-            for given, gap, edge in zip(have, missing, size, strict=True)
+            starts(given + gap, edge, step)
+            for given, gap, edge, step in zip(have, missing, size, steps, strict=True)
         )
         corners = [(top, left) for top in first for left in second]
         before = ((missing[0] // 2, missing[0]), (missing[1] // 2, missing[1]))

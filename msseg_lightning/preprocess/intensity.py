@@ -115,6 +115,22 @@ class MinMax:
 
 
 @dataclasses.dataclass(frozen=True)
+class AtLeast:
+    """Raise every lower value of each image to a minimum (S05).
+
+    Args:
+        minimum: in units of the image at this place of the chain.
+    """
+
+    minimum: float = 0.0
+
+    version: ClassVar[int] = 1
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        return map_images(subject, lambda data: np.maximum(data, np.float32(self.minimum)))
+
+
+@dataclasses.dataclass(frozen=True)
 class SliceZScore:
     """Standardise every slice to mean 0 and standard deviation 1, background included (S24).
 

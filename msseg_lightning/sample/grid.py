@@ -1,4 +1,4 @@
-"""Overlapping patches on a lattice: balanced epochs, negatives one after the other (S25)."""
+"""Overlapping patches on a lattice: balanced epochs, negatives one after the other (S05, S25)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from msseg_lightning.core.batch import Batch
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import BRAIN
@@ -194,3 +196,28 @@ class GridLoader(PatchLoader):
             ],
             bool,
         )
+
+
+class SliceGridLoader(GridLoader):
+    """Boxes that are one voxel thick, handed over as slices: (B, C, H, W) (S05).
+
+    The plane is that of the sampler's edges beside the 1: a size of [1, 64, 64] gives sagittal
+    patches. See ``GridLoader`` for the arguments and for which boxes make up a batch.
+    """
+
+    def __init__(
+        self,
+        subjects: Sequence[PreparedSubject],
+        sampler: GridSampler,
+        augment: PatchMaker,
+        **others: object,
+    ) -> None:
+        super().__init__(subjects, sampler, augment, **others)  # type: ignore[arg-type]  # passed on
+        if list(sampler.size).count(1) != 1:
+            raise ValueError(f"a box of {sampler.size} is no slice: one edge must be 1")
+        self.axis = sampler.size.index(1)
+
+    def assemble(self, images: torch.Tensor, labels: torch.Tensor, names: Sequence[str]) -> Batch:
+        """See ``PatchLoader``; the axis of one voxel is left out."""
+        axis = 2 + self.axis
+        return super().assemble(images.squeeze(axis), labels.squeeze(axis), names)

@@ -393,10 +393,22 @@ def number_of_maps(config: Config) -> int:
 
 
 def _members(config: Config) -> dict[str, Config]:
-    """The systems of an ensemble: files of their own, or one system over several folds."""
-    configs = config["ensemble"].get("configs") or {config["name"]: {**config, "ensemble": None}}
+    """The systems of an ensemble: files of their own, or one system over several folds.
+
+    With ``seeds: N`` each stands N times, with a seed of its own made from the run's.
+    """
+    ensemble = config["ensemble"]
+    configs = ensemble.get("configs") or {config["name"]: {**config, "ensemble": None}}
     shared = handed_down(config)
-    return {name: {**member, **shared} for name, member in configs.items()}
+    members = {name: {**member, **shared} for name, member in configs.items()}
+    seeds = ensemble.get("seeds") or 1
+    if seeds == 1:
+        return members
+    return {
+        f"{name}-seed{number}": {**member, "seed": keyed_seed(config["seed"], "member", number)}
+        for number in range(seeds)
+        for name, member in members.items()
+    }
 
 
 def _systems(config: Config) -> list[Config]:

@@ -48,6 +48,7 @@ LIBRARY_CLASSES = {
             "monai.losses.DiceCELoss",
             "monai.losses.DiceFocalLoss",
             "monai.losses.FocalLoss",
+            "monai.losses.GeneralizedDiceLoss",
             "monai.losses.TverskyLoss",
         }
     ),

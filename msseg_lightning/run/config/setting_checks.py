@@ -39,6 +39,7 @@ def refuse_ranges(config: Mapping[str, Any]) -> None:
         wrong.append(("ensemble", ensemble, "null or {folds: N, level: L, rule: R}"))
     elif ensemble is not None:
         counts["ensemble.folds"] = (ensemble["folds"], 1)
+        counts["ensemble.seeds"] = (ensemble.get("seeds", 1), 1)
     wrong += [
         (key, value, f"a whole number from {least} to {LARGEST_SEED}")
         for key, (value, least) in counts.items()

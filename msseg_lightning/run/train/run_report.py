@@ -114,6 +114,11 @@ def _kept_step(folder: RunFolder) -> int | None:
     return None if best is None else best - 1
 
 
+def _ensemble(ensemble: dict[str, Any]) -> str:
+    seeds = f", {ensemble['seeds']} seeds each" if ensemble.get("seeds", 1) > 1 else ""
+    return f"{ensemble['folds']} folds{seeds}, {ensemble['rule']} of {ensemble['level']}"
+
+
 def setting(config: Config, record: dict[str, Any], content: dict[str, Any]) -> dict[str, object]:
     """How the run was made, as shown at the top."""
     split = content["split"]
@@ -123,9 +128,7 @@ def setting(config: Config, record: dict[str, Any], content: dict[str, Any]) -> 
     ensemble = config.get("ensemble")
     parts = {
         "stages": ", ".join(f"{name} ({key})" for name, key in stages.items()),
-        "ensemble": f"{ensemble['folds']} folds, {ensemble['rule']} of {ensemble['level']}"
-        if ensemble
-        else "",
+        "ensemble": _ensemble(ensemble) if ensemble else "",
         "needs": "; ".join(config["card"].get("needs") or ()),
     }
     return {

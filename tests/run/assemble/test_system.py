@@ -163,3 +163,20 @@ def test_a_sampler_without_a_loader_makes_patches():
     made = build_loader({**config, "sample": sampler, "augment": None})
     assert made.func.func is PatchLoader and made.keywords["sampler"].size == (8, 8, 8)
     assert (made.keywords["batch_size"], made.keywords["seed"]) == (4, 0)
+
+
+def seeds_of(*words):
+    method = build_method(compose_config((*TINY, *words), "pre_unet"))
+    return {name: make().task.seed for name, make in method.members.items()}
+
+
+def test_members_of_several_seeds_have_each_their_own_made_from_the_runs():
+    ensemble = "ensemble={folds: 2, seeds: 3, level: probability, rule: mean}"
+    first, again, other = (seeds_of(ensemble, f"seed={seed}") for seed in (0, 0, 1))
+    assert list(first) == ["pre_unet-seed0", "pre_unet-seed1", "pre_unet-seed2"]
+    assert first == again
+    assert len({*first.values(), *other.values()}) == 6
+    method = build_method(compose_config((*TINY, ensemble), "pre_unet"))
+    assert len(method.names) == 6
+    plain = "ensemble={folds: 2, level: probability, rule: mean}"
+    assert seeds_of(plain) == {"pre_unet": 0}  # one member is the system with the run's own seed
