@@ -18,7 +18,7 @@ from msseg_lightning.core.subject import (
 )
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.preprocess.difference import RISES
-from msseg_lightning.run.assemble.system import build_method, instantiate
+from msseg_lightning.run.assemble.system import build_method, build_sampler, instantiate
 from msseg_lightning.run.config.compose import compose_config
 from tests.sample.conftest import prepare
 

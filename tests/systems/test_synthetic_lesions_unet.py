@@ -129,15 +129,16 @@ def test_a_trained_inpainter_brings_lesions_to_the_level_around_them(config, pai
     assert np.mean(values[-10:]) < 0.8 * np.mean(values[:5])
     source = loader(config, pairs, 16, inpainter=inpainter.requires_grad_(False).eval())
     assert isinstance(source, MixedPairs)
-    source.synthesis.fates = tuple(float(fate == Fate.ERASED_FIRST) for fate in Fate)
-    source.synthesis.alter = None
+    made_up = source.made_up
+    made_up.synthesis.fates = tuple(float(fate == Fate.ERASED_FIRST) for fate in Fate)
+    made_up.synthesis.alter = None
     left = []
     for step in range(4):
         plans = [
-            source.synthesis.plan(source.visits, None, np.random.default_rng(10 * step + index))
+            made_up.synthesis.plan(made_up.visits, None, np.random.default_rng(10 * step + index))
             for index in range(3)
         ]
-        images, new = source.synthesis.render(plans, source.inpainter, None)
+        images, new = made_up.synthesis.render(plans, made_up.inpainter, None)
         for plan, pair, mask in zip(plans, images, new, strict=True):
             lesions = plan.lesions > 0
             np.testing.assert_array_equal(mask[0] > 0, lesions)
