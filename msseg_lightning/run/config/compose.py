@@ -218,7 +218,7 @@ def _try(overrides: Sequence[str]) -> Any:
     return _composed(tuple(overrides), root(), conf_dir())
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)
 def _composed(overrides: tuple[str, ...], search: Path, folder: Path) -> Any:
     """What Hydra makes of it, to be read only: 0.2 CPU s, and a command asks for the same again."""
     from hydra import compose, initialize_config_dir
