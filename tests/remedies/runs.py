@@ -18,13 +18,12 @@ from typing import Any
 import pytest
 import yaml
 
-from msseg_lightning.core.files import write_record
-from msseg_lightning.core.outputs import json_with, refuse_overwrites
+from msseg_lightning.core.files import write_record, write_settings
+from msseg_lightning.core.outputs import is_json_with, refuse_overwrites
 from msseg_lightning.core.subject import TARGET
 from msseg_lightning.method.network_method import NetworkMethod
 from msseg_lightning.preprocess.nyul import Nyul
 from msseg_lightning.read.msseg2 import Msseg2
-from msseg_lightning.read.splits import Split
 from msseg_lightning.run.assemble.system import build_load, instantiate
 from msseg_lightning.run.config.allow_list import read_stored_yaml, refuse_places
 from msseg_lightning.run.config.compose import compose_config
@@ -38,8 +37,9 @@ from msseg_lightning.run.predict.delivery import (
 from msseg_lightning.run.predict.trained import find_model, load_config
 from msseg_lightning.run.train.experiment import labelled_subjects
 from msseg_lightning.run.train.folds_and_seeds import _assemble
+from msseg_lightning.split.split import Split
 from msseg_lightning.train.interruption import StopOnSignal
-from msseg_lightning.train.ranks import together
+from msseg_lightning.train.ranks import on_all_processes
 from tests.remedies.place import Place, case, with_settings
 from tests.sample.conftest import prepare
 
@@ -135,6 +135,21 @@ def an_unfinished_run(place: Place) -> None:
     place.ends_well([*trained.predict, "new.nii.gz"])
 
 
+@case("run.version")
+def a_run_of_an_earlier_version(place: Place) -> None:
+    trained = Trained(place)
+    for path in (trained.run / "config.yaml", trained.run / "model" / "config.yaml"):
+        config = yaml.safe_load(path.read_text())
+        loader = config["sample"].pop("loader")
+        split = {**(config.get("split") or {}), "_target_": "msseg_lightning.read.splits.KFold"}
+        write_settings(path, {**config, "loader": loader, "split": split})
+    refusal = place.refused("run.version", [*trained.predict, "new.nii.gz"])
+    assert refusal.remedy.endswith("the `msseg train` command with overwrite=true")
+    place.refused("run.version", ["report", trained.run])
+    place.ends_well([*trained.train, "overwrite=true"])
+    place.ends_well([*trained.predict, "new.nii.gz"])
+
+
 @case("model.config", "config.place", "config.unsafe", "model.file")
 def a_model_of_somebody_else(place: Place) -> None:
     trained = Trained(place)
@@ -188,7 +203,7 @@ def words_of_a_prediction(place: Place) -> None:
     refusal = place.refused("output.overwrites", [*trained.predict, "own.nii.gz"])
     assert "those that an earlier version wrote" in refusal.remedy
     place.ends_well([*trained.predict, "next.nii.gz"])
-    refuse_overwrites([(place.folder / "folder" / "own.nii.gz", json_with("a"))], trained.scans)
+    refuse_overwrites([(place.folder / "folder" / "own.nii.gz", is_json_with("a"))], trained.scans)
 
     words = ["predict", trained.run, "--folder", "masks", "read=msseg2",
              f"read.root={trained.cohort}"]  # fmt: skip
@@ -272,7 +287,7 @@ def another_number_of_processes(place: Place) -> None:
             patch.setenv(name, value)
 
         def begin(devices: int, nodes: int) -> None:
-            with together(devices, nodes, print):
+            with on_all_processes(devices, nodes, print):
                 pass
 
         refusal = place.raised("train.processes", lambda: begin(2, 1))

@@ -14,8 +14,8 @@ from msseg_lightning.core.subject import BASELINE, FOLLOWUP, LongitudinalSubject
 from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.infer.aggregate import combine
 from msseg_lightning.infer.sliding_window import check_inside
-from msseg_lightning.method.derived_image import DerivedImage, Source
-from msseg_lightning.method.staged import Fitted, Stage
+from msseg_lightning.method.derived_image import DerivedImage, FittedNetwork
+from msseg_lightning.method.staged import FittedStage, Stage
 from msseg_lightning.network.correlation_unet import CorrelationUNet, PairAutoencoder
 from msseg_lightning.preprocess.crop import CropToMask
 from msseg_lightning.preprocess.otsu import OtsuBrain
@@ -45,7 +45,7 @@ def images_that_a_network_takes(place: Place) -> None:
     assert "network.in_channels" in refusal.remedy
     network = _part("network", "network.in_channels=2")
     refusal = place.raised("network.patch", lambda: network(images[..., :15]))  # type: ignore[operator]
-    assert refusal.remedy == "choose a patch (and window) size that divides"
+    assert refusal.remedy == "choose patch and window sizes that are multiples of these"
     edges = [int(edge) for edge in re.findall(r"\d+", refusal.expected)]
     network(torch.zeros(1, 2, *(4 * edge for edge in edges)))  # type: ignore[operator]
     refusal = place.raised(
@@ -163,30 +163,30 @@ def a_chain_in_the_wrong_order(place: Place) -> None:
 def stages_out_of_fold(place: Place) -> None:
     """Each setting of a remedy changes the stage of an experiment, which is built from it."""
     network = torch.nn.Identity()
-    one = Source(lambda: network, "a", place.folder, frozenset("p"))
-    other = Source(lambda: network, "b", place.folder, frozenset("q"))
+    one = FittedNetwork(lambda: network, "a", place.folder, frozenset("p"))
+    other = FittedNetwork(lambda: network, "b", place.folder, frozenset("q"))
 
     def stage(*words: str) -> dict[str, Any]:
         config = compose_config(["read.root=.", "size=tiny", *words], "metric_learning_unet")
         found: dict[str, Any] = config["stages"]["metric"]
         return found
 
-    refusal = place.raised("config.stage", Fitted("metric", "k", (one, other)).network)
+    refusal = place.raised("config.stage", FittedStage("metric", "k", (one, other)).network)
     (choice,) = refusal.settings()
     assert "uses.images" in refusal.remedy
     for given in ([], ["+stages.metric.out_of_fold=2"]):
         assert stage(*given, *choice)["out_of_fold"] == 1
-    Fitted("metric", "k", (one,)).network()
+    FittedStage("metric", "k", (one,)).network()
 
-    refusal = place.raised("config.stage", lambda: Fitted("metric", "k", (one,)).image("x"))
+    refusal = place.raised("config.stage", lambda: FittedStage("metric", "k", (one,)).image("x"))
     quoted = re.match("'([^']+)', or use another stage", refusal.remedy)
     assert quoted is not None
     maps = instantiate(stage(quoted[1])["maps"])
-    Fitted("metric", "k", (one,), maps).image("x")
+    FittedStage("metric", "k", (one,), maps).image("x")
 
     pairs = [LongitudinalSubject(id=name, patient=name, images={}) for name in "ab"]
 
-    def ensure(pairs: list[LongitudinalSubject], folds: int) -> Fitted:
+    def ensure(pairs: list[LongitudinalSubject], folds: int) -> FittedStage:
         made = Stage("metric", {}, lambda _: test_staged.Sum("metric", {}, {}),  # type: ignore
                      place.folder / "stages", "c", out_of_fold=folds)  # fmt: skip
         return made.ensure(pairs, {})

@@ -20,6 +20,6 @@ def test_a_damaged_row_is_left_out_of_the_drawing_and_of_a_resumed_run(tmp_path,
         stream.write(b"" if bad.endswith(b"\n") else bad)
     rows = [(1, "loss", 2.0), (2, "loss", 1.0)]
     assert [tuple(row.values()) for row in read_curves(curves.path)] == rows
-    curves.forget_after(2)
+    curves.drop_from(2)
     assert [tuple(row.values()) for row in read_curves(curves.path)] == rows[:1]
     assert read_curves(tmp_path / "none.csv") == []

@@ -16,7 +16,7 @@ from msseg_lightning.run.config.allow_list import (
     refuse_targets,
     yaml_texts,
 )
-from msseg_lightning.run.config.keys import KEYS, OF_SEVERAL, OF_THE_RUN, is_place
+from msseg_lightning.run.config.keys import KEYS, OF_SEVERAL, OF_THE_RUN, is_place, unknown_roots
 from msseg_lightning.run.config.overrides import readable, refuse_words, refused_place, word
 from msseg_lightning.run.config.setting_checks import leaves, refuse_kinds, refuse_ranges
 
@@ -77,7 +77,8 @@ def compose_config(
     overrides = [*_size(given, chosen), *given]
     composed = _compose([*chosen, *overrides], given)
     plain = OmegaConf.to_container(composed, resolve=False)
-    _refuse_other_keys(plain, [*chosen, *given])
+    _refuse_unknown(plain)
+    _refuse_other_keys([*chosen, *given])
     refuse_targets(plain)
     # again, since the command line's grammar has escapes: $\{ is ${ by now
     refuse_resolvers((where, text) for where, text in nodes(plain) if isinstance(text, str))
@@ -106,10 +107,27 @@ def compose_config(
     refuse_targets(config)  # again, with what interpolations put in other places
     for name in (config["ensemble"] or {}).get("members") or ():
         # size=NAME means the members' own size of that name; what is read is the run's business
-        member = compose_config((f"size={config['size']}", "read.root=."), name)
+        own = (config["ensemble"].get("settings") or {}).get(name) or ()
+        member = compose_config((f"size={config['size']}", "read.root=.", *own), name)
         kept = {key: value for key, value in member.items() if key not in OF_THE_RUN}
         config["ensemble"].setdefault("configs", {})[name] = kept
     return config
+
+
+def _refuse_unknown(config: Any) -> None:
+    """A root key that nothing reads would be a setting that is silently without effect."""
+    if unknown := unknown_roots(config):
+        raise MssegError(
+            Problem(
+                "config.root",
+                "nothing reads this setting",
+                field=place,
+                expected=today or ", ".join(difflib.get_close_matches(place, KEYS, n=3)),
+                remedy=f"write it as {today}" if today else "leave it out",
+                exit_code=ExitCode.CONFIG,
+            )
+            for place, today in unknown.items()
+        )
 
 
 def expanded_stages(plain: Mapping[str, Any]) -> Config:
@@ -306,7 +324,7 @@ def _key(item: str) -> str:
     return item.lstrip("+~").partition("=")[0]
 
 
-def _refuse_other_keys(plain: Any, given: Sequence[str]) -> None:
+def _refuse_other_keys(given: Sequence[str]) -> None:
     """Nothing is added that nobody reads, and nothing is taken away that somebody reads.
 
     What a class is built from, it checks itself; names of stages, images, rules and the like are
@@ -337,9 +355,6 @@ def _refuse_other_keys(plain: Any, given: Sequence[str]) -> None:
                     exit_code=ExitCode.CONFIG,
                 )
             )
-    known = {problem.field.partition(".")[0] for problem in problems}
-    roots = {key.partition(".")[0] for key in KEYS} | known
-    problems += [_unknown_key(str(name), given) for name in plain if name not in roots]
     if problems:
         raise MssegError(problems)
 
