@@ -359,12 +359,12 @@ def _refuse_other_keys(given: Sequence[str]) -> None:
         raise MssegError(problems)
 
 
-def _has_no_class(base: Mapping[str, Any], name: str) -> bool:
+def _has_no_class(base: Mapping[Any, Any], name: str) -> bool:
     node = base.get(name)
     return isinstance(node, Mapping) and bool(node) and "_target_" not in node
 
 
-def _is_free(base: Mapping[str, Any], key: str) -> bool:
+def _is_free(base: Mapping[Any, Any], key: str) -> bool:
     """Whether a setting that is not there may be added: by name nothing else is read."""
     *groups, last = key.split("@")[0].split(".")
     node: Any = base

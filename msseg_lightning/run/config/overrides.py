@@ -151,13 +151,14 @@ def _named_twice(item: str) -> list[str]:
     """Keys that a mapping of a word names more than once; Hydra keeps the last in silence."""
     if item.count(":") < 2 or "{" not in item:
         return []
+    from antlr4 import CommonTokenStream, InputStream
     from hydra.core.override_parser.overrides_parser import create_functions
     from hydra.core.override_parser.overrides_visitor import (
         HydraErrorListener,
         HydraOverrideVisitor,
     )
     from hydra.errors import HydraException
-    from hydra.grammar.gen.OverrideLexer import CommonTokenStream, InputStream, OverrideLexer
+    from hydra.grammar.gen.OverrideLexer import OverrideLexer
     from hydra.grammar.gen.OverrideParser import OverrideParser
 
     twice: list[str] = []
