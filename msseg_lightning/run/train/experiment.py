@@ -79,7 +79,7 @@ def train_experiment(config: Config, with_report: bool = True) -> Outcome:
             tracking = instantiate(config.get("track")) or None
             check_buildable(config)
         except MssegError:  # what is refused leaves no folder and no failed run in the store
-            folder.disclaim()
+            folder.withdraw_claim()
             raise
         tracker = open_run(config, folder, split, tracking)
         if tracker is None or tracking is None:
@@ -111,7 +111,8 @@ def labelled_subjects(config: Config) -> dict[str, LongitudinalSubject]:
                 f"none of the {len(subjects)} pairs has a mask of new lesions",
                 file=config["read"].get("root"),
                 field=TARGET,
-                remedy="training needs labelled pairs; `msseg predict` needs none",
+                remedy="put the masks beside the scans (`msseg check` names what was not used), "
+                "or apply a trained system: `msseg predict` needs none",
             )
         )
     if len(labelled) < len(subjects):

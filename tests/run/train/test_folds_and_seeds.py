@@ -16,7 +16,7 @@ from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.train import folds_and_seeds
 from msseg_lightning.run.train.folds_and_seeds import is_finished, is_product
-from msseg_lightning.run.train.shared_jobs import in_turns
+from msseg_lightning.run.train.shared_jobs import run_shared_jobs
 
 
 @pytest.fixture(scope="module")
@@ -156,10 +156,10 @@ def test_two_processes_share_the_runs():
             raise MssegError(Problem("run.busy", "another process is running in this folder"))
         done.append(job)
 
-    in_turns([0, 1, 2], work)
+    run_shared_jobs([0, 1, 2], work)
     assert done == [0, 2, 1]
     with pytest.raises(MssegError, match="other"):
-        in_turns([0], lambda job: (_ for _ in ()).throw(MssegError(Problem("x", "other"))))
+        run_shared_jobs([0], lambda job: (_ for _ in ()).throw(MssegError(Problem("x", "other"))))
 
 
 def test_a_finished_fold_whose_end_was_not_recorded_is_taken_again(words, monkeypatch):
