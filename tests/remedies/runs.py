@@ -15,6 +15,9 @@ import pytest
 import yaml
 
 from msseg_lightning.core.outputs import json_with, refuse_overwrites
+from msseg_lightning.core.prediction import Prediction
+from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.method.network_method import NetworkMethod
 from msseg_lightning.preprocess.nyul import Nyul
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.read.splits import Split
@@ -307,3 +310,24 @@ def a_folder_with_other_files(place: Place) -> None:
     words += ["sampling_mm=3.0"]
     assert place.refused("simulate.foreign_folder", words).remedy == "give another folder"
     place.ends_well(["simulate", "other", *words[2:]])
+
+
+@case("data.changed")
+def a_file_that_is_still_being_copied(place: Place) -> None:
+    trained = Trained(place)
+    for scan in trained.scans:
+        shutil.copy(scan, place.folder)
+    baseline, followup = (place.folder / scan.name for scan in trained.scans)
+    words = ["predict", trained.run, "-t1", baseline, "-t2", followup, "-o", "new.nii.gz"]
+    with pytest.MonkeyPatch.context() as patch:
+        predict = NetworkMethod.predict
+
+        def copied(method: NetworkMethod, subject: LongitudinalSubject) -> Prediction:
+            answer = predict(method, subject)
+            shutil.copy(trained.scans[1], followup)
+            return answer
+
+        patch.setattr(NetworkMethod, "predict", copied)
+        refusal = place.refused("data.changed", words)
+    assert refusal.remedy.endswith("then give the same command again")
+    place.ends_well(words)

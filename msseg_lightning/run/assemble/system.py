@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msseg_lightning.core.files import sha256_file
+from msseg_lightning.core.input_hash import input_hash
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_seed
-from msseg_lightning.core.subject import TARGET, LoadedSubject, LongitudinalSubject
+from msseg_lightning.core.subject import RATER, LoadedSubject, LongitudinalSubject
 from msseg_lightning.run.assemble.code import code_hash
 from msseg_lightning.run.config.allow_list import (
     refuse_imports,
@@ -103,7 +103,17 @@ def build_cache(config: Config) -> Any:
         Preprocess(steps),
         build_load(config),
         workers=config["data"]["workers"],
+        raters=[text for text in _texts(config) if text.startswith(RATER)],
     )
+
+
+def _texts(node: Any) -> Iterator[str]:
+    """Every text among the values of a configuration."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, Mapping | list | tuple):
+        for value in node.values() if isinstance(node, Mapping) else node:
+            yield from _texts(value)
 
 
 def build_method(config: Config) -> Method:
@@ -290,7 +300,7 @@ def reader_files(node: Any) -> dict[str, str]:
         node: configuration; readers stand in it as ``reader: {_target_: ..., root: FOLDER}``.
     """
     return {
-        f"{subject.id}/{name}": sha256_file(file)
+        f"{subject.id}/{name}": input_hash(file)
         for reader in _readers(node)
         for subject in instantiate(reader).subjects()
         for name, file in subject.files().items()
@@ -328,14 +338,16 @@ def stage_config(config: Config, name: str) -> Config:
 
 def _ensemble(config: Config) -> Method:
     from msseg_lightning.method.ensemble import EnsembleMethod
+    from msseg_lightning.read.nifti import gate_options
+    from msseg_lightning.read.reference import read_reference
 
     ensemble = config["ensemble"]
     members = _members(config)
 
-    load = build_load(config)
+    options = gate_options(config["data"]["reading"])
 
     def has_lesions(subject: LongitudinalSubject) -> bool:
-        return bool(load(subject).volumes[TARGET].data.any())
+        return bool(read_reference(subject, options).data.any())
 
     return EnsembleMethod(
         {name: functools.partial(build_method, member) for name, member in members.items()},
