@@ -1,4 +1,4 @@
-"""A network of slices over a volume: every slice of one, two or three planes, then one map.
+"""Slicewise prediction of a volume along one, two or three planes.
 
 Counterpart of ``sample.slices``: planes are axes of the working grid (RAS+), stacks are laid out
 alike, slices beyond the volume are 0.
@@ -7,15 +7,15 @@ alike, slices beyond the volume are 0.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from msseg_lightning.core.problem import MssegError, Problem
-from msseg_lightning.infer.aggregate import Level, Rule, combine, flips
+from msseg_lightning.infer.aggregate import Level, Rule, combine, flips, mean_and_spread
 from msseg_lightning.infer.sliding_window import (
     PRECISIONS,
     UNSEEN_LOGIT,
@@ -26,6 +26,7 @@ from msseg_lightning.infer.sliding_window import (
     starts,
 )
 
+Joined = TypeVar("Joined")
 PLANES = ("sagittal", "coronal", "axial")
 
 
@@ -56,6 +57,7 @@ class SliceWise:
     Attributes:
         level: of the returned map: ``logit``, or ``probability`` (0 and 1 after a majority, the
             share of votes for means of cut maps).
+        maps: how many answers are combined, of planes and flips.
 
     Raises:
         MssegError: exit 2 for a setting out of range.
@@ -121,6 +123,31 @@ class SliceWise:
             MssegError: exit 3 if ``inside`` has another shape or no voxel, exit 7 if the network
                 answers with NaN or infinity.
         """
+        return self._predict(network, images, inside, progress, combine)
+
+    def with_spread(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        inside: Tensor | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The combined map, and the standard deviation of the planes' probabilities or votes."""
+        return self._predict(network, images, inside, progress, mean_and_spread)
+
+    @property
+    def maps(self) -> int:
+        """See the class."""
+        return len(self.axes) * len(self.flips)
+
+    def _predict(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        inside: Tensor | None,
+        progress: Progress | None,
+        join: Callable[..., Joined],
+    ) -> Joined:
         if images.ndim != 4:
             raise ValueError(f"images {tuple(images.shape)} are not (C, X, Y, Z)")
         x, y, z = (int(edge) for edge in images.shape[1:])
@@ -131,12 +158,12 @@ class SliceWise:
             with torch.inference_mode():
                 maps = self._maps(network, images, inside, progress)
                 given: Level = "probability" if self.combine_at == "binary" else self.combine_at
-                return combine(maps, given, self.combine_at, self.rule, self.threshold)
+                return join(maps, given, self.combine_at, self.rule, self.threshold)
         finally:
             network.train(training)
 
     def views(self) -> list[SliceWise]:
-        """The same rule for each plane alone, giving that plane's probabilities."""
+        """One rule per plane, which gives the probabilities of that plane."""
         single = []
         for axis in self.axes:
             view = copy.copy(self)

@@ -1,4 +1,4 @@
-"""Squared distance of a tanh output from masks of -1 and +1."""
+"""Squared error of a tanh output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Histogram standardisation: the same percentile means the same value in every scan."""
+"""Histogram standardisation by landmarks (Nyul)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Nyul:
 
     @property
     def fitted(self) -> bool:
-        """Whether there is nothing left to learn."""
+        """Whether the landmarks are known."""
         return bool(self.landmarks)
 
     def fit(self, subjects: Iterable[LoadedSubject]) -> Nyul:

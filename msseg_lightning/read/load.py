@@ -1,4 +1,4 @@
-"""From files to volumes in memory, and from a change mask to a reference of new lesions."""
+"""Loading of pairs, and derivation of new lesions from change masks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_subject(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -> LoadedSubject:
-    """Read a pair through the gate.
+    """Read and check a pair.
 
     The native grid, where predictions are delivered, is that of the target mask where there is
     one, else that of the follow-up; for pairs with known transforms it is the common grid of the

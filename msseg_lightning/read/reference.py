@@ -79,6 +79,15 @@ def read_reference(subject: LongitudinalSubject, options: GateOptions = DEFAULT)
     return volume
 
 
+def has_new_lesions(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -> bool | None:
+    """Whether a pair has new lesions; None without a reference.
+
+    Raises:
+        MssegError: the files are refused.
+    """
+    return bool(read_reference(subject, options).data.any()) if subject.labelled else None
+
+
 def _key(subject: LongitudinalSubject, options: GateOptions, hashes: Mapping[str, str]) -> str:
     ways = sorted((name, way.tolist()) for name, way in subject.to_native.items())
     files = sorted((name, str(path)) for name, path in subject.files().items())

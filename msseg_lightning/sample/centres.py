@@ -106,8 +106,8 @@ class MiddleLoader(PatchLoader):
 
     sampler: ReinforcedCentres
 
-    def assemble(self, images: torch.Tensor, labels: torch.Tensor, names: Sequence[str]) -> Batch:
+    def assemble(self, images: torch.Tensor, labels: torch.Tensor, made: Sequence[str]) -> Batch:
         """Cut the labels down to what the network answers for."""
         start = (self.sampler.size[0] - self.sampler.output) // 2
         part = slice(start, start + self.sampler.output)
-        return super().assemble(images, labels[..., part, part, part].contiguous(), names)
+        return super().assemble(images, labels[..., part, part, part].contiguous(), made)

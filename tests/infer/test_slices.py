@@ -209,3 +209,16 @@ def test_bad_images():
         SliceWise()(Told(), torch.zeros(4, 4, 4))
     with pytest.raises(MssegError, match="empty"):
         SliceWise()(Told(), volume(), torch.zeros(SHAPE, dtype=torch.bool))
+
+
+def test_planes_tell_how_far_they_differ():
+    """Probabilities 0.9, 0.9 and 0.3: mean 0.7, variance (0.04 + 0.04 + 0.16) / 3."""
+    logits = [torch.logit(torch.tensor(value)).item() for value in (0.9, 0.9, 0.3)]
+    images = volume(1)
+    rule = SliceWise()
+    mean, spread = rule.with_spread(ByShape(*logits), images)
+    torch.testing.assert_close(mean, torch.full_like(mean, 0.7))
+    torch.testing.assert_close(spread, torch.full_like(mean, 0.08**0.5))
+    assert rule.maps == 3 and SliceWise(["axial"]).maps == 1
+    assert SliceWise(flips=[[], [0]]).maps == 6
+    assert not rule.with_spread(ByShape(1.0, 1.0, 1.0), images)[1].any()

@@ -308,3 +308,16 @@ def test_bf16_spares_the_level_that_compares_the_visits(monkeypatch):
     assert not any("forward" in part.__dict__ for part in unet.finest_level)
     monkeypatch.setattr(sliding_window, "finest_levels", lambda _: [])
     assert spared < 0.8 * (answer(precision="bf16") - exact).norm()
+
+
+def test_a_network_may_answer_with_probabilities():
+    class Share(nn.Module):
+        def forward(self, images):
+            return images[:, :1]
+
+    images = torch.rand(1, 6, 6, 6)
+    window = SlidingWindow(4, overlap=0.5, level="probability", activation="none")
+    torch.testing.assert_close(window(Share(), images), images)
+    with pytest.raises(MssegError) as caught:
+        SlidingWindow(4, overlap=0.5, level="logit", activation="none")
+    assert caught.value.exit_code == ExitCode.CONFIG

@@ -24,9 +24,9 @@ from msseg_lightning.run.config.keys import OF_SEVERAL, TAKES_NETWORK, handed_do
 from msseg_lightning.run.folder import batches_per_step
 
 if TYPE_CHECKING:
-    from msseg_lightning.method.staged import Fitted
+    from msseg_lightning.method.staged import FittedStage
 
-Given = Mapping[str, "Fitted"]
+Given = Mapping[str, "FittedStage"]
 Load = Callable[[LongitudinalSubject], LoadedSubject]
 
 
@@ -86,6 +86,14 @@ def build_load(config: Config) -> Load:
     from msseg_lightning.read.nifti import gate_options
 
     return functools.partial(load_subject, options=gate_options(config["data"]["reading"]))
+
+
+def build_has_lesions(config: Config) -> Callable[[LongitudinalSubject], bool | None]:
+    """Tells whether a pair has new lesions, by its reference; None where it has none."""
+    from msseg_lightning.read.nifti import gate_options
+    from msseg_lightning.read.reference import has_new_lesions
+
+    return functools.partial(has_new_lesions, options=gate_options(config["data"]["reading"]))
 
 
 def build_cache(config: Config) -> Any:
@@ -251,6 +259,7 @@ def _staged(config: Config) -> Method:
                 code=code_hash(settings),
                 subjects=instantiate(part["read"]).subjects if own else None,
                 out_of_fold=part.get("out_of_fold") or 1,
+                has_lesions=build_has_lesions(part),
                 uses=tuple(dict.fromkeys((part.get("uses") or {}).values())),
                 maps=maps.get(name),
             )
@@ -338,25 +347,28 @@ def stage_config(config: Config, name: str) -> Config:
 
 def _ensemble(config: Config) -> Method:
     from msseg_lightning.method.ensemble import EnsembleMethod
-    from msseg_lightning.read.nifti import gate_options
-    from msseg_lightning.read.reference import read_reference
 
     ensemble = config["ensemble"]
     members = _members(config)
 
-    options = gate_options(config["data"]["reading"])
-
-    def has_lesions(subject: LongitudinalSubject) -> bool:
-        return bool(read_reference(subject, options).data.any())
-
     return EnsembleMethod(
         {name: functools.partial(build_method, member) for name, member in members.items()},
         folds=ensemble["folds"],
-        has_lesions=has_lesions,
+        has_lesions=build_has_lesions(config),
         level=ensemble["level"],
         rule=ensemble["rule"],
         postprocess=postprocess_rules(config),
+        of_fold=ensemble.get("of_fold"),
     )
+
+
+def number_of_maps(config: Config) -> int:
+    """How many single answers a prediction combines: of members, and of views, flips or passes."""
+    if not config.get("ensemble"):
+        return int(getattr(instantiate(config.get("infer")), "maps", 1))
+    ensemble, members = config["ensemble"], _members(config)
+    fitted = ensemble.get("of_fold") or [name for name in members for _ in range(ensemble["folds"])]
+    return sum(number_of_maps(members[name]) for name in fitted)
 
 
 def _members(config: Config) -> dict[str, Config]:

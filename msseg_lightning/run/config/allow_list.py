@@ -51,7 +51,32 @@ LIBRARY_CLASSES = {
             "monai.losses.TverskyLoss",
         }
     ),
-    "augment": frozenset({"monai.transforms.RandSimulateLowResolutiond"}),
+    # of TorchIO those that keep the size, read no file and call no function given to them
+    "augment": frozenset(
+        {
+            "monai.transforms.RandSimulateLowResolutiond",
+            "torchio.transforms.Affine",
+            "torchio.transforms.Clamp",
+            "torchio.transforms.Compose",
+            "torchio.transforms.Flip",
+            "torchio.transforms.Gamma",
+            "torchio.transforms.OneOf",
+            "torchio.transforms.RandomAffine",
+            "torchio.transforms.RandomAffineElasticDeformation",
+            "torchio.transforms.RandomAnisotropy",
+            "torchio.transforms.RandomBiasField",
+            "torchio.transforms.RandomBlur",
+            "torchio.transforms.RandomElasticDeformation",
+            "torchio.transforms.RandomFlip",
+            "torchio.transforms.RandomGamma",
+            "torchio.transforms.RandomGhosting",
+            "torchio.transforms.RandomMotion",
+            "torchio.transforms.RandomNoise",
+            "torchio.transforms.RandomSpike",
+            "torchio.transforms.RescaleIntensity",
+            "torchio.transforms.ZNormalization",
+        }
+    ),
 }
 """Classes outside this package that a configuration may build, by where they may stand."""
 
@@ -99,7 +124,7 @@ CALLED = frozenset({"__call__"})
 
 SLOTS = (
     Slot(r"read(\..+)?|(loader\.)?visits\.reader", ("read",), frozenset({"subjects"}), paths=True),
-    Slot(r"split", ("read",), frozenset({"split"}), paths=True),
+    Slot(r"split", ("split",), frozenset({"split"}), paths=True),
     Slot(r"(preprocess|(loader\.)?visits)\.steps\.[^.]+", ("preprocess",), CALLED),
     Slot(
         r"(loader\.)?visits",

@@ -67,6 +67,8 @@ def _is_ensemble(value: Any) -> bool:
         isinstance(value, Mapping)
         and {"folds", "level", "rule"} <= value.keys()
         and isinstance(value.get("members"), list | None)
+        and isinstance(value.get("of_fold"), list | None)
+        and isinstance(value.get("settings"), Mapping | None)
     )
 
 

@@ -16,7 +16,7 @@ from msseg_lightning.core.input_hash import input_hash
 from msseg_lightning.core.outputs import refuse_overwrites
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import Native
-from msseg_lightning.core.subject_map import Submits, map_subjects
+from msseg_lightning.core.subject_map import SupportsSubmit, map_subjects
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions, score_case
 from msseg_lightning.read.nifti import FileFacts, GateOptions, inspect_volume, label_meanings
@@ -149,7 +149,7 @@ def evaluate_files(
     label_values: Mapping[int, int] | None = None,
     keep: Path | None = None,
     shard: Shard | None = None,
-    executor: Submits | None = None,
+    executor: SupportsSubmit | None = None,
     prediction_label_values: Mapping[int, int] | None = None,
 ) -> dict[str, CaseScore]:
     """Read and score all pairs.

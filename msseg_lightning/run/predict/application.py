@@ -11,12 +11,11 @@ from typing import Any
 from msseg_lightning.core.files import sha256_file
 from msseg_lightning.core.input_hash import FileState, changed_input
 from msseg_lightning.core.method import Method
-from msseg_lightning.core.outputs import json_with, refuse_overwrites, text_with
+from msseg_lightning.core.outputs import is_json_with, is_text_with, refuse_overwrites
 from msseg_lightning.core.problem import MssegError
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.read.nifti import changed_options, gate_options
-from msseg_lightning.read.splits import data_hash
 from msseg_lightning.run.assemble.code import ASSEMBLES, code_hash
 from msseg_lightning.run.assemble.system import build_load
 from msseg_lightning.run.config.compose import Config
@@ -38,6 +37,7 @@ from msseg_lightning.run.predict.scores import (
     score_prediction,
 )
 from msseg_lightning.run.predict.trained import build_stored, model_hash
+from msseg_lightning.split.split import data_hash
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +129,8 @@ class Application:
         if not self.masks_only:
             of_scores = [(self._score_file(pair), is_kept_score) for pair in pairs]
             tables = [
-                (self.folder / "scores.json", json_with("protocol", "cases")),
-                (self.folder / "scores.csv", text_with("case,")),
+                (self.folder / "scores.json", is_json_with("protocol", "cases")),
+                (self.folder / "scores.csv", is_text_with("case,")),
             ]
             refuse_overwrites([*of_scores, *tables], inputs, "--folder")
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
-from msseg_lightning.core.subject_map import Submits, map_subjects
+from msseg_lightning.core.subject_map import SupportsSubmit, map_subjects
 from msseg_lightning.read.reader import read_subjects
-from msseg_lightning.read.splits import data_hash
 from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.folder import data_name
 from msseg_lightning.run.predict.application import Application
@@ -24,6 +23,7 @@ from msseg_lightning.run.predict.trained import (
     weights_hash,
 )
 from msseg_lightning.run.shard import Shard
+from msseg_lightning.split.split import data_hash
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def apply_to_data_set(
     folder: Path,
     include_training: bool = False,
     shard: Shard | None = None,
-    executor: Submits | int = 1,
+    executor: SupportsSubmit | int = 1,
     pieces: int | None = None,
 ) -> Applied:
     """Write masks, maps and side-cars of all pairs into ``folder``; score those with a reference.
@@ -119,7 +119,7 @@ def apply_to_table(
     folder: Path,
     overrides: Sequence[str] = (),
     shard: Shard | None = None,
-    executor: Submits | int = 1,
+    executor: SupportsSubmit | int = 1,
     pieces: int | None = None,
 ) -> Applied:
     """Masks of all pairs of a CSV, see ``read_pairs``; otherwise as ``apply_to_data_set``."""

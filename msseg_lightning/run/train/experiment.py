@@ -20,8 +20,7 @@ from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.read.identity import same_patients
 from msseg_lightning.read.nifti import gate_options
 from msseg_lightning.read.reader import raise_errors, read_subjects, warnings_of
-from msseg_lightning.read.reference import read_reference
-from msseg_lightning.read.splits import Split
+from msseg_lightning.read.reference import has_new_lesions
 from msseg_lightning.run.assemble.system import (
     build_method,
     check_buildable,
@@ -40,6 +39,7 @@ from msseg_lightning.run.train.mlflow_run import (
     tracked_part,
     without_places,
 )
+from msseg_lightning.split.split import Split
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def make_split(config: Config, subjects: dict[str, LongitudinalSubject]) -> Spli
     refuse_copies([*pairs, *further_subjects(config)])
     options = gate_options(config["data"]["reading"])
     has_lesions = {
-        subject.id: bool(read_reference(subject, options).data.any())
+        subject.id: bool(has_new_lesions(subject, options))
         for subject in track(pairs, "reading reference masks")
     }
     split: Split = instantiate(config["split"]).split(pairs, config["fold"], has_lesions)
