@@ -14,7 +14,7 @@ from msseg_lightning.read import reference as module
 from msseg_lightning.read.load import load_subject
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.read.nifti import GateOptions
-from msseg_lightning.read.reference import read_reference
+from msseg_lightning.read.reference import has_new_lesions, read_reference
 from msseg_lightning.read.stream import Stream
 from tests.read import files
 
@@ -78,6 +78,15 @@ def test_other_bytes_and_other_options_are_read_anew(unpacked, tmp_path):
     (folder / files.TARGET).unlink()
     with pytest.raises(MssegError, match=r"path\.missing"):
         read_reference(subject)
+
+
+def test_a_pair_has_new_lesions_or_none_or_is_not_labelled(unpacked, tmp_path):
+    folder = files.good_pair(tmp_path)
+    (subject,) = Msseg2(tmp_path).subjects()
+    assert has_new_lesions(subject) is True
+    files.save(folder / files.TARGET, np.zeros_like(files.scans()[2]))
+    assert has_new_lesions(subject) is False
+    assert has_new_lesions(dataclasses.replace(subject, masks={})) is None
 
 
 def test_a_damaged_reference_is_refused_each_time(unpacked, tmp_path):
