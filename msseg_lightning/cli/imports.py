@@ -15,7 +15,7 @@ def import_lightning() -> None:
     torchmetrics, which Lightning needs, imports matplotlib for its plots and scipy.signal for audio
     wherever it finds them, and nibabel imports pydicom for DICOM headers inside NIfTI files: 2 of
     the 8 CPU seconds before a training step. For this process those parts stay absent, as these
-    libraries allow; matplotlib and scipy themselves are imported later by whoever needs them.
+    libraries allow; matplotlib and scipy themselves are imported later where they are needed.
     """
     import_without("lightning.pytorch", ("matplotlib", "scipy"))
     import_without("nibabel", ("pydicom",))

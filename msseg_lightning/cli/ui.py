@@ -92,7 +92,7 @@ def require_free_port(host: str, port: int) -> None:
     raise MssegError(
         Problem(
             "ui.port_taken",
-            "the port is in use, or not ours to use",
+            "the port is in use, or this user may not use it",
             field="--port",
             found=str(port),
             expected="a free port from 1024 to 65535",

@@ -103,7 +103,7 @@ class LoadedSubject:
     """A pair in memory, during preprocessing.
 
     Preprocessing may move, resample and crop; all of it is undone by one resampling because every
-    volume carries its affine and the subject carries the rigid way home.
+    volume carries its affine and the subject carries the rigid transform to the original scan.
 
     Args:
         subject: where it came from.

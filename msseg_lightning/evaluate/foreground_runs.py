@@ -79,7 +79,7 @@ def find_runs(mask: NDArray[np.generic], x_fastest: bool | None = None) -> Foreg
 
     Raises:
         MssegError: not three axes, an empty axis, or values that are not whole numbers
-            (probabilities are to be thresholded by whoever made them).
+            (probabilities must be thresholded before).
     """
     array = np.asarray(mask)
     if array.ndim != 3 or array.size == 0 or array.dtype.kind not in "buiB":

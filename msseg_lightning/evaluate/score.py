@@ -38,7 +38,7 @@ def score_case(
     * ``modified``: ``(2 TP + s) / (P + G + s)``, s = 1e-6 (S01).
 
     As in the official tool a mask of ones only counts as empty (its labels are ranked per image);
-    a note says so. The reader of files refuses such masks.
+    this is noted. The reader of files refuses such masks.
 
     Args:
         prediction: (X, Y, Z) bool or integer, non-zero is lesion.

@@ -301,7 +301,7 @@ class Ensemble:
             networks: the members; a generator may load each from disk when its turn comes.
             images: (C, X, Y, Z).
             inside: (X, Y, Z) bool or None.
-            progress: told (windows done, windows in all) of each pass.
+            progress: called with (windows done, windows in all) of each pass.
 
         Returns:
             (K, X, Y, Z) float32 at ``level``.

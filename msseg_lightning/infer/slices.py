@@ -114,7 +114,7 @@ class SliceWise:
             network: (B, C, H, W) -> logits (B, K, H, W); put into evaluation mode meanwhile.
             images: (C, X, Y, Z).
             inside: (X, Y, Z) bool, where an answer is wanted; None is everywhere.
-            progress: told (slices done, slices in all) of each plane and flip.
+            progress: called with (slices done, slices in all) of each plane and flip.
 
         Returns:
             (K, X, Y, Z) float32 at ``level``.
@@ -255,7 +255,7 @@ class SliceWise:
                 raise MssegError(
                     Problem(
                         "infer.slice",
-                        "A slice is larger than what the system takes whole.",
+                        "A slice is larger than the largest one that is predicted whole.",
                         field="infer.size",
                         found="x".join(map(str, have)),
                         expected=f"{'x'.join(map(str, size))} or less",

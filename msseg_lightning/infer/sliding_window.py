@@ -122,7 +122,7 @@ class SlidingWindow:
             network: (B, C, *size) -> logits (B, K, *size); put into evaluation mode meanwhile.
             images: (C, X, Y, Z).
             inside: (X, Y, Z) bool, where an answer is wanted (e.g. the brain); None is everywhere.
-            progress: told after every batch.
+            progress: called after every batch.
 
         Returns:
             (K, X, Y, Z) float32 logits or probabilities. Voxels that no window covers are
@@ -398,9 +398,9 @@ def check_inside(inside: Tensor | None, shape: tuple[int, int, int]) -> None:
         raise MssegError(
             Problem(
                 "infer.inside",
-                "The mask of where to predict does not fit the images."
+                "The mask of the region to predict does not fit the images."
                 if not same
-                else "The mask of where to predict is empty.",
+                else "The mask of the region to predict is empty.",
                 field="inside",
                 found="no voxel" if same else "x".join(map(str, inside.shape)),
                 expected="one voxel or more" if same else "x".join(map(str, shape)),
@@ -415,7 +415,7 @@ def require_finite(values: Tensor) -> None:
         raise MssegError(
             Problem(
                 "infer.not_finite",
-                "The network answered with NaN or infinity.",
+                "The output of the network contains NaN or infinity.",
                 field="logits",
                 found=f"{int((~torch.isfinite(values)).sum())} voxels",
                 expected="finite numbers",

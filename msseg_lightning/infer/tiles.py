@@ -77,7 +77,7 @@ class DenseTiles:
                 evaluation mode meanwhile.
             images: (C, X, Y, Z).
             inside: (X, Y, Z) bool, where an answer is wanted; None is everywhere.
-            progress: told (tiles done, tiles in all).
+            progress: called with (tiles done, tiles in all).
 
         Returns:
             (K, X, Y, Z) float32 at ``level``; skipped tiles are ``UNSEEN_LOGIT`` or 0.

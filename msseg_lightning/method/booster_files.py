@@ -118,7 +118,7 @@ def read_text(path: Path, sha256: str, features: Sequence[str]) -> str:
     except ValueError as error:  # also what does not decode or is no number
         raise problem(
             "booster.malformed",
-            "The file is no booster of this system.",
+            "The file is not a booster of this system.",
             path,
             found=str(error)[:200],
             expected="LightGBM's text with the system's features",

@@ -157,8 +157,8 @@ def nested_folds(positive: Mapping[str, bool], folds: int, seed: int) -> list[fr
         seed: of the shuffling.
 
     Returns:
-        Disjoint sets of patients. With a single patient with new lesions one empty set: nobody can
-        be spared, the one booster is validated on the rows it is fitted on.
+        Disjoint sets of patients. With a single patient with new lesions one empty set: the one
+        booster is validated on the rows it is fitted on.
     """
     with_lesions = sorted(patient for patient, has in positive.items() if has)
     without = sorted(patient for patient, has in positive.items() if not has)

@@ -282,7 +282,9 @@ class StagedMethod:
         stale = folder.with_name(f"{folder.name}.stale")
         shutil.rmtree(stale, ignore_errors=True)
         if folder.exists() and any(folder.iterdir()) and _key_of(record) != key:
-            log.warning("an earlier stage, an input or the code changed: the last stage is redone")
+            log.warning(
+                "an earlier stage, an input or the code changed: the last stage is fitted again"
+            )
             folder.rename(stale)  # at once: a checkpoint must never outlive the record of its key
             shutil.rmtree(stale)
         write_record(

@@ -87,7 +87,7 @@ class CorrelationGate(nn.Module):
     ``space`` standardises each channel over the patch (instance norm without weights), as the code
     does. Then ``alpha`` of a single voxel may exceed 1, hence the clamp; its mean over the patch
     does not. ``channels`` standardises each voxel over the channels, which makes ``alpha`` the
-    absolute Pearson coefficient that the text speaks of.
+    absolute Pearson coefficient of the text.
 
     Args:
         in_channels: of each visit's features.
@@ -323,7 +323,8 @@ def check_pair(images: Tensor, divisor: int) -> None:
             field="channels and patch size",
             found=f"{images.shape[1]} images of {'x'.join(map(str, edges))}",
             expected=f"2 images, edges divisible by {divisor}",
-            remedy="name two images in the data, choose a patch (and window) size that divides",
+            remedy="name two images in the data, choose patch and window sizes that are "
+            "multiples of these",
             exit_code=ExitCode.CONFIG,
         )
     )

@@ -23,10 +23,9 @@ def run_fused(unit: nn.Module, features: Tensor, steps: Sequence[str]) -> Tensor
         name = remaining.pop(0)
         if name != "norm":
             features = getattr(unit, name)(features)
-        elif remaining[:1] == ["act"]:
-            features = norm_activation(unit.norm, getattr(unit, remaining.pop(0)), features)
         else:
-            features = norm_activation(unit.norm, None, features)
+            act = getattr(unit, remaining.pop(0)) if remaining[:1] == ["act"] else None
+            features = norm_activation(getattr(unit, name), act, features)
     return features
 
 

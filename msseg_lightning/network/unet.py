@@ -190,7 +190,7 @@ class UNet(nn.Module):
                     field="patch size",
                     found="x".join(map(str, edges)),
                     expected=f"edges divisible by {'x'.join(map(str, self.divisor))}",
-                    remedy="choose a patch (and window) size that divides",
+                    remedy="choose patch and window sizes that are multiples of these",
                     exit_code=ExitCode.CONFIG,
                 )
             )

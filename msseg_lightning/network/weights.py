@@ -96,7 +96,7 @@ def load_weights(network: nn.Module, folder: Path, system: str = "") -> dict[str
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise problem(
             "weights.unreadable",
-            "The file is not a whole safetensors file.",
+            "The file is not a complete safetensors file.",
             path,
             found=str(error)[:200],
             expected="safetensors",

@@ -49,7 +49,7 @@ class Nyul:
         object.__setattr__(self, "percentiles", tuple(self.percentiles))
         object.__setattr__(self, "landmarks", tuple(self.landmarks))
         if len(self.percentiles) < 2 or np.any(np.diff(self.percentiles) <= 0):
-            raise ValueError("percentiles must rise, two at least")
+            raise ValueError("percentiles must be two or more, in ascending order")
 
     @property
     def fitted(self) -> bool:

@@ -286,8 +286,8 @@ class HalfwayRegistration:
             if unlike <= FAILURE_LOSS:
                 return way
             log.warning(
-                "the visits hardly look alike (%.2f of 1): registered by information; are they of "
-                "one head and one sequence?",
+                "the visits differ strongly (loss %.2f of 1): registered by mutual information; "
+                "are they of one head and one sequence?",
                 unlike,
             )
         return linear_registration(baseline, followup, "rigid", guesses, self.levels_mm)

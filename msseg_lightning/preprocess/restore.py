@@ -21,7 +21,7 @@ def restore(
     """Undo a whole preprocessing chain with at most one interpolation.
 
     No operator needs an inverse of its own: volumes carry their affine through every permutation,
-    crop and resampling, and the subject carries the way home of a registration, so the chain is
+    crop and resampling, and the subject carries the transform of a registration, so the chain is
     one map between worlds. Axis order, flips and crops are undone bit for bit.
 
     Args:

@@ -363,7 +363,7 @@ def _check_offset(fields: nib.Nifti1Header, name: str) -> Iterator[Problem]:
         yield _problem(
             name,
             "image.offset",
-            "voxels cannot start there",
+            "the offset of the voxels is invalid",
             "vox_offset",
             f"{offset:g}",
             "352, or more with extensions",
@@ -497,7 +497,7 @@ def _orientation(
                 _problem(
                     name,
                     "image.orientation_code",
-                    "the meaning of the orientation is impossible",
+                    "the code of the orientation is not one of NIfTI",
                     f"{form}_code",
                     str(code),
                     "0 to 5",
@@ -527,7 +527,7 @@ def _orientation(
                 _problem(
                     name,
                     f"image.{form}",
-                    f"the {form} is no placement in space",
+                    f"the {form} is not a valid affine",
                     "srow_x, srow_y, srow_z" if form == "sform" else "quatern_b, _c, _d",
                     "not finite"
                     if form == "qform" or not np.isfinite(_rows(fields)).all()

@@ -107,7 +107,9 @@ def gate_options(settings: Mapping[str, Any]) -> GateOptions:
             problems.append(
                 Problem(
                     "config.reading",
-                    "no such option of the gate" if name not in GATE_DEFAULTS else "unfit value",
+                    "no such option of data.reading"
+                    if name not in GATE_DEFAULTS
+                    else "invalid value",
                     field=f"data.reading.{name}",
                     found=str(value)[:60],
                     expected=expected,
@@ -527,7 +529,7 @@ def _probability_values(
             _value_problem(
                 "probability.range",
                 name,
-                "values are no probabilities",
+                "values are not probabilities",
                 f"{low:g} to {high:g}",
                 "0 to 1",
                 "give the probability map, not logits or the scan",

@@ -99,7 +99,7 @@ class Several:
         if alike:
             yield Problem(
                 "patient.similar",
-                "patients of two sources have like names; they are taken for different people",
+                "patients of two sources have similar names; they are taken for different people",
                 file="several",
                 field="patient",
                 found=f"{len(alike)}, e.g. {', '.join(alike[0])}",

@@ -50,8 +50,8 @@ _ENTITIES = re.compile(r"(sub|ses)-[A-Za-z0-9]+_")
 class Unused:
     """Collects what one call of a reader did not use.
 
-    Things of one kind and name are one finding: 40 files ``t1.nii.gz`` are told once, with their
-    number and the first place.
+    Things of one kind and name are one finding: 40 files ``t1.nii.gz`` are reported once, with
+    their number and the first place.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Unused:
 
         Args:
             kind: ``row``, ``column``, ``mask``, ``image``, ``file`` or ``folder``.
-            name: things of one name are told together.
+            name: items of one name are reported together.
             place: the file or folder.
             why: what was expected instead.
         """

@@ -187,7 +187,7 @@ def write_report(
     """Write the report as one file without external resources.
 
     Args:
-        context: what it says.
+        context: content of the report.
         path: the ``.html`` to write.
         max_lesions: how many lesions get a card; the page says how many were left out.
         progress: show a progress bar.

@@ -48,7 +48,7 @@ class ReinforcedCentres:
         if not 1 <= output <= size or (size - output) % 2:
             raise ValueError(f"output {output} does not lie in the middle of size {size}")
         if not 0 <= reinforced <= 1:
-            raise ValueError(f"reinforced {reinforced} is no share")
+            raise ValueError(f"reinforced {reinforced} is not between 0 and 1")
         self.size, self.output = three(size), output
         self.counts, self.reinforced_counts = three(counts), three(reinforced_counts)
         self.reinforced, self.target = reinforced, target

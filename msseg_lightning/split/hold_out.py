@@ -1,4 +1,4 @@
-"""One part held out, drawn at random."""
+"""Random hold-out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class HoldOut:
         fold: int = 0,
         has_lesions: Mapping[str, bool] | None = None,
     ) -> Split:
-        """The draw of this number, stratified like ``KFold``.
+        """The split of one draw, stratified like ``KFold``.
 
         Raises:
             MssegError: a single patient or no lesions at all (exit 3); a fraction outside 0 to 1

@@ -1,4 +1,4 @@
-"""Folds of nearly equal size."""
+"""K-fold cross-validation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class KFold:
         fold: int = 0,
         has_lesions: Mapping[str, bool] | None = None,
     ) -> Split:
-        """One fold.
+        """The split of one fold.
 
         Raises:
             MssegError: fewer patients than folds, a fold that would have no patient with new

@@ -1,4 +1,4 @@
-"""Each patient held out once."""
+"""Leave-one-out cross-validation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LeaveOneOut:
         fold: int = 0,
         has_lesions: Mapping[str, bool] | None = None,
     ) -> Split:
-        """Fold ``n`` holds out the n-th patient in order of name.
+        """The split of fold ``n``, which holds out the n-th patient in order of name.
 
         Raises:
             MssegError: a single patient, no lesions at all (exit 3); no such fold (exit 2).

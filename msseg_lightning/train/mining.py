@@ -27,7 +27,7 @@ class MomentumMining(Task):
 
     What counts as hard decides what is seen. By Dice a patch without lesion is as wrong as can be
     until its probabilities sum to about one voxel: a new network keeps nothing else until the whole
-    background is clean, which with few steps is for ever. Cross-entropy has no such bias.
+    background is clean, which with few steps may last to the end. Cross-entropy has no such bias.
 
     Args:
         network: the student.

@@ -157,7 +157,7 @@ def _require(fits: bool, devices: int, nodes: int, found: str) -> None:
         raise MssegError(
             Problem(
                 "train.processes",
-                "the processes that were started are not those the settings ask for",
+                "the number of processes that were started is not that of the settings",
                 field="trainer.devices x trainer.num_nodes",
                 found=found,
                 expected=f"{devices} x {nodes}",

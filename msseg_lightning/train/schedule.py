@@ -26,5 +26,5 @@ class DropAtShares(MultiStepLR):
         factor: float = 0.1,
     ) -> None:
         if any(not 0 < share < 1 for share in shares) or list(shares) != sorted(shares):
-            raise ValueError(f"shares {list(shares)} do not rise between 0 and 1")
+            raise ValueError(f"shares {list(shares)} are not ascending between 0 and 1")
         super().__init__(optimizer, [round(share * steps) for share in shares], gamma=factor)

@@ -85,9 +85,10 @@ def chain_steps(name):
     return [hydra.utils.instantiate(node, _convert_="all") for node in nodes if node]
 
 
+COARSE_ATLAS = "+preprocess.steps.atlas.levels_mm=[6.0]"  # a phantom is no head to look at closely
 FEWER_VOXELS = {  # the same chain on an eighth of the voxels
-    "mni_256": ("preprocess.steps.atlas.shape=[128,128,128]",),
-    "mni_unit_range": ("preprocess.steps.atlas.spacing_mm=2.0",),
+    "mni_256": ("preprocess.steps.atlas.shape=[128,128,128]", COARSE_ATLAS),
+    "mni_unit_range": ("preprocess.steps.atlas.spacing_mm=2.0", COARSE_ATLAS),
 }
 
 COARSE = {
