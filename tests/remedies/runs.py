@@ -30,7 +30,7 @@ from msseg_lightning.run.predict.trained import find_model, load_config
 from msseg_lightning.run.train.folds_and_seeds import _assemble
 from msseg_lightning.split.split import Split
 from msseg_lightning.train.interruption import StopOnSignal
-from msseg_lightning.train.ranks import together
+from msseg_lightning.train.ranks import on_all_processes
 from tests.remedies.place import Place, case, with_settings
 
 BASELINE_FILE, FOLLOWUP_FILE = (
@@ -270,7 +270,7 @@ def another_number_of_processes(place: Place) -> None:
             patch.setenv(name, value)
 
         def begin(devices: int, nodes: int) -> None:
-            with together(devices, nodes, print):
+            with on_all_processes(devices, nodes, print):
                 pass
 
         refusal = place.raised("train.processes", lambda: begin(2, 1))
