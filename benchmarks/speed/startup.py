@@ -185,10 +185,10 @@ def first_steps(folder: Path, package: Path, peers: Peers, rounds: int) -> list[
     model = training(cohort, folder, "trained", "train.steps=2", "train.validate_every=2")
     try:
         harness.command_seconds(model, env=environment, cwd=folder)
-        (run,) = (folder / "trained" / "pre_unet").iterdir()
+        (scores,) = (folder / "trained" / "pre_unet").glob("*/scores.json")
         times = [
             harness.command_seconds(
-                prediction(cohort, folder, run, turn), env=environment, cwd=folder
+                prediction(cohort, folder, scores.parent, turn), env=environment, cwd=folder
             )
             for turn in range(rounds)
         ]
