@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from msseg_lightning.core.method import NO_CONTEXT, FitContext
 from msseg_lightning.core.prediction import Prediction
-from msseg_lightning.core.prepared import PreparedSubject, inside_of
+from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import BRAIN, TARGET, LongitudinalSubject
 from msseg_lightning.infer.sliding_window import UNSEEN_LOGIT, SlidingWindow
@@ -160,7 +160,7 @@ class NetworkMethod:
         device = self._device()
         network = self.task.network.to(device)
         images = prepared.stack(self.channels.images)
-        inside = inside_of(images)
+        inside = prepared.inside(self.channels.images)
         logit = infer.level == "logit"
         outside = UNSEEN_LOGIT if logit else 0.0  # what the map is where no window looked
         found = np.full(inside.shape, outside, np.float32)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from msseg_lightning.core.prepared import CANDIDATES, PreparedSubject, inside_of
+from msseg_lightning.core.prepared import CANDIDATES, PreparedSubject
 from msseg_lightning.core.subject import BRAIN, TARGET
 from msseg_lightning.sample.patch import PatchSpec, lattice_centre, three
 
@@ -79,8 +79,7 @@ class WeightedSampler:
         key = subject.folder, name
         if key not in self._counts:
             if name == BRAIN and name not in subject.layers:  # then it is where images are not 0
-                images = (subject.image(image) for image in subject.image_names)
-                self._counts[key] = int(np.count_nonzero(inside_of(images)))
+                self._counts[key] = int(np.count_nonzero(subject.inside()))
             else:
                 self._counts[key] = int(np.count_nonzero(subject.mask(name)))
         return self._counts[key]

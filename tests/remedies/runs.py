@@ -20,7 +20,8 @@ import yaml
 
 from msseg_lightning.core.files import write_record, write_settings
 from msseg_lightning.core.outputs import is_json_with, refuse_overwrites
-from msseg_lightning.core.subject import TARGET
+from msseg_lightning.core.prediction import Prediction
+from msseg_lightning.core.subject import TARGET, LongitudinalSubject
 from msseg_lightning.method.network_method import NetworkMethod
 from msseg_lightning.preprocess.nyul import Nyul
 from msseg_lightning.read.msseg2 import Msseg2
@@ -424,3 +425,24 @@ def a_folder_that_cannot_be_used(place: Place) -> None:
     refusal = place.said("preprocess.environment", said)
     assert "or name another folder, then give the same command again" in refusal.remedy
     place.ends_well(with_settings(words, ["paths.cache=cache"]))
+
+
+@case("data.changed")
+def a_file_that_is_still_being_copied(place: Place) -> None:
+    trained = Trained(place)
+    for scan in trained.scans:
+        shutil.copy(scan, place.folder)
+    baseline, followup = (place.folder / scan.name for scan in trained.scans)
+    words = ["predict", trained.run, "-t1", baseline, "-t2", followup, "-o", "new.nii.gz"]
+    with pytest.MonkeyPatch.context() as patch:
+        predict = NetworkMethod.predict
+
+        def copied(method: NetworkMethod, subject: LongitudinalSubject) -> Prediction:
+            answer = predict(method, subject)
+            shutil.copy(trained.scans[1], followup)
+            return answer
+
+        patch.setattr(NetworkMethod, "predict", copied)
+        refusal = place.refused("data.changed", words)
+    assert refusal.remedy.endswith("then give the same command again")
+    place.ends_well(words)

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from msseg_lightning.core.files import sha256_file
+from msseg_lightning.core.input_hash import input_hash
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_seed
-from msseg_lightning.core.subject import LoadedSubject, LongitudinalSubject
+from msseg_lightning.core.subject import RATER, LoadedSubject, LongitudinalSubject
 from msseg_lightning.run.assemble.code import code_hash
 from msseg_lightning.run.config.allow_list import (
     refuse_imports,
@@ -94,8 +94,8 @@ def build_load(config: Config) -> Load:
 
 def build_has_lesions(config: Config) -> Callable[[LongitudinalSubject], bool | None]:
     """Tells whether a pair has new lesions, by its reference; None where it has none."""
-    from msseg_lightning.read.load import has_new_lesions
     from msseg_lightning.read.nifti import gate_options
+    from msseg_lightning.read.reference import has_new_lesions
 
     return functools.partial(has_new_lesions, options=gate_options(config["data"]["reading"]))
 
@@ -115,7 +115,17 @@ def build_cache(config: Config) -> Any:
         Preprocess(steps),
         build_load(config),
         workers=config["data"]["workers"],
+        raters=[text for text in _texts(config) if text.startswith(RATER)],
     )
+
+
+def _texts(node: Any) -> Iterator[str]:
+    """Every text among the values of a configuration."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, Mapping | list | tuple):
+        for value in node.values() if isinstance(node, Mapping) else node:
+            yield from _texts(value)
 
 
 def build_method(config: Config) -> Method:
@@ -330,7 +340,7 @@ def reader_files(node: Any) -> dict[str, str]:
         node: configuration; readers stand in it as ``reader: {_target_: ..., root: FOLDER}``.
     """
     return {
-        f"{subject.id}/{name}": sha256_file(file)
+        f"{subject.id}/{name}": input_hash(file)
         for reader in _readers(node)
         for subject in instantiate(reader).subjects()
         for name, file in subject.files().items()

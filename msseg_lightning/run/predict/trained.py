@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,13 @@ def weights_hash(model: Path) -> str | None:
     if len(files) > 1:
         return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
     return sha256_file(files[0]) if files else None
+
+
+def model_hash(model: Path) -> str:
+    """SHA-256 of all that was learned, of whatever kind; the settings beside it do not count."""
+    files = sorted(path for path in model.rglob("*") if path.is_file() and path.suffix != ".yaml")
+    content = {path.relative_to(model).as_posix(): sha256_file(path) for path in files}
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def stored_config(model: Path) -> Config:

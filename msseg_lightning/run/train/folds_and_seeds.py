@@ -15,7 +15,7 @@ from filelock import FileLock
 from msseg_lightning.core.files import write_record, write_settings
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.evaluate.case_score import CaseScore
-from msseg_lightning.run.assemble.system import build_load, instantiate
+from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.config.compose import Config, compose_config
 from msseg_lightning.run.config.keys import OF_THE_RUN
 from msseg_lightning.run.folder import RunFolder, relevant
@@ -79,10 +79,10 @@ def train_product(experiment: str, words: Sequence[str]) -> list[Path]:
 
 def count_folds(config: Config) -> int:
     """How many folds a division of these pairs has: the number after which it refuses."""
-    load, subjects = build_load(config), labelled_subjects(config)
+    subjects = labelled_subjects(config)
     for fold in range(len(subjects) + 1):
         try:
-            make_split({**config, "fold": fold}, subjects, load)
+            make_split({**config, "fold": fold}, subjects)
         except MssegError as error:
             if fold == 0 or error.exit_code != ExitCode.CONFIG:
                 raise

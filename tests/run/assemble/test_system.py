@@ -146,6 +146,18 @@ def test_patients_who_are_tested_are_kept_out_of_every_part(tiny_cohort, tmp_pat
     assert changed != before
 
 
+def test_masks_of_raters_are_prepared_where_a_setting_names_them():
+    words = ["read.root=unknown", "data.workers=1"]
+    config = compose_config(words, "pre_unet")
+    assert build_cache(config).raters == frozenset()
+    rater = "new_lesions_rater2"
+    named = {**config, "channels": {**config["channels"], "target": rater}}
+    assert build_cache(named).raters == {rater}
+    steps = {**config["preprocess"]["steps"], "keep": None}
+    listed = {**config, "uses": {"a": ["b", rater]}, "preprocess": {"steps": steps}}
+    assert build_cache(listed).raters == {rater}
+
+
 @pytest.mark.parametrize(
     "name", ["double_pathway_cnn", "residual_attention_unet_2d", "triplanar_unet"]
 )
