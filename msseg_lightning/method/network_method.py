@@ -105,7 +105,12 @@ class NetworkMethod:
         folder: Path,
         context: FitContext = NO_CONTEXT,
     ) -> None:
-        """Prepare all pairs, then fit, or continue the fit in ``folder``."""
+        """Prepare all pairs, then fit, or continue the fit in ``folder``.
+
+        Raises:
+            MssegError: the hardware is not here (exit 5), before anything is prepared.
+        """
+        self.hardware.require()
         prepared = self.cache.prepare([*train, *val])
         target = self.channels.target
         if target is not None:
@@ -156,8 +161,8 @@ class NetworkMethod:
         """
         infer = infer or self.infer
         assert infer is not None, "this stage predicts nothing"
-        prepared = self._with_images(self.cache.prepare([subject])[0])
         device = self._device()
+        prepared = self._with_images(self.cache.prepare([subject])[0])
         network = self.task.network.to(device)
         images = prepared.stack(self.channels.images)
         inside = prepared.inside(self.channels.images)
@@ -226,6 +231,7 @@ class NetworkMethod:
         return prepared
 
     def _device(self) -> torch.device:
+        self.hardware.require(devices=1)
         gpu = self.hardware.accelerator != "cpu" and torch.cuda.is_available()
         return torch.device("cuda" if gpu else "cpu")
 
