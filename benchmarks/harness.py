@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import platform
 import resource
+import socket
 import statistics
 import subprocess
 import sys
@@ -284,6 +285,13 @@ def processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _git(*arguments: str) -> str:

@@ -59,5 +59,5 @@ def test_the_file_of_an_experiment_bears_its_name():
 
 def test_every_config_group_is_a_step():
     steps = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
-    steps |= {"split", "search", "launcher"}
+    steps |= {"search", "launcher"}
     assert {path.name for path in conf_dir().iterdir() if path.is_dir()} <= steps

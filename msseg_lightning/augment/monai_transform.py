@@ -1,4 +1,4 @@
-"""What the fused engines do not offer, from MONAI: a slow path for rare operations.
+"""Augmentation by MONAI transforms, for operations that the fused engines lack.
 
 MONAI's transforms draw from a random state of their own, which is set from the patch's generator
 here, so the promise that a batch depends on its step alone holds. ``augment.torchio_transform``

@@ -134,8 +134,8 @@ def from_torchio(subject: tio.Subject, loaded: LoadedSubject) -> LoadedSubject:
     """The pair with the voxels and affines of a TorchIO subject.
 
     A transform that gives the volumes another lattice (crop, resample, orientation) keeps their
-    place in the world, so predictions still find the way home. One that moves the tissue inside
-    the lattice (affine, elastic, flip) is for training pairs.
+    place in the world, so predictions are still returned to the original grid. One that moves the
+    tissue inside the lattice (affine, elastic, flip) is for training pairs.
 
     Args:
         subject: of ``to_torchio``, changed or not.

@@ -60,13 +60,13 @@ exit codes: {codes}
 
 
 def summary(command: str) -> str:
-    """First line of the command's module, read without importing it."""
+    """First docstring line of a command's module, read without importing it."""
     source = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
 
 
 def usage() -> str:
-    """What ``msseg --help`` prints."""
+    """Text of ``msseg --help``."""
     width = max(map(len, COMMANDS))
     commands = "\n".join(f"  {name:<{width}}  {summary(name)}" for name in COMMANDS)
     codes = ", ".join(f"{code.value} {code.name.lower()}" for code in ExitCode)
@@ -74,7 +74,7 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; every error ends as a message and a true exit code."""
+    """Run one command; errors end as a message and an exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         sys.stdout.write(usage())
@@ -131,7 +131,7 @@ def _unforeseen() -> int:
 
 @contextlib.contextmanager
 def _unwinding() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 unwind: locks are freed, tracking learns of the end; training saves."""
+    """Turn SIGTERM and SIGUSR1 into exceptions, so that locks are released and runs closed."""
     codes = {signal.SIGTERM: ExitCode.TERMINATED, signal.SIGUSR1: ExitCode.PREEMPTED}
 
     def end(number: int, frame: object) -> None:
@@ -149,7 +149,7 @@ def _unwinding() -> Iterator[None]:
 
 
 def _environment(error: OSError) -> int:
-    """Disk full, no permission and the like are the machine's business, not a bug."""
+    """Error (exit 5) for a full disk, missing permissions and the like."""
     name = f" ({error.filename})" if error.filename else ""
     sys.stderr.write(
         f"msseg: [environment] {error.strerror or error}{name} -> check free space and "
@@ -159,7 +159,7 @@ def _environment(error: OSError) -> int:
 
 
 def _quiet_start() -> None:
-    """Logging to stderr; libraries' advertising and telemetry off."""
+    """Log to stderr; turn off advertising and telemetry of libraries."""
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
@@ -183,14 +183,14 @@ def _quiet_start() -> None:
 
 
 class OncePerText(logging.Filter):
-    """A finding about a file is said once, however often the file is read."""
+    """Logging filter that drops repeated messages."""
 
     def __init__(self) -> None:
         super().__init__()
         self._said: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether this text is new."""
+        """Whether this message is new."""
         text = record.getMessage()
         new = text not in self._said
         self._said.add(text)

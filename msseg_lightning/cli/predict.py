@@ -84,6 +84,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
     options = parser.parse_intermixed_args(arguments)
     single = (options.baseline, options.followup, options.output)
     data_set = any(item.startswith(("read=", "read.")) for item in options.settings)
+    many = "--table" if options.table is not None else "a data set" if data_set else None
+    if many and options.output is not None and not (options.baseline or options.followup):
+        parser.error(f"--output is the mask of one pair; for {many} give --folder FOLDER")
     sources = [any(single), options.table is not None, data_set]
     if sources.count(True) != 1 or (any(single) and not all(single)):
         parser.error(
@@ -116,7 +119,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
 
 def predict_many(model: Path, options: argparse.Namespace) -> ExitCode:
-    """Every pair of a table or a data set; the refused are listed and the others go on."""
+    """Predict every pair of a table or data set; refused pairs are listed."""
     from msseg_lightning.cli.train import describe
     from msseg_lightning.run.predict.data_set import apply_to_data_set, apply_to_table
 

@@ -1,4 +1,4 @@
-"""What a system says about one pair, on the grid of the patient's own scan."""
+"""The prediction of a system for one pair, on the grid of the patient's own scan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from msseg_lightning.core.subject import Native
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """New lesions of one pair.
+    """Predicted new lesions of one pair.
 
     Args:
         subject: id of the pair.

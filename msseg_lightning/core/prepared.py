@@ -1,4 +1,4 @@
-"""A preprocessed pair on disk, laid out so that a patch costs a few page-cache reads.
+"""A preprocessed pair on disk, stored so that patches are read quickly.
 
 The hot file is ``pair.npy``: one 32-bit word per voxel holds both visits (16 and 15 bits) and the
 target (1 bit), so the eight neighbours of a point fetch everything at once and two visits with
@@ -40,7 +40,7 @@ from msseg_lightning.core.volume import Affine, Grid
 FORMAT = 1
 PAIR = "pair.npy"
 CANDIDATES = 1 << 16
-"""Most candidate positions kept per mask: a uniform draw from more says nothing more."""
+"""Largest number of candidate positions stored per mask; of more, a uniform sample is kept."""
 
 MAX_FIRST, MAX_SECOND = 65535, 32767
 TARGET_BIT = 31
@@ -49,7 +49,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """Where one named volume lies.
+    """Location of one named volume: file, bits and scaling.
 
     Args:
         kind: ``image`` (linear), ``mask`` (one bit) or ``soft`` (a label between 0 and 1).
@@ -88,7 +88,7 @@ def quantise(data: NDArray[np.generic], top: int) -> tuple[NDArray[np.uint32], f
 
 
 def inside_of(images: Iterable[NDArray[np.generic]]) -> NDArray[np.bool_]:
-    """(X, Y, Z) bool, where any of the images differs from 0: the place of a pair without a brain.
+    """(X, Y, Z) bool, where any image differs from 0; stands in for a missing brain mask.
 
     It holds no voxel where all images are 0, e.g. the difference of two equal visits; nothing is
     found in such images.
@@ -97,7 +97,7 @@ def inside_of(images: Iterable[NDArray[np.generic]]) -> NDArray[np.bool_]:
 
 
 class PreparedSubject:
-    """One prepared pair, opened in about a millisecond, read through memory maps.
+    """One prepared pair, read through memory maps.
 
     Attributes:
         id: id of the pair.
@@ -149,7 +149,7 @@ class PreparedSubject:
         return np.stack([self.image(name) for name in names])
 
     def patch(self, names: Sequence[str], box: tuple[slice, slice, slice]) -> NDArray[np.float32]:
-        """(C, x, y, z) float32 of several images inside a box of voxels; nothing else is read.
+        """(C, x, y, z) float32 of several images inside a box; reads only that box.
 
         Args:
             names: images, in order.
@@ -176,11 +176,11 @@ class PreparedSubject:
         return self._values(name, ("mask", "soft"))
 
     def mask(self, name: str) -> NDArray[np.bool_]:
-        """(X, Y, Z) bool of a mask; a soft label is cut at one half."""
+        """(X, Y, Z) bool of a mask; a soft label is thresholded at one half."""
         return np.asarray(self.label(name) >= 0.5)
 
     def voxels(self, name: str, limit: int = CANDIDATES) -> NDArray[np.int32]:
-        """Candidate centres of patches.
+        """Positions of voxels of a mask, as candidate centres of patches.
 
         Args:
             name: a mask, or ``brain``, which every subject has: where no brain mask was given it
@@ -200,7 +200,7 @@ class PreparedSubject:
         return positions[np.linspace(0, len(positions) - 1, limit).astype(np.int64)]
 
     def layer(self, name: str) -> Layer:
-        """Where a volume lies, for code that reads the words itself.
+        """Location of a volume, for code that decodes the words itself.
 
         Raises:
             MssegError: there is none of this name.
@@ -232,7 +232,7 @@ class PreparedSubject:
         return known
 
     def with_image(self, name: str, data: NDArray[np.floating], folder: Path) -> PreparedSubject:
-        """The same pair with one more image, in a folder of its own that shares the old arrays.
+        """The pair with one more image, stored in a new folder that shares the other arrays.
 
         Args:
             name: of the image.
@@ -280,7 +280,7 @@ class PreparedSubject:
         return PreparedSubject.open(folder)
 
     def verify(self) -> None:
-        """Compare every array with the checksum taken when it was written.
+        """Verify the checksum of every array.
 
         Raises:
             MssegError: with all files that are missing or differ.
@@ -317,7 +317,7 @@ class PreparedSubject:
 
     @staticmethod
     def open(folder: Path) -> PreparedSubject:
-        """Open what ``write`` left; reads one small file.
+        """Open a pair stored by ``write``; reads one small file.
 
         Raises:
             MssegError: nothing complete lies there, or another version wrote it.
@@ -414,7 +414,7 @@ class PreparedSubject:
 
 
 def _decode(words: NDArray[Any], layer: Layer, values: NDArray[np.float32]) -> None:
-    """Write the float32 values of one layer; the last axis of ``words`` is contiguous."""
+    """Decode one layer of words into float32; the last axis of ``words`` is contiguous."""
     shift = layer.shift
     if words.itemsize == 4 and shift % 16 == 0 and layer.bits <= 16:
         # a visit is half of a word: converted from where it lies, without a shifted copy

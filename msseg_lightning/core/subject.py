@@ -1,4 +1,4 @@
-"""One patient seen twice: files first, volumes when asked, prepared arrays for the fast path."""
+"""A pair of visits of one patient, as files and as loaded volumes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MASK_NAMES = (TARGET, BRAIN, BASELINE_LESIONS, FOLLOWUP_LESIONS)
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What is known about a pair beside its voxels. Dates never ride along, only the interval."""
+    """Metadata of a pair: sex, age, scanner and interval, but no dates."""
 
     sex: str | None = None
     age_years: float | None = None
@@ -66,17 +66,17 @@ class LongitudinalSubject:
 
     @property
     def labelled(self) -> bool:
-        """Whether there is a reference of new lesions, given or derivable."""
+        """Whether a reference of new lesions is given or can be derived."""
         return TARGET in self.masks or CHANGE in self.masks
 
     def files(self) -> dict[str, Path]:
-        """Every file the pair consists of, by name."""
+        """All files of the pair, by name."""
         return {**self.images, **self.masks}
 
 
 @dataclasses.dataclass(frozen=True)
 class Native:
-    """The space in which a prediction is delivered.
+    """Grid and header of the scan on which predictions are returned.
 
     Args:
         grid: lattice of the file the prediction belongs to.
@@ -89,10 +89,10 @@ class Native:
 
 @dataclasses.dataclass(frozen=True)
 class LoadedSubject:
-    """A pair in memory on its way through preprocessing.
+    """A pair in memory, during preprocessing.
 
     Preprocessing may move, resample and crop; all of it is undone by one resampling because every
-    volume carries its affine and the subject carries the rigid way home.
+    volume carries its affine and the subject carries the rigid transform to the original scan.
 
     Args:
         subject: where it came from.
@@ -111,7 +111,7 @@ class LoadedSubject:
 
     @property
     def grid(self) -> Grid:
-        """The common grid.
+        """The common grid of all volumes.
 
         Raises:
             ValueError: the volumes do not share one.

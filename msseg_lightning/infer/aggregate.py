@@ -1,4 +1,4 @@
-"""Several answers about one volume made into one: members, folds, flips, views.
+"""Combination of several predictions of one volume: members, folds, flips, views.
 
 The algebra has two parts. A *source* yields maps one after the other, each made when it is asked
 for: ``flips`` of a network, ``members`` of an ensemble. ``combine`` reads a source and keeps only
@@ -27,7 +27,7 @@ LEVELS: tuple[Level, ...] = ("logit", "probability", "binary")
 
 
 def convert(values: Tensor, given: Level, wanted: Level, threshold: float = 0.5) -> Tensor:
-    """A map at another level.
+    """Convert a map to another level.
 
     Args:
         values: (K, X, Y, Z) logits, probabilities, or zeros and ones.
@@ -55,7 +55,7 @@ def combine(
     rule: Rule = "mean",
     threshold: float = 0.5,
 ) -> Tensor:
-    """One map from many, in the memory of one.
+    """Combine maps one by one, in the memory of one map.
 
     Args:
         maps: (K, X, Y, Z) each, at level ``given``; read once, in order.
@@ -189,7 +189,7 @@ def flips(
     sets: Iterable[Sequence[int]] = ((),),
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Tensor]:
-    """Maps of one network for flipped images, each turned back.
+    """Maps of one network for flipped images, flipped back.
 
     Args:
         window: predicts one volume.
@@ -208,7 +208,7 @@ def flips(
 
 
 class Flipped:
-    """A window rule over mirrored copies of the volume, each answer turned back, then combined.
+    """Test-time augmentation: a window rule over flipped volumes, combined to one map.
 
     Called like the window it stands for, so it is an inference rule of its own. During training
     volumes are validated with the plain window (``for_validation``).
@@ -262,7 +262,7 @@ class Flipped:
 
 
 class Ensemble:
-    """Members x flips, one forward pass of one member in memory at a time.
+    """Combination of members and flips; one member is in memory at a time.
 
     Called like a ``SlidingWindow``, with many networks in place of one. Every member and flip
     counts the same.
@@ -301,7 +301,7 @@ class Ensemble:
             networks: the members; a generator may load each from disk when its turn comes.
             images: (C, X, Y, Z).
             inside: (X, Y, Z) bool or None.
-            progress: told (windows done, windows in all) of each pass.
+            progress: called with (windows done, windows in all) of each pass.
 
         Returns:
             (K, X, Y, Z) float32 at ``level``.

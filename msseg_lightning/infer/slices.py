@@ -1,4 +1,4 @@
-"""A network of slices over a volume: every slice of one, two or three planes, then one map.
+"""Slicewise prediction of a volume along one, two or three planes.
 
 Counterpart of ``sample.slices``: planes are axes of the working grid (RAS+), stacks are laid out
 alike, slices beyond the volume are 0.
@@ -114,7 +114,7 @@ class SliceWise:
             network: (B, C, H, W) -> logits (B, K, H, W); put into evaluation mode meanwhile.
             images: (C, X, Y, Z).
             inside: (X, Y, Z) bool, where an answer is wanted; None is everywhere.
-            progress: told (slices done, slices in all) of each plane and flip.
+            progress: called with (slices done, slices in all) of each plane and flip.
 
         Returns:
             (K, X, Y, Z) float32 at ``level``.
@@ -163,7 +163,7 @@ class SliceWise:
             network.train(training)
 
     def views(self) -> list[SliceWise]:
-        """The same rule for each plane alone, giving that plane's probabilities."""
+        """One rule per plane, which gives the probabilities of that plane."""
         single = []
         for axis in self.axes:
             view = copy.copy(self)
@@ -255,7 +255,7 @@ class SliceWise:
                 raise MssegError(
                     Problem(
                         "infer.slice",
-                        "A slice is larger than what the system takes whole.",
+                        "A slice is larger than the largest one that is predicted whole.",
                         field="infer.size",
                         found="x".join(map(str, have)),
                         expected=f"{'x'.join(map(str, size))} or less",

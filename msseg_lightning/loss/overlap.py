@@ -1,4 +1,4 @@
-"""Losses that count overlapping voxels."""
+"""Overlap losses."""
 
 from __future__ import annotations
 

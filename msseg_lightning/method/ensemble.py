@@ -1,4 +1,4 @@
-"""Several systems, or one system on several folds of its training patients, answering as one."""
+"""Ensembles of systems, or of one system over several folds."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from msseg_lightning.core.method import ALONE, FitContext, Method, Track
+from msseg_lightning.core.method import NO_CONTEXT, FitContext, Method, Track
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.infer.aggregate import Spread
+from msseg_lightning.split.patients import deal, patients_of
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +25,9 @@ Pairs = Sequence[LongitudinalSubject]
 
 
 def inner_folds(
-    subjects: Pairs, folds: int, has_lesions: Callable[[LongitudinalSubject], bool]
+    subjects: Pairs, folds: int, has_lesions: Callable[[LongitudinalSubject], bool | None]
 ) -> list[tuple[list[LongitudinalSubject], list[LongitudinalSubject]]]:
-    """Deal patients into folds: pairs to train a member on, pairs it is validated with.
+    """Divide pairs into folds: training and validation pairs of each member.
 
     Patients with and without new lesions are dealt in turn, so that both spread evenly. Where fewer
     patients have new lesions than there are folds, those patients train every member and validate
@@ -37,18 +38,19 @@ def inner_folds(
         folds: how many; 1 is one member trained on everything.
         has_lesions: whether a pair shows new lesions.
     """
-    patients = sorted({subject.patient for subject in subjects})
-    positive = {subject.patient for subject in subjects if has_lesions(subject)}
-    dealt = [name for name in patients if name in positive]
-    if len(dealt) < folds and folds > 1:
+    patients = patients_of(
+        subjects, {subject.id: bool(has_lesions(subject)) for subject in subjects}
+    )
+    positive = sum(bool(patient.positive) for patient in patients)
+    if positive < folds and folds > 1:
         log.warning(
             "%d patients with new lesions for %d members: they train all and validate none",
-            len(dealt),
+            positive,
             folds,
         )
-        dealt = []
-    dealt += [name for name in patients if name not in positive]
-    place = {name: index % folds for index, name in enumerate(dealt)} if folds > 1 else {}
+        patients = [patient for patient in patients if not patient.positive]
+    groups = deal(patients, folds, by_vendor=False) if folds > 1 else []
+    place = {patient.name: fold for fold, group in enumerate(groups) for patient in group}
     return [
         (
             [subject for subject in subjects if place.get(subject.patient) != fold],
@@ -59,12 +61,12 @@ def inner_folds(
 
 
 def _within(member: str, track: Track) -> Track:
-    """Runs of a member's stages are named after it, too."""
+    """A ``Track`` that prefixes the names of a member's stages with its own."""
     return lambda name, tags: track(f"{member}-{name}", {**tags, "member": member})
 
 
 RULES = {"probability": ("mean",), "binary": ("mean", "majority"), "view": ("majority",)}
-"""How answers may be combined at each level: a majority is of masks."""
+"""Combination rules that are valid at each level; a majority needs masks."""
 
 
 def _spread(between: Spread, within: NDArray[np.float32] | None) -> NDArray[np.float32]:
@@ -89,7 +91,7 @@ def _refuse_unknown(name: str, value: object, known: Sequence[str], where: str =
 
 
 class EnsembleMethod:
-    """Members are fitted and asked one after the other, so memory does not grow with their number.
+    """Ensemble whose members are fitted and applied one after the other, in the memory of one.
 
     Each member answers on the pair's native grid; answers are combined there (averages commute with
     the linear resampling that brought them).
@@ -114,7 +116,7 @@ class EnsembleMethod:
         self,
         members: Mapping[str, Callable[[], Method]],
         folds: int,
-        has_lesions: Callable[[LongitudinalSubject], bool],
+        has_lesions: Callable[[LongitudinalSubject], bool | None],
         level: Literal["probability", "binary", "view"] = "probability",
         rule: Literal["mean", "majority"] = "mean",
         postprocess: Sequence[Callable[[Prediction], Prediction]] = (),
@@ -135,7 +137,7 @@ class EnsembleMethod:
 
     @property
     def names(self) -> list[str]:
-        """One name per fitted member."""
+        """Names of the fitted members."""
         return [
             f"{name}-fold{fold}" for fold in range(self.folds) for name in self._members_of(fold)
         ]
@@ -145,8 +147,8 @@ class EnsembleMethod:
             return self.members
         return {self.of_fold[fold]: self.members[self.of_fold[fold]]}
 
-    def fit(self, train: Pairs, val: Pairs, folder: Path, context: FitContext = ALONE) -> None:
-        """Fit every member; those that are finished in ``folder`` are kept as they are.
+    def fit(self, train: Pairs, val: Pairs, folder: Path, context: FitContext = NO_CONTEXT) -> None:
+        """Fit every member that is not finished in ``folder``.
 
         Each member validates on the fold it leaves out, so the pairs set aside for validation join
         the others first. A single fold keeps the two apart.
@@ -173,7 +175,7 @@ class EnsembleMethod:
         self.models = folder
 
     def predict(self, subject: LongitudinalSubject) -> Prediction:
-        """Mean (or majority) of the members' answers."""
+        """Predict by the mean or majority of all members."""
         assert self.models is not None, "fit or load comes first"
         totals: dict[int, NDArray[np.float32]] = {}
         warnings: dict[str, None] = {}
@@ -212,7 +214,7 @@ class EnsembleMethod:
         return prediction
 
     def _answers(self, method: Method, subject: LongitudinalSubject) -> Iterator[Prediction]:
-        """A member's answer, or one per view."""
+        """Predictions of a member: one, or one per view."""
         if self.level != "view":
             yield method.predict(subject)
             return
@@ -220,7 +222,7 @@ class EnsembleMethod:
             yield method.predict(subject, infer)  # type: ignore[call-arg]
 
     def save(self, folder: Path) -> None:
-        """Every member's model below ``folder/members``."""
+        """Write the models of all members below ``folder/members``."""
         assert self.models is not None, "nothing was fitted"
         for name in self.names:
             source = self._model(self.models, name)
@@ -228,7 +230,7 @@ class EnsembleMethod:
                 shutil.copytree(source, target, dirs_exist_ok=True)
 
     def load(self, folder: Path) -> None:
-        """Members from ``save``; each is checked when its turn comes."""
+        """Load an ensemble; each member is loaded and checked when it is used."""
         self.models = folder / "members"
 
     @staticmethod

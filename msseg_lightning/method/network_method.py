@@ -1,4 +1,4 @@
-"""A network trained on patches: the method of every deep-learning system."""
+"""Method of systems with a network that is trained on patches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from msseg_lightning.core.method import ALONE, FitContext
+from msseg_lightning.core.method import NO_CONTEXT, FitContext
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.prepared import PreparedSubject, inside_of
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
@@ -34,7 +34,7 @@ Postprocess = Sequence[Callable[[Prediction], Prediction]]
 
 @dataclasses.dataclass(frozen=True)
 class Channels:
-    """What a network sees and what it learns, by name.
+    """Names of the images and the target of a network.
 
     Args:
         images: channels in order.
@@ -46,17 +46,17 @@ class Channels:
 
 
 class Visits(Protocol):
-    """Scans beside the pairs; ``preprocess.visits.PreparedVisits`` is one."""
+    """Further scans of single visits; ``preprocess.visits.PreparedVisits`` is one."""
 
     def without(self, patients: Collection[str]) -> Visits:
-        """The same without the scans of these patients."""
+        """The scans without those of these patients."""
 
     def patients(self) -> set[str]:
-        """Of all scans."""
+        """Patients of all scans."""
 
 
 class NetworkMethod:
-    """Prepare pairs, fit a task on their patches, slide the network over new pairs.
+    """Method that fits a task on patches and predicts by a sliding window.
 
     Args:
         cache: prepares pairs and keeps them on disk.
@@ -103,9 +103,9 @@ class NetworkMethod:
         train: Sequence[LongitudinalSubject],
         val: Sequence[LongitudinalSubject],
         folder: Path,
-        context: FitContext = ALONE,
+        context: FitContext = NO_CONTEXT,
     ) -> None:
-        """Prepare all pairs, then train; continues where ``folder`` says it stopped."""
+        """Prepare all pairs, then fit, or continue the fit in ``folder``."""
         prepared = self.cache.prepare([*train, *val])
         target = self.channels.target
         if target is not None:
@@ -141,14 +141,14 @@ class NetworkMethod:
             self.callbacks,  # type: ignore[arg-type]
         )
 
-    def withheld(self, held_out: frozenset[str]) -> list[str]:
-        """Those of the held-out patients who have scans among ``visits``."""
+    def held_out_visits(self, held_out: frozenset[str]) -> list[str]:
+        """Held-out patients with scans among ``visits``, which are left out of training."""
         return sorted(held_out & self.visits.patients()) if self.visits is not None else []
 
     def predict(
         self, subject: LongitudinalSubject, infer: SlidingWindow | None = None
     ) -> Prediction:
-        """Map on the working grid -> native grid -> rules. Nothing outside the volume is lesion.
+        """Predict on the working grid, resample to the native grid and apply the rules.
 
         Args:
             subject: the pair.
@@ -197,11 +197,11 @@ class NetworkMethod:
         return prediction
 
     def save(self, folder: Path) -> None:
-        """Weights as safetensors, with a card that names the system."""
+        """Write the weights as safetensors with a card."""
         save_weights(self.task.network, folder, self.name)
 
     def load(self, folder: Path) -> None:
-        """Weights from ``save``, checked against the card beside them."""
+        """Load weights and check them against their card."""
         load_weights(self.task.network, folder, self.name)
 
     @staticmethod
@@ -213,7 +213,7 @@ class NetworkMethod:
 
     @staticmethod
     def _brain(prepared: PreparedSubject) -> NDArray[np.bool_] | None:
-        """(X, Y, Z) bool brain mask on the native grid, for rules; None where nothing made one."""
+        """(X, Y, Z) bool brain mask on the native grid; None if there is none."""
         if BRAIN not in prepared.mask_names:
             return None
         brain = prepared.mask(BRAIN)

@@ -1,4 +1,4 @@
-"""How much more a network of all lesions believes in a lesion now than before (S18)."""
+"""Difference of lesion probabilities between two visits (S18)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Window = Callable[..., Tensor]
 
 
 class ProbabilityDifference:
-    """``P(lesion at follow-up) - P(lesion at baseline)``, from one network that sees one scan.
+    """``P(lesion at follow-up) - P(lesion at baseline)`` of a single-visit network.
 
     Probabilities, not masks: a lesion that grows or brightens moves the difference long before it
     crosses a threshold. Each visit is seen where its image is not 0; where no window looked, its

@@ -1,4 +1,4 @@
-"""Prepared pairs on disk, each made once, named by what it was made from."""
+"""Cache of prepared pairs on disk, keyed by inputs and preprocessing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from msseg_lightning.core.files import flush_folder
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import MssegError
 from msseg_lightning.core.subject import LongitudinalSubject
-from msseg_lightning.core.subject_map import Mapped, Submits, map_subjects
+from msseg_lightning.core.subject_map import MapResult, SupportsSubmit, map_subjects
 from msseg_lightning.preprocess.pipeline import Load, Preprocess
 
 log = logging.getLogger(__name__)
@@ -53,13 +53,13 @@ class PreparedCache:
         self.verify = verify
 
     def place(self, subject: LongitudinalSubject) -> Path:
-        """Folder of this pair's entry, whether it exists or not."""
+        """Folder of the entry of a pair, whether it exists or not."""
         return self.folder / f"{subject.id}-{self.preprocess.key(subject)[:24]}"
 
     def prepare(
-        self, subjects: Sequence[LongitudinalSubject], executor: Submits | None = None
+        self, subjects: Sequence[LongitudinalSubject], executor: SupportsSubmit | None = None
     ) -> list[PreparedSubject]:
-        """Prepared pairs in the order given; builds those that are missing.
+        """Return prepared pairs in the order given; build those that are missing.
 
         Args:
             subjects: pairs.
@@ -74,15 +74,15 @@ class PreparedCache:
     def build(
         self,
         subjects: Sequence[LongitudinalSubject],
-        executor: Submits | None = None,
+        executor: SupportsSubmit | None = None,
         pieces: int | None = None,
-    ) -> Mapped[None]:
-        """Build what is missing; which pairs are there now and what is wrong with the others."""
+    ) -> MapResult[None]:
+        """Build missing entries; report the pairs that exist now and the errors of the others."""
         named = {subject.id: subject for subject in subjects}
         missing = dict(named)
         if executor is None:  # a process takes seconds to start, only to find that all is there
             with ThreadPoolExecutor(self.workers) as threads:
-                made = threads.map(self._made, named.values())
+                made = threads.map(self._is_prepared, named.values())
                 missing = {
                     name: named[name]
                     for name, is_made in zip(named, made, strict=True)
@@ -90,21 +90,21 @@ class PreparedCache:
                 }
         built = map_subjects(self._ensure, missing, executor or self.workers, "preprocess", pieces)
         done = {name: None for name in named if name not in built.failed}
-        return Mapped(done, built.failed)
+        return MapResult(done, built.failed)
 
     def prepare_one(self, subject: LongitudinalSubject) -> PreparedSubject:
-        """One pair, built if missing."""
+        """Return one prepared pair; build it if missing."""
         return self.prepare([subject])[0]
 
     def _ensure(self, subject: LongitudinalSubject) -> None:
         if not all(file.is_file() for file in subject.files().values()):
             self.load(subject)  # says what is wrong; hashing a named pipe would wait for ever
         place = self.place(subject)
-        if self._whole(place):
+        if self._is_complete(place):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f".{place.name}.lock"):
-            if self._whole(place):  # another process made it while we waited
+            if self._is_complete(place):  # another process made it while we waited
                 return
             if place.exists():
                 log.warning("%s is damaged and is built again", place.name)
@@ -120,16 +120,16 @@ class PreparedCache:
                 if temporary.exists():
                     shutil.rmtree(temporary, ignore_errors=True)
 
-    def _made(self, subject: LongitudinalSubject) -> bool:
-        """Whether the pair is there; one that is not, or is in trouble, is left to ``_ensure``."""
+    def _is_prepared(self, subject: LongitudinalSubject) -> bool:
+        """Whether the entry of a pair exists; errors count as no and are raised by ``_ensure``."""
         if not all(file.is_file() for file in subject.files().values()):
             return False
         try:
-            return self._whole(self.place(subject))
+            return self._is_complete(self.place(subject))
         except (MssegError, OSError):
             return False
 
-    def _whole(self, place: Path) -> bool:
+    def _is_complete(self, place: Path) -> bool:
         if not place.is_dir():
             return False
         try:

@@ -9,9 +9,9 @@ import numpy as np
 
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LoadedSubject
 from msseg_lightning.core.volume import Volume
-from msseg_lightning.preprocess.deform import resampled
+from msseg_lightning.preprocess.deform import warp_volume
 from msseg_lightning.preprocess.register import OF_BASELINE, coarse, single_thread, to_itk
-from msseg_lightning.preprocess.space import carry
+from msseg_lightning.preprocess.space import resample_array
 from msseg_lightning.preprocess.step import common_grid, mask_of
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class CorrelationRegistration:
             Volume(inside.astype(np.float32), grid.affine),
         )
         volumes = {
-            name: resampled(volume, way, cubic=volume.kind == "image")
+            name: warp_volume(volume, way, cubic=volume.kind == "image")
             if name in OF_BASELINE
             else volume
             for name, volume in subject.volumes.items()
@@ -88,7 +88,7 @@ class CorrelationRegistration:
         ):
             spacing = finest * shrink
             still, moved = (coarse(volume, spacing) for volume in (fixed, moving))
-            part = carry(inside.data, inside.affine, still.grid) >= 0.5
+            part = resample_array(inside.data, inside.affine, still.grid) >= 0.5
             if not part.any() or min(still.grid.shape) <= 2 * self.radius:
                 continue  # too coarse for a small volume
             images = [to_itk(volume) for volume in (still, moved)]

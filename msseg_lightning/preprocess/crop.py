@@ -1,4 +1,4 @@
-"""Cutting the volumes down to what matters."""
+"""Cropping."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from msseg_lightning.preprocess.step import common_grid, image_names, mask_of
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """First and last-plus-one index per axis of what is set; None for an empty mask."""
+    """First and last-plus-one index of the set voxels per axis; None for an empty mask."""
     low, high = [], []
     for axis in range(3):
         other = tuple(other for other in range(3) if other != axis)
@@ -55,7 +55,7 @@ def _cut(
 
 @dataclasses.dataclass(frozen=True)
 class CropToNonzero:
-    """Keep the smallest box outside which every image is 0 (S12, S15).
+    """Crop to the smallest box outside which every image is 0 (S12, S15).
 
     Args:
         margin_mm: added on each side where the volume reaches so far.
@@ -75,7 +75,7 @@ class CropToNonzero:
 
 @dataclasses.dataclass(frozen=True)
 class CropToMask:
-    """Keep the smallest box around a mask (S02, S13, S14, S17, S25).
+    """Crop to the smallest box around a mask (S02, S13, S14, S17, S25).
 
     Args:
         margin_mm: added on each side where the volume reaches so far.

@@ -1,4 +1,4 @@
-"""Brain masks of two visits made into one, and used."""
+"""Combining and applying brain masks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLLOWUP_BRAIN = "followup_brain"
 
 @dataclasses.dataclass(frozen=True)
 class CombineMasks:
-    """Make ``brain`` from the brain masks of the two visits.
+    """Add the mask ``brain``, combined from the brain masks of the two visits.
 
     Where the visits have no masks of their own, a ``brain`` that came with the data is kept; of a
     visit alone its own mask is the brain.

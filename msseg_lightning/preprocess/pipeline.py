@@ -1,4 +1,4 @@
-"""A chain of operators, and the name of its result."""
+"""A chain of preprocessing operators, and the key of its result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from msseg_lightning.core.subject import LoadedSubject, LongitudinalSubject
 from msseg_lightning.preprocess.step import FittedStep, Step, describe
 
 Load = Callable[[LongitudinalSubject], LoadedSubject]
-"""Reads the files of a pair and passes the gate; given by ``read``."""
+"""Reads and checks the files of a pair; given by ``read``."""
 
 
 class Preprocess:
@@ -39,7 +39,7 @@ class Preprocess:
         return any(isinstance(step, FittedStep) and not step.fitted for step in self.steps)
 
     def fit(self, subjects: Sequence[LongitudinalSubject], load: Load) -> Preprocess:
-        """The chain with every learning operator fitted, each on what the ones before it make.
+        """The chain with every ``FittedStep`` fitted on the output of the operators before it.
 
         Subjects are read again for every learning operator, one at a time: memory stays bounded.
         """
@@ -61,7 +61,7 @@ class Preprocess:
         return [describe(step) for step in self.steps]
 
     def key(self, subject: LongitudinalSubject) -> str:
-        """Hex digest of all that decides the result.
+        """Hex digest of everything that decides the result.
 
         The bytes of every file, what the subject says about them, and the operators with their
         parameters, versions and landmarks. Paths are not part of it: a moved data set is not

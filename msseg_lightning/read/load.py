@@ -1,4 +1,4 @@
-"""From files to volumes in memory, and from a change mask to a reference of new lesions."""
+"""Loading of pairs, and derivation of new lesions from change masks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_subject(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -> LoadedSubject:
-    """Read a pair through the gate.
+    """Read and check a pair.
 
     The native grid, where predictions are delivered, is that of the target mask where there is
     one, else that of the follow-up; for pairs with known transforms it is the common grid of the
@@ -106,13 +106,25 @@ def count_new_lesions(subject: LongitudinalSubject, options: GateOptions = DEFAU
     Raises:
         MssegError: the files are refused.
     """
+    reference = _reference(subject, options)
+    return None if reference is None else label_lesions(np.asarray(reference.data) > 0.5)[1]
+
+
+def has_new_lesions(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -> bool | None:
+    """Whether a pair has new lesions; None without a reference.
+
+    Raises:
+        MssegError: the files are refused.
+    """
+    reference = _reference(subject, options)
+    return None if reference is None else bool(reference.data.any())
+
+
+def _reference(subject: LongitudinalSubject, options: GateOptions) -> Volume | None:
+    """The mask of new lesions alone, where it is a file; otherwise the whole pair is needed."""
     if TARGET in subject.masks:
-        mask = read_volume(subject.masks[TARGET], "mask", options, subject.root).data
-    elif CHANGE in subject.masks:
-        mask = load_subject(subject, options).volumes[TARGET].data
-    else:
-        return None
-    return label_lesions(np.asarray(mask) > 0.5)[1]
+        return read_volume(subject.masks[TARGET], "mask", options, subject.root)
+    return load_subject(subject, options).volumes[TARGET] if CHANGE in subject.masks else None
 
 
 def _native_name(subject: LongitudinalSubject) -> str:

@@ -1,4 +1,4 @@
-"""Bytes of a file, unpacked within limits and only when every one of them arrived.
+"""Reading and decompression of files within limits.
 
 Common readers stop at the last voxel and never look at the end of the stream, so a cut or damaged
 copy passes as a scan with a black rest. Here a stream counts only with its end mark, checksum and
@@ -28,7 +28,7 @@ _COPY_AGAIN = "copy or download the file again"
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one file may ask for, checked before anything of that size is allocated.
+    """Limits on the size of one file, checked before allocation.
 
     Args:
         voxels: largest number of voxels; 320 x 512 x 512 is the largest grid of the challenge.
@@ -42,7 +42,7 @@ class Limits:
 
 
 class Stream:
-    """The content of one file.
+    """Reads the content of one file.
 
     Args:
         path: a regular file.
@@ -229,7 +229,7 @@ class Stream:
 
 
 def _once(packed: bytes, trailer: bytes) -> bool:
-    """Whether these eight bytes, the last of the file, stand nowhere else in it.
+    """Whether the last eight bytes of a file occur only once in it.
 
     ``bytes.find`` takes twice as long. Wherever eight bytes stand, they fill one of the file's
     whole 32-bit words, whose value is one of four.
@@ -242,7 +242,7 @@ def _once(packed: bytes, trailer: bytes) -> bool:
 
 
 def recognise(head: bytes, name: str) -> Problem:
-    """What a file that is not NIfTI seems to be."""
+    """Name of the format that a file without a NIfTI header seems to have."""
     start = ascii(head[:20].decode("latin-1"))
     low = head[:256].lstrip().lower()
     found, remedy = f"starts with {start}", "put the NIfTI file in its place"

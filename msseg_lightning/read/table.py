@@ -1,4 +1,4 @@
-"""A CSV manifest: one row for each pair."""
+"""Reader of CSV files with one row per pair."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msseg_lightning.core.paths import refuse_name, resolve_file, shown
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import (
     BASELINE,
@@ -24,7 +25,6 @@ from msseg_lightning.core.subject import (
 )
 from msseg_lightning.read.identity import shared_scans
 from msseg_lightning.read.participants import FACT_COLUMNS, facts_of_row
-from msseg_lightning.read.paths import refuse_name, resolve_file, shown
 from msseg_lightning.read.reader import check_id, check_ids, raise_errors, warnings_of
 
 REQUIRED = ("id", BASELINE, FOLLOWUP)
@@ -42,7 +42,7 @@ _FORMULA = ("=", "+", "@", "\t")
 
 
 class TableReader:
-    """Pairs listed in a CSV file.
+    """Reads pairs that are listed in a CSV file.
 
     Columns: ``id``, ``baseline_flair``, ``followup_flair``; where wanted ``patient`` (default: the
     id), masks (``new_lesions``, ``new_lesions_rater1..4``, ``brain``, ``baseline_lesions``,
@@ -137,11 +137,11 @@ class TableReader:
         return {row["id"]: Path(row["output"]) for _, row in rows if row.get("output")}
 
     def skipped(self) -> list[Problem]:
-        """Columns and cells that the last call of ``subjects`` did not use, and its warnings."""
+        """Warnings of the last call of ``subjects``, also on unused columns and cells."""
         return list(self._warnings)
 
     def order(self) -> list[str]:
-        """The order of the visits is in the names of the columns."""
+        """Says that column names give the order of visits."""
         return [f"{BASELINE} before {FOLLOWUP} in every row (names of the columns)"]
 
     def _subject(self, row: Mapping[str, str], identifier: str, where: str) -> LongitudinalSubject:
@@ -224,7 +224,7 @@ class TableReader:
 
 
 def _rows(path: Path, name: str) -> tuple[list[tuple[int, dict[str, str]]], list[Problem]]:
-    """Rows with their line numbers; problems of the table as a whole."""
+    """Rows with line numbers, and problems of the table as a whole."""
     real = resolve_file(path)
     if real.stat().st_size > LARGEST_TABLE_BYTES:
         return [], [
@@ -355,7 +355,7 @@ def _check_header(header: list[str], name: str) -> Iterator[Problem]:
 def _check_length(
     cells: Mapping[str | None, Any], header: Sequence[str], where: str
 ) -> Iterator[Problem]:
-    """A row with more cells than columns has a comma too many; one with fewer was cut."""
+    """Check that a row has as many cells as there are columns."""
     surplus = [cell for cell in cells.get(None) or () if cell.strip()]
     missing = [column for column in header if cells.get(column) is None]
     if surplus or missing:

@@ -1,4 +1,4 @@
-"""What a reader saw and did not use: counted in one place, said in one form."""
+"""Warnings on files and entries that a reader did not use."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from msseg_lightning.core.paths import shown
 from msseg_lightning.core.problem import Problem
-from msseg_lightning.read.paths import shown
 
 _KINDS = {
     "reference": (
@@ -29,7 +29,7 @@ _KINDS = {
     "file": ("files were not used", "nothing to do, or rename those that belong to a pair"),
     "folder": ("folders hold no file that was used", "nothing to do, or complete them"),
 }
-"""What can be left over -> message and remedy."""
+"""Message and remedy by kind of unused item."""
 
 _MASK = re.compile(
     r"mask|lesion|label|_seg|dseg|truth|(^|[_-])gt([_.-]|$)|(^|[_-])roi|expert|rater|consensus",
@@ -43,26 +43,26 @@ _DESCRIBING = re.compile(
 _SIMULATED = re.compile(
     r"cohort\.json|split\.json|lesions\.tsv|patient\.json|true_new_lesions\.nii\.gz"
 )
-"""What ``simulate`` writes beside the files that are read: nothing is missed in them."""
+"""Further files that ``simulate`` writes, which cause no warning."""
 _ENTITIES = re.compile(r"(sub|ses)-[A-Za-z0-9]+_")
 
 
 class Unused:
-    """Everything of one reading that was seen and not used.
+    """Collects what one call of a reader did not use.
 
-    Things of one kind and name are one finding: 40 files ``t1.nii.gz`` are told once, with their
-    number and the first place.
+    Things of one kind and name are one finding: 40 files ``t1.nii.gz`` are reported once, with
+    their number and the first place.
     """
 
     def __init__(self) -> None:
         self._places: dict[tuple[str, str, str], list[str]] = {}
 
     def add(self, kind: str, name: str, place: str, why: str = "") -> None:
-        """Count one thing.
+        """Add one item.
 
         Args:
             kind: ``row``, ``column``, ``mask``, ``image``, ``file`` or ``folder``.
-            name: things of one name are told together.
+            name: items of one name are reported together.
             place: the file or folder.
             why: what was expected instead.
         """
@@ -128,7 +128,7 @@ def add_files(
 
 
 def summary(problems: Sequence[Problem]) -> str:
-    """One line: how many findings of which kind; empty without any."""
+    """One line with the number of problems by kind; empty without any."""
     counts = collections.Counter(problem.code for problem in problems)
     if not counts:
         return ""
@@ -156,7 +156,7 @@ def _kind(file: str) -> str:
 
 
 def _name(file: str) -> str:
-    """A name without what differs from patient to patient, e.g. ``T1w.nii.gz``."""
+    """File name without entities that differ between patients, e.g. ``T1w.nii.gz``."""
     if file.lower().endswith(_IMAGE):
         return _ENTITIES.sub("", file)
     return "*" + "".join(Path(file).suffixes[-1:]) if Path(file).suffix else file

@@ -1,4 +1,4 @@
-"""One run as one HTML file: setting, numbers, curves, and every lesion found, missed or false."""
+"""Report of one run as an HTML file: settings, scores, curves and lesions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ReportCase:
 
 @dataclasses.dataclass(frozen=True)
 class ReportContext:
-    """What a report says.
+    """Content of a report.
 
     Args:
         setting: experiment, data, split, fold, seed, commit, protocol, threshold, ... as shown.
@@ -68,7 +68,7 @@ class ReportContext:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A lesion to show.
+    """A lesion that is found, missed or false.
 
     Args:
         kind: what became of it; ``predicted`` where there is no reference.
@@ -84,7 +84,7 @@ class Finding:
 
     @property
     def why(self) -> str:
-        """What became of it, in words that agree with the official rule."""
+        """Explanation of the outcome by the official rule."""
         if self.kind == "predicted":
             return "no reference to compare with"
         if self.kind == "found":
@@ -105,7 +105,7 @@ class Finding:
 
 
 def findings_of(case: str, score: CaseScore) -> list[Finding]:
-    """All lesions of a scored pair; a predicted lesion that matched appears with its reference."""
+    """All lesions of a scored pair; matched predicted lesions are shown with their reference."""
     predicted = {lesion.label: lesion for lesion in score.predicted_lesions}
     findings = []
     for lesion in score.reference_lesions:
@@ -120,7 +120,7 @@ def findings_of(case: str, score: CaseScore) -> list[Finding]:
 
 
 def select(findings: Iterable[Finding], limit: int) -> list[Finding]:
-    """The lesions to show: missed, false, then found; in each those that count, large ones first.
+    """Select lesions: missed, false, then found, large ones first.
 
     Where not all fit, no kind is crowded out: kinds take turns until the limit is reached.
     """
@@ -140,7 +140,7 @@ def select(findings: Iterable[Finding], limit: int) -> list[Finding]:
 
 
 def predicted_findings(case: str, prediction: Volume) -> list[Finding]:
-    """Lesions of a pair without a reference."""
+    """Predicted lesions of a pair without a reference."""
     labels, count = label_lesions(prediction.data)
     voxel_mm3 = prediction.grid.voxel_volume_mm3
     findings = []
@@ -163,7 +163,7 @@ def predicted_findings(case: str, prediction: Volume) -> list[Finding]:
 
 
 def view_point(mask: Volume, lesion: Lesion) -> NDArray[np.float64]:
-    """World position (mm) where the three planes cross: the slices with most of the lesion.
+    """World position (mm) of the planes: the slices with the largest part of the lesion.
 
     The centre of a crescent can lie outside of it; the slice with the largest area never does.
     """
@@ -184,10 +184,10 @@ def view_point(mask: Volume, lesion: Lesion) -> NDArray[np.float64]:
 def write_report(
     context: ReportContext, path: Path, *, max_lesions: int = 60, progress: bool = True
 ) -> Path:
-    """Write the report: one file, nothing loaded from anywhere.
+    """Write the report as one file without external resources.
 
     Args:
-        context: what it says.
+        context: content of the report.
         path: the ``.html`` to write.
         max_lesions: how many lesions get a card; the page says how many were left out.
         progress: show a progress bar.

@@ -22,7 +22,6 @@ from msseg_lightning.core.files import (
     write_settings,
 )
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.read.splits import PARTS, Split, write_split
 from msseg_lightning.run.config.allow_list import (
     read_stored_yaml,
     refuse_interpolations,
@@ -30,6 +29,7 @@ from msseg_lightning.run.config.allow_list import (
 )
 from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.config.keys import decides, hardware, precision
+from msseg_lightning.split.split import PARTS, Split, write_split
 
 RECORD = {"status?": str, "stages?": dict, "data_hash?": str, "split_hash?": str}
 """What ``run.json`` may hold that is read again."""

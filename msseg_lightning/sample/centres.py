@@ -48,7 +48,7 @@ class ReinforcedCentres:
         if not 1 <= output <= size or (size - output) % 2:
             raise ValueError(f"output {output} does not lie in the middle of size {size}")
         if not 0 <= reinforced <= 1:
-            raise ValueError(f"reinforced {reinforced} is no share")
+            raise ValueError(f"reinforced {reinforced} is not between 0 and 1")
         self.size, self.output = three(size), output
         self.counts, self.reinforced_counts = three(counts), three(reinforced_counts)
         self.reinforced, self.target = reinforced, target
@@ -106,8 +106,8 @@ class MiddleLoader(PatchLoader):
 
     sampler: ReinforcedCentres
 
-    def assemble(self, images: torch.Tensor, labels: torch.Tensor, names: Sequence[str]) -> Batch:
+    def assemble(self, images: torch.Tensor, labels: torch.Tensor, made: Sequence[str]) -> Batch:
         """Cut the labels down to what the network answers for."""
         start = (self.sampler.size[0] - self.sampler.output) // 2
         part = slice(start, start + self.sampler.output)
-        return super().assemble(images, labels[..., part, part, part].contiguous(), names)
+        return super().assemble(images, labels[..., part, part, part].contiguous(), made)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from msseg_lightning.core.batch import Batch
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.volume import Grid
-from msseg_lightning.sample.ahead import made_ahead
-from msseg_lightning.sample.loader import PatchMaker, first_element
+from msseg_lightning.sample.loader import Loader, PatchMaker
 from msseg_lightning.sample.patch import PatchSampler
 from msseg_lightning.sample.visit import FLAIR, LESIONS, Visit, VisitSource, visits_of
 
@@ -97,7 +94,7 @@ def random_ellipsoids(
     return found
 
 
-class Corrupted(abc.ABC):
+class Corrupted(Loader):
     """Batches of (corrupted patch, the patch as it was); what is replaced, the subclass says.
 
     ``Batch.target`` has two channels: the clean patch and the mask of the voxels replaced by noise
@@ -109,12 +106,14 @@ class Corrupted(abc.ABC):
         sampler: where patches lie; it sees each visit's mask by the name ``lesions``.
         augment: cuts and turns the patch; the clean one is made by it.
         image_names, target_names: as every loader gets them; not used, a visit has one image.
-        batch_size: elements per rank.
-        seed: of the run.
         corrupt: intensity changes of the input alone, beside the noise; None for none.
         margin_voxels: how far around a lesion it still brightens the tissue (partial volume).
         visits: scans to learn from in place of the training pairs, where it has any.
+        others: see ``Loader``.
     """
+
+    channels = 1
+    """Of the input."""
 
     def __init__(
         self,
@@ -123,35 +122,28 @@ class Corrupted(abc.ABC):
         augment: PatchMaker,
         image_names: Sequence[str] = (),
         target_names: Sequence[str] = (),
-        batch_size: int = 4,
-        seed: int = 0,
         corrupt: Alteration | None = None,
         margin_voxels: int = 1,
         visits: VisitSource | None = None,
+        **others: Any,
     ) -> None:
         self.visits = visits_of(subjects, visits)
+        super().__init__(self.visits, (FLAIR,), (FLAIR, LESIONS), **others)
         self.sampler, self.augment, self.corrupt = sampler, augment, corrupt
-        self.batch_size, self.seed, self.margin_voxels = batch_size, seed, margin_voxels
+        self.margin_voxels = margin_voxels
 
-    def iterate(self, start: int, stop: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-        """Batches of the steps ``start .. stop - 1``, made in the background."""
-        yield from made_ahead(lambda step: self.batch(step, rank, world_size), start, stop)
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The input; the clean patch and what was replaced."""
+        return (self.channels, *self.sampler.size), (2, *self.sampler.size)
 
-    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """Batch of one training step, a function of (seed, step, rank)."""
-        first = first_element(self.batch_size, rank, world_size)
-        made = [self.element(step, first + index) for index in range(self.batch_size)]
-        images, targets, names = zip(*made, strict=True)
-        for image, target in zip(images, targets, strict=True):
-            middle, spread = scale_of(image[0])
-            image[0] = (image[0] - middle) / spread
-            target[0] = (target[0] - middle) / spread
-        return Batch(
-            images=torch.from_numpy(np.stack(images)),
-            target=torch.from_numpy(np.stack(targets)),
-            subjects=tuple(names),
-            weight=torch.ones(self.batch_size),
-        )
+    def make(self, step: int, element: int, images: Patch, labels: Patch) -> str:
+        """Write one element; returns the id of its scan."""
+        image, target, name = self.element(step, element)
+        middle, spread = scale_of(image[0])
+        for patch in (image, target):
+            patch[0] = (patch[0] - middle) / spread
+        images[:], labels[:] = image, target
+        return name
 
     @abc.abstractmethod
     def element(self, step: int, number: int) -> tuple[Patch, Patch, str]:
@@ -241,6 +233,8 @@ class LesionPatches(Corrupted):
     The input has two channels, the corrupted patch and the mask of lesions. The arguments are those
     of ``Corrupted``.
     """
+
+    channels = 2
 
     def element(self, step: int, number: int) -> tuple[Patch, Patch, str]:
         """See ``Corrupted``."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msseg_lightning.core.batch import Batch
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import BRAIN
@@ -113,11 +113,10 @@ class GridLoader(PatchLoader):
         sampler: GridSampler,
         augment: PatchMaker,
         mirror: bool = True,
-        **others: object,
+        **others: Any,
     ) -> None:
-        super().__init__(subjects, sampler, augment, **others)  # type: ignore[arg-type]  # passed on
+        super().__init__(subjects, sampler, augment, **others)
         self.mirror = mirror
-        self._elements = self.batch_size  # of one step on all ranks
         self._orders: dict[str, tuple[int, NDArray[np.int64]]] = {}
 
     @functools.cached_property
@@ -153,7 +152,7 @@ class GridLoader(PatchLoader):
         self, step: int, element: int
     ) -> tuple[PreparedSubject, NDArray[np.float64], np.random.Generator]:
         """See ``PatchLoader``."""
-        subject, centre, _ = self.place(step * self._elements + element)
+        subject, centre, _ = self.place(step * self.elements_per_step + element)
         changes = keyed_generator(self.seed, "augment", step, element)
         return self.subjects[subject], centre, changes
 
@@ -162,22 +161,10 @@ class GridLoader(PatchLoader):
     ) -> str:
         """See ``PatchLoader``; the mirror image is made of the finished patch."""
         name = super().make(step, element, images, labels)
-        if self.place(step * self._elements + element)[2]:
+        if self.place(step * self.elements_per_step + element)[2]:
             for patch in (images, labels):
                 patch[:] = patch[:, ::-1].copy()  # axis 1 of (C, X, Y, Z) runs left to right
         return name
-
-    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """See ``PatchLoader``."""
-        self._elements = self.batch_size * world_size
-        return super().batch(step, rank, world_size)
-
-    def iterate(
-        self, start: int, stop: int, rank: int = 0, world_size: int = 1, ahead: int = 2
-    ) -> Iterator[Batch]:
-        """See ``PatchLoader``."""
-        self._elements = self.batch_size * world_size
-        return super().iterate(start, stop, rank, world_size, ahead)
 
     def _element(
         self, boxes: Boxes, index: int, mirrored: bool

@@ -7,6 +7,7 @@ ranks, so ranks differ and the same global batch arises for any split of it.
 
 from __future__ import annotations
 
+import abc
 import collections
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -55,17 +56,14 @@ class BatchMaker(Protocol):
         """Images (B, C, X, Y, Z) and labels (B, L, X, Y, Z), one entry of each list per element."""
 
 
-class PatchLoader:
-    """Makes training batches from prepared pairs.
+class Loader(abc.ABC):
+    """Makes batches element by element; a subclass gives shapes and writes one element.
 
     Args:
         subjects: prepared pairs; they stay on disk.
-        sampler: where patches lie.
-        augment: cuts and changes them, patch by patch in threads or batch by batch on a device;
-            both get the same generators, so they make the same patches.
         image_names: channels of ``Batch.images``.
         target_names: channels of ``Batch.target``; the first is the main one.
-        extra_names: further masks, moved along and put into ``Batch.extra`` by name.
+        extra_names: further masks, put into ``Batch.extra`` by name.
         batch_size: elements per rank.
         seed: of the run.
         threads: that make elements; 1 makes ``batch`` run in the caller.
@@ -74,8 +72,6 @@ class PatchLoader:
     def __init__(
         self,
         subjects: Sequence[PreparedSubject],
-        sampler: PatchSampler,
-        augment: PatchMaker | BatchMaker,
         image_names: Sequence[str] = (BASELINE, FOLLOWUP),
         target_names: Sequence[str] = (TARGET,),
         extra_names: Sequence[str] = (),
@@ -88,10 +84,60 @@ class PatchLoader:
         if batch_size < 1 or threads < 1:
             raise ValueError("batch_size and threads must be at least 1")
         self.subjects = list(subjects)
-        self.sampler, self.augment = sampler, augment
         self.image_names, self.target_names = tuple(image_names), tuple(target_names)
         self.extra_names = tuple(extra_names)
         self.batch_size, self.seed, self.threads = batch_size, seed, threads
+        self.elements_per_step = batch_size
+        """On all ranks together, as last asked for."""
+
+    @abc.abstractmethod
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of one element's images and labels."""
+
+    @abc.abstractmethod
+    def make(
+        self, step: int, element: int, images: NDArray[np.float32], labels: NDArray[np.float32]
+    ) -> Any:
+        """Write one element into its place of the batch.
+
+        Args:
+            step: global step.
+            element: number of the element in this step, across ranks.
+            images: of the shape of ``shapes``; filled here.
+            labels: likewise.
+
+        Returns:
+            What ``assemble`` is told of it: the id of its pair.
+        """
+
+    def assemble(self, images: torch.Tensor, labels: torch.Tensor, made: Sequence[Any]) -> Batch:
+        """The batch of finished elements.
+
+        Args:
+            images: (B, ...) of all elements.
+            labels: (B, targets + extras, ...); split into their places.
+            made: what ``make`` returned for each.
+        """
+        targets = len(self.target_names)
+        return Batch(
+            images=images,
+            target=labels[:, :targets].contiguous() if self.extra_names else labels,
+            subjects=tuple(made),
+            weight=torch.ones(self.batch_size, device=images.device),
+            extra={
+                name: labels[:, targets + place : targets + place + 1].contiguous()
+                for place, name in enumerate(self.extra_names)
+            },
+        )
+
+    def whole(self, step: int, first: int) -> Batch | None:
+        """A batch that a device makes in one piece; None where elements are made one by one.
+
+        Args:
+            step: global step.
+            first: number of this rank's first element.
+        """
+        return None
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """Batch of one training step.
@@ -101,12 +147,16 @@ class PatchLoader:
             rank: process of a distributed run.
             world_size: number of processes.
         """
-        if isinstance(self.augment, BatchMaker):
-            return self._on_device(self.augment, step, rank, world_size)
+        first = self._first(rank, world_size)
+        if (made := self.whole(step, first)) is not None:
+            return made
+        pending = _Pending(self, step, first)
         if self.threads == 1 or self.batch_size == 1:
-            return _Pending(self, step, rank, world_size, None).result()
+            for index in range(self.batch_size):
+                pending.fill(index)
+            return pending.batch()
         with ThreadPoolExecutor(min(self.threads, self.batch_size)) as pool:
-            return _Pending(self, step, rank, world_size, pool).result()
+            return pending.begin(pool).result()
 
     def iterate(
         self, start: int, stop: int, rank: int = 0, world_size: int = 1, ahead: int = 2
@@ -114,23 +164,59 @@ class PatchLoader:
         """Batches of the steps ``start .. stop - 1`` in order, made in the background.
 
         At most ``ahead`` finished batches wait beside the one being used, which bounds memory.
-        Leaving the iterator early stops its threads.
+        Leaving the iterator early stops its threads. A device works ahead on its own.
         """
-        if isinstance(self.augment, BatchMaker):  # the device works ahead on its own
-            for step in range(start, stop):
-                yield self._on_device(self.augment, step, rank, world_size)
-            return
+        first = self._first(rank, world_size)
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="patches")
-        waiting: collections.deque[_Pending] = collections.deque()
+        waiting: collections.deque[Future[Batch]] = collections.deque()
         try:
             following = start
             while waiting or following < stop:
+                if not waiting and (made := self.whole(following, first)) is not None:
+                    following += 1
+                    yield made
+                    continue
                 while following < stop and len(waiting) <= ahead:
-                    waiting.append(_Pending(self, following, rank, world_size, pool))
+                    waiting.append(_Pending(self, following, first).begin(pool))
                     following += 1
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _first(self, rank: int, world_size: int) -> int:
+        """Number of a rank's first element in the global batch.
+
+        Raises:
+            ValueError: there is no such rank.
+        """
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} of {world_size}")
+        self.elements_per_step = self.batch_size * world_size
+        return rank * self.batch_size
+
+
+class PatchLoader(Loader):
+    """Makes training batches of patches.
+
+    Args:
+        subjects: prepared pairs; they stay on disk.
+        sampler: where patches lie.
+        augment: cuts and changes them, patch by patch in threads or batch by batch on a device;
+            both get the same generators, so they make the same patches.
+        others: see ``Loader``. Masks of ``extra_names`` are moved along with the targets.
+    """
+
+    def __init__(
+        self,
+        subjects: Sequence[PreparedSubject],
+        sampler: PatchSampler,
+        augment: PatchMaker | BatchMaker,
+        image_names: Sequence[str] = (BASELINE, FOLLOWUP),
+        target_names: Sequence[str] = (TARGET,),
+        **others: Any,
+    ) -> None:
+        super().__init__(subjects, image_names, target_names, **others)
+        self.sampler, self.augment = sampler, augment
 
     def element(
         self, step: int, element: int
@@ -142,93 +228,64 @@ class PatchLoader:
         return self.subjects[spec.subject], spec.centre, changes
 
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Shapes of one element's images and labels."""
+        """Images (C, X, Y, Z), and labels of targets and extras."""
         labels = len(self.target_names) + len(self.extra_names)
         return (len(self.image_names), *self.sampler.size), (labels, *self.sampler.size)
 
     def make(
         self, step: int, element: int, images: NDArray[np.float32], labels: NDArray[np.float32]
     ) -> str:
-        """Write one element into its place of the batch; returns the id of its pair.
-
-        A loader of another kind of element overrides this and ``shapes``.
-        """
+        """Write one patch into its place of the batch; returns the id of its pair."""
         assert not isinstance(self.augment, BatchMaker)
         subject, centre, generator = self.element(step, element)
         names = self.target_names + self.extra_names
         self.augment.fill(subject, centre, self.image_names, names, generator, images, labels)
         return subject.id
 
-    def assemble(self, images: torch.Tensor, labels: torch.Tensor, names: Sequence[str]) -> Batch:
-        """Split labels (B, targets + extras, X, Y, Z) into their places."""
-        targets = len(self.target_names)
-        return Batch(
-            images=images,
-            target=labels[:, :targets].contiguous() if self.extra_names else labels,
-            subjects=tuple(names),
-            weight=torch.ones(self.batch_size, device=images.device),
-            extra={
-                name: labels[:, targets + place : targets + place + 1].contiguous()
-                for place, name in enumerate(self.extra_names)
-            },
-        )
-
-    def _on_device(self, maker: BatchMaker, step: int, rank: int, world_size: int) -> Batch:
-        first = first_element(self.batch_size, rank, world_size)
+    def whole(self, step: int, first: int) -> Batch | None:
+        """The batch that ``augment`` makes in one piece, where it is made for that."""
+        if not isinstance(self.augment, BatchMaker):
+            return None
         elements = [self.element(step, first + index) for index in range(self.batch_size)]
         subjects, centres, generators = zip(*elements, strict=True)
-        names = self.target_names + self.extra_names
-        size = self.sampler.size
-        images, labels = maker.make(subjects, centres, size, self.image_names, names, generators)
+        names, size = self.target_names + self.extra_names, self.sampler.size
+        images, labels = self.augment.make(
+            subjects, centres, size, self.image_names, names, generators
+        )
         return self.assemble(images, labels, [subject.id for subject in subjects])
-
-
-def first_element(batch_size: int, rank: int, world_size: int) -> int:
-    """Number of a rank's first element in the global batch.
-
-    Raises:
-        ValueError: there is no such rank.
-    """
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank {rank} of {world_size}")
-    return rank * batch_size
 
 
 class _Pending:
     """A batch under construction: buffers, and one job per element that writes its part."""
 
-    def __init__(
-        self,
-        loader: PatchLoader,
-        step: int,
-        rank: int,
-        world_size: int,
-        pool: ThreadPoolExecutor | None,
-    ) -> None:
-        self.loader, self.step, self.pool = loader, step, pool
-        self.first = first_element(loader.batch_size, rank, world_size)
+    def __init__(self, loader: Loader, step: int, first: int) -> None:
+        self.loader, self.step, self.first = loader, step, first
         pinned = torch.cuda.is_available()
         images, labels = ((loader.batch_size, *shape) for shape in loader.shapes())
         self.images = torch.empty(images, pin_memory=pinned)
         self.labels = torch.empty(labels, pin_memory=pinned)
-        self.names = [""] * loader.batch_size
-        self.jobs: list[Future[None]] = []
-        if pool is not None:
-            self.jobs = [pool.submit(self._make, index) for index in range(loader.batch_size)]
+        self.made: list[Any] = [None] * loader.batch_size
 
-    def _make(self, index: int) -> None:
-        self.names[index] = self.loader.make(
+    def begin(self, pool: ThreadPoolExecutor) -> Future[Batch]:
+        """Hand all elements to threads, and the batch to the one that comes after them.
+
+        Jobs begin in the order they were handed in, so the last one waits for none that has not
+        begun.
+        """
+        jobs = [pool.submit(self.fill, index) for index in range(self.loader.batch_size)]
+        return pool.submit(self.batch, jobs)
+
+    def fill(self, index: int) -> None:
+        """Write one element."""
+        self.made[index] = self.loader.make(
             self.step,
             self.first + index,
             self.images[index].numpy(),
             self.labels[index].numpy(),
         )
 
-    def result(self) -> Batch:
-        """Wait for all elements; an error of any is raised here."""
-        if self.pool is None:
-            for index in range(self.loader.batch_size):
-                self._make(index)
-        for job in self.jobs:
+    def batch(self, jobs: Sequence[Future[None]] = ()) -> Batch:
+        """The batch, once all elements are written; an error of any is raised here."""
+        for job in jobs:
             job.result()
-        return self.loader.assemble(self.images, self.labels, self.names)
+        return self.loader.assemble(self.images, self.labels, self.made)

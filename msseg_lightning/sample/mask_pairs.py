@@ -109,13 +109,11 @@ class MaskPairLoader(PatchLoader):
         augment: cuts and mirrors them, on the CPU.
         image_names: not used; part of what every loader is given.
         target_names: the first is the mask.
-        batch_size: pairs per rank.
-        seed: of the run.
-        threads: that make pairs.
         corruption: how predictions differ.
         bins: equal bins of [0, 1].
         proposals: after so many the nearest pair is taken.
         connectivity: of lesions.
+        others: see ``Loader``.
 
     Raises:
         MssegError: no subject has a lesion that fits twice into a patch, or a bin cannot be reached
@@ -129,17 +127,13 @@ class MaskPairLoader(PatchLoader):
         augment: PatchMaker | BatchMaker,
         image_names: Sequence[str] = (),
         target_names: Sequence[str] = (TARGET,),
-        batch_size: int = 2,
-        seed: int = 0,
-        threads: int = 1,
         corruption: Corruption = Corruption(),
         bins: int = 10,
         proposals: int = 50,
         connectivity: Connectivity = 26,
+        **others: Any,
     ) -> None:
-        super().__init__(
-            subjects, sampler, augment, (), target_names[:1], (), batch_size, seed, threads
-        )
+        super().__init__(subjects, sampler, augment, (), target_names[:1], **others)
         if isinstance(augment, BatchMaker):
             raise ValueError("mask pairs are cut on the CPU: use augment.fused.FusedAugment")
         self.corruption, self.bins, self.proposals = corruption, bins, proposals

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from msseg_lightning.core.batch import Batch
@@ -14,11 +15,10 @@ from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP, TARGET
-from msseg_lightning.sample.ahead import made_ahead
-from msseg_lightning.sample.loader import BatchMaker, PatchLoader, PatchMaker, first_element
+from msseg_lightning.sample.loader import BatchMaker, Loader, PatchLoader, PatchMaker
 from msseg_lightning.sample.patch import PatchSampler
-from msseg_lightning.sample.synthetic_pairs import Donors, PairSynthesis
-from msseg_lightning.sample.visit import VisitSource, visits_of
+from msseg_lightning.sample.synthetic_pairs import Donors, PairSynthesis, Plan
+from msseg_lightning.sample.visit import Visit, VisitSource, visits_of
 
 
 class MixedPairs:
@@ -81,49 +81,102 @@ class MixedPairs:
             batch_size=batch_size // (1 + synthetic_per_real),
             seed=seed,
         )
-        self.made_up = batch_size - self.real.batch_size
-        self.synthesis, self.seed = synthesis, seed
+        self.made_up = MadeUpPairs(
+            visits_of(subjects, visits),
+            synthesis,
+            image_names,
+            inpainter,
+            generator,
+            device,
+            batch_size=batch_size - self.real.batch_size,
+            seed=seed,
+        )
         self.synthetic_weight = synthetic_weight
-        self.inpainter, self.generator = inpainter, generator
-        self.visits = visits_of(subjects, visits)
-        self.donors = None
-        if generator is not None and synthesis.painted[1]:
-            self.donors = Donors(self.visits, synthesis.connectivity)
-        self.device = device
-        # of the copies (first, second), in the order of the channels
-        self.order = [(BASELINE, FOLLOWUP).index(name) for name in image_names]
 
     def iterate(self, start: int, stop: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         """Batches of the steps ``start .. stop - 1``, made in the background."""
+        both = (
+            loader.iterate(start, stop, rank, world_size) for loader in (self.real, self.made_up)
+        )
+        for real, made_up in zip(*both, strict=True):
+            yield self._together(real, made_up)
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """Batch of one training step, a function of (seed, step, rank)."""
+        return self._together(
+            self.real.batch(step, rank, world_size), self.made_up.batch(step, rank, world_size)
+        )
+
+    def _together(self, real: Batch, made_up: Batch) -> Batch:
+        weight = made_up.weight * self.synthetic_weight
+        return Batch(
+            images=torch.cat([real.images, made_up.images.to(real.images)]),
+            target=torch.cat([real.target, made_up.target.to(real.target)]),
+            subjects=(*real.subjects, *made_up.subjects),
+            weight=torch.cat([real.weight, weight.to(real.weight)]),
+        )
+
+
+class MadeUpPairs(Loader):
+    """Batches of pairs that are made up from single scans.
+
+    Args:
+        visits: scans with masks of all lesions.
+        synthesis: how pairs are made up.
+        image_names: the two visits, in the order of the network's channels.
+        inpainter, generator, device: see ``MixedPairs``.
+        others: see ``Loader``.
+    """
+
+    def __init__(
+        self,
+        visits: Sequence[Visit],
+        synthesis: PairSynthesis,
+        image_names: Sequence[str],
+        inpainter: nn.Module | None = None,
+        generator: nn.Module | None = None,
+        device: Literal["auto", "cpu"] = "auto",
+        **others: Any,
+    ) -> None:
+        super().__init__(visits, image_names, (TARGET,), **others)
+        self.visits, self.synthesis = list(visits), synthesis
+        self.inpainter, self.generator, self.device = inpainter, generator, device
+        self.donors = None
+        if generator is not None and synthesis.painted[1]:
+            self.donors = Donors(self.visits, synthesis.connectivity)
+        # of the copies (first, second), in the order of the channels
+        self.order = [(BASELINE, FOLLOWUP).index(name) for name in image_names]
+
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Two copies of a scan; the new lesions."""
+        size = self.synthesis.sampler.size
+        return (2, *size), (1, *size)
+
+    def make(
+        self, step: int, element: int, images: NDArray[np.float32], labels: NDArray[np.float32]
+    ) -> Plan:
+        """The plan of one pair; ``assemble`` writes all: networks see them together."""
+        generator = keyed_generator(self.seed, "synthesis", step, element)
+        return self.synthesis.plan(self.visits, self.donors, generator)
+
+    def assemble(self, images: torch.Tensor, labels: torch.Tensor, made: Sequence[Plan]) -> Batch:
+        """Erase and paint what was planned."""
+        pairs, new = self.synthesis.render(made, self.inpainter, self.generator)
+        images.numpy()[:] = pairs[:, self.order]
+        labels.numpy()[:] = new
+        return super().assemble(images, labels, [plan.subject for plan in made])
+
+    def iterate(
+        self, start: int, stop: int, rank: int = 0, world_size: int = 1, ahead: int = 2
+    ) -> Iterator[Batch]:
+        """See ``Loader``; the frozen networks are moved to the GPU where there is one."""
         if self.device == "auto" and torch.cuda.is_available():
             # asked here: the current device belongs to a thread, and another one makes the batches
             device = torch.device("cuda", torch.cuda.current_device())
             for network in (self.inpainter, self.generator):
                 if network is not None:
                     network.to(device)
-        yield from made_ahead(lambda step: self.batch(step, rank, world_size), start, stop)
-
-    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """Batch of one training step, a function of (seed, step, rank)."""
-        real = self.real.batch(step, rank, world_size)
-        first = first_element(self.made_up, rank, world_size)
-        plans = [
-            self.synthesis.plan(
-                self.visits,
-                self.donors,
-                keyed_generator(self.seed, "synthesis", step, first + index),
-            )
-            for index in range(self.made_up)
-        ]
-        images, new = self.synthesis.render(plans, self.inpainter, self.generator)
-        ordered = np.ascontiguousarray(images[:, self.order])
-        weight = torch.full((self.made_up,), self.synthetic_weight)
-        return Batch(
-            images=torch.cat([real.images, torch.from_numpy(ordered).to(real.images)]),
-            target=torch.cat([real.target, torch.from_numpy(new).to(real.target)]),
-            subjects=(*real.subjects, *(plan.subject for plan in plans)),
-            weight=torch.cat([real.weight, weight.to(real.weight)]),
-        )
+        yield from super().iterate(start, stop, rank, world_size, ahead)
 
 
 def _wrong(

@@ -19,7 +19,7 @@ from msseg_lightning.core.batch import Batch
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, TARGET
-from msseg_lightning.sample.loader import BatchMaker, PatchLoader, PatchMaker
+from msseg_lightning.sample.loader import BatchMaker, Loader, PatchMaker
 from msseg_lightning.sample.patch import lattice_centre
 
 Plane = Literal["sagittal", "coronal", "axial"]
@@ -179,12 +179,12 @@ class SliceMaker(Protocol):
         """Write images (C, depth, H, W) and the centre slice's labels (L, H, W)."""
 
 
-class SliceLoader(PatchLoader):
+class SliceLoader(Loader):
     """Batches of slices that mix planes and patients.
 
     Of every three successive elements each lies in another plane (with three planes), and of every
     batch the share ``positive_ratio``, rounded up or down, was chosen for its lesion; which ones is
-    drawn. Otherwise as ``PatchLoader``: a batch is a function of (seed, step).
+    drawn. A batch is a function of (seed, step).
 
     A maker of 3D patches (``augment.fused.FusedAugment``) cuts the slice out of a volume that was
     rotated and deformed in 3D around it; one of stacks works in the plane.
@@ -198,12 +198,10 @@ class SliceLoader(PatchLoader):
         layout: ``channels`` makes images (B, visits x depth, H, W), the slices of the first image
             first: [B(k-1), B(k), B(k+1), F(k-1), F(k), F(k+1)]; ``depth`` keeps
             (B, visits, depth, H, W) for networks that convolve across slices.
-        image_names, target_names, extra_names, batch_size, seed, threads: see ``PatchLoader``.
+        others: see ``Loader``.
 
     ``Batch.target`` is (B, targets, H, W).
     """
-
-    sampler: SliceSampler  # type: ignore[assignment]  # of slices instead of boxes
 
     def __init__(
         self,
@@ -212,32 +210,19 @@ class SliceLoader(PatchLoader):
         augment: PatchMaker | SliceMaker,
         image_names: Sequence[str] = (BASELINE, FOLLOWUP),
         target_names: Sequence[str] = (TARGET,),
-        extra_names: Sequence[str] = (),
-        batch_size: int = 2,
-        seed: int = 0,
-        threads: int = 1,
         depth: int = 1,
         layout: Layout = "channels",
+        **others: Any,
     ) -> None:
-        super().__init__(
-            subjects,
-            sampler,  # type: ignore[arg-type]  # only its size is used by the parent
-            augment,  # type: ignore[arg-type]  # only asked whether it is a maker of batches
-            image_names,
-            target_names,
-            extra_names,
-            batch_size,
-            seed,
-            threads,
-        )
+        super().__init__(subjects, image_names, target_names, **others)
         if depth < 1 or depth % 2 == 0:
             raise ValueError(f"a stack of {depth} slices has no middle one")
         if layout not in ("channels", "depth"):
             raise ValueError(f"layout {layout!r} is not channels or depth")
         if isinstance(augment, BatchMaker):
             raise ValueError("slices are cut one by one; take a maker of single patches")
+        self.sampler, self.augment = sampler, augment
         self.depth, self.layout = depth, layout
-        self.maker: PatchMaker | SliceMaker = augment
 
     def choose(self, step: int, element: int) -> SliceSpec:
         """The slice of one element, numbered across ranks."""
@@ -265,8 +250,8 @@ class SliceLoader(PatchLoader):
         subject = self.subjects[spec.subject]
         names = self.target_names + self.extra_names
         changes = keyed_generator(self.seed, "augment", step, element)
-        if isinstance(self.maker, SliceMaker):
-            self.maker.fill_slices(
+        if isinstance(self.augment, SliceMaker):
+            self.augment.fill_slices(
                 subject,
                 spec.axis,
                 spec.voxel,
@@ -282,12 +267,12 @@ class SliceLoader(PatchLoader):
         centre, size = self.sampler.crop(spec, subject.grid.shape, self.depth, place)
         slab = np.empty((len(self.image_names), *size), np.float32)
         masks = np.empty((len(names), *size), np.float32)
-        self.maker.fill(subject, centre, self.image_names, names, changes, slab, masks)
+        self.augment.fill(subject, centre, self.image_names, names, changes, slab, masks)
         images[:] = np.moveaxis(slab, 1 + spec.axis, 1)
         labels[:] = np.moveaxis(masks, 1 + spec.axis, 1)[:, self.depth // 2]
         return subject.id
 
-    def assemble(self, images: torch.Tensor, labels: torch.Tensor, names: Sequence[str]) -> Batch:
+    def assemble(self, images: torch.Tensor, labels: torch.Tensor, made: Sequence[str]) -> Batch:
         """Lay the slices out for the network."""
         flat = images.flatten(1, 2) if self.layout == "channels" else images
-        return super().assemble(flat, labels, names)
+        return super().assemble(flat, labels, made)

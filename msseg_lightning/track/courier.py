@@ -23,7 +23,7 @@ from typing import IO
 from filelock import FileLock, Timeout
 
 from msseg_lightning.track.journal import Journal
-from msseg_lightning.track.recovery import mark_killed, reap_dead_runs
+from msseg_lightning.track.recovery import reap_dead_runs
 from msseg_lightning.track.sender import Sender
 
 START_AFTER_S = 15.0
@@ -131,11 +131,10 @@ class Round:
     def end(self) -> None:
         """The recorded process is gone: send the last of it and say how it ended."""
         self.go(hurry=False)
-        run_id = self.journal.position(self.uri).run_id
         over = self._sender.closed or not self.journal.complete(self.uri)
-        if self._lock is not None and run_id is not None and not over:
+        if self._lock is not None and not over:
             with contextlib.suppress(Exception):  # `msseg sync` or the next run will
-                mark_killed(self._sender.client, run_id, self.journal.last_ms())
+                self._sender.settle(dead=True)
         self.release()
 
     def release(self) -> None:

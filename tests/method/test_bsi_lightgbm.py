@@ -26,10 +26,10 @@ from msseg_lightning.method.bsi_lightgbm import FEATURES, BsiLightgbm, z_score
 from msseg_lightning.method.bsi_subtraction import BsiRule
 from msseg_lightning.postprocess.size import MinAxis, MinSize
 from msseg_lightning.postprocess.threshold import Threshold
-from msseg_lightning.read.splits import LeaveOneOut
 from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.sample.voxel_table import VoxelRows
+from msseg_lightning.split.leave_one_out import LeaveOneOut
 
 SHAPE = (20, 18, 16)
 BOOSTING = Boosting(rounds=60, patience=5, learning_rate=0.3, leaves=7)
@@ -159,7 +159,7 @@ def test_leaving_one_out_makes_five_boosters_each_that_never_saw_the_one(pairs, 
 
 
 def test_a_finished_booster_is_not_fitted_again(pairs, subjects, tmp_path, monkeypatch):
-    grow, grown = Boosting.grow, []
+    grow, grown = Boosting.fit, []
 
     def counted(self, fit, watch, *rest):
         if len(grown) == 2 and not (tmp_path / "go").exists():
@@ -167,7 +167,7 @@ def test_a_finished_booster_is_not_fitted_again(pairs, subjects, tmp_path, monke
         grown.append(len(watch.target))
         return grow(self, fit, watch, *rest)
 
-    monkeypatch.setattr(Boosting, "grow", counted)
+    monkeypatch.setattr(Boosting, "fit", counted)
     folder = tmp_path / "fit"
     with pytest.raises(KeyboardInterrupt):
         build(pairs).fit(subjects[:5], [], folder)

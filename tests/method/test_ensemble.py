@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from msseg_lightning.core.method import ALONE, FitContext
+from msseg_lightning.core.method import NO_CONTEXT, FitContext
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.subject import LongitudinalSubject, Native
@@ -38,7 +38,7 @@ class Constant:
     def __del__(self):
         Constant.alive -= 1
 
-    def fit(self, train, val, folder, context=ALONE):
+    def fit(self, train, val, folder, context=NO_CONTEXT):
         ids = ["".join(s.id for s in part) for part in (train, val)]
         Constant.fitted.append((folder.name, *ids))
 

@@ -47,7 +47,7 @@ class Sum:
         with torch.no_grad():
             self.task.network.weight.fill_(len(train))
 
-    def withheld(self, held_out):
+    def held_out_visits(self, held_out):
         return sorted(self.scans & held_out)
 
     def save(self, folder):
@@ -152,7 +152,7 @@ def test_what_a_kill_left_without_its_record_is_not_continued(system, tmp_path):
     assert not marker.exists() and not (tmp_path / "fit.stale").exists()
 
 
-def test_scans_withheld_from_a_stage_decide_what_it_learned(system):
+def test_scans_left_out_of_a_stage_decide_what_it_learned(system):
     """Other patients are tested: the same pairs, but other scans of a further source are seen."""
     assert system(scans="dx")[0] == ["first", "last"]
     assert system(scans="dx")[0] == ["last"]
@@ -196,6 +196,27 @@ def test_out_of_fold_networks_have_each_left_out_other_patients(system):
     with pytest.raises(MssegError, match="too few patients") as caught:
         system(out_of_fold=3)
     assert caught.value.problems[0].expected.startswith("3 or more")
+
+
+@pytest.mark.parametrize(
+    ("positive", "networks"), [("dhl", 3), ("adg", 3), ("abcd", 4), ("acegik", 2), ("f", 3)]
+)
+def test_each_network_out_of_fold_leaves_its_share_of_lesions_out(system, positive, networks):
+    """In order of name a, d, g and j would be left out together, and with them all lesions."""
+    _, method = system()
+    stage = dataclasses.replace(
+        method.stages[0],
+        name=f"{positive}{networks}",
+        out_of_fold=networks,
+        has_lesions=lambda subject: subject.patient in positive,
+    )
+    everyone = [pair(patient) for patient in "abcdefghijkl"]
+    seen = [source.patients for source in stage.ensure(everyone, {}).sources]
+    left_out = [{one.patient for one in everyone} - patients for patients in seen]
+    assert sorted(name for names in left_out for name in names) == list("abcdefghijkl")
+    lesions = [len(names & set(positive)) for names in left_out]
+    assert sorted(lesions) == sorted(len(positive[part::networks]) for part in range(networks))
+    assert {len(names) for names in left_out} == {12 // networks}
 
 
 def test_what_is_handed_down_is_frozen(system):

@@ -5,7 +5,7 @@ import SimpleITK as sitk  # noqa: N813
 from msseg_lightning.core.subject import BASELINE, BASELINE_LESIONS, BRAIN, FOLLOWUP, TARGET
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.preprocess.correlation import CorrelationRegistration
-from msseg_lightning.preprocess.deform import resampled
+from msseg_lightning.preprocess.deform import warp_volume
 
 STEP = CorrelationRegistration(2, (2, 1), (12, 6), (0, 0.5), update_sigma=1.5)
 
@@ -26,8 +26,8 @@ def moved(phantom, request):
     brain = np.asarray(subject.volumes[FOLLOWUP].data) > 20
     volumes = {
         **subject.volumes,
-        BASELINE: resampled(subject.volumes[FOLLOWUP], way),
-        BASELINE_LESIONS: resampled(subject.volumes[TARGET], way),
+        BASELINE: warp_volume(subject.volumes[FOLLOWUP], way),
+        BASELINE_LESIONS: warp_volume(subject.volumes[TARGET], way),
         BRAIN: Volume(brain, grid.affine, "mask"),
     }
     pair = subject.replace(volumes=volumes)

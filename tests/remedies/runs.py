@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from msseg_lightning.core.outputs import json_with, refuse_overwrites
+from msseg_lightning.core.outputs import is_json_with, refuse_overwrites
 from msseg_lightning.preprocess.nyul import Nyul
 from msseg_lightning.read.msseg2 import Msseg2
-from msseg_lightning.read.splits import Split
 from msseg_lightning.run.assemble.system import build_load, instantiate
 from msseg_lightning.run.config.allow_list import read_stored_yaml, refuse_places
 from msseg_lightning.run.config.compose import compose_config
@@ -25,6 +24,7 @@ from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.predict.delivery import check_outputs, read_pairs
 from msseg_lightning.run.predict.trained import find_model, load_config
 from msseg_lightning.run.train.folds_and_seeds import _assemble
+from msseg_lightning.split.split import Split
 from msseg_lightning.train.interruption import StopOnSignal
 from msseg_lightning.train.ranks import together
 from tests.remedies.place import Place, case, with_settings
@@ -167,7 +167,7 @@ def words_of_a_prediction(place: Place) -> None:
     refusal = place.refused("output.overwrites", [*trained.predict, "own.nii.gz"])
     assert refusal.remedy == "choose another file name or folder"
     check_outputs([place.folder / "another.nii.gz"], trained.scans)
-    refuse_overwrites([(place.folder / "folder" / "own.nii.gz", json_with("a"))], trained.scans)
+    refuse_overwrites([(place.folder / "folder" / "own.nii.gz", is_json_with("a"))], trained.scans)
 
     words = ["predict", trained.run, "--folder", "masks", "read=msseg2",
              f"read.root={trained.cohort}"]  # fmt: skip

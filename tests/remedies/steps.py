@@ -36,7 +36,7 @@ def images_that_a_network_takes(place: Place) -> None:
     assert "network.in_channels" in refusal.remedy
     network = _part("network", "network.in_channels=2")
     refusal = place.raised("network.patch", lambda: network(images[..., :15]))  # type: ignore[operator]
-    assert refusal.remedy == "choose a patch (and window) size that divides"
+    assert refusal.remedy == "choose patch and window sizes that are multiples of these"
     edges = [int(edge) for edge in re.findall(r"\d+", refusal.expected)]
     network(torch.zeros(1, 2, *(4 * edge for edge in edges)))  # type: ignore[operator]
     refusal = place.raised(

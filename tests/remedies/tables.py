@@ -13,25 +13,23 @@ from pathlib import Path
 import pytest
 import yaml
 
+from msseg_lightning.core.paths import refuse_name, resolve_file
 from msseg_lightning.core.problem import MssegError
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP, Facts, LongitudinalSubject
 from msseg_lightning.read import table as table_module
 from msseg_lightning.read.bids import Bids
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.read.open_ms import OpenMs
-from msseg_lightning.read.paths import refuse_name, resolve_file
 from msseg_lightning.read.reader import Reader
 from msseg_lightning.read.single_timepoint import SingleTimepoint
-from msseg_lightning.read.splits import (
-    ChallengeFolds,
-    FromFile,
-    HoldOut,
-    KFold,
-    write_split,
-)
 from msseg_lightning.read.table import TableReader
 from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.config.compose import compose_config
+from msseg_lightning.split.challenge_folds import ChallengeFolds
+from msseg_lightning.split.from_file import FromFile
+from msseg_lightning.split.hold_out import HoldOut
+from msseg_lightning.split.kfold import KFold
+from msseg_lightning.split.split import write_split
 from tests.read import files, test_bids, test_open_ms, test_single_timepoint
 from tests.remedies.place import CASES, Case, Place, case, with_settings
 
@@ -408,7 +406,7 @@ def no_next_fold(place: Place) -> None:
     _split(subjects, ["split=hold_out", *choice])
 
 
-@case("split.ids", "split.patient_twice", "split.other_data")
+@case("split.ids", "split.patient_twice", "split.id_twice", "split.other_data")
 def a_split_of_other_data(place: Place) -> None:
     subjects = _subjects(place, 4)
     path = place.folder / "split.json"
@@ -433,6 +431,9 @@ def a_split_of_other_data(place: Place) -> None:
     path.write_text(json.dumps({"train": ["p00"], "test": ["p01"]}))
     refusal = place.raised("split.patient_twice", lambda: FromFile(path).split(same))
     assert refusal.remedy == "move all pairs of a patient together"
+    path.write_text(json.dumps({"train": ["p00", "p01", "p01"]}))
+    refusal = place.raised("split.id_twice", lambda: FromFile(path).split(same))
+    assert refusal.remedy == "write each id once"
     path.write_text(json.dumps({"train": ["p00", "p01"]}))
     FromFile(path).split(same)
 

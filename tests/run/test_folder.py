@@ -8,8 +8,8 @@ import json
 import pytest
 
 from msseg_lightning.core.problem import ExitCode, MssegError
-from msseg_lightning.read.splits import Split
 from msseg_lightning.run.folder import RunFolder, compare, flatten
+from msseg_lightning.split.split import Split
 
 
 def config(**changes):

@@ -24,10 +24,10 @@ from msseg_lightning.evaluate.score import ScoreOptions, score_case
 from msseg_lightning.method.booster_files import load_texts, save_boosters
 from msseg_lightning.method.staged import _key_of
 from msseg_lightning.network.weights import load_weights, save_weights
-from msseg_lightning.read.splits import Split
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.predict.scores import keep_score, kept_score, write_scores
 from msseg_lightning.run.predict.trained import stored_config
+from msseg_lightning.split.split import Split
 from msseg_lightning.track.journal import Journal, Position, run_key
 from msseg_lightning.train.checkpoint import AtomicCheckpointIO, read_checkpoint
 from msseg_lightning.train.training import _finished

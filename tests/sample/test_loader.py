@@ -1,4 +1,6 @@
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ from msseg_lightning.augment.batched import BatchedAugment
 from msseg_lightning.augment.fused import FusedAugment
 from msseg_lightning.augment.recipe import Affine, Blur, Flip, Gamma, Noise, Recipe
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, TARGET
-from msseg_lightning.sample.loader import PatchLoader
+from msseg_lightning.sample import loader as loader_module
+from msseg_lightning.sample.loader import Loader, PatchLoader
 from msseg_lightning.sample.ratio import RatioSampler
 from msseg_lightning.sample.uniform import UniformSampler
 
@@ -174,3 +177,46 @@ def test_bad_numbers(cohort, bad):
         loader([])
     with pytest.raises(ValueError, match="rank"):
         loader(cohort).batch(0, rank=2, world_size=2)
+
+
+def test_batches_are_made_in_one_place():
+    """Threads, order and numbering of elements are the base's; others say what an element is."""
+    folder = Path(loader_module.__file__).parent
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.py")}
+    assert {name for name, text in sources.items() if "ThreadPool" in text} == {"loader"}
+    # pairs that are mixed have a loader of each kind
+    assert {name for name, text in sources.items() if "def batch(" in text} == {"loader", "mixed"}
+
+
+class Late(Loader):
+    """One number per element, the later ones of a batch first; the batch knows its own thread."""
+
+    def shapes(self):
+        return (1,), (1,)
+
+    def make(self, step, element, images, labels):
+        time.sleep(0.002 * (self.batch_size - element % self.batch_size))
+        if step == 5:
+            raise OSError("no such file")
+        images[:], labels[:] = step, element
+        return f"{step}-{element}"
+
+    def assemble(self, images, labels, made):
+        self.assembled_by = threading.current_thread()
+        return super().assemble(images, labels, made)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_batch_waits_for_all_its_elements(threads):
+    made = Late(["a"], batch_size=3, threads=threads)
+    batches = list(made.iterate(2, 5, rank=1, world_size=2))
+    assert [batch.images.flatten().tolist() for batch in batches] == [[2] * 3, [3] * 3, [4] * 3]
+    assert all(batch.target.flatten().tolist() == [3, 4, 5] for batch in batches)
+    assert [batch.subjects[0] for batch in batches] == ["2-3", "3-3", "4-3"]
+    assert made.assembled_by is not threading.current_thread()  # networks may run there
+    assert made.elements_per_step == 6
+    with pytest.raises(OSError, match="no such file"):
+        list(made.iterate(4, 7))
+    with pytest.raises(OSError, match="no such file"):
+        made.batch(5)
+    assert list(made.iterate(2, 2)) == []

@@ -137,6 +137,15 @@ def test_a_store_gone_for_good_is_not_waited_for(start, store, courier):
     assert records == ["open", "metrics", "close"]
 
 
+def test_a_shared_run_names_none_of_its_processes(start, tmp_path):
+    """Else it would be taken for dead with the last of them that came, while others work."""
+    own, shared = start(), start(key="shared", spool=tmp_path / "track" / "process1")
+    for run, named in ((own, True), (shared, False)):
+        run.finish()
+        opened = run.journal.opened()
+        assert ("process.pid" in opened["tags"]) is named and "process.pid" in opened["process"]
+
+
 def test_status_of_an_exception():
     class SIGTERMException(SystemExit):  # Lightning's, by name
         pass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,8 @@ from msseg_lightning.core.files import sha256_file
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_seed
-from msseg_lightning.core.subject import TARGET, LoadedSubject, LongitudinalSubject
+from msseg_lightning.core.subject import LoadedSubject, LongitudinalSubject
+from msseg_lightning.run.assemble.code import code_hash
 from msseg_lightning.run.config.allow_list import (
     refuse_imports,
     refuse_interpolations,
@@ -24,9 +24,9 @@ from msseg_lightning.run.config.keys import OF_SEVERAL, TAKES_NETWORK, handed_do
 from msseg_lightning.run.folder import batches_per_step
 
 if TYPE_CHECKING:
-    from msseg_lightning.method.staged import Fitted
+    from msseg_lightning.method.staged import FittedStage
 
-Given = Mapping[str, "Fitted"]
+Given = Mapping[str, "FittedStage"]
 Load = Callable[[LongitudinalSubject], LoadedSubject]
 
 
@@ -86,6 +86,14 @@ def build_load(config: Config) -> Load:
     from msseg_lightning.read.nifti import gate_options
 
     return functools.partial(load_subject, options=gate_options(config["data"]["reading"]))
+
+
+def build_has_lesions(config: Config) -> Callable[[LongitudinalSubject], bool | None]:
+    """Tells whether a pair has new lesions, by its reference; None where it has none."""
+    from msseg_lightning.read.load import has_new_lesions
+    from msseg_lightning.read.nifti import gate_options
+
+    return functools.partial(has_new_lesions, options=gate_options(config["data"]["reading"]))
 
 
 def build_cache(config: Config) -> Any:
@@ -223,7 +231,6 @@ def _given_to(config: Config, given: Given) -> tuple[dict[str, dict[str, Any]], 
 def _staged(config: Config) -> Method:
     from msseg_lightning.method.staged import Stage, StagedMethod
 
-    code = code_hash()
     stages: list[Stage] = []
     maps: dict[str, Any] = {}
     for name in config["stages"]:
@@ -232,25 +239,28 @@ def _staged(config: Config) -> Method:
         if part.get("maps"):
             maps[name] = instantiate(part["maps"])
         own = part["read"] != config["read"]
+        settings = {**_decisive(part), "files": reader_files(part)}
         stages.append(
             Stage(
                 name=name,
-                settings={**_decisive(part), "files": reader_files(part)},
+                settings=settings,
                 make=functools.partial(_single, part),
                 store=Path(config["paths"]["cache"]) / "stages",
-                code=code,
+                code=code_hash(settings),
                 subjects=instantiate(part["read"]).subjects if own else None,
                 out_of_fold=part.get("out_of_fold") or 1,
+                has_lesions=build_has_lesions(part),
                 uses=tuple(dict.fromkeys((part.get("uses") or {}).values())),
                 maps=maps.get(name),
             )
         )
     _check_uses(config, "the last stage", [stage.name for stage in stages])
+    settings = {**_decisive(config), "files": reader_files(config)}
     return StagedMethod(
         stages=stages,
         make=functools.partial(_single, config),
-        settings={**_decisive(config), "files": reader_files(config)},
-        code=code,
+        settings=settings,
+        code=code_hash(settings),
         images={
             str(place).removeprefix("images."): stage
             for place, stage in (config.get("uses") or {}).items()
@@ -325,31 +335,16 @@ def stage_config(config: Config, name: str) -> Config:
     }
 
 
-def code_hash() -> str:
-    """SHA-256 over the program: what a stage learned is reused only by the code that made it."""
-    package = Path(__file__).resolve().parents[2]
-    total = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        if path.relative_to(package).parts[0] not in ("cli", "compare", "track", "run", "simulate"):
-            total.update(path.read_bytes())
-    return total.hexdigest()
-
-
 def _ensemble(config: Config) -> Method:
     from msseg_lightning.method.ensemble import EnsembleMethod
 
     ensemble = config["ensemble"]
     members = _members(config)
 
-    load = build_load(config)
-
-    def has_lesions(subject: LongitudinalSubject) -> bool:
-        return bool(load(subject).volumes[TARGET].data.any())
-
     return EnsembleMethod(
         {name: functools.partial(build_method, member) for name, member in members.items()},
         folds=ensemble["folds"],
-        has_lesions=has_lesions,
+        has_lesions=build_has_lesions(config),
         level=ensemble["level"],
         rule=ensemble["rule"],
         postprocess=postprocess_rules(config),

@@ -124,7 +124,7 @@ CALLED = frozenset({"__call__"})
 
 SLOTS = (
     Slot(r"read(\..+)?|(loader\.)?visits\.reader", ("read",), frozenset({"subjects"}), paths=True),
-    Slot(r"split", ("read",), frozenset({"split"}), paths=True),
+    Slot(r"split", ("split",), frozenset({"split"}), paths=True),
     Slot(r"(preprocess|(loader\.)?visits)\.steps\.[^.]+", ("preprocess",), CALLED),
     Slot(
         r"(loader\.)?visits",

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from msseg_lightning.core.paths import shown
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP, TARGET, LongitudinalSubject
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.read.gate import inspect_subject
 from msseg_lightning.read.nifti import DEFAULT, GateOptions
-from msseg_lightning.read.paths import shown
 
 
 class Source(Protocol):

@@ -15,7 +15,7 @@ import numpy as np
 from msseg_lightning.core.files import sha256_file
 from msseg_lightning.core.outputs import refuse_overwrites
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.core.subject_map import Submits, map_subjects
+from msseg_lightning.core.subject_map import SupportsSubmit, map_subjects
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions, score_case
 from msseg_lightning.read.nifti import (
@@ -24,7 +24,7 @@ from msseg_lightning.read.nifti import (
     label_meanings,
     read_header,
 )
-from msseg_lightning.run.assemble.system import code_hash
+from msseg_lightning.run.assemble.code import code_hash
 from msseg_lightning.run.predict.scores import digest, is_kept_score, keep_score, kept_score
 from msseg_lightning.run.shard import Shard
 
@@ -153,7 +153,7 @@ def evaluate_files(
     label_values: Mapping[int, int] | None = None,
     keep: Path | None = None,
     shard: Shard | None = None,
-    executor: Submits | None = None,
+    executor: SupportsSubmit | None = None,
     prediction_label_values: Mapping[int, int] | None = None,
 ) -> dict[str, CaseScore]:
     """Read and score all pairs.
@@ -188,7 +188,7 @@ def evaluate_files(
     if keep is not None:
         kept_files = [(keep / f"{pair.case}.json", is_kept_score) for pair in pairs]
         refuse_overwrites(kept_files, field="--cases")
-    score = _Score(options, gates[0], gates[1], keep, code_hash() if keep else "")
+    score = _Score(options, gates[0], gates[1], keep, code_hash({}, (__name__,)) if keep else "")
     named = {pair.case: pair for pair in (shard.of(pairs) if shard else pairs)}
     with ThreadPoolExecutor(min(workers or os.cpu_count() or 1, len(pairs))) as pool:
         scores = map_subjects(score, named, executor or pool, "evaluate").all_done()

@@ -10,15 +10,15 @@ from typing import Any
 
 from msseg_lightning.core.files import sha256_file
 from msseg_lightning.core.method import Method
-from msseg_lightning.core.outputs import json_with, refuse_overwrites, text_with
+from msseg_lightning.core.outputs import is_json_with, is_text_with, refuse_overwrites
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
-from msseg_lightning.core.subject_map import Submits, map_subjects
+from msseg_lightning.core.subject_map import SupportsSubmit, map_subjects
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.read.nifti import changed_options
 from msseg_lightning.read.reader import read_subjects
-from msseg_lightning.read.splits import data_hash
-from msseg_lightning.run.assemble.system import build_load, code_hash, instantiate
+from msseg_lightning.run.assemble.code import ASSEMBLES, code_hash
+from msseg_lightning.run.assemble.system import build_load, instantiate
 from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.config.keys import OF_THE_RUN, hardware
 from msseg_lightning.run.folder import data_name
@@ -47,6 +47,7 @@ from msseg_lightning.run.predict.trained import (
     weights_hash,
 )
 from msseg_lightning.run.shard import Shard
+from msseg_lightning.split.split import data_hash
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,8 @@ class Application:
         decisive = {key: value for key, value in config.items() if key not in OF_THE_RUN}
         scoring = dataclasses.asdict(score_options(config))
         where = changed_options(config["data"]["reading"]), hardware(config)
-        made_from = digest(weights_hash(model), decisive, where, scoring, code_hash())
+        code = code_hash(decisive, (ASSEMBLES, __name__))
+        made_from = digest(weights_hash(model), decisive, where, scoring, code)
         return cls(model, config, folder, made_from, **more)
 
     @functools.cached_property
@@ -157,8 +159,8 @@ class Application:
         if not self.masks_only:
             of_scores = [(self._score_file(pair), is_kept_score) for pair in pairs]
             tables = [
-                (self.folder / "scores.json", json_with("protocol", "cases")),
-                (self.folder / "scores.csv", text_with("case,")),
+                (self.folder / "scores.json", is_json_with("protocol", "cases")),
+                (self.folder / "scores.csv", is_text_with("case,")),
             ]
             refuse_overwrites([*of_scores, *tables], inputs, "--folder")
 
@@ -189,7 +191,7 @@ def apply_to_data_set(
     folder: Path,
     include_training: bool = False,
     shard: Shard | None = None,
-    executor: Submits | int = 1,
+    executor: SupportsSubmit | int = 1,
     pieces: int | None = None,
 ) -> Applied:
     """Write masks, maps and side-cars of all pairs into ``folder``; score those with a reference.
@@ -258,7 +260,7 @@ def apply_to_table(
     folder: Path,
     overrides: Sequence[str] = (),
     shard: Shard | None = None,
-    executor: Submits | int = 1,
+    executor: SupportsSubmit | int = 1,
     pieces: int | None = None,
 ) -> Applied:
     """Masks of all pairs of a CSV, see ``read_pairs``; otherwise as ``apply_to_data_set``."""

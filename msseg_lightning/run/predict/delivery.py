@@ -11,7 +11,7 @@ import numpy as np
 from msseg_lightning import __version__
 from msseg_lightning.core.files import DamagedFileError, read_record, sha256_file, write_record
 from msseg_lightning.core.method import Method
-from msseg_lightning.core.outputs import Ours, refuse_overwrites
+from msseg_lightning.core.outputs import IsOwnFile, refuse_overwrites
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LongitudinalSubject
@@ -95,7 +95,7 @@ def refuse_foreign_files(
     Raises:
         MssegError: with every file that would be overwritten (exit 2).
     """
-    outputs: list[tuple[Path, Ours]] = []
+    outputs: list[tuple[Path, IsOwnFile]] = []
     for mask, probability in masks:
 
         def ours(file: Path, mask: Path = mask) -> bool:

@@ -14,12 +14,11 @@ from msseg_lightning.core.method import FitContext, Method, Track, untracked
 from msseg_lightning.core.problem import MssegError, Problem
 from msseg_lightning.core.progress import track
 from msseg_lightning.core.subject import TARGET, LongitudinalSubject
-from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions
 from msseg_lightning.read.identity import same_patients
-from msseg_lightning.read.nifti import GateOptions, gate_options, read_volume
+from msseg_lightning.read.load import has_new_lesions
+from msseg_lightning.read.nifti import gate_options
 from msseg_lightning.read.reader import raise_errors, read_subjects, warnings_of
-from msseg_lightning.read.splits import Split
 from msseg_lightning.run.assemble.system import (
     Load,
     build_load,
@@ -39,6 +38,7 @@ from msseg_lightning.run.train.mlflow_run import (
     tracked_part,
     without_places,
 )
+from msseg_lightning.split.split import Split
 
 log = logging.getLogger(__name__)
 
@@ -128,18 +128,11 @@ def make_split(config: Config, subjects: dict[str, LongitudinalSubject], load: L
     refuse_copies([*pairs, *further_subjects(config)])
     options = gate_options(config["data"]["reading"])
     has_lesions = {
-        subject.id: bool(_reference(subject, load, options).data.any())
+        subject.id: bool(has_new_lesions(subject, options))
         for subject in track(pairs, "reading reference masks")
     }
     split: Split = instantiate(config["split"]).split(pairs, config["fold"], has_lesions)
     return split
-
-
-def _reference(subject: LongitudinalSubject, load: Load, options: GateOptions) -> Volume:
-    """The mask of new lesions alone, where it is a file; otherwise the whole pair is needed."""
-    if TARGET in subject.masks:
-        return read_volume(subject.masks[TARGET], "mask", options, subject.root)
-    return load(subject).volumes[TARGET]
 
 
 def refuse_copies(subjects: Sequence[LongitudinalSubject]) -> None:

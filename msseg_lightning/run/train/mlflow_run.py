@@ -19,11 +19,11 @@ from msseg_lightning.core.files import sha256_file
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.evaluate.summary import summarise
-from msseg_lightning.read.splits import Split
 from msseg_lightning.run.config.compose import Config, compose_config
 from msseg_lightning.run.config.keys import decides, is_place
 from msseg_lightning.run.folder import RunFolder, data_name, flatten, relevant
 from msseg_lightning.run.predict.scores import PROTOCOL, scores_table
+from msseg_lightning.split.split import Split
 
 if TYPE_CHECKING:
     from msseg_lightning.track.tracker import Parent
@@ -209,6 +209,16 @@ def close_run(tracker: Any, folder: RunFolder, status: str, tracking: Any = None
     tracker.finish(status)
     if tracker.run_id is not None:
         folder.update_record(mlflow_run_id=tracker.run_id)
+
+
+def end_unrecorded(folder: RunFolder) -> bool:
+    """Whether the process of a tracked run was stopped before it could record the run's end."""
+    from msseg_lightning.track.journal import Journal
+    from msseg_lightning.track.run_state import state_of
+
+    spool = folder.path / "track"
+    found = state_of([Journal(spool)]) if (spool / "notes.jsonl").is_file() else None
+    return found is not None and found.status in ("KILLED", "FAILED")
 
 
 def ending(error: BaseException) -> str:

@@ -128,7 +128,7 @@ def test_patients_who_are_tested_are_kept_out_of_every_part(tiny_cohort, tmp_pat
     )
     staged = build_method({**config, "ensemble": None})
     method = staged.stages[0].make({})
-    assert method.withheld(frozenset({"003"})) == ["003"]
+    assert method.held_out_visits(frozenset({"003"})) == ["003"]
     assert sorted(method.visits.patients()) == ["001", "003"]
     assert len(method.visits.without(["003"]).subjects()) == 1
     with pytest.raises(MssegError, match="every scan"):

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from benchmarks import postgres
+from benchmarks.scale import postgres
 from msseg_lightning.run.sweep.answer import status
 from msseg_lightning.run.sweep.space import parse
 from msseg_lightning.run.sweep.storage import shown_store, store_url
