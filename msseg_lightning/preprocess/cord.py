@@ -35,7 +35,7 @@ def grown_cord(
     radius_mm: float = 10.0,
     step_mm: float = 2.0,
 ) -> Mask:
-    """(X, Y, Z) the cord from the lower end of the brain mask on, as far down as it can be followed.
+    """(X, Y, Z) mask of the cord from the lower end of the brain mask downward.
 
     Seeds are the voxels of the lowest ``seed_mm`` of the brain mask. A slice further down belongs
     to the cord where its brightness is within ``deviations`` standard deviations of the seeds',

@@ -84,7 +84,7 @@ def test_up_is_found_from_the_affine():
 
 
 def test_growing_ends_where_the_cord_does():
-    scan, brain, cord = head()
+    scan, brain, _ = head()
     scan[:, :, :10] = 20
     found = grown_cord(Volume(scan, AFFINE), brain)
     assert found[:, :, 10].any() and not found[:, :, :10].any()
@@ -150,7 +150,9 @@ def test_the_baseline_cord_is_brought_to_that_of_the_follow_up():
 
 def test_a_pair_without_cord_is_not_aligned():
     subject = pair()
-    volumes = {name: Volume(v.data[:, :, 28:], AFFINE, v.kind) for name, v in subject.volumes.items()}
+    volumes = {
+        name: Volume(v.data[:, :, 28:], AFFINE, v.kind) for name, v in subject.volumes.items()
+    }
     grown = GrowCord()(subject.replace(volumes=volumes))
     found = AlignCord()(grown)
     assert found.volumes == grown.volumes and found.notes[-1].startswith("no cord")

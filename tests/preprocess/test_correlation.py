@@ -70,9 +70,7 @@ def test_a_visit_alone_and_an_empty_mask_stay_as_they_are(moved):
 def test_levels_too_coarse_for_a_small_volume_are_left_out(moved):
     pair, _ = moved
     still = CorrelationRegistration(4, (30,), (2,), (0,))(pair)
-    np.testing.assert_allclose(
-        still.volumes[BASELINE].data, pair.volumes[BASELINE].data, atol=1e-3
-    )
+    np.testing.assert_allclose(still.volumes[BASELINE].data, pair.volumes[BASELINE].data, atol=1e-3)
 
 
 def test_levels_are_as_many_everywhere():

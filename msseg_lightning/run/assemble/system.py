@@ -163,6 +163,7 @@ def _single(config: Config, given: Given | None = None) -> Any:
     channels = Channels(tuple(config["channels"]["images"]), config["channels"]["target"])
     loader = dict(config["loader"])
     visits = instantiate(loader.pop("visits", None))
+    further = (config.get("extra_pairs") or {}).get("reader") or {}
     return _made(
         _name(config["method"]),
         method,
@@ -188,6 +189,7 @@ def _single(config: Config, given: Given | None = None) -> Any:
         hardware=_made("trainer", Hardware, **config["trainer"]),
         derived=images,
         visits=visits,
+        extra=instantiate(further) if further.get("root") else None,
     )
 
 

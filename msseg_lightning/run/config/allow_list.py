@@ -123,7 +123,12 @@ class Slot:
 CALLED = frozenset({"__call__"})
 
 SLOTS = (
-    Slot(r"read(\..+)?|(loader\.)?visits\.reader", ("read",), frozenset({"subjects"}), paths=True),
+    Slot(
+        r"read(\..+)?|(loader\.)?visits\.reader|extra_pairs\.reader(\..+)?",
+        ("read",),
+        frozenset({"subjects"}),
+        paths=True,
+    ),
     Slot(r"split", ("split",), frozenset({"split"}), paths=True),
     Slot(r"(preprocess|(loader\.)?visits)\.steps\.[^.]+", ("preprocess",), CALLED),
     Slot(

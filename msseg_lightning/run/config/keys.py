@@ -79,6 +79,7 @@ KEYS = {
     "channels": Key("stage"),
     "uses": Key("stage", of_several=True),
     "visits": Key("stage"),
+    "extra_pairs": Key("stage"),
     "maps": Key("stage"),
     "out_of_fold": Key("stage"),
 }

@@ -28,6 +28,7 @@ from msseg_lightning.run.predict.delivery import (
     read_side_car,
     refuse_foreign_files,
     side_car,
+    uncertainty_file,
     write_prediction,
 )
 from msseg_lightning.run.predict.scores import (
@@ -46,6 +47,7 @@ from msseg_lightning.run.predict.trained import (
     run_of,
     weights_hash,
 )
+from msseg_lightning.run.predict.uncertainty import refuse_one_answer
 from msseg_lightning.run.shard import Shard
 from msseg_lightning.split.split import data_hash
 
@@ -81,6 +83,7 @@ class Application:
         folder: of masks, maps and side-cars; ``scores/<id>.json`` below it.
         made_from: digest of everything that decides the result, beside the pair itself.
         masks_only: neither maps nor scores.
+        uncertainty: write ``<mask>_uncertainty.nii.gz`` beside every mask.
         outputs: id -> mask file, where it is not ``<folder>/<id>.nii.gz``.
         settings: what was changed of the system, for the record.
     """
@@ -92,10 +95,17 @@ class Application:
     masks_only: bool = False
     outputs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     settings: tuple[str, ...] = ()
+    uncertainty: bool = False
 
     @classmethod
     def of(cls, model: Path, config: Config, folder: Path, **more: Any) -> Application:
-        """With the digest of the weights, the settings and the program."""
+        """With the digest of the weights, the settings and the program.
+
+        Raises:
+            MssegError: an uncertainty map is wanted of a system with one answer (exit 2).
+        """
+        if more.get("uncertainty"):
+            refuse_one_answer(config)
         decisive = {key: value for key, value in config.items() if key not in OF_THE_RUN}
         scoring = dataclasses.asdict(score_options(config))
         where = changed_options(config["data"]["reading"]), hardware(config)
@@ -126,7 +136,7 @@ class Application:
         prediction = self.method.predict(subject)
         probability = self._probability(subject)
         record = {**side_car(prediction, self.model, self.settings), "made_from": made_from}
-        write_prediction(prediction, mask, probability, record)
+        write_prediction(prediction, mask, probability, record, self._uncertainty(subject))
         if not self._scored(subject):
             return None
         score = score_prediction(prediction, subject, load, score_options(self.config))
@@ -138,6 +148,9 @@ class Application:
         mask = self._mask(subject)
         record = read_side_car(mask)
         if not record or record.get("made_from") != self._made_from(subject):
+            return False
+        uncertainty = self._uncertainty(subject)
+        if uncertainty is not None and uncertainty.name not in record[WRITTEN]:
             return False
         whole = all(
             (mask.parent / name).is_file() and sha256_file(mask.parent / name) == content
@@ -154,7 +167,11 @@ class Application:
         pairs = list(subjects)
         inputs = [file for pair in pairs for file in pair.files().values()]
         refuse_foreign_files(
-            [(self._mask(pair), self._probability(pair)) for pair in pairs], inputs
+            [
+                (self._mask(pair), self._probability(pair), self._uncertainty(pair))
+                for pair in pairs
+            ],
+            inputs,
         )
         if not self.masks_only:
             of_scores = [(self._score_file(pair), is_kept_score) for pair in pairs]
@@ -166,6 +183,9 @@ class Application:
 
     def _probability(self, subject: LongitudinalSubject) -> Path | None:
         return None if self.masks_only else self.folder / f"{subject.id}_probability.nii.gz"
+
+    def _uncertainty(self, subject: LongitudinalSubject) -> Path | None:
+        return uncertainty_file(self._mask(subject)) if self.uncertainty else None
 
     def _mask(self, subject: LongitudinalSubject) -> Path:
         return self.outputs.get(subject.id, self.folder / f"{subject.id}.nii.gz")
@@ -193,6 +213,7 @@ def apply_to_data_set(
     shard: Shard | None = None,
     executor: SupportsSubmit | int = 1,
     pieces: int | None = None,
+    uncertainty: bool = False,
 ) -> Applied:
     """Write masks, maps and side-cars of all pairs into ``folder``; score those with a reference.
 
@@ -208,6 +229,7 @@ def apply_to_data_set(
         shard: only these pairs; the part that completes the data set writes the tables.
         executor: number of processes, or where else to work.
         pieces: see ``map_subjects``.
+        uncertainty: also write ``<id>_uncertainty.nii.gz``.
 
     Raises:
         MssegError: a setting is unknown or would change what was trained (exit 2), or the system
@@ -230,7 +252,8 @@ def apply_to_data_set(
                 exit_code=ExitCode.MODEL,
             )
         )
-    apply = Application.of(model, config, folder, settings=recorded_settings(overrides))
+    settings = recorded_settings(overrides)
+    apply = Application.of(model, config, folder, settings=settings, uncertainty=uncertainty)
     apply.refuse_foreign_files(subjects)
     mine = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
     mapped = map_subjects(apply, mine, executor, "predict", pieces)
@@ -262,6 +285,7 @@ def apply_to_table(
     shard: Shard | None = None,
     executor: SupportsSubmit | int = 1,
     pieces: int | None = None,
+    uncertainty: bool = False,
 ) -> Applied:
     """Masks of all pairs of a CSV, see ``read_pairs``; otherwise as ``apply_to_data_set``."""
     pairs = read_pairs(table, folder)
@@ -273,6 +297,7 @@ def apply_to_table(
         masks_only=True,
         outputs=outputs,
         settings=recorded_settings(overrides),
+        uncertainty=uncertainty,
     )
     subjects = [subject for subject, _ in pairs]
     apply.refuse_foreign_files(subjects)
