@@ -4,8 +4,8 @@ Reads the held-out predictions of a run: every mark (connected component of a ma
 it shares a voxel with the reference, and its uncertainty is the mean of the map over its voxels.
 
     msseg simulate COHORT preset=small
-    msseg train softseg_attention_mc_dropout size=cpu read.root=COHORT split=file \\
-          split.path=COHORT/split.json
+    msseg train softseg_attention_mc_dropout size=cpu read.root=COHORT split=file
+                split.path=COHORT/split.json
     python -m benchmarks.studies.uncertainty RUN
 """
 
