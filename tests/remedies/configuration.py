@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import socket
 import stat
 import subprocess
@@ -29,7 +30,9 @@ from msseg_lightning.run.train.folds_and_seeds import count_folds
 from msseg_lightning.simulate.cohort import write_cohort
 from msseg_lightning.simulate.recipe import replace_field
 from msseg_lightning.simulate.scanner import scanners_named
+from msseg_lightning.track.journal import Journal
 from msseg_lightning.track.pseudonym import Pseudonyms
+from msseg_lightning.track.store import store_uri
 from msseg_lightning.track.tracking import usable
 from msseg_lightning.train.training import Hardware
 from tests.remedies.place import Place, case, with_settings
@@ -51,6 +54,21 @@ def a_misspelt_setting(place: Place) -> None:
     key = refusal.expected.split(", ")[0]
     assert f"{key.rpartition('.')[2]}:" in shown
     place.ends_well([*SHOW, f"{key}=3"])
+
+
+@case("config.root")
+def settings_that_nothing_reads(place: Place) -> None:
+    """The names of earlier versions, in an experiment or on the command line."""
+    for word, right in (
+        ("+loader.depth=3", "+sample.loader.depth=3"),
+        ("+visits.reader=null", "+sample.visits.reader=null"),
+    ):
+        refusal = place.refused("config.root", [*SHOW, word])
+        assert refusal.remedy == f"write it as {right.strip('+').rpartition('.')[0]}"
+        place.ends_well([*SHOW, right])
+    refusal = place.refused("config.root", [*SHOW, "+widths=3"])
+    assert refusal.remedy == "leave it out"
+    place.ends_well(SHOW)
 
 
 @case("config.compose", "config.type", "config.size")
@@ -414,6 +432,19 @@ def a_store_of_another_optuna(place: Place) -> None:
     program = Path(sys.executable).with_name(words[0])
     subprocess.run([program, *words[1:]], check=True, capture_output=True)
     SharedStudy.find("s", folder)
+
+
+@case("sync.other_store")
+def records_for_another_store(place: Place) -> None:
+    other = store_uri(place.folder / "other store")
+    record = {"do": "open", "uri": other, "experiment": "e", "artifacts": None, "key": "k"}
+    record |= {"name": "run", "time": 1000, "tags": {}, "parent": None}
+    Journal(place.folder / "runs" / "a run" / "track").append([record])
+    refusal = place.refused("sync.other_store", ["sync"])
+    present, named = refusal.commands()
+    assert "1 sent" in place.ends_well(present)
+    shutil.copytree("mlruns", "other store")  # making a new one takes seconds
+    assert "1 sent" in place.ends_well(named)
 
 
 @case("ui.exposed", "ui.port_taken", "sync.missing", "track.uri", "track.pseudonym_key")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from msseg_lightning.core.files import write_settings
 from msseg_lightning.core.outputs import is_json_with, refuse_overwrites
 from msseg_lightning.preprocess.nyul import Nyul
 from msseg_lightning.read.msseg2 import Msseg2
@@ -118,6 +119,21 @@ def an_unfinished_run(place: Place) -> None:
     assert refusal.remedy == "give its `msseg train` command again to finish it"
     place.ends_well(trained.train)
     place.ends_well(["report", trained.run])
+    place.ends_well([*trained.predict, "new.nii.gz"])
+
+
+@case("run.version")
+def a_run_of_an_earlier_version(place: Place) -> None:
+    trained = Trained(place)
+    for path in (trained.run / "config.yaml", trained.run / "model" / "config.yaml"):
+        config = yaml.safe_load(path.read_text())
+        loader = config["sample"].pop("loader")
+        split = {**(config.get("split") or {}), "_target_": "msseg_lightning.read.splits.KFold"}
+        write_settings(path, {**config, "loader": loader, "split": split})
+    refusal = place.refused("run.version", [*trained.predict, "new.nii.gz"])
+    assert refusal.remedy.endswith("the `msseg train` command with overwrite=true")
+    place.refused("run.version", ["report", trained.run])
+    place.ends_well([*trained.train, "overwrite=true"])
     place.ends_well([*trained.predict, "new.nii.gz"])
 
 

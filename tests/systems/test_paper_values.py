@@ -189,7 +189,6 @@ def files_of(name: str) -> Iterator[tuple[Path, str]]:
 GROUPS = (
     "preprocess",
     "sample",
-    "loader",
     "augment",
     "network",
     "loss",
@@ -225,7 +224,7 @@ def untagged(name: str) -> set[str]:
     own = dict(lines(experiments_dir() / f"{name}.yaml", ""))
     stages = {key for key in own if key.startswith("stages.") and at(config, key) is not None}
     found |= {key for key in stages if not key.endswith((".infer", ".visits"))}
-    copied = ("train.task.cut", "loader.visits")  # of settings that have their rows
+    copied = "train.task.cut"  # of a setting that has its row
     return {
         key for key in found - told if not OF_THE_MACHINE.search(key) and not key.startswith(copied)
     }

@@ -12,7 +12,7 @@ from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, TARGET
 from msseg_lightning.preprocess.cache import PreparedCache
 from msseg_lightning.preprocess.pipeline import Preprocess
 from msseg_lightning.read.msseg2 import Msseg2
-from msseg_lightning.run.assemble.system import build_cache, build_method, instantiate
+from msseg_lightning.run.assemble.system import build_cache, build_loader, build_method, instantiate
 from msseg_lightning.run.config.compose import compose_config
 
 NAMES = ("softseg_modified_unet", "softseg_attention_mc_dropout", "softseg_unet_ensemble")
@@ -46,9 +46,7 @@ def test_targets_stay_between_0_and_1(prepared):
 
 def test_patches_of_training_have_soft_targets(prepared):
     found = config("softseg_modified_unet", "size=tiny")
-    make = instantiate(found["loader"], partial=True)
-    augment = instantiate(found["augment"])
-    loader = make([prepared], sampler=instantiate(found["sample"]), augment=augment, batch_size=4)
+    loader = build_loader({**found, "train": {"batch_size": 4}})([prepared])
     assert loader.repeats >= 1
     targets = [loader.batch(step).target for step in range(4)]
     values = torch.cat([target.flatten() for target in targets])
@@ -69,7 +67,7 @@ def test_the_attention_system_is_the_plain_one_with_gates_and_passes():
     plain, gated = config(), config(NAMES[1])
     assert gated["network"] == {**plain["network"], "attention": True}
     assert gated["infer"]["window"] == plain["infer"]
-    same = ("preprocess", "sample", "loader", "augment", "loss", "train", "postprocess", "channels")
+    same = ("preprocess", "sample", "augment", "loss", "train", "postprocess", "channels")
     assert all(gated[key] == plain[key] for key in same)
 
 

@@ -12,7 +12,7 @@ from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.train.experiment import refuse_copies
 
 ROOT = "read.root=."
-ONE_KEY = "extra_pairs.reader.root"
+ONE_KEY = "sample.extra_pairs.reader.root"
 
 
 def test_only_the_data_list_differs():
@@ -20,8 +20,9 @@ def test_only_the_data_list_differs():
         compose_config((ROOT,), name) for name in ("triplanar_unet", "triplanar_unet_extra_data")
     )
     differing = {key for key in more if more[key] != plain[key]}
-    assert differing == {"name", "card", "extra_pairs"}
-    assert plain["extra_pairs"] is None
+    assert differing == {"name", "card", "sample"}
+    more["sample"].pop("extra_pairs")
+    assert more["sample"] == plain["sample"]
 
 
 def fitted_on(monkeypatch, config, subjects):

@@ -16,7 +16,7 @@ from msseg_lightning.run.config.allow_list import (
     refuse_targets,
     yaml_texts,
 )
-from msseg_lightning.run.config.keys import OF_SEVERAL, OF_THE_RUN
+from msseg_lightning.run.config.keys import KEYS, OF_SEVERAL, OF_THE_RUN, unknown_roots
 from msseg_lightning.run.config.overrides import readable
 from msseg_lightning.run.config.setting_checks import leaves, refuse_kinds, refuse_ranges
 
@@ -77,6 +77,7 @@ def compose_config(
     composed = _compose([*chosen, *overrides])
     plain = OmegaConf.to_container(composed, resolve=False)
     refuse_targets(plain)
+    _refuse_unknown(plain)
     # again, since the command line's grammar has escapes: $\{ is ${ by now
     refuse_resolvers((where, text) for where, text in nodes(plain) if isinstance(text, str))
     defaults = OmegaConf.to_container(_compose([*chosen, *_group_choices(overrides)]))
@@ -119,6 +120,22 @@ def compose_config(
         kept = {key: value for key, value in member.items() if key not in OF_THE_RUN}
         config["ensemble"].setdefault("configs", {})[name] = kept
     return config
+
+
+def _refuse_unknown(config: Any) -> None:
+    """A root key that nothing reads would be a setting that is silently without effect."""
+    if unknown := unknown_roots(config):
+        raise MssegError(
+            Problem(
+                "config.root",
+                "nothing reads this setting",
+                field=place,
+                expected=today or ", ".join(difflib.get_close_matches(place, KEYS, n=3)),
+                remedy=f"write it as {today}" if today else "leave it out",
+                exit_code=ExitCode.CONFIG,
+            )
+            for place, today in unknown.items()
+        )
 
 
 def expanded_stages(plain: Mapping[str, Any]) -> Config:

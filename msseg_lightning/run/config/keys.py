@@ -68,7 +68,7 @@ KEYS = {
     # one network, or what else is fitted
     "preprocess": Key("stage"),
     "sample": Key("stage", takes_network=True),
-    "loader": Key("stage", takes_network=True),
+    "sample.loader": Key("stage", takes_network=True),
     "augment": Key("stage", takes_network=True),
     "network": Key("stage", takes_network=True),
     "loss": Key("stage", takes_network=True),
@@ -78,12 +78,13 @@ KEYS = {
     "method": Key("stage"),
     "channels": Key("stage"),
     "uses": Key("stage", of_several=True),
-    "visits": Key("stage"),
-    "extra_pairs": Key("stage"),
     "maps": Key("stage"),
     "out_of_fold": Key("stage"),
 }
 """Root keys, and below them those that differ from their root."""
+
+MOVED = {"loader": "sample.loader", "visits": "sample.visits"}
+"""Root keys of earlier versions, and what they are called today."""
 
 OF_THE_RUN = tuple(key for key, one in KEYS.items() if one.owner == "run" and "." not in key)
 """Settings that members of an ensemble and stages share with the run they belong to."""
@@ -139,6 +140,20 @@ def key_of(dotted: str) -> Key:
     while name not in KEYS and "." in name:
         name = name.rpartition(".")[0]
     return KEYS.get(name, Key("stage"))
+
+
+def unknown_roots(config: Mapping[str, Any]) -> dict[str, str]:
+    """Root keys of a configuration and of its stages that nothing reads: place -> today's key."""
+    parts = {"": config}
+    stages = config.get("stages")
+    for name, stage in stages.items() if isinstance(stages, Mapping) else ():
+        parts[f"stages.{name}."] = stage if isinstance(stage, Mapping) else {}
+    return {
+        f"{place}{key}": f"{place}{MOVED[key]}" if key in MOVED else ""
+        for place, part in parts.items()
+        for key in part
+        if key not in KEYS
+    }
 
 
 def decides(dotted: str) -> bool:

@@ -47,8 +47,6 @@ OF_A_NETWORK: dict[str, Any] = {
 
 NETWORK_METHOD = "msseg_lightning.method.network_method.NetworkMethod"
 
-LOADER = {"_target_": "msseg_lightning.sample.loader.PatchLoader"}
-
 
 def weights_hash(model: Path) -> str | None:
     """SHA-256 of the weights, over all files where there are several; None without any."""
@@ -161,8 +159,8 @@ def load_config(model: Path, overrides: Sequence[str] = ()) -> Config:
     wrong = [*_unfit(config, NEEDED), *_unfit_systems(config)]
     if wrong:
         raise _damaged(model / "config.yaml", f"nothing usable under {', '.join(wrong)}")
-    for key, value in {"loader": LOADER, "stages": {}, "uses": {}, "ensemble": None}.items():
-        config.setdefault(key, value)  # systems trained before these settings existed
+    # systems trained before these settings existed
+    config = {"stages": {}, "uses": {}, "ensemble": None, **config}
     reading = config["data"].get("reading") or {}
     config["data"] = {"workers": 2, **config["data"], "reading": {**GATE_DEFAULTS, **reading}}
     config = changed_config({**config, **own_places()}, overrides)

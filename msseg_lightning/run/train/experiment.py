@@ -79,7 +79,7 @@ def train_experiment(config: Config, with_report: bool = True) -> Outcome:
             tracking = instantiate(config.get("track")) or None
             check_buildable(config)
         except MssegError:  # what is refused leaves no folder and no failed run in the store
-            folder.disclaim()
+            folder.withdraw_claim()
             raise
         tracker = open_run(config, folder, split, tracking)
         if tracker is None or tracking is None:

@@ -22,7 +22,7 @@ from msseg_lightning.run.folder import RunFolder, relevant
 from msseg_lightning.run.predict.scores import score_options, write_scores
 from msseg_lightning.run.train.experiment import labelled_subjects, make_split, train_experiment
 from msseg_lightning.run.train.mlflow_run import end_unrecorded, without_places
-from msseg_lightning.run.train.shared_jobs import in_turns
+from msseg_lightning.run.train.shared_jobs import run_shared_jobs
 from msseg_lightning.split.split import data_hash
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def train_product(experiment: str, words: Sequence[str]) -> list[Path]:
         log.info("fold %d, seed %d: run %d of %d", fold, seed, runs.index(run) + 1, len(runs))
         train_experiment(config)
 
-    in_turns(runs, train)
+    run_shared_jobs(runs, train)
     return [
         assemble(experiment, [RunFolder.of(configs[seed, fold]) for fold in folds])
         for seed in seeds
