@@ -17,7 +17,7 @@ from msseg_lightning.core.method import NO_CONTEXT, FitContext
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.prepared import PreparedSubject, inside_of
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.core.subject import BRAIN, LongitudinalSubject
+from msseg_lightning.core.subject import BRAIN, TARGET, LongitudinalSubject
 from msseg_lightning.infer.sliding_window import UNSEEN_LOGIT, SlidingWindow
 from msseg_lightning.method.derived_image import DerivedImage
 from msseg_lightning.network.weights import load_weights, save_weights
@@ -250,13 +250,16 @@ class NetworkMethod:
     def _require_lesions(subjects: Sequence[PreparedSubject], target: str) -> None:
         missing = [subject.id for subject in subjects if target not in subject.mask_names]
         if missing:
+            misspelt = all(TARGET in subject.mask_names for subject in subjects)
             raise MssegError(
                 Problem(
                     "data.no_reference",
                     f"training pairs without a reference mask: {', '.join(missing[:10])}",
                     field=target,
                     expected="a mask for every training pair",
-                    remedy="leave these pairs out (their folder, or a split file)",
+                    remedy=f"channels.target={TARGET}"
+                    if misspelt
+                    else "leave these pairs out: split=file split.path=FILE with the others",
                 )
             )
         if subjects and not any(len(subject.voxels(target)) for subject in subjects):

@@ -111,7 +111,8 @@ def labelled_subjects(config: Config) -> dict[str, LongitudinalSubject]:
                 f"none of the {len(subjects)} pairs has a mask of new lesions",
                 file=config["read"].get("root"),
                 field=TARGET,
-                remedy="training needs labelled pairs; `msseg predict` needs none",
+                remedy="put the masks beside the scans (`msseg check` names what was not used), "
+                "or apply a trained system: `msseg predict` needs none",
             )
         )
     if len(labelled) < len(subjects):
