@@ -67,7 +67,9 @@ class SlidingWindow:
         tiling: ``volume`` lays the grid over the volume, ``inside_box`` over the box of ``inside``,
             ``one_pass`` is a single window over that box.
         largest: edge of the window of ``one_pass`` in voxels, at most; not below ``size``.
-        activation: ``sigmoid``, or ``none`` of a network that answers with probabilities itself.
+        activation: ``sigmoid``; ``none`` of a network that answers with probabilities itself; or
+            ``volume_maximum`` of one that divides each patch by its largest value (S17): the map is
+            divided by the largest value of the volume instead.
         padding_value: what surrounds a volume smaller than a window (evenly on both sides); 0 is
             the mean after z-scoring.
 
@@ -89,7 +91,7 @@ class SlidingWindow:
         tiling: Tiling = "volume",
         padding_value: float = 0.0,
         largest: int = 256,
-        activation: Literal["sigmoid", "none"] = "sigmoid",
+        activation: Literal["sigmoid", "none", "volume_maximum"] = "sigmoid",
     ) -> None:
         self.size = three(size, "size")
         self.stride = chosen_stride(self.size, overlap, stride)
@@ -99,8 +101,9 @@ class SlidingWindow:
         require(level in ("logit", "probability"), "level", level, "logit, probability")
         require(tiling in get_args(Tiling), "tiling", tiling, ", ".join(get_args(Tiling)))
         require(largest >= max(self.size), "largest", largest, f"the window {self.size} or more")
-        fits = activation == "sigmoid" or (activation == "none" and level == "probability")
-        require(fits, "activation", activation, "sigmoid, or none with level=probability")
+        ready = activation in ("none", "volume_maximum") and level == "probability"
+        expected = "sigmoid; none or volume_maximum with level=probability"
+        require(ready or activation == "sigmoid", "activation", activation, expected)
         self.activation = activation
         self.weighting, self.batch_size, self.precision = weighting, batch_size, precision
         self.level, self.skip_empty, self.tiling = level, skip_empty, tiling
@@ -147,7 +150,11 @@ class SlidingWindow:
                 torch.inference_mode(),
                 CpuKernels(),
             ):
-                return self._predict(network, images, plan, progress)
+                if self.activation != "volume_maximum":
+                    return self._predict(network, images, plan, progress)
+                with not_normalised(network):
+                    answer = self._predict(network, images, plan, progress)
+                return answer / answer.amax().clamp_min(1e-12)
         finally:
             network.train(training)
 
@@ -236,6 +243,19 @@ def channels_last(network: nn.Module) -> Iterator[None]:
     finally:
         for weight, original in zip(weights, originals, strict=True):
             weight.data = original
+
+
+@contextlib.contextmanager
+def not_normalised(network: nn.Module) -> Iterator[None]:
+    """Networks that normalise their answer by its largest value give it as it is meanwhile."""
+    modules = [part for part in network.modules() if getattr(part, "normalise", None) is True]
+    try:
+        for module in modules:
+            module.normalise = False  # type: ignore[assignment]  # a plain attribute of ours
+        yield
+    finally:
+        for module in modules:
+            module.normalise = True  # type: ignore[assignment]
 
 
 def finest_levels(network: nn.Module) -> list[nn.Module]:

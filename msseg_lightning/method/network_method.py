@@ -55,6 +55,13 @@ class Visits(Protocol):
         """Patients of all scans."""
 
 
+class Pairs(Protocol):
+    """Further pairs; a reader is one."""
+
+    def subjects(self) -> list[LongitudinalSubject]:
+        """All of them."""
+
+
 class NetworkMethod:
     """Method that fits a task on patches and predicts by a sliding window.
 
@@ -73,6 +80,7 @@ class NetworkMethod:
         callbacks: of Lightning's trainer.
         visits: scans of one visit, beside the pairs, that ``patches`` takes as ``visits``. Those of
             patients who are held out or validated with are not learned from.
+        extra: reader of labelled pairs that are trained on beside those of ``fit``; likewise.
     """
 
     def __init__(
@@ -91,12 +99,13 @@ class NetworkMethod:
         train_on: Literal["all", "with_lesions"] = "all",
         callbacks: Sequence[object] = (),
         visits: Visits | None = None,
+        extra: Pairs | None = None,
     ) -> None:
         self.cache, self.channels, self.patches = cache, channels, patches
         self.task, self.training, self.hardware = task, training, hardware or Hardware()
         self.infer, self.score, self.postprocess = infer, score, tuple(postprocess)
         self.name, self.derived, self.train_on = name, tuple(derived), train_on
-        self.callbacks, self.visits = list(callbacks), visits
+        self.callbacks, self.visits, self.extra = list(callbacks), visits, extra
 
     def fit(
         self,
@@ -111,6 +120,7 @@ class NetworkMethod:
             MssegError: the hardware is not here (exit 5), before anything is prepared.
         """
         self.hardware.require()
+        train = [*train, *self._extra_pairs(context.held_out | {pair.patient for pair in val})]
         prepared = self.cache.prepare([*train, *val])
         target = self.channels.target
         if target is not None:
@@ -145,6 +155,13 @@ class NetworkMethod:
             context.loggers,  # type: ignore[arg-type]  # Lightning loggers; typed loosely for tests
             self.callbacks,  # type: ignore[arg-type]
         )
+
+    def _extra_pairs(self, unseen: Collection[str]) -> list[LongitudinalSubject]:
+        if self.extra is None:
+            return []
+        found = [pair for pair in self.extra.subjects() if pair.patient not in unseen]
+        log.info("%d extra pairs are trained on", len(found))
+        return found
 
     def held_out_visits(self, held_out: frozenset[str]) -> list[str]:
         """Held-out patients with scans among ``visits``, which are left out of training."""

@@ -35,6 +35,13 @@ def _crop(
     margin = np.ceil(margin_mm / np.array(grid.spacing_mm) - 1e-6).astype(int)
     low = np.maximum(box[0] - margin, 0)
     high = np.minimum(box[1] + margin, grid.shape)
+    return _cut(subject, grid, low, high)
+
+
+def _cut(
+    subject: LoadedSubject, grid: Grid, low: NDArray[np.int64], high: NDArray[np.int64]
+) -> LoadedSubject:
+    """The box from one voxel to before another."""
     window = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
     affine = grid.affine.copy()
     affine[:3, 3] = grid.affine[:3, :3] @ low + grid.affine[:3, 3]
@@ -83,3 +90,28 @@ class CropToMask:
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
         grid = common_grid(subject, self)
         return _crop(subject, grid, mask_of(subject, self.mask, self), self.margin_mm, self.mask)
+
+
+@dataclasses.dataclass(frozen=True)
+class CropToSize:
+    """Keep at most so many voxels along each axis, from the middle (S17).
+
+    An axis that is not longer stays whole; nothing is added around it.
+
+    Args:
+        shape: voxels along the array axes (right, anterior, superior after ``Reorient``).
+    """
+
+    shape: tuple[int, int, int]
+
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ValueError(f"shape {self.shape} is not three numbers of voxels")
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        grid = common_grid(subject, self)
+        low = np.maximum(np.array(grid.shape) - self.shape, 0) // 2
+        return _cut(subject, grid, low, low + np.minimum(grid.shape, self.shape))

@@ -98,16 +98,17 @@ class FreeFormRegistration:
 
 
 @single_thread()
-def warp_volume(volume: Volume, way: sitk.Transform) -> Volume:
+def warp_volume(volume: Volume, way: sitk.Transform, cubic: bool = False) -> Volume:
     """Resample a volume on its own grid through a transform; 0 outside its field of view.
 
-    Images are linear, masks linear and cut at one half.
+    Images are linear, or ``cubic`` splines; masks linear and cut at one half.
     """
     import SimpleITK as sitk  # noqa: N813
 
     image = to_itk(volume)
     matrix = volume.affine[:3, :3] / np.array(volume.spacing_mm)
     image.SetDirection(matrix.ravel().tolist())
-    values = sitk.GetArrayFromImage(sitk.Resample(image, image, way, sitk.sitkLinear, 0.0))
+    rule = sitk.sitkBSpline if cubic else sitk.sitkLinear
+    values = sitk.GetArrayFromImage(sitk.Resample(image, image, way, rule, 0.0))
     data = values.transpose(2, 1, 0)
     return dataclasses.replace(volume, data=data >= 0.5 if volume.kind == "mask" else data)

@@ -58,9 +58,11 @@ class ApplyMask:
 
     Args:
         mask: its name. An empty mask leaves the images as they are, with a note.
+        labels: also the other masks and soft labels (S17).
     """
 
     mask: str = BRAIN
+    labels: bool = False
 
     version: ClassVar[int] = 1
 
@@ -69,10 +71,13 @@ class ApplyMask:
         inside = mask_of(subject, self.mask, self)
         if not inside.any():
             return subject.replace(f"{self.mask} is empty: images not masked")
-        volumes = {
-            name: Volume(np.where(inside, volume.data, 0).astype(np.float32), volume.affine)
-            if volume.kind == "image"
-            else volume
-            for name, volume in subject.volumes.items()
-        }
+        volumes = dict(subject.volumes)
+        for name, volume in subject.volumes.items():
+            if volume.kind == "image":
+                data = np.where(inside, volume.data, 0).astype(np.float32)
+                volumes[name] = Volume(data, volume.affine)
+            elif self.labels and name != self.mask:
+                outside = np.zeros((), volume.data.dtype)
+                data = np.where(inside, volume.data, outside)
+                volumes[name] = Volume(data, volume.affine, volume.kind)
         return subject.replace(volumes=volumes)

@@ -48,6 +48,7 @@ class CaseVolumes:
         reference: true new lesions, 0 or 1; None where unknown.
         probability: in [0, 1]; None where a system has none.
         brain: mask. Without one no picture is made: a head scan shows a face.
+        uncertainty: standard deviation of the system's answers; None where it has one answer.
     """
 
     baseline: Volume
@@ -56,6 +57,7 @@ class CaseVolumes:
     reference: Volume | None = None
     probability: Volume | None = None
     brain: Volume | None = None
+    uncertainty: Volume | None = None
 
 
 def anatomical_axes(affine: Affine) -> NDArray[np.float64]:

@@ -163,18 +163,23 @@ def predicted_findings(case: str, prediction: Volume) -> list[Finding]:
     return findings
 
 
-def view_point(mask: Volume, lesion: Lesion) -> NDArray[np.float64]:
-    """World position (mm) of the planes: the slices with the largest part of the lesion.
-
-    The centre of a crescent can lie outside of it; the slice with the largest area never does.
-    """
+def lesion_voxels(mask: Volume, lesion: Lesion) -> NDArray[np.bool_]:
+    """The voxels of a lesion inside its box."""
     box = tuple(slice(low, high) for low, high in lesion.box)
     labels, count = label_lesions(mask.data[box])
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = -1
     # Another lesion may reach into the box; ours is the component of the right size.
     own = int(np.argmin(np.where(sizes > 0, np.abs(sizes - lesion.voxels), np.iinfo(int).max)))
-    part = labels == own
+    return np.asarray(labels == own)
+
+
+def view_point(mask: Volume, lesion: Lesion) -> NDArray[np.float64]:
+    """World position (mm) of the planes: the slices with the largest part of the lesion.
+
+    The centre of a crescent can lie outside of it; the slice with the largest area never does.
+    """
+    part = lesion_voxels(mask, lesion)
     index = []
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
@@ -364,6 +369,11 @@ def _facts(
         box = tuple(slice(low, high) for low, high in lesion.box)
         if volumes.probability.data.shape == own.data.shape:
             facts["Highest probability"] = f"{float(volumes.probability.data[box].max()):.2f}"
+    uncertainty = volumes.uncertainty
+    if uncertainty is not None and uncertainty.data.shape == own.data.shape:
+        box = tuple(slice(low, high) for low, high in lesion.box)
+        inside = uncertainty.data[box][lesion_voxels(own, lesion)]
+        facts["Mean uncertainty"] = f"{float(inside.mean()):.3f}"
     voxel = np.linalg.inv(own.affine) @ np.append(point, 1)
     facts["Voxel (from 0)"] = ", ".join(str(round(float(index))) for index in voxel[:3])
     return facts

@@ -275,3 +275,13 @@ def test_what_is_no_volume_does_not_come_back():
     subject.remove_image(TARGET)
     with pytest.raises(ValueError, match=TARGET):
         from_torchio(subject, loaded)
+
+
+def test_transforms_happen_in_their_order(pair):
+    two = engine(node("RandomGamma"), node("Clamp"), node("RandomFlip"), per_visit=False)
+    images, labels, seed = cut(pair, two)
+    torch.manual_seed(seed)
+    flip = tio.RandomFlip(**ARGUMENTS["RandomFlip"])
+    expected = flip(tio.Clamp(out_min=0.2)(tio.RandomGamma()(subject_of(pair))))
+    same(images, labels, expected)
+    assert images.min() >= 0.2

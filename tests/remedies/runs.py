@@ -27,7 +27,7 @@ from msseg_lightning.preprocess.nyul import Nyul
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.assemble.system import build_load, instantiate
 from msseg_lightning.run.config.allow_list import read_stored_yaml, refuse_places
-from msseg_lightning.run.config.compose import compose_config
+from msseg_lightning.run.config.compose import compose_config, experiment_names
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.predict.delivery import (
     WRITTEN,
@@ -184,6 +184,16 @@ def a_model_of_somebody_else(place: Place) -> None:
     assert command is not None and refusal.remedy.endswith("and use the copy")
     subprocess.run(["cp", "-rL", model, place.folder / "copy"], check=True)
     load_config(place.folder / "copy")
+
+
+@case("predict.one_answer")
+def an_uncertainty_map_of_one_answer(place: Place) -> None:
+    trained = Trained(place)
+    words = [*trained.predict, "new.nii.gz"]
+    refusal = place.refused("predict.one_answer", [*words, "--uncertainty", "u.nii.gz"])
+    assert refusal.remedy.startswith("leave --uncertainty out, or name a trained run of one of")
+    place.ends_well(words)
+    assert set(refusal.expected.partition(": ")[2].split(", ")) <= set(experiment_names())
 
 
 @case("predict.format", "output.overwrites", "predict.setting", "predict.training_data")

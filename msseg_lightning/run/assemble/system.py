@@ -27,6 +27,9 @@ from msseg_lightning.run.folder import batches_per_step
 if TYPE_CHECKING:
     from msseg_lightning.method.staged import FittedStage
 
+BESIDE_SAMPLER = ("loader", "visits", "extra_pairs")
+"""Settings below ``sample`` that are no arguments of the sampler."""
+
 Given = Mapping[str, "FittedStage"]
 PATCH_LOADER = {"_target_": "msseg_lightning.sample.loader.PatchLoader"}
 """Where ``sample`` names no loader: most samplers draw boxes."""
@@ -179,6 +182,7 @@ def _single(config: Config, given: Given | None = None) -> Any:
         **extra["train.task"],
     )
     channels = Channels(tuple(config["channels"]["images"]), config["channels"]["target"])
+    further = ((config.get("sample") or {}).get("extra_pairs") or {}).get("reader") or {}
     return _build(
         _name(config["method"]),
         method,
@@ -195,18 +199,19 @@ def _single(config: Config, given: Given | None = None) -> Any:
         hardware=_build("trainer", Hardware, **config["trainer"]),
         derived=images,
         visits=instantiate((config.get("sample") or {}).get("visits")),
+        extra=instantiate(further) if further.get("root") else None,
     )
 
 
 def build_sampler(config: Config, arguments: Mapping[str, Any] = MappingProxyType({})) -> Any:
-    """The sampler that ``sample`` is, beside its ``loader`` and ``visits``; None where it is none.
+    """The sampler that ``sample`` is, beside its ``loader`` and what else is read; None without.
 
     Args:
         config: of one network.
         arguments: objects that no configuration can hold.
     """
     sample = config.get("sample") or {}
-    own = {key: value for key, value in sample.items() if key not in ("loader", "visits")}
+    own = {key: value for key, value in sample.items() if key not in BESIDE_SAMPLER}
     return _complete(own or None, arguments)
 
 

@@ -124,7 +124,12 @@ class Slot:
 CALLED = frozenset({"__call__"})
 
 SLOTS = (
-    Slot(r"read(\..+)?|sample\.visits\.reader", ("read",), frozenset({"subjects"}), paths=True),
+    Slot(
+        r"read(\..+)?|sample\.visits\.reader|sample\.extra_pairs\.reader(\..+)?",
+        ("read",),
+        frozenset({"subjects"}),
+        paths=True,
+    ),
     Slot(r"split", ("split",), frozenset({"split"}), paths=True),
     Slot(r"(preprocess|sample\.visits)\.steps\.[^.]+", ("preprocess",), CALLED),
     Slot(

@@ -107,8 +107,9 @@ def compose_config(
     refuse_targets(config)  # again, with what interpolations put in other places
     for name in (config["ensemble"] or {}).get("members") or ():
         # size=NAME means the members' own size of that name; what is read is the run's business
-        own = (config["ensemble"].get("settings") or {}).get(name) or ()
-        member = compose_config((f"size={config['size']}", "read.root=.", *own), name)
+        variant = (config["ensemble"].get("variants") or {}).get(name) or {}
+        words = (f"size={config['size']}", "read.root=.", *variant.get("settings", ()))
+        member = compose_config(words, variant.get("experiment", name))
         kept = {key: value for key, value in member.items() if key not in OF_THE_RUN}
         config["ensemble"].setdefault("configs", {})[name] = kept
     return config

@@ -26,6 +26,7 @@ from msseg_lightning.run.predict.delivery import (
     read_side_car,
     refuse_foreign_files,
     side_car,
+    uncertainty_file,
     write_prediction,
 )
 from msseg_lightning.run.predict.scores import (
@@ -37,6 +38,7 @@ from msseg_lightning.run.predict.scores import (
     score_prediction,
 )
 from msseg_lightning.run.predict.trained import build_stored, model_hash
+from msseg_lightning.run.predict.uncertainty import refuse_one_answer
 from msseg_lightning.split.split import data_hash
 
 
@@ -56,6 +58,7 @@ class Application:
         masks_only: neither maps nor scores, but for ``maps``.
         outputs: id -> mask file, where it is not ``<folder>/<id>.nii.gz``.
         maps: id -> map file, where it is not ``<folder>/<id>_probability.nii.gz``.
+        uncertainty: write ``<mask>_uncertainty.nii.gz`` beside every mask; or id -> file.
         settings: what was changed of the system, for the record.
         loaded: the system of the model folder where it is in memory already.
     """
@@ -67,12 +70,19 @@ class Application:
     masks_only: bool = False
     outputs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     maps: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    uncertainty: bool | Mapping[str, Path] = False
     settings: tuple[str, ...] = ()
     loaded: Method | None = None
 
     @classmethod
     def of(cls, model: Path, config: Config, folder: Path, **more: Any) -> Application:
-        """With the digest of what was learned, the settings and the program."""
+        """With the digest of what was learned, the settings and the program.
+
+        Raises:
+            MssegError: an uncertainty map is wanted of a system with one answer (exit 2).
+        """
+        if more.get("uncertainty"):
+            refuse_one_answer(config)
         decisive = {key: value for key, value in config.items() if key not in OF_THE_RUN}
         scoring = dataclasses.asdict(score_options(config))
         where = changed_options(config["data"]["reading"]), hardware(config)
@@ -104,7 +114,8 @@ class Application:
         prediction = self.method.predict(subject)
         _refuse_changed(subject, before)
         record = {**side_car(prediction, self.model, self.settings), "made_from": made_from}
-        write_prediction(prediction, self._mask(subject), self._map(subject), record)
+        files = self._mask(subject), self._map(subject)
+        write_prediction(prediction, *files, record, self._uncertainty(subject))
         if not self._scored(subject):
             return None
         reading, options = gate_options(self.config["data"]["reading"]), score_options(self.config)
@@ -125,7 +136,9 @@ class Application:
         """
         pairs = list(subjects)
         inputs = [file for pair in pairs for file in pair.files().values()]
-        refuse_foreign_files([(self._mask(pair), self._map(pair)) for pair in pairs], inputs)
+        refuse_foreign_files(
+            [(self._mask(pair), self._map(pair), self._uncertainty(pair)) for pair in pairs], inputs
+        )
         if not self.masks_only:
             of_scores = [(self._score_file(pair), is_kept_score) for pair in pairs]
             tables = [
@@ -135,11 +148,12 @@ class Application:
             refuse_overwrites([*of_scores, *tables], inputs, "--folder")
 
     def _is_done(self, subject: LongitudinalSubject, made_from: str) -> bool:
-        mask, wanted = self._mask(subject), self._map(subject)
+        mask, wanted, spread = self._mask(subject), self._map(subject), self._uncertainty(subject)
         record = read_side_car(mask)
         if record.get("made_from") != made_from:
             return False
-        files = [mask, *([wanted] if wanted is not None and record.get(MAP) else [])]
+        maps = [wanted if record.get(MAP) else None, spread]
+        files = [mask, *(file for file in maps if file is not None)]
         whole = all(
             file.is_file() and record[WRITTEN].get(file.name) == sha256_file(file) for file in files
         )
@@ -148,6 +162,11 @@ class Application:
     def _map(self, subject: LongitudinalSubject) -> Path | None:
         usual = None if self.masks_only else self.folder / f"{subject.id}_probability.nii.gz"
         return self.maps.get(subject.id, usual)
+
+    def _uncertainty(self, subject: LongitudinalSubject) -> Path | None:
+        if isinstance(self.uncertainty, Mapping):
+            return self.uncertainty.get(subject.id)
+        return uncertainty_file(self._mask(subject)) if self.uncertainty else None
 
     def _mask(self, subject: LongitudinalSubject) -> Path:
         return self.outputs.get(subject.id, self.folder / f"{subject.id}.nii.gz")

@@ -52,6 +52,7 @@ def apply_to_data_set(
     shard: Shard | None = None,
     executor: SupportsSubmit | int = 1,
     pieces: int | None = None,
+    uncertainty: bool = False,
 ) -> Applied:
     """Write masks, maps and side-cars of all pairs into ``folder``; score those with a reference.
 
@@ -67,6 +68,7 @@ def apply_to_data_set(
         shard: only these pairs; the part that completes the data set writes the tables.
         executor: number of processes, or where else to work.
         pieces: see ``map_subjects``.
+        uncertainty: also write ``<id>_uncertainty.nii.gz``.
 
     Raises:
         MssegError: a setting is unknown or would change what was trained (exit 2), or the system
@@ -89,7 +91,8 @@ def apply_to_data_set(
                 exit_code=ExitCode.MODEL,
             )
         )
-    apply = Application.of(model, config, folder, settings=recorded_settings(overrides))
+    settings = recorded_settings(overrides)
+    apply = Application.of(model, config, folder, settings=settings, uncertainty=uncertainty)
     apply.refuse_foreign_files(subjects)
     mine = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
     mapped = map_subjects(apply, mine, executor, "predict", pieces)
@@ -121,6 +124,7 @@ def apply_to_table(
     shard: Shard | None = None,
     executor: SupportsSubmit | int = 1,
     pieces: int | None = None,
+    uncertainty: bool = False,
 ) -> Applied:
     """Masks of all pairs of a CSV, see ``read_pairs``; otherwise as ``apply_to_data_set``."""
     pairs = read_pairs(table, folder)
@@ -132,6 +136,7 @@ def apply_to_table(
         masks_only=True,
         outputs=outputs,
         settings=recorded_settings(overrides),
+        uncertainty=uncertainty,
     )
     subjects = [subject for subject, _ in pairs]
     apply.refuse_foreign_files(subjects)
@@ -146,6 +151,7 @@ def apply_to_pair(
     output: Path,
     probability: Path | None = None,
     overrides: Sequence[str] = (),
+    uncertainty: Path | None = None,
 ) -> dict[str, Any]:
     """Write the mask of one pair, and the map where wanted; what is there already stays.
 
@@ -155,12 +161,14 @@ def apply_to_pair(
         output: mask; ``delivery.check_outputs`` has looked at it.
         probability: map.
         overrides: settings as ``load_config`` takes.
+        uncertainty: uncertainty map.
 
     Returns:
         What the side-car of the mask says.
 
     Raises:
-        MssegError: the pair is refused.
+        MssegError: the pair is refused, or an uncertainty map is wanted of a system with one
+            answer (exit 2).
     """
     apply = Application.of(
         model,
@@ -169,6 +177,7 @@ def apply_to_pair(
         masks_only=True,
         outputs={subject.id: output},
         maps={} if probability is None else {subject.id: probability},
+        uncertainty={} if uncertainty is None else {subject.id: uncertainty},
         settings=recorded_settings(overrides),
     )
     apply(subject)

@@ -26,6 +26,7 @@ from msseg_lightning.run.assemble.system import (
     check_buildable,
     further_subjects,
     instantiate,
+    number_of_maps,
 )
 from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.folder import RunFolder
@@ -247,7 +248,10 @@ def score_held_out(
     Raises:
         MssegError: with every problem of every pair.
     """
-    apply = Application.of(folder.model, config, folder.predictions, loaded=method)
+    several = number_of_maps(config) > 1
+    apply = Application.of(
+        folder.model, config, folder.predictions, loaded=method, uncertainty=several
+    )
     named = {subject.id: subject for subject in subjects}
     found = map_subjects(apply, named, step="predict").all_done()
     scores = {name: score for name, score in found.items() if score is not None}

@@ -239,9 +239,19 @@ def _loader(
             prediction=prediction,
             reference=read_reference(subject, reading) if subject.labelled else None,
             brain=volumes.get(BRAIN) or _brain(loaded),
+            uncertainty=_uncertainty(folder.predictions / f"{subject.id}.nii.gz"),
         )
 
     return volumes
+
+
+def _uncertainty(mask: Path) -> Volume | None:
+    """The uncertainty map beside a mask; None of a system with one answer."""
+    from msseg_lightning.read.nifti import read_volume
+    from msseg_lightning.run.predict.delivery import uncertainty_file
+
+    file = uncertainty_file(mask)
+    return read_volume(file, kind="probability") if file.is_file() else None
 
 
 def _brain(loaded: LoadedSubject) -> Volume | None:
