@@ -159,7 +159,8 @@ def load_config(model: Path, overrides: Sequence[str] = ()) -> Config:
     wrong = [*_unfit(config, NEEDED), *_unfit_systems(config)]
     if wrong:
         raise _damaged(model / "config.yaml", f"nothing usable under {', '.join(wrong)}")
-    for key, value in {"stages": {}, "uses": {}, "ensemble": None}.items():
+    later: Config = {"stages": {}, "uses": {}, "ensemble": None}
+    for key, value in later.items():
         config.setdefault(key, value)  # systems trained before these settings existed
     reading = config["data"].get("reading") or {}
     config["data"] = {"workers": 2, **config["data"], "reading": {**GATE_DEFAULTS, **reading}}
