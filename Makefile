@@ -35,7 +35,7 @@ bench: $(STAMP) $(PEERS)/.ready  ## benchmarks against the named peers (ARGS=--t
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 learn: $(STAMP)  ## train every system small and write docs/learning.md (an hour; goes on where it stopped)
-	@$(BIN)/python -m benchmarks.learning $(ARGS)
+	@$(BIN)/python -m benchmarks.studies.learning $(ARGS)
 
 ui: $(STAMP)  ## MLflow on 127.0.0.1
 	@$(BIN)/msseg ui $(ARGS)

@@ -1,4 +1,4 @@
-"""Every benchmark against its peers: one table, one JSON file.
+"""The benchmarks of ``benchmarks/speed`` against their peers: one table, one JSON file.
 
     python -m benchmarks                       all, at full size (an hour on two cores)
     python -m benchmarks --tiny                all, sizes of seconds, to see that they run
@@ -27,22 +27,10 @@ from benchmarks.harness import PEERS, ROOT, Row
 from benchmarks.rows import rows_of
 
 BENCHMARKS = (
-    *(
-        "patches",
-        "training_step",
-        "inference",
-        "scoring",
-        "reading",
-        "preprocessing",
-        "startup",
-        "gpu",
-    ),
+    *("patches", "training_step", "inference", "scoring"),
+    *("reading", "preprocessing", "startup", "gpu"),
 )
 RESULTS = ROOT / "benchmarks" / "results"
-
-
-def existing() -> list[str]:
-    return [name for name in BENCHMARKS if (ROOT / "benchmarks" / f"{name}.py").exists()]
 
 
 def environment() -> dict[str, str]:
@@ -56,7 +44,7 @@ def run_one(name: str, rounds: int | None, tiny: bool) -> dict[str, Any]:
     """Result of one benchmark, or ``{"benchmark": name, "failed": reason}``."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         file = Path(folder) / "result.json"
-        command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(file)]
+        command = [sys.executable, "-m", f"benchmarks.speed.{name}", "--json", str(file)]
         command += ["--rounds", str(rounds)] if rounds else []
         command += ["--tiny"] if tiny else []
         done = subprocess.run(command, cwd=ROOT, env=environment(), check=False)
@@ -89,10 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, help="counted rounds; each has its own default")
     parser.add_argument("--json", type=Path, help="default benchmarks/results/latest.json")
     options = parser.parse_args(arguments)
-    chosen = options.only.split(",") if options.only else existing()
-    unknown = [name for name in chosen if name not in existing()]
+    chosen = options.only.split(",") if options.only else list(BENCHMARKS)
+    unknown = [name for name in chosen if name not in BENCHMARKS]
     if unknown:
-        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(existing())}")
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     output = options.json or RESULTS / ("tiny.json" if options.tiny else "latest.json")
     before = harness.record()
     results = []

@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import platform
 import resource
+import socket
 import statistics
 import subprocess
 import sys
@@ -84,6 +85,25 @@ class Row:
         """Our figure must not exceed ``most``."""
         holds = None if ours is None else ours <= most
         return cls(name, ours, None, None, f"<= {most:g} {unit}", unit, holds, note)
+
+    @classmethod
+    def at_most_times(
+        cls,
+        name: str,
+        ours: float | None,
+        peer: float | None,
+        most: float | None,
+        unit: str,
+        note: str = "",
+    ) -> Row:
+        """Our figure must not exceed ``most`` times the peer's; the ratio is ours over the peer's.
+
+        For limits that hold on any processor: the peer is bare work, measured in the same run.
+        """
+        ratio = None if ours is None or peer is None else ours / peer
+        limit = "" if most is None else f"<= {most:g} x"
+        holds = None if ratio is None or most is None else ratio <= most
+        return cls(name, ours, peer, ratio, limit, unit, holds, note)
 
     @property
     def verdict(self) -> str:
@@ -284,6 +304,13 @@ def processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _git(*arguments: str) -> str:

@@ -47,6 +47,7 @@ def test_loss(name):
 @pytest.mark.parametrize("name", presets("infer"))
 def test_infer(name):
     window = build("infer", name)
+    window = getattr(window, "window", window)
     if isinstance(window, SliceWise):
         assert window.level in ("logit", "probability") and window.axes
         return

@@ -11,7 +11,9 @@ import pytest
 
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode
-from msseg_lightning.run.config.compose import experiment_names
+from msseg_lightning.run.assemble.system import number_of_maps
+from msseg_lightning.run.config.compose import compose_config, experiment_names
+from msseg_lightning.run.folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +33,12 @@ def test_an_experiment_runs_to_its_report(name, workplace, tiny_cohort, monkeypa
         f"split.path={tiny_cohort / 'split.json'}",
         "track=mlflow_plain_ids",
         "data.workers=1",
+        "size=tiny",
     ]
-    assert main([*words, "size=tiny"]) == ExitCode.OK, capsys.readouterr().err
+    infer = compose_config((*words[2:], "track=off"), name)["infer"] or {}
+    # all windows, and none twice: that they overlap well is looked at where windows are tested
+    words += ["infer.overlap=0"] if "overlap" in infer else []
+    assert main(words) == ExitCode.OK, capsys.readouterr().err
     (run,) = (workplace / "runs" / name).glob("tiny*")
     scores = json.loads((run / "scores.json").read_text())
     assert set(scores["cases"]) == {"003", "004"}
@@ -47,6 +53,9 @@ def test_an_experiment_runs_to_its_report(name, workplace, tiny_cohort, monkeypa
         assert json.loads(side_car.read_text())["system"] == name
     report = (run / "report.html").read_text(encoding="utf-8")
     assert "Research use only" in report
+    several = number_of_maps(RunFolder(run).config()) > 1
+    assert (run / "predictions" / "003_uncertainty.nii.gz").is_file() == several
+    assert ("Mean uncertainty" in report) == several
     with sqlite3.connect(workplace / "mlruns" / "mlflow.db") as store:
         rows = store.execute(
             "select r.status from runs r join tags t on t.run_uuid = r.run_uuid "

@@ -1,4 +1,4 @@
-"""The fused engine's operations for a whole batch on a device, from words that live there.
+"""Augmentation of a whole batch on a device.
 
 On a GPU the training set is uploaded once (4 bytes per voxel and pair) and loading disappears:
 a batch is a handful of gathers and element-wise operations. Parameters, noise and order are those
@@ -25,7 +25,7 @@ _SIGNED = {np.dtype(np.uint32): np.int32, np.dtype(np.uint16): np.int16}
 
 
 class BatchedAugment:
-    """Patches by batched tensor operations on any device.
+    """Cuts and augments batches of patches by tensor operations on any device.
 
     Args:
         recipe: what may happen; the empty recipe cuts plain patches.
@@ -76,7 +76,7 @@ class BatchedAugment:
         label_names: Sequence[str],
         parameters: Sequence[Parameters],
     ) -> tuple[Tensor, Tensor]:
-        """The part of ``make`` that draws nothing."""
+        """Make a batch with given parameters."""
         names = (*image_names, *label_names)
         values = []
         for subject, centre, drawn in zip(subjects, centres, parameters, strict=True):

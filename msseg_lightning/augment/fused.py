@@ -1,4 +1,4 @@
-"""Cut a patch out of a prepared pair and augment it, on the CPU, in one resampling.
+"""Cutting and augmentation of a patch on the CPU in one resampling.
 
 Compiled code releases the interpreter lock, so plain threads fill one batch buffer; nothing is
 copied between processes and nothing is cached in memory.
@@ -27,7 +27,7 @@ _NO_BIAS = np.zeros((0, 0, 0), np.float32)
 
 
 class FusedAugment:
-    """Patches by compiled CPU code.
+    """Cuts and augments patches by compiled CPU code.
 
     Args:
         recipe: what may happen; the empty recipe cuts plain patches.
@@ -78,7 +78,7 @@ class FusedAugment:
         images: Images,
         labels: Images,
     ) -> None:
-        """The part of ``fill`` that draws nothing."""
+        """Write one patch with given parameters."""
         size = images.shape[1:]
         self._cut(subject, centre, image_names, label_names, parameters, images, labels)
         for channel, name in enumerate(image_names):
@@ -91,7 +91,7 @@ class FusedAugment:
         grid: Grid,
         generator: np.random.Generator,
     ) -> Parameters:
-        """Draw parameters and change the intensities of a patch that is cut already.
+        """Draw parameters and change the intensities of a given patch.
 
         Args:
             images: (C, X, Y, Z) float32, C-contiguous, changed in place; nothing moves.
@@ -218,7 +218,7 @@ class FusedAugment:
             )
 
     def _spare(self, purpose: str, size: tuple[int, ...]) -> Images:
-        """A scratch array of this thread."""
+        """A buffer of this thread."""
         arrays: dict[str, Images] = self._local.__dict__.setdefault("arrays", {})
         if purpose not in arrays or arrays[purpose].shape != size:
             arrays[purpose] = np.empty(size, np.float32)

@@ -76,7 +76,7 @@ def slice_matrix(length: int, thickness: int, interpolate: bool) -> NDArray[np.f
 
 @njit(**_OPTIONS)
 def _mirrored(index: Any, length: int) -> Any:
-    """Reflect about the outer voxels' centres, however far outside."""
+    """Index reflected at the centres of the outer voxels."""
     if length == 1:
         return 0
     period = 2 * length - 2

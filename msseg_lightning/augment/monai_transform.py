@@ -1,9 +1,8 @@
-"""What the fused engines do not offer, from MONAI: a slow path for rare operations.
+"""Augmentation by MONAI transforms, for operations that the fused engines lack.
 
 MONAI's transforms draw from a random state of their own, which is set from the patch's generator
-here, so the promise that a batch depends on its step alone holds. TorchIO's draw from torch's
-global generator, which the training thread uses at the same time; behind background threads they
-would change its dropout, hence there is no such adapter.
+here, so the promise that a batch depends on its step alone holds. ``augment.torchio_transform``
+does the same for TorchIO.
 """
 
 from __future__ import annotations

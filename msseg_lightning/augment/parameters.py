@@ -1,4 +1,4 @@
-"""The numbers of one patch, drawn once and then applied by whichever engine."""
+"""Drawing of the augmentation parameters of one patch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NODE_STEP = 8
 
 @dataclasses.dataclass(frozen=True)
 class Intensity:
-    """Intensity operations on the images of one visit; the neutral value switches each off.
+    """Parameters of the intensity operations on one visit; a neutral value disables each.
 
     Args:
         thick_axis: array axis of thick slices.
@@ -69,7 +69,7 @@ class Intensity:
 
 @dataclasses.dataclass(frozen=True)
 class Parameters:
-    """Everything random about one patch.
+    """All augmentation parameters of one patch.
 
     Args:
         matrix: (3, 3), offset from the patch's centre in patch voxels -> offset from the centre in
@@ -114,7 +114,7 @@ def draw(
     visits: Iterable[str],
     generator: np.random.Generator,
 ) -> Parameters:
-    """Draw all numbers for one patch.
+    """Draw all parameters of one patch.
 
     Args:
         recipe: ranges and probabilities.
@@ -171,8 +171,9 @@ def _affine(
         shear = np.eye(3)
         shear[~np.eye(3, dtype=bool)] = generator.uniform(-recipe.shear, recipe.shear, 6)
         matrix = matrix @ shear
-    shift = generator.uniform(-recipe.translation_mm, recipe.translation_mm, 3)
-    return matrix, shift
+    limits = np.empty(3)
+    limits[list(axes)] = recipe.translation_mm  # from anatomical to array axes
+    return matrix, generator.uniform(-limits, limits)
 
 
 def _displacement(
@@ -240,7 +241,7 @@ def _intensities(
 
 
 def _chosen(group: OneOf, axes: tuple[int, int, int], generator: np.random.Generator) -> Any:
-    """Numbers of one operation of a group."""
+    """Parameters of the operation that was chosen from a group."""
     operations = list(group.operations.values())
     index = int(generator.choice(len(operations), p=group.shares()))
     return _values(operations[index], axes, generator)
@@ -249,7 +250,7 @@ def _chosen(group: OneOf, axes: tuple[int, int, int], generator: np.random.Gener
 def _values(
     operation: Operation, axes: tuple[int, int, int], generator: np.random.Generator
 ) -> dict[str, Any]:
-    """Numbers of one operation that happens, by field of ``Intensity``."""
+    """Parameters of one operation, by field of ``Intensity``."""
     match operation:
         case ThickSlices():
             chosen = operation.axes[int(generator.integers(len(operation.axes)))]

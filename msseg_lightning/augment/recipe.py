@@ -1,4 +1,4 @@
-"""What may happen to a patch: one record per operation, all of it writable in YAML.
+"""Settings of augmentation, one dataclass per operation.
 
 A recipe holds ranges and probabilities only; ``augment.parameters.draw`` turns it into numbers for
 one patch and the engines apply those. Operations run in one fixed order, because they are fused:
@@ -62,7 +62,7 @@ class Affine:
             tissue and things look smaller.
         same_scale: one factor for all axes.
         shear: largest absolute shear of any pair of axes.
-        translation_mm: largest shift along each axis.
+        translation_mm: largest shift, one number or one along each of the same three axes.
         scale_probability: given the operation happens, that it scales; nnU-Net draws rotation and
             scaling apart.
         rotation_probability: likewise for the rotation.
@@ -73,7 +73,7 @@ class Affine:
     scale: Range = (1.0, 1.0)
     same_scale: bool = False
     shear: float = 0.0
-    translation_mm: float = 0.0
+    translation_mm: float | tuple[float, float, float] = 0.0
     scale_probability: float = 1.0
     rotation_probability: float = 1.0
 
@@ -226,12 +226,12 @@ class Shift:
 
 
 Operation = ThickSlices | Blur | Sharpen | Noise | Gamma | BiasField | Scale | Shift
-"""What changes intensities."""
+"""An intensity operation."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OneOf:
-    """At most one of several intensity operations, never two together.
+    """At most one of several intensity operations.
 
     A recipe that also has an operation of the group outside of it lets the group's draw win.
 
@@ -255,7 +255,7 @@ class OneOf:
 
     @property
     def probability(self) -> float:
-        """Of any operation at all."""
+        """Probability that any operation is applied."""
         return 1 - self.none
 
     def shares(self) -> list[float]:
@@ -267,7 +267,7 @@ class OneOf:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """All operations of an experiment; None leaves one out.
+    """All operations of an experiment; None disables one.
 
     ``elastic_share`` makes affine and elastic exclude each other: it is the probability that a
     patch gets its chance of the elastic deformation alone, otherwise of the affine alone. None

@@ -1,4 +1,4 @@
-"""Compiled resampling straight out of stored words: no crop, no grid tensor, no margin.
+"""Compiled resampling of packed volumes.
 
 Each output row is done in three loops, each of a kind compilers handle well: positions and
 fractions (vectorised), the eight neighbours of every voxel into row buffers (plain loads; gathers
@@ -111,7 +111,7 @@ def _interior(
 
 @njit(**_OPTIONS)
 def _park(x: Array, y: Array, z: Array, first: int, after: int) -> None:
-    """Put voxels outside the run on the first cell, so that whole rows can be computed."""
+    """Move voxels outside the run to the first cell, so that whole rows can be computed."""
     if after - first < x.size:
         for k in range(x.size):
             if not first <= k < after:
@@ -148,7 +148,7 @@ def _neighbours(words: Array, cell: Array, ny: int, nz: int, rows: Array) -> Non
 
 @njit(**_OPTIONS)
 def _neighbour_pairs(pairs: Array, cell: Array, ny: int, nz: int, rows: Array, both: Array) -> None:
-    """The same with half the loads: of a word and the next one, each corner and its neighbour.
+    """Corner words of each cell, loaded as pairs of neighbours.
 
     Args:
         pairs: (words - 1,) uint64, overlapping, see ``overlapping``.
@@ -248,7 +248,7 @@ def _cell_value(
     fy: Any,
     fz: Any,
 ) -> Any:
-    """Value inside a cell; written so that eight equal corners give exactly that value."""
+    """Trilinear value inside a cell; exact where all eight corners are equal."""
     near_low, near_high = a + fz * (b - a), c + fz * (d - c)
     far_low, far_high = e + fz * (f - e), g + fz * (h - g)
     near, far = near_low + fy * (near_high - near_low), far_low + fy * (far_high - far_low)

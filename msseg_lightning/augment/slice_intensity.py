@@ -16,13 +16,13 @@ from msseg_lightning.augment.slice_recipe import SliceRecipe
 
 Stack = NDArray[np.float32]
 SMALLEST_GRADIENT = 10
-"""Pixels of the shortest gradient [C]."""
+"""Length of the shortest gradient in pixels [C]."""
 FLAT = 1e-6
-"""A stack whose values span less has no contrast to change [C]."""
+"""Range of values below which a stack is left unchanged [C]."""
 
 
 def apply(recipe: SliceRecipe, stack: Stack, generator: np.random.Generator) -> Stack:
-    """All operations that were drawn, in the recipe's order."""
+    """Draw and apply the operations of a recipe, in its order."""
     uniform, chance = generator.uniform, generator.random
     if (blur := recipe.blur) is not None and chance() < blur.probability:
         stack = box_blur(stack, int(generator.choice(blur.edges)))
@@ -51,7 +51,7 @@ def box_blur(stack: Stack, edge: int) -> Stack:
 
 
 def coarse(stack: Stack, scale: float) -> Stack:
-    """Fewer pixels, then as many as before, both by the nearest neighbour."""
+    """Reduce the number of pixels and restore it, both by nearest neighbour."""
     for axis in (1, 2):
         length = stack.shape[axis]
         kept = max(1, round(length * scale))
@@ -87,7 +87,7 @@ def equalise(stack: Stack, clip: float, tiles: int) -> Stack:
 def brightness_contrast(
     stack: Stack, brightness: float, contrast: float, brightness_first: bool
 ) -> Stack:
-    """On the stack's own range: a factor, and a stretch about the mean; each clipped to it."""
+    """Change brightness and contrast, clipped to the stack's own range."""
     low, width = _range(stack)
     if width < FLAT:
         return stack

@@ -1,4 +1,4 @@
-"""Where the pixels of a crop come from: all spatial operations on a slice as one map.
+"""All spatial operations on a slice as one map of coordinates.
 
 Sizes, steps and directions are written as in a picture: first axis (rows), second axis (columns).
 The operations run source -> padded -> stretched -> rotated -> distorted -> crop; sampling needs
@@ -21,7 +21,7 @@ Points = NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class SliceMap:
-    """A canvas of transformed pixels and the source pixels that lie there.
+    """Map between the pixels of a transformed slice and those of its source.
 
     Args:
         shape: (2,) pixels of the canvas.

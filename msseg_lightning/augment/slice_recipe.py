@@ -1,4 +1,4 @@
-"""What may happen to a slice or stack of slices, in its own plane (S15).
+"""Settings of augmentation of slices and stacks of slices (S15).
 
 A recipe holds probabilities and ranges; None leaves an operation out. Spatial operations act on
 both visits and the mask alike, quality and intensity operations are drawn for each visit on its
@@ -39,7 +39,7 @@ class Aspect:
 
 @dataclasses.dataclass(frozen=True)
 class Rotate:
-    """Turn about the middle of the slice.
+    """Rotation about the middle of the slice.
 
     Args:
         probability: of the operation.

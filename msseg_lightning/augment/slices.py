@@ -1,4 +1,4 @@
-"""Cut a stack of slices out of a prepared pair and augment it in its own plane."""
+"""Cutting and augmentation of stacks of slices in their own plane."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = NDArray[np.float32]
 
 
 class SliceAugment:
-    """Stacks of slices by one interpolation in the plane; depth is never mixed.
+    """Cuts and augments stacks of slices by one interpolation in the plane.
 
     The pixels of the crop are followed back to the slice, the smallest box around them is read,
     and every slice of it is interpolated linearly (0 outside the volume). Masks are cut at one
@@ -43,7 +43,7 @@ class SliceAugment:
         images: Array,
         labels: Array,
     ) -> SliceMap:
-        """Draw and write one stack.
+        """Draw parameters and write one stack.
 
         Args:
             subject: where from.

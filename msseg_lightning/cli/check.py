@@ -1,4 +1,4 @@
-"""Verify a data set before anything is trained on it: all problems at once."""
+"""Check all files of a data set and list every problem."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MANY = 3
 
 
 def main(arguments: Sequence[str]) -> ExitCode:
-    """Check and print; the exit code says whether the data may be used."""
+    """Check a data set; the exit code tells whether it can be used."""
     options = _parser().parse_intermixed_args(arguments)
 
     from msseg_lightning.read.nifti import gate_options
@@ -54,10 +54,10 @@ def main(arguments: Sequence[str]) -> ExitCode:
     config = compose_config(options.overrides)
     gate = gate_options(config["data"]["reading"])
     if options.json not in (None, "-"):
-        from msseg_lightning.core.outputs import json_with, refuse_overwrites
+        from msseg_lightning.core.outputs import is_json_with, refuse_overwrites
 
         file = Path(options.json)
-        refuse_overwrites([(file, json_with("subjects", "problems"))], field="--json")
+        refuse_overwrites([(file, is_json_with("subjects", "problems"))], field="--json")
     with _Bar() as bar:
         report = check_dataset(instantiate(config["read"]), gate, options.workers, bar.advance)
     if options.json == "-":
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
 
 def lines(report: CheckReport) -> list[str]:
-    """The report for people: order of visits, errors, frequent warnings summed up, a verdict."""
+    """The report as text: order of visits, errors, summarised warnings and the result."""
     text = [f"order    {line}" for line in report.order]
     text += [f"error    {problem}" for problem in report.errors]
     frequent = {

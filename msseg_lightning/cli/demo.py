@@ -1,4 +1,4 @@
-"""Everything once, on a simulated cohort: simulate, train, predict, score, report and track."""
+"""Run all steps on a simulated cohort: simulate, train, predict, score, report and track."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ examples
 
 
 def main(arguments: Sequence[str]) -> ExitCode:
-    """Run the demonstration in the present folder."""
+    """Run the demonstration in the current folder."""
     parser = argparse.ArgumentParser(
         prog="msseg demo",
         description=__doc__,
@@ -63,6 +63,6 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
 
 def say(text: str) -> None:
-    """A line for the person who watches."""
+    """Print a line."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()

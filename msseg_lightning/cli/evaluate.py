@@ -1,4 +1,4 @@
-"""Score predicted masks by the official rules, lesion by lesion."""
+"""Score predicted masks by the official rules."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ COLUMNS = ("F1_score", "SensL", "PPVL", "Dice", "HausdorffDistance", "hausdorff9
 
 
 def main(arguments: Sequence[str]) -> ExitCode:
-    """Score, print, write."""
+    """Score masks, print the tables and write files."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.shard and not options.cases:
@@ -94,13 +94,13 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
 
 def _refuse_overwrites(options: argparse.Namespace, masks: Sequence[Path]) -> None:
-    """No table is written over a mask or a file of somebody else."""
-    from msseg_lightning.core.outputs import json_with, refuse_overwrites, text_with
+    """Refuse to write tables over masks or foreign files."""
+    from msseg_lightning.core.outputs import is_json_with, is_text_with, refuse_overwrites
 
     outputs = [
-        (options.csv, text_with("case,new_lesions,")),
-        (options.summary, json_with("with_lesions", "without_lesions")),
-        (Path(options.json) if options.json not in (None, "-") else None, json_with("official")),
+        (options.csv, is_text_with("case,new_lesions,")),
+        (options.summary, is_json_with("with_lesions", "without_lesions")),
+        (Path(options.json) if options.json not in (None, "-") else None, is_json_with("official")),
     ]
     wanted = [(file, ours) for file, ours in outputs if file is not None]
     refuse_overwrites(wanted, masks, "--csv, --json, --summary")
@@ -193,7 +193,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _write_csv(path: Path, scores: Mapping[str, CaseScore]) -> None:
-    """One row per case; a measure without value is an empty cell."""
+    """Write one row per case; cells of undefined measures are empty."""
     from msseg_lightning.core.files import atomic_write
 
     rows = [
@@ -221,7 +221,7 @@ def _write_csv(path: Path, scores: Mapping[str, CaseScore]) -> None:
 
 
 def _print(scores: Mapping[str, CaseScore], summary: Summary) -> None:
-    """The tables for people, one per group."""
+    """Print one table per group."""
     from rich.console import Console
 
     # wide enough for all columns where the output is no terminal

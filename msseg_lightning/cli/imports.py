@@ -1,31 +1,38 @@
-"""Importing large libraries without the parts of them that nothing here calls."""
+"""Faster import of large libraries, without parts that are not used here."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 from collections.abc import Iterator
 from importlib import metadata
 
 
 def import_lightning() -> None:
-    """Import Lightning and nibabel as if matplotlib, scipy and pydicom were not installed.
+    """Import Lightning without matplotlib and scipy, and nibabel without pydicom.
 
     torchmetrics, which Lightning needs, imports matplotlib for its plots and scipy.signal for audio
     wherever it finds them, and nibabel imports pydicom for DICOM headers inside NIfTI files: 2 of
     the 8 CPU seconds before a training step. For this process those parts stay absent, as these
-    libraries allow; matplotlib and scipy themselves are imported later by whoever needs them.
+    libraries allow; matplotlib and scipy themselves are imported later where they are needed.
     """
-    with hidden("matplotlib", "scipy"):
-        import lightning.pytorch  # noqa: F401
-    with hidden("pydicom"):
-        import nibabel  # noqa: F401
+    import_without("lightning.pytorch", ("matplotlib", "scipy"))
+    import_without("nibabel", ("pydicom",))
+
+
+def import_without(module: str, packages: tuple[str, ...]) -> None:
+    """Import a module while packages look absent; a release that needs them gets them."""
+    try:
+        with hidden(*packages):
+            importlib.import_module(module)
+    except ImportError:
+        importlib.import_module(module)
 
 
 @contextlib.contextmanager
 def hidden(*packages: str) -> Iterator[None]:
-    """Packages not yet imported look as if they were not installed."""
-    import lightning_utilities.core.imports as asked  # how torchmetrics looks for a package
+    """Context in which packages that are not imported yet seem not to be installed."""
 
     def version(distribution_name: str) -> str:
         if distribution_name in absent:
@@ -33,6 +40,11 @@ def hidden(*packages: str) -> Iterator[None]:
         return metadata.version(distribution_name)
 
     absent = [name for name in packages if name not in sys.modules]
+    try:  # how torchmetrics looks for a package
+        import lightning_utilities.core.imports as asked
+    except ImportError:
+        yield
+        return
     known = getattr(asked, "_version", None)
     if known is not metadata.version:  # another release, which may ask in another way
         yield

@@ -1,4 +1,4 @@
-"""Show the systems: family, stages and what their papers report."""
+"""List the systems: family, stages and what their papers report."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
 
 def headline(reported: dict[str, object]) -> str:
-    """The first figures of a card; papers differ in what they report and on which cases."""
+    """The first reported figures of a card."""
     from msseg_lightning.core.wording import reported_text
 
     figures = {name: value for name, value in reported.items() if name != "protocol"}

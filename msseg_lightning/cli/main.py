@@ -17,7 +17,7 @@ from pathlib import Path
 
 from msseg_lightning import __version__
 from msseg_lightning.core.memory import keep_freed_memory
-from msseg_lightning.core.problem import ExitCode, MssegError, out_of_memory
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem, out_of_memory
 
 COMMANDS = (
     "list",
@@ -60,13 +60,13 @@ exit codes: {codes}
 
 
 def summary(command: str) -> str:
-    """First line of the command's module, read without importing it."""
+    """First docstring line of a command's module, read without importing it."""
     source = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
 
 
 def usage() -> str:
-    """What ``msseg --help`` prints."""
+    """Text of ``msseg --help``."""
     width = max(map(len, COMMANDS))
     commands = "\n".join(f"  {name:<{width}}  {summary(name)}" for name in COMMANDS)
     codes = ", ".join(f"{code.value} {code.name.lower()}" for code in ExitCode)
@@ -74,7 +74,7 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; every error ends as a message and a true exit code."""
+    """Run one command; errors end as a message and an exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         sys.stdout.write(usage())
@@ -114,12 +114,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             return _unforeseen()
-        sys.stderr.write(
-            f"msseg: [environment.memory] out of memory ({' '.join(str(error).split())[:200]}) -> "
-            "free some, or lower train.batch_size=... sample.size=... data.workers=...; "
-            "nothing is half written\n"
+        return _told(
+            Problem(
+                "environment.memory",
+                "out of memory; nothing is half written",
+                found=" ".join(str(error).split())[:200],
+                remedy="free some and give the same command again, or with data.workers=1, or with "
+                "a smaller train.batch_size or sample.size",
+                exit_code=ExitCode.ENVIRONMENT,
+            )
         )
-        return ExitCode.ENVIRONMENT
     except Exception:
         return _unforeseen()
 
@@ -131,7 +135,7 @@ def _unforeseen() -> int:
 
 @contextlib.contextmanager
 def _unwinding() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 unwind: locks are freed, tracking learns of the end; training saves."""
+    """Turn SIGTERM and SIGUSR1 into exceptions, so that locks are released and runs closed."""
     codes = {signal.SIGTERM: ExitCode.TERMINATED, signal.SIGUSR1: ExitCode.PREEMPTED}
 
     def end(number: int, frame: object) -> None:
@@ -149,17 +153,30 @@ def _unwinding() -> Iterator[None]:
 
 
 def _environment(error: OSError) -> int:
-    """Disk full, no permission and the like are the machine's business, not a bug."""
-    name = f" ({error.filename})" if error.filename else ""
-    sys.stderr.write(
-        f"msseg: [environment] {error.strerror or error}{name} -> check free space and "
-        "permissions, or choose other folders with paths.runs=... paths.cache=...\n"
+    """Error (exit 5) for a full disk, missing permissions and the like."""
+    in_the_way = isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError)
+    return _told(
+        Problem(
+            "environment.in_the_way" if in_the_way else "environment.files",
+            error.strerror or str(error),
+            file=error.filename,
+            remedy="a file stands where a folder is needed, or a folder where a file is: move it "
+            "away, or name another place"
+            if in_the_way
+            else "check free space and permissions, then give the same command again, or name "
+            "another folder: settings paths.runs=FOLDER paths.cache=FOLDER, or the option",
+            exit_code=ExitCode.ENVIRONMENT,
+        )
     )
-    return ExitCode.ENVIRONMENT
+
+
+def _told(problem: Problem) -> int:
+    sys.stderr.write(f"msseg: {problem}\n")
+    return int(problem.exit_code)
 
 
 def _quiet_start() -> None:
-    """Logging to stderr; libraries' advertising and telemetry off."""
+    """Log to stderr; turn off advertising and telemetry of libraries."""
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
@@ -183,14 +200,14 @@ def _quiet_start() -> None:
 
 
 class OncePerText(logging.Filter):
-    """A finding about a file is said once, however often the file is read."""
+    """Logging filter that drops repeated messages."""
 
     def __init__(self) -> None:
         super().__init__()
         self._said: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether this text is new."""
+        """Whether this message is new."""
         text = record.getMessage()
         new = text not in self._said
         self._said.add(text)

@@ -25,6 +25,9 @@ examples
       data.reading.NAME=VALUE (`msseg check --help` lists them)
   msseg predict RUN --folder out read=msseg2 read.root=/data/cohort --shard 1/4
       every fourth pair; the four parts may run anywhere that shares the folder
+  msseg predict RUN -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz --uncertainty u.nii.gz
+      also how far members, views, flips or passes differ: their standard deviation, 0 where all
+      agree; for --table and data sets without a name, NAME_uncertainty.nii.gz beside every mask
 
 pairs.csv has the columns id, baseline_flair, followup_flair and, if wanted, brain and output.
 A brain mask lies on the follow-up's grid, before any registration. Give one where you have a good
@@ -60,6 +63,13 @@ def main(arguments: Sequence[str]) -> ExitCode:
     )
     parser.add_argument("-o", "--output", type=Path, help="mask of new lesions to write")
     parser.add_argument("--probability", type=Path, help="also write the probability map")
+    parser.add_argument(
+        "--uncertainty",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="also write the uncertainty map; the name is given for one pair only",
+    )
     parser.add_argument("--table", type=Path, help="CSV of many pairs")
     parser.add_argument(
         "--folder", type=Path, default=Path("predictions"), help="for --table and data sets"
@@ -81,9 +91,12 @@ def main(arguments: Sequence[str]) -> ExitCode:
         help="a data set (read=... read.root=...); also settings of infer, postprocess, data, "
         "paths and trainer, for one pair or many",
     )
-    options = parser.parse_intermixed_args(arguments)
+    options = parser.parse_intermixed_args(_uncertainty_first(arguments))
     single = (options.baseline, options.followup, options.output)
     data_set = any(item.startswith(("read=", "read.")) for item in options.settings)
+    many = "--table" if options.table is not None else "a data set" if data_set else None
+    if many and options.output is not None and not (options.baseline or options.followup):
+        parser.error(f"--output is the mask of one pair; for {many} give --folder FOLDER")
     sources = [any(single), options.table is not None, data_set]
     if sources.count(True) != 1 or (any(single) and not all(single)):
         parser.error(
@@ -93,21 +106,29 @@ def main(arguments: Sequence[str]) -> ExitCode:
     if options.brain is not None and not all(single):
         parser.error("--brain goes with --baseline and --followup; a table has a column brain")
 
+    if options.uncertainty is not None and bool(options.uncertainty) != all(single):
+        parser.error(
+            "--uncertainty names a file for one pair; for --table and data sets it stands alone, "
+            "and maps are written beside the masks"
+        )
+    uncertainty = Path(options.uncertainty) if options.uncertainty else None
+
     from msseg_lightning.run.predict import delivery as predict
     from msseg_lightning.run.predict import trained as stored
 
     if all(single):  # before anything is loaded
         inputs = [options.baseline, options.followup, options.brain]
         given = [file for file in inputs if file is not None]
-        predict.check_outputs([options.output], given, options.probability)
+        predict.check_outputs([options.output], given, options.probability, uncertainty)
     model = stored.find_model(options.model, options.mlruns)
     if not all(single):
         return predict_many(model, options)
-    method, _ = stored.load_method(model, options.settings)
+    from msseg_lightning.run.predict.data_set import apply_to_pair
+
     subject = predict.pair_subject("pair", options.baseline, options.followup, options.brain)
-    prediction = method.predict(subject)
-    record = predict.side_car(prediction, model, stored.recorded_settings(options.settings))
-    predict.write_prediction(prediction, options.output, options.probability, record)
+    record = apply_to_pair(
+        model, subject, options.output, options.probability, options.settings, uncertainty
+    )
     sys.stdout.write(
         f"{options.output}: {record['new_lesion_volume_mm3']} mm3 of new lesions in "
         f"{record['new_lesion_voxels']} voxels\n"
@@ -116,11 +137,12 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
 
 def predict_many(model: Path, options: argparse.Namespace) -> ExitCode:
-    """Every pair of a table or a data set; the refused are listed and the others go on."""
+    """Predict every pair of a table or data set; refused pairs are listed."""
     from msseg_lightning.cli.train import describe
     from msseg_lightning.run.predict.data_set import apply_to_data_set, apply_to_table
 
     where = {"shard": options.shard, "executor": max(options.workers, 1)}
+    where["uncertainty"] = options.uncertainty is not None
     if options.table is not None:
         applied = apply_to_table(model, options.table, options.folder, options.settings, **where)
     else:
@@ -141,3 +163,13 @@ def predict_many(model: Path, options: argparse.Namespace) -> ExitCode:
         sys.stderr.write(f"left out: {', '.join(applied.refused)}; the same command tries again\n")
         return ExitCode.PARTIAL
     return ExitCode.OK
+
+
+def _uncertainty_first(arguments: Sequence[str]) -> list[str]:
+    """``--uncertainty`` without a name before a setting: the setting is no name of it."""
+    words = list(arguments)
+    for place, word in enumerate(words[:-1]):
+        following = words[place + 1]
+        if word == "--uncertainty" and "=" in following and not following.endswith((".nii", ".gz")):
+            words[place] = "--uncertainty="
+    return words

@@ -24,7 +24,7 @@ exit codes: 0 all there, 2 wrong settings, 9 some pairs were refused
 
 
 def main(arguments: Sequence[str]) -> ExitCode:
-    """Prepare what is missing."""
+    """Prepare all missing pairs."""
     parser = argparse.ArgumentParser(
         prog="msseg prepare",
         description=__doc__,

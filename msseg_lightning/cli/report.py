@@ -22,9 +22,9 @@ are in the data. Research use only.
 
 
 def main(arguments: Sequence[str]) -> ExitCode:
-    """Rebuild ``report.html`` and say where it lies."""
+    """Write ``report.html`` again and print its path."""
     options = _parser().parse_args(arguments)
-    from msseg_lightning.core.outputs import refuse_overwrites, text_with
+    from msseg_lightning.core.outputs import is_text_with, refuse_overwrites
     from msseg_lightning.report.page import GENERATOR
     from msseg_lightning.report.run_page import write_pictures
     from msseg_lightning.run.folder import RunFolder
@@ -33,7 +33,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
     folder = RunFolder.find(str(run_path(options.run, Path(options.runs))))
     output = Path(options.output) if options.output else folder.report_file
     if options.output:
-        refuse_overwrites([(output, text_with(GENERATOR))], field="--output")
+        refuse_overwrites([(output, is_text_with(GENERATOR))], field="--output")
+    if options.pictures and not Path(options.pictures).is_dir():
+        refuse_overwrites([(Path(options.pictures), lambda _: False)], field="--pictures")
     sys.stdout.write(f"{build_report(folder, output)}\n")
     if options.pictures:
         files = write_pictures(context_of(folder, str), Path(options.pictures))
@@ -58,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run_path(run: str, runs: Path) -> Path:
-    """A run folder as given, or the one whose ``run.json`` carries that MLflow id."""
+    """A run folder, or the one with an MLflow run id."""
     from msseg_lightning.core.files import DamagedFileError, read_record
 
     given = Path(run)

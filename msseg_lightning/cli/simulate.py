@@ -1,4 +1,4 @@
-"""Write a cohort of FLAIR pairs in which every lesion is known."""
+"""Write a simulated cohort of FLAIR pairs in which every lesion is known."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ exit codes: 0 complete, 2 wrong settings, 3 the folder holds another cohort
 
 
 def main(arguments: Sequence[str]) -> ExitCode:
-    """Simulate."""
+    """Simulate a cohort."""
     parser = argparse.ArgumentParser(
         prog="msseg simulate",
         description=__doc__,

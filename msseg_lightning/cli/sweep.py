@@ -1,4 +1,4 @@
-"""Search hyperparameters; any number of processes share one search, and any of them may die."""
+"""Search hyperparameters; any number of processes can share one search."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ sweeps/<name>/: study.db, trials/, trials.csv, best.json, plots/, report.html.
 
 
 def main(arguments: Sequence[str]) -> ExitCode:
-    """Run, join or look at a sweep."""
+    """Run, join or inspect a sweep."""
     parser = argparse.ArgumentParser(
         prog="msseg sweep",
         description=__doc__,

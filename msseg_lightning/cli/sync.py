@@ -1,11 +1,11 @@
-"""Send to the tracking store what an outage or a kill left unsent."""
+"""Send records that are missing in the tracking store, such as after an outage."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
@@ -14,19 +14,22 @@ EXAMPLES = """\
 examples
   msseg sync                                    everything unsent below runs/ and sweeps/
   msseg sync runs/pre_unet                      what lies below this folder
-  msseg sync --uri http://tracking.example:5000 tell another store everything, from the beginning
+  msseg sync --uri http://tracking.example:5000 to this store instead of mlruns/, everything
   msseg sync --uri sqlite:////data/mlruns/mlflow.db runs
 
-Nothing is sent twice: the second call finds nothing to send. A run that is being recorded now is
-left to its own process. A run whose process died without a word is marked KILLED.
-exit codes: 0 everything is sent, 8 a store is away (what was sent before stays sent)
+Nothing is sent twice: the second call finds nothing to send. Every run gets the state that its
+records tell; one whose process died without a word is marked KILLED. A run that is being recorded
+now is left to its own process. Only the store of the settings, or of --uri, is written to: a run
+folder of somebody else does not say where anything goes.
+exit codes: 0 everything is sent, 2 something was recorded for another store, 8 the store is away
+(what was sent before stays sent)
 """
 
 WORDS = {"points": "metric points", "artifact": "files", "text": "texts"}
 
 
 def main(arguments: Sequence[str]) -> ExitCode:
-    """Replay journals."""
+    """Send journals to the tracking store."""
     parser = argparse.ArgumentParser(
         prog="msseg sync",
         description=__doc__,
@@ -34,38 +37,93 @@ def main(arguments: Sequence[str]) -> ExitCode:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", nargs="*", type=Path, help="folders (default: runs sweeps)")
-    parser.add_argument("--uri", help="another store than the one of each run")
+    parser.add_argument("--uri", help="the store (default: the one of `track` in the settings)")
+    parser.add_argument("--artifacts", help="folder or URL for files, where --uri is a database")
     options = parser.parse_args(arguments)
     require_folders(options.runs)
 
-    from msseg_lightning.track.recovery import find_journals, replay, without_password
-    from msseg_lightning.track.tracking import usable
+    from msseg_lightning.track.recovery import find_journals, replay
+    from msseg_lightning.track.store import without_password
 
-    target = usable(options.uri) if options.uri else None
+    uri, artifacts = target(options.uri, options.artifacts)
     journals = find_journals(options.runs or [Path("runs"), Path("sweeps")])
     complete = busy = sent = 0
-    for result in replay(journals, target):
+    elsewhere: dict[str, list[Path]] = {}
+    for result in replay(journals, uri, artifacts, everything=options.uri is not None):
         busy += result.busy
-        complete += not result.busy and not result.sent
-        if result.sent:
+        if result.elsewhere:
+            elsewhere.setdefault(result.uri, []).append(result.folder)
+        elif result.sent or result.settled:
             sent += 1
-            what = describe(result.sent)
             place = os.path.relpath(result.folder)
-            sys.stdout.write(f"{place}: {what} -> {without_password(result.uri)}\n")
+            what = describe(result.sent) if result.sent else "its state"
+            sys.stdout.write(f"{place}: {what} -> {without_password(uri)}\n")
             sys.stdout.flush()
+        else:
+            complete += not result.busy
     sys.stdout.write(f"{sent} sent, {complete} had been, {busy} in progress\n")
+    refuse_other_stores(elsewhere, uri)
     return ExitCode.OK
 
 
+def target(uri: str | None, artifacts: str | None) -> tuple[str, str | None]:
+    """The store to which everything goes, and the place of its files.
+
+    Args:
+        uri: given by the user; None for the store of the settings.
+        artifacts: given by the user.
+    """
+    from msseg_lightning.run.assemble.system import instantiate
+    from msseg_lightning.run.config.compose import compose_config
+    from msseg_lightning.track.store import store_folder
+    from msseg_lightning.track.tracking import Tracking
+
+    if uri is None:
+        tracking = instantiate(compose_config(complete=False)["track"])
+    else:
+        tracking = Tracking(uri=uri)
+    beside = store_folder(tracking.uri) is not None  # an SQLite file has them beside it
+    return tracking.uri, artifacts or (None if beside else tracking.artifacts)
+
+
+def refuse_other_stores(elsewhere: Mapping[str, Sequence[Path]], uri: str) -> None:
+    """Say what was recorded for stores that nobody named.
+
+    Raises:
+        MssegError: there is something (exit 2), a problem for every such store.
+    """
+    from msseg_lightning.track.journal import Journal
+    from msseg_lightning.track.store import sync_command, without_password
+
+    problems = []
+    for other, folders in elsewhere.items():
+        homes = {Journal(folder).home for folder in folders}
+        place = homes.pop() if len(homes) == 1 else Path(os.path.commonpath(homes))
+        problems.append(
+            Problem(
+                "sync.other_store",
+                f"{len(folders)} records were made for another store and were not sent",
+                file=os.path.relpath(place),
+                found=without_password(other),
+                expected=without_password(uri),
+                remedy=f"`{sync_command(uri, place)}`, or where you know and trust the other "
+                f"store, `{sync_command(other, place)}`",
+                exit_code=ExitCode.CONFIG,
+            )
+        )
+    if problems:
+        raise MssegError(problems)
+
+
 def describe(sent: dict[str, int]) -> str:
-    """What was sent, in words; the rest (settings, tags, beginning and end) is a number."""
+    """Summary of what was sent."""
     parts = [f"{count} {WORDS[kind]}" for kind, count in sent.items() if kind in WORDS]
     others = sum(count for kind, count in sent.items() if kind not in WORDS)
     return ", ".join([*parts, f"{others} other notes"])
 
 
 def require_folders(folders: Sequence[Path]) -> None:
-    """Refuse what is not there.
+    """Refuse folders that do not exist.
 
     Raises:
         MssegError: a folder that does not exist (exit 2).

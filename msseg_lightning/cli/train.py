@@ -50,11 +50,13 @@ def main(arguments: Sequence[str]) -> ExitCode:
     several = is_product(options.overrides)
     config = {} if several else compose_config(options.overrides, options.experiment)
 
-    from msseg_lightning.train.ranks import follow, leading
+    from msseg_lightning.train.ranks import releasing_followers, run_follower
 
-    if (code := follow()) is not None:  # torchrun or srun started this process beside the leader
+    if (
+        code := run_follower()
+    ) is not None:  # torchrun or srun started this process beside the leader
         return ExitCode(code)
-    with leading():
+    with releasing_followers():
         if several:
             folders = train_product(options.experiment, options.overrides)
             sys.stdout.write(describe_product(folders))
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
 
 def describe(summary: dict[str, dict]) -> str:
-    """The two groups of held-out pairs, apart."""
+    """Main results of held-out pairs with and without new lesions, as text."""
     if not summary:
         return ""
     present, absent = summary["with_lesions"], summary["without_lesions"]
@@ -93,7 +95,7 @@ def describe(summary: dict[str, dict]) -> str:
 
 
 def describe_product(folders: Sequence[Path]) -> str:
-    """Every held-out pair of all folds once, per seed; then how much the seed matters."""
+    """Results of all folds per seed, and the spread over seeds, as text."""
     from msseg_lightning.run.folder import read_scores
 
     lines = []
@@ -120,7 +122,7 @@ def _mean_of(folder: Path, measure: str) -> float | None:
 
 
 def number(statistic: dict[str, object], form: str = ".3f") -> str:
-    """Mean and interval of a statistic."""
+    """Mean and interval of a statistic, as text."""
     if statistic["mean"] is None:
         return "undefined"
     text = f"{statistic['mean']:{form}}"

@@ -25,7 +25,7 @@ In MLflow choose the experiment, tick runs and press Compare. Stop the server wi
 
 
 def main(arguments: Sequence[str]) -> ExitCode:
-    """Serve the store until interrupted."""
+    """Serve MLflow's pages until interrupted."""
     options = _parser().parse_args(arguments)
     refuse_other_hosts(options.host)
     require_free_port(options.host, options.port)
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def refuse_other_hosts(host: str) -> None:
-    """Only addresses of the loopback device are served.
+    """Refuse addresses other than those of the loopback device.
 
     Raises:
         MssegError: any other (exit 6); MLflow without a password gives away and deletes everything.
@@ -81,7 +81,7 @@ def refuse_other_hosts(host: str) -> None:
 
 
 def require_free_port(host: str, port: int) -> None:
-    """Look whether the port can be had.
+    """Refuse a port that is in use.
 
     Raises:
         MssegError: it cannot (exit 5); the message names one that can.
@@ -92,7 +92,7 @@ def require_free_port(host: str, port: int) -> None:
     raise MssegError(
         Problem(
             "ui.port_taken",
-            "the port is in use, or not ours to use",
+            "the port is in use, or this user may not use it",
             field="--port",
             found=str(port),
             expected="a free port from 1024 to 65535",

@@ -1,4 +1,4 @@
-"""All folds and seeds of one system in one page: every pair scored once per seed, groups apart."""
+"""Report of all folds and seeds of one system."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEADS: Mapping[Group, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class SeedResult:
-    """Every held-out pair of one seed.
+    """Scores of all held-out pairs of one seed.
 
     Args:
         seed: which.
@@ -48,7 +48,7 @@ class SeedResult:
 
     @classmethod
     def read(cls, folder: Path) -> SeedResult:
-        """What ``run.train.folds_and_seeds.assemble`` wrote."""
+        """Read the scores that ``run.train.folds_and_seeds.assemble`` wrote."""
         content = read_scores(folder / "scores.json")
         cases = {case: CaseScore.from_dict(row) for case, row in content.pop("cases").items()}
         origin = require_record(
@@ -100,7 +100,7 @@ def build_product_report(folders: Sequence[Path]) -> Path:
 
 
 def _common(seeds: Sequence[SeedResult]) -> list[SeedResult]:
-    """The same pairs for every seed, where divisions differ between seeds."""
+    """Reduce all seeds to the pairs that they have in common."""
     shared = set.intersection(*(set(one.cases) for one in seeds))
     return [
         dataclasses.replace(
@@ -111,7 +111,7 @@ def _common(seeds: Sequence[SeedResult]) -> list[SeedResult]:
 
 
 Counted = Sequence[Mapping[str, CaseScore]]
-"""The scores behind a line of the table, one mapping per seed."""
+"""Scores of a line of the table, one mapping per seed."""
 
 
 def _runs(seeds: Sequence[SeedResult]) -> list[tuple[ScoredRun, Counted]]:
@@ -129,7 +129,7 @@ def _runs(seeds: Sequence[SeedResult]) -> list[tuple[ScoredRun, Counted]]:
 
 
 def _line(name: str, seeds: Counted) -> tuple[ScoredRun, Counted]:
-    """A pair counts once: with several seeds by its mean, so that intervals resample pairs."""
+    """A line of the table; a pair counts once, by its mean over seeds."""
     official = {case: _mean([cases[case].official for cases in seeds]) for case in seeds[0]}
     return ScoredRun(name, official, ""), seeds
 
@@ -160,7 +160,7 @@ def _group(
 
 
 def _counts(group: Group, seeds: Counted) -> list[str]:
-    """How many pairs and what was counted in them, per seed."""
+    """Number of pairs and counts, per seed."""
     wanted = group == "with new lesions"
     chosen = [[s for s in cases.values() if s.has_new_lesions == wanted] for cases in seeds]
     pairs = len(chosen[0])
@@ -202,7 +202,7 @@ def _interval(row: Row) -> str:
 
 
 def _cases(seeds: Sequence[SeedResult]) -> Markup:
-    """One line per pair, its scores by seed."""
+    """Table with one line per pair and its scores by seed."""
     columns: Mapping[str, Callable[[CaseScore], float | None]] = {
         "Dice": lambda score: score.official.get("Dice"),
         "Lesion F1": lambda score: score.official.get("F1_score"),
@@ -238,7 +238,7 @@ def _of(one: SeedResult, seeds: Sequence[SeedResult]) -> str:
 
 
 def _models(seeds: Sequence[SeedResult]) -> Markup:
-    """Where the runs lie, and the model of all folds."""
+    """Folders of the runs and of the model of all folds."""
     return page.piece(
         "models",
         [
@@ -264,7 +264,7 @@ def _how(seeds: Sequence[SeedResult]) -> Markup:
 
 
 def _commits(content: Mapping[str, Any]) -> list[str]:
-    """Of all folds; one where they agree."""
+    """Commits of all folds; one if they are equal."""
     found = content["commit"] if isinstance(content["commit"], list) else [content["commit"]]
     return list(dict.fromkeys(str(commit)[:12] for commit in found if commit))
 

@@ -1,4 +1,4 @@
-"""Several runs in one table, with intervals and paired differences, the two groups apart."""
+"""Comparison of runs in a table with intervals and paired differences."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MEASURES: Mapping[Group, tuple[str, ...]] = {
     "with new lesions": ("F1_score", "SensL", "PPVL", "Dice"),
     "without new lesions": ("NbTestedLesions", "VolTestedLesions"),
 }
-"""Official measures by their official names. In the second group smaller is better."""
+"""Measures by group, by their official names."""
 
 _RESAMPLES = 2000
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoredRun:
-    """A run, or all folds of one pooled: each case predicted by a model that never saw it.
+    """Scores of a run, or of all folds of one experiment and seed.
 
     Args:
         name: experiment and run without its fold.
@@ -133,7 +133,7 @@ def _problem(code: str, message: str, **more: Any) -> MssegError:
 
 
 def compare_runs(runs: Sequence[ScoredRun], seed: int = 0) -> list[Row]:
-    """Every measure of every run, and its difference from the first run on common cases.
+    """Compute every measure of every run and its difference from the first run on common cases.
 
     Cases are resampled, not lesions. The same seed gives the same intervals in any order of cases.
     """
@@ -184,7 +184,7 @@ def _interval(values: NDArray[np.float64], seed: int, name: str) -> tuple[float,
 
 
 def table_text(rows: Sequence[Row]) -> str:
-    """The table for people."""
+    """The table as aligned text."""
     width = max((len(row.run) for row in rows), default=0)
     lines = []
     group = measure = ""
@@ -206,7 +206,7 @@ def table_text(rows: Sequence[Row]) -> str:
 
 
 def table_csv(rows: Sequence[Row]) -> str:
-    """The table for programs; an empty cell is a value that is not defined."""
+    """The table as CSV; cells of undefined values are empty."""
     stream = io.StringIO()
     names = ["group", "measure", "run", "cases", "mean", "low", "high"]
     names += ["difference", "difference_low", "difference_high", "pairs"]

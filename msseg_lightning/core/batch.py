@@ -1,4 +1,4 @@
-"""What a training step sees."""
+"""The batch that a training step receives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclasses.dataclass
 class Batch:
-    """Longitudinal patches.
+    """A batch of longitudinal patches.
 
     Args:
         images: (B, C, X, Y, Z) float32; channels in the order the experiment names them.
@@ -28,7 +28,7 @@ class Batch:
     extra: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Batch:
-        """Move all tensors."""
+        """The batch with all tensors on a device."""
         return dataclasses.replace(
             self,
             images=self.images.to(device, non_blocking=True),

@@ -1,4 +1,4 @@
-"""Files that are either absent or whole, and files of our own that say whether they still are.
+"""Atomic writing of files, and checksums for files that are read again.
 
 Everything that the program wrote and reads again to decide something carries its SHA-256: JSON
 objects under ``checksum``, settings (YAML) in their first line, checkpoints in a last one. What
@@ -24,7 +24,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 
 
 def flush_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` survive a power loss."""
+    """Flush a folder to disk, so that a rename in it survives a power loss."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -60,7 +60,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 CHECKSUM = "checksum"
-"""Key of a record that states the SHA-256 of the rest."""
+"""Key of a record whose value is the SHA-256 of the other keys."""
 
 _LINE = re.compile(rb"\n# checksum: ([0-9a-f]{64})\n\Z")
 _HEAD = re.compile(rb"\A# checksum: ([0-9a-f]{64})\n")
@@ -68,7 +68,7 @@ _LINE_BYTES = len("\n# checksum: \n") + 64
 
 
 class DamagedFileError(ValueError):
-    """A file of our own does not hold what was written; the text says what was found."""
+    """A file of this package was changed or damaged; the message says what was found."""
 
 
 Fields = Mapping[str, type | tuple[type, ...]]
@@ -83,7 +83,7 @@ def write_record(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_record(path: Path, fields: Fields | None = None, sealed: bool = False) -> dict[str, Any]:
-    """The JSON object of ``write_record``, without its checksum.
+    """Read the JSON object of ``write_record``, without its checksum.
 
     A file without a checksum is taken as it is unless ``sealed``: it was written by an earlier
     version or by hand.
@@ -116,7 +116,7 @@ def read_record(path: Path, fields: Fields | None = None, sealed: bool = False) 
 
 
 def require_record(path: Path, remedy: str, fields: Fields | None = None) -> dict[str, Any]:
-    """``read_record`` where nothing can replace the file.
+    """Read a record that nothing can replace; a damaged one is refused.
 
     Args:
         path: the file.
@@ -133,7 +133,7 @@ def require_record(path: Path, remedy: str, fields: Fields | None = None) -> dic
 
 
 def damaged_file(path: Path, error: Exception, remedy: str) -> MssegError:
-    """A refusal of a file of our own (exit 4).
+    """The error for a damaged file of this package (exit 4).
 
     Args:
         path: the file.
@@ -156,7 +156,7 @@ def damaged_file(path: Path, error: Exception, remedy: str) -> MssegError:
 
 
 def check_fields(content: Mapping[str, Any], fields: Fields) -> None:
-    """Compare the types of named values.
+    """Check the types of named values.
 
     Raises:
         DamagedFileError: a value is missing or of another type.
@@ -172,13 +172,13 @@ def check_fields(content: Mapping[str, Any], fields: Fields) -> None:
 
 def write_settings(path: Path, content: Mapping[str, Any]) -> None:
     """Write YAML atomically, in the order given; the first line is the checksum of the others."""
-    text = yaml.dump(dict(content), Dumper=_Plain, sort_keys=False).encode()
+    text = yaml.dump(dict(content), Dumper=_NoAliasDumper, sort_keys=False).encode()
     with atomic_write(path) as temporary:
         temporary.write_bytes(f"# checksum: {hashlib.sha256(text).hexdigest()}\n".encode() + text)
 
 
 def read_settings(path: Path, parse: Callable[[str], Any]) -> tuple[dict[str, Any], str | None]:
-    """The mapping of ``write_settings``, and what its checksum says.
+    """Read the mapping of ``write_settings`` and verify its checksum.
 
     Args:
         path: the file.
@@ -217,7 +217,7 @@ def append_checksum(path: Path) -> None:
 
 
 def verify_checksum(path: Path) -> None:
-    """Compare a file with the line of ``append_checksum``; one without that line passes.
+    """Verify the line of ``append_checksum``; a file without that line passes.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -242,7 +242,7 @@ def verify_checksum(path: Path) -> None:
 
 
 def read_regular(path: Path) -> bytes:
-    """The bytes of a regular file; a pipe or a device would be waited for without end.
+    """The bytes of a file; pipes and devices are refused, since reading them might never end.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -266,8 +266,8 @@ def _first_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-class _Plain(yaml.SafeDumper):
-    """Writes a value that stands in two places twice, so that no file of ours needs an alias."""
+class _NoAliasDumper(yaml.SafeDumper):
+    """YAML dumper that repeats equal values instead of writing aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""What a lesion is: a connected component of a mask."""
+"""Lesions as connected components of a mask."""
 
 from __future__ import annotations
 

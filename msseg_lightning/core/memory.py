@@ -1,4 +1,4 @@
-"""What happens to memory between two steps that need as much again."""
+"""Reuse of freed memory by the C library."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ log = logging.getLogger(__name__)
 # mallopt's numbers, in malloc.h of the GNU C library
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 LARGEST_KEPT = 2**30
-"""Bytes; a larger block still goes back to the system the moment it is freed."""
+"""Bytes up to which freed blocks are kept; larger ones go back to the system at once."""
 
 CHOSEN_BY_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Let this process reuse what it frees instead of handing it back; True where that worked.
+    """Let this process reuse memory it frees instead of returning it; True where that worked.
 
     The GNU C library returns large blocks to the system as soon as they are freed, and the system
     clears every page before it lends it again: some 75,000 pages in each training step of a U-Net

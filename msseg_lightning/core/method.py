@@ -1,4 +1,4 @@
-"""The one protocol every system follows, learned or not."""
+"""The protocol that every system implements, learned or not."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Track = Callable[[str, Mapping[str, object]], AbstractContextManager[Sequence[ob
 
 @contextlib.contextmanager
 def untracked(name: str, tags: Mapping[str, object]) -> Iterator[Sequence[object]]:
-    """No loggers."""
+    """A ``Track`` that gives no loggers."""
     yield ()
 
 
 @dataclasses.dataclass(frozen=True)
 class FitContext:
-    """What a fit is told beside its pairs.
+    """What a fit needs to know besides its pairs.
 
     Args:
         held_out: patients from whom nothing may be learned, whatever further data are read.
@@ -37,13 +37,13 @@ class FitContext:
     track: Track = untracked
 
 
-ALONE = FitContext()
-"""Nothing is held out and nothing is tracked."""
+NO_CONTEXT = FitContext()
+"""Context of a fit in which nothing is held out and nothing is tracked."""
 
 
 @runtime_checkable
 class Method(Protocol):
-    """A system: something is fitted (or not), then pairs are predicted.
+    """A system: it is fitted on labelled pairs, then predicts pairs.
 
     ``fit`` continues from whatever an interrupted ``fit`` left in ``folder``. ``save`` and ``load``
     never pickle.
@@ -54,7 +54,7 @@ class Method(Protocol):
         train: Sequence[LongitudinalSubject],
         val: Sequence[LongitudinalSubject],
         folder: Path,
-        context: FitContext = ALONE,
+        context: FitContext = NO_CONTEXT,
     ) -> None:
         """Fit on labelled pairs; state for resuming lives in ``folder``."""
 
@@ -62,7 +62,7 @@ class Method(Protocol):
         """Predict one pair on its native grid."""
 
     def save(self, folder: Path) -> None:
-        """Write all that ``load`` needs."""
+        """Write everything that ``load`` needs."""
 
     def load(self, folder: Path) -> None:
         """Restore what ``save`` wrote; the object was built from the same configuration."""

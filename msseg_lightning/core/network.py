@@ -1,4 +1,4 @@
-"""What a network may return beside plain logits."""
+"""Output of networks that return more than logits."""
 
 from __future__ import annotations
 

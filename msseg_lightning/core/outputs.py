@@ -1,4 +1,4 @@
-"""Files that a command may write: new ones, and those that this package wrote before."""
+"""Protection of files against being overwritten by the output of a command."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 
-Ours = Callable[[Path], bool]
-"""Says of a file that exists whether this package wrote it."""
+IsOwnFile = Callable[[Path], bool]
+"""Whether an existing file was written by this package."""
 
 
 def refuse_overwrites(
-    outputs: Sequence[tuple[Path, Ours]], inputs: Iterable[Path] = (), field: str = "output"
+    outputs: Sequence[tuple[Path, IsOwnFile]], inputs: Iterable[Path] = (), field: str = "output"
 ) -> None:
-    """Refuse outputs that are an input, one file with another output, or a file of somebody else.
+    """Refuse outputs that equal an input, equal another output or overwrite a foreign file.
 
     Files are compared by what they are: through links, on whichever path, and without regard to
     upper and lower case, as some file systems have it.
@@ -40,7 +40,8 @@ def refuse_overwrites(
                     file=output,
                     field=field,
                     expected="a new file, or one that an earlier call wrote here",
-                    remedy="choose another file name or folder",
+                    remedy="choose another file name or folder, or move that file away (those "
+                    "that an earlier version wrote are not known either)",
                     exit_code=ExitCode.CONFIG,
                 )
             )
@@ -49,8 +50,8 @@ def refuse_overwrites(
         raise MssegError(problems)
 
 
-def json_with(*keys: str) -> Ours:
-    """Recognises a JSON object, or a list of them, that has these keys."""
+def is_json_with(*keys: str) -> IsOwnFile:
+    """A check for JSON files: an object, or a list of objects, with these keys."""
 
     def ours(path: Path) -> bool:
         try:
@@ -63,8 +64,8 @@ def json_with(*keys: str) -> Ours:
     return ours
 
 
-def text_with(*parts: str) -> Ours:
-    """Recognises a text of which the first thousand characters hold these parts."""
+def is_text_with(*parts: str) -> IsOwnFile:
+    """A check for text files whose first thousand characters contain these parts."""
 
     def ours(path: Path) -> bool:
         try:
@@ -78,7 +79,7 @@ def text_with(*parts: str) -> Ours:
 
 
 def _identity(path: Path) -> set[str | tuple[int, int]]:
-    """Equal parts mean one file: the path without links or case, and the file's own number."""
+    """Path without links or case, and inode; two files are the same if they share one."""
     keys: set[str | tuple[int, int]] = {
         unicodedata.normalize("NFC", os.path.realpath(path)).casefold()
     }

@@ -1,4 +1,4 @@
-"""Both visits out of one word per voxel, in one pass. On its own because numba loads slowly."""
+"""Compiled decoding of packed voxels; a module of its own because numba is slow to import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files may be opened: regular ones, below the data root, and named as they should be."""
+"""Checks of paths before files are opened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 
 
 def shown(path: Path, root: Path | None = None) -> str:
-    """How a path is shown: only the part below the data root, or the last two parts."""
+    """Text of a path in messages: the part below the data root, or the last two parts."""
     if root is not None:
         try:
             # absolute() keeps links, which resolve() would follow out of the root
@@ -23,7 +23,7 @@ def shown(path: Path, root: Path | None = None) -> str:
 
 
 def refuse_name(path: Path) -> Problem | None:
-    """A path no file system call should see: NUL bytes, line breaks or endless names."""
+    """Refuse paths with NUL bytes, line breaks or very long names."""
     text = str(path)
     if "\0" in text or "\n" in text or "\r" in text:
         return Problem(

@@ -6,7 +6,7 @@ import threading
 
 
 class PerThread(threading.local):
-    """What a thread keeps for itself; a copy in another process begins empty."""
+    """A value per thread; a copy in another process is empty."""
 
     def __reduce__(self) -> tuple[type[PerThread], tuple[()]]:
         return PerThread, ()

@@ -1,4 +1,4 @@
-"""What a system says about one pair, on the grid of the patient's own scan."""
+"""The prediction of a system for one pair, on the grid of the patient's own scan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from msseg_lightning.core.subject import Native
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """New lesions of one pair.
+    """Predicted new lesions of one pair.
 
     Args:
         subject: id of the pair.
@@ -21,6 +21,8 @@ class Prediction:
         native: grid and header to write it with.
         inside: (X, Y, Z) bool, native grid: where the system looked (e.g. the brain), if limited.
         warnings: what a reader of the result must know.
+        spread: (X, Y, Z) float32, native grid: the standard deviation of the probabilities that
+            members, views, flips or passes gave, 0 where all agree; None of a single answer.
     """
 
     subject: str
@@ -29,3 +31,4 @@ class Prediction:
     probability: NDArray[np.float32] | None = None
     inside: NDArray[np.bool_] | None = None
     warnings: tuple[str, ...] = ()
+    spread: NDArray[np.float32] | None = None

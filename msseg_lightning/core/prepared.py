@@ -1,4 +1,4 @@
-"""A preprocessed pair on disk, laid out so that a patch costs a few page-cache reads.
+"""A preprocessed pair on disk, stored so that patches are read quickly.
 
 The hot file is ``pair.npy``: one 32-bit word per voxel holds both visits (16 and 15 bits) and the
 target (1 bit), so the eight neighbours of a point fetch everything at once and two visits with
@@ -18,7 +18,7 @@ import dataclasses
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +40,7 @@ from msseg_lightning.core.volume import Affine, Grid
 FORMAT = 1
 PAIR = "pair.npy"
 CANDIDATES = 1 << 16
-"""Most candidate positions kept per mask: a uniform draw from more says nothing more."""
+"""Largest number of candidate positions stored per mask; of more, a uniform sample is kept."""
 
 MAX_FIRST, MAX_SECOND = 65535, 32767
 TARGET_BIT = 31
@@ -49,7 +49,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """Where one named volume lies.
+    """Location of one named volume: file, bits and scaling.
 
     Args:
         kind: ``image`` (linear), ``mask`` (one bit) or ``soft`` (a label between 0 and 1).
@@ -87,17 +87,8 @@ def quantise(data: NDArray[np.generic], top: int) -> tuple[NDArray[np.uint32], f
     return np.clip(words, 0, top, out=words).astype(np.uint32), scale, zero
 
 
-def inside_of(images: Iterable[NDArray[np.generic]]) -> NDArray[np.bool_]:
-    """(X, Y, Z) bool, where any of the images differs from 0: the place of a pair without a brain.
-
-    It holds no voxel where all images are 0, e.g. the difference of two equal visits; nothing is
-    found in such images.
-    """
-    return np.asarray(np.any([np.asarray(data) != 0 for data in images], axis=0))
-
-
 class PreparedSubject:
-    """One prepared pair, opened in about a millisecond, read through memory maps.
+    """One prepared pair, read through memory maps.
 
     Attributes:
         id: id of the pair.
@@ -148,8 +139,25 @@ class PreparedSubject:
         """(C, X, Y, Z) float32 of several images."""
         return np.stack([self.image(name) for name in names])
 
+    def inside(self, names: Sequence[str] | None = None) -> NDArray[np.bool_]:
+        """(X, Y, Z) bool, where any of some images differs from 0: where systems predict.
+
+        It holds no voxel where all of them are 0, e.g. in the difference of two equal visits;
+        nothing is found in such images.
+
+        Args:
+            names: of the images; None takes all.
+        """
+        found = np.zeros(self.grid.shape, bool)
+        for name in self.image_names if names is None else names:
+            layer = self.layer(name)
+            if layer.kind != "image":
+                raise self._unknown(name, "image")
+            found |= _bits(self.array(layer.file), layer) != layer.zero
+        return found
+
     def patch(self, names: Sequence[str], box: tuple[slice, slice, slice]) -> NDArray[np.float32]:
-        """(C, x, y, z) float32 of several images inside a box of voxels; nothing else is read.
+        """(C, x, y, z) float32 of several images inside a box; reads only that box.
 
         Args:
             names: images, in order.
@@ -176,11 +184,11 @@ class PreparedSubject:
         return self._values(name, ("mask", "soft"))
 
     def mask(self, name: str) -> NDArray[np.bool_]:
-        """(X, Y, Z) bool of a mask; a soft label is cut at one half."""
+        """(X, Y, Z) bool of a mask; a soft label is thresholded at one half."""
         return np.asarray(self.label(name) >= 0.5)
 
     def voxels(self, name: str, limit: int = CANDIDATES) -> NDArray[np.int32]:
-        """Candidate centres of patches.
+        """Positions of voxels of a mask, as candidate centres of patches.
 
         Args:
             name: a mask, or ``brain``, which every subject has: where no brain mask was given it
@@ -200,7 +208,7 @@ class PreparedSubject:
         return positions[np.linspace(0, len(positions) - 1, limit).astype(np.int64)]
 
     def layer(self, name: str) -> Layer:
-        """Where a volume lies, for code that reads the words itself.
+        """Location of a volume, for code that decodes the words itself.
 
         Raises:
             MssegError: there is none of this name.
@@ -232,7 +240,7 @@ class PreparedSubject:
         return known
 
     def with_image(self, name: str, data: NDArray[np.floating], folder: Path) -> PreparedSubject:
-        """The same pair with one more image, in a folder of its own that shares the old arrays.
+        """The pair with one more image, stored in a new folder that shares the other arrays.
 
         Args:
             name: of the image.
@@ -280,7 +288,7 @@ class PreparedSubject:
         return PreparedSubject.open(folder)
 
     def verify(self) -> None:
-        """Compare every array with the checksum taken when it was written.
+        """Verify the checksum of every array.
 
         Raises:
             MssegError: with all files that are missing or differ.
@@ -317,7 +325,7 @@ class PreparedSubject:
 
     @staticmethod
     def open(folder: Path) -> PreparedSubject:
-        """Open what ``write`` left; reads one small file.
+        """Open a pair stored by ``write``; reads one small file.
 
         Raises:
             MssegError: nothing complete lies there, or another version wrote it.
@@ -390,7 +398,7 @@ class PreparedSubject:
             save(file, plane)
         found = dict(masks) | {name: np.asarray(data) >= 0.5 for name, data in soft.items()}
         if BRAIN not in found:
-            found[BRAIN] = inside_of(images.values())
+            found[BRAIN] = np.any([np.asarray(data) != 0 for data in images.values()], axis=0)
         for name, mask in found.items():
             save(_voxel_file(name), _candidates(mask, loaded.subject.id, name))
         write_record(
@@ -413,8 +421,8 @@ class PreparedSubject:
         return PreparedSubject.open(folder)
 
 
-def _decode(words: NDArray[Any], layer: Layer, values: NDArray[np.float32]) -> None:
-    """Write the float32 values of one layer; the last axis of ``words`` is contiguous."""
+def _bits(words: NDArray[Any], layer: Layer) -> NDArray[Any]:
+    """Return the integers of one layer; the last axis of ``words`` is contiguous."""
     shift = layer.shift
     if words.itemsize == 4 and shift % 16 == 0 and layer.bits <= 16:
         # a visit is half of a word: converted from where it lies, without a shifted copy
@@ -423,6 +431,12 @@ def _decode(words: NDArray[Any], layer: Layer, values: NDArray[np.float32]) -> N
         words = words >> words.dtype.type(shift)
     if shift + layer.bits < 8 * words.itemsize:
         words = words & words.dtype.type((1 << layer.bits) - 1)
+    return words
+
+
+def _decode(words: NDArray[Any], layer: Layer, values: NDArray[np.float32]) -> None:
+    """Write the float32 values of one layer into ``values``; see ``_bits``."""
+    words = _bits(words, layer)
     np.subtract(words, np.float32(layer.zero), out=values, dtype=np.float32, casting="unsafe")
     values *= np.float32(layer.scale)
 

@@ -1,4 +1,4 @@
-"""What can be wrong, said so that a person can act: file, field, found, expected, what to do."""
+"""Errors as records: file, field, found value, expected value and remedy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 
 class ExitCode(enum.IntEnum):
-    """Exit status of every command. No known bad input may end in INTERNAL."""
+    """Exit codes of all commands; INTERNAL means a bug."""
 
     OK = 0
     INTERNAL = 1
@@ -68,7 +68,7 @@ class Problem:
         return f"[{self.code}] {place}{self.message}{f' ({detail})' if detail else ''}{remedy}"
 
     def as_dict(self) -> dict[str, str | int]:
-        """The same as a JSON record."""
+        """The problem as a JSON record."""
         record = dataclasses.asdict(self)
         record["file"] = None if self.file is None else str(self.file)
         record["exit_code"] = int(self.exit_code)
@@ -76,7 +76,7 @@ class Problem:
 
 
 class MssegError(Exception):
-    """Raised with every problem found, never only the first; the command line maps it."""
+    """Error with all problems that were found; the command line prints them."""
 
     def __init__(self, problems: Problem | Iterable[Problem]) -> None:
         self.problems: Sequence[Problem] = (
@@ -86,7 +86,7 @@ class MssegError(Exception):
 
     @property
     def exit_code(self) -> ExitCode:
-        """Security outranks everything; otherwise the first problem decides."""
+        """Exit code: that of a security problem if there is one, else that of the first problem."""
         codes = [problem.exit_code for problem in self.problems]
         if ExitCode.SECURITY in codes:
             return ExitCode.SECURITY
@@ -94,7 +94,7 @@ class MssegError(Exception):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: torch says so in a RuntimeError, on a GPU in a subclass of it."""
+    """Whether an error means that memory ran out, also as torch reports it."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

@@ -1,4 +1,4 @@
-"""A progress bar for lists of work that take longer than two seconds."""
+"""A progress bar for work that takes longer than two seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 
 
 def track(items: Sequence[Item], what: str, patience_s: float = 2.0) -> Iterator[Item]:
-    """Yield the items; a bar appears on a terminal once the work has taken a while."""
+    """Yield items; after ``patience_s`` seconds a progress bar appears on a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -1,4 +1,4 @@
-"""Random draws as pure functions of what they are for, so that resuming equals not stopping."""
+"""Random generators that are pure functions of a key, so that resumed runs draw the same."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def keyed_seed(*key: int | str) -> int:
 
 
 def keyed_generator(*key: int | str) -> np.random.Generator:
-    """A fresh generator for one purpose; counter-based, so creation is cheap."""
+    """A new generator seeded from a key; counter-based, so creation is cheap."""
     return np.random.Generator(np.random.Philox(key=keyed_seed(*key)))

@@ -1,9 +1,9 @@
-"""One patient seen twice: files first, volumes when asked, prepared arrays for the fast path."""
+"""A pair of visits of one patient, as files and as loaded volumes."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,9 @@ from msseg_lightning.core.volume import Affine, Grid, Volume
 BASELINE = "baseline_flair"
 FOLLOWUP = "followup_flair"
 TARGET = "new_lesions"
-"""The consensus mask of new lesions. Raters: ``new_lesions_rater1`` .. ``new_lesions_rater4``."""
+"""The consensus mask of new lesions."""
+RATER = f"{TARGET}_rater"
+"""How names of single raters' masks begin: ``new_lesions_rater1`` .. ``new_lesions_rater4``."""
 BRAIN = "brain"
 BASELINE_LESIONS = "baseline_lesions"
 FOLLOWUP_LESIONS = "followup_lesions"
@@ -25,7 +27,7 @@ MASK_NAMES = (TARGET, BRAIN, BASELINE_LESIONS, FOLLOWUP_LESIONS)
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What is known about a pair beside its voxels. Dates never ride along, only the interval."""
+    """Metadata of a pair: sex, age, scanner and interval, but no dates."""
 
     sex: str | None = None
     age_years: float | None = None
@@ -66,17 +68,26 @@ class LongitudinalSubject:
 
     @property
     def labelled(self) -> bool:
-        """Whether there is a reference of new lesions, given or derivable."""
+        """Whether a reference of new lesions is given or can be derived."""
         return TARGET in self.masks or CHANGE in self.masks
 
     def files(self) -> dict[str, Path]:
-        """Every file the pair consists of, by name."""
+        """All files of the pair, by name."""
         return {**self.images, **self.masks}
+
+    def with_raters(self, names: Collection[str]) -> LongitudinalSubject:
+        """The same pair with only those masks of single raters that are named."""
+        masks = {
+            name: path
+            for name, path in self.masks.items()
+            if not name.startswith(RATER) or name in names
+        }
+        return dataclasses.replace(self, masks=masks)
 
 
 @dataclasses.dataclass(frozen=True)
 class Native:
-    """The space in which a prediction is delivered.
+    """Grid and header of the scan on which predictions are returned.
 
     Args:
         grid: lattice of the file the prediction belongs to.
@@ -89,10 +100,10 @@ class Native:
 
 @dataclasses.dataclass(frozen=True)
 class LoadedSubject:
-    """A pair in memory on its way through preprocessing.
+    """A pair in memory, during preprocessing.
 
     Preprocessing may move, resample and crop; all of it is undone by one resampling because every
-    volume carries its affine and the subject carries the rigid way home.
+    volume carries its affine and the subject carries the rigid transform to the original scan.
 
     Args:
         subject: where it came from.
@@ -101,6 +112,7 @@ class LoadedSubject:
         to_native: (4, 4) world of the working space -> world of the native grid; the identity
             unless a registration moved the native image.
         notes: what happened, in plain words; travels with the prediction.
+        sha256: name of a file -> hex digest of the bytes that were read.
     """
 
     subject: LongitudinalSubject
@@ -108,10 +120,11 @@ class LoadedSubject:
     native: Native
     to_native: Affine = dataclasses.field(default_factory=lambda: np.eye(4))
     notes: tuple[str, ...] = ()
+    sha256: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def grid(self) -> Grid:
-        """The common grid.
+        """The common grid of all volumes.
 
         Raises:
             ValueError: the volumes do not share one.

@@ -1,4 +1,4 @@
-"""One function over many subjects: here, in several processes, or wherever an executor leads."""
+"""Apply a function to many subjects: in this process, in several, or through an executor."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ Piece = Sequence[tuple[str, Any]]
 log = logging.getLogger(__name__)
 
 
-class Submits(Protocol):
-    """What a map needs of an executor: those of ``concurrent.futures``, Dask and submitit have it.
+class SupportsSubmit(Protocol):
+    """Protocol of executors, as those of ``concurrent.futures``, Dask and submitit.
 
     What ``submit`` returns has ``result()`` and ``cancel()``.
     """
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Any:
-        """Have the function called somewhere."""
+        """Schedule a call of the function."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Mapped(Generic[Result]):
-    """What became of every subject.
+class MapResult(Generic[Result]):
+    """Results and failures by subject.
 
     Args:
         done: id -> result, in the order given.
@@ -46,7 +46,7 @@ class Mapped(Generic[Result]):
     failed: dict[str, MssegError]
 
     def all_done(self) -> dict[str, Result]:
-        """The results, where nothing failed.
+        """All results; raises if any subject failed.
 
         Raises:
             MssegError: with every problem of every subject that failed.
@@ -61,11 +61,11 @@ class Mapped(Generic[Result]):
 def map_subjects(
     function: Callable[[Item], Result],
     subjects: Mapping[str, Item],
-    executor: Submits | int = 1,
+    executor: SupportsSubmit | int = 1,
     step: str = "map",
     pieces: int | None = None,
-) -> Mapped[Result]:
-    """Call a function for every subject; one that fails is listed and the others go on.
+) -> MapResult[Result]:
+    """Call a function for every subject; failures are collected and do not stop the others.
 
     Where it runs and in which order changes nothing as long as the function's result depends on
     its argument only. It should write its files whole (``core.files``) and return at once where
@@ -92,7 +92,7 @@ def map_subjects(
     else:
         with contextlib.ExitStack() as stack:
             if isinstance(executor, int):
-                executor = stack.enter_context(Processes(min(executor, len(items))))
+                executor = stack.enter_context(ProcessExecutor(min(executor, len(items))))
             count = min(pieces or len(items), len(items))
             dealt = [items[first::count] for first in range(count)]
             outcomes, lost = _collect(executor, function, step, dealt)
@@ -102,16 +102,16 @@ def map_subjects(
                 again, lost = _collect(executor, function, step, alone)
                 outcomes |= again
             outcomes |= {name: (None, (_killed(name, step, why),)) for name, why in lost.items()}
-    return Mapped(
+    return MapResult(
         {name: outcomes[name][0] for name in subjects if not outcomes[name][1]},
         {name: MssegError(outcomes[name][1]) for name in subjects if outcomes[name][1]},
     )
 
 
 def _collect(
-    executor: Submits, function: Callable[..., Any], step: str, dealt: Sequence[Piece]
+    executor: SupportsSubmit, function: Callable[..., Any], step: str, dealt: Sequence[Piece]
 ) -> tuple[dict[str, Outcome], dict[str, Exception]]:
-    """Outcomes of the pieces that came back, and the subjects of those that did not."""
+    """Outcomes of finished pieces, and the subjects whose worker was lost."""
     outcomes: dict[str, Outcome] = {}
     lost: dict[str, Exception] = {}
     jobs: list[tuple[Piece, Any]] = []
@@ -140,7 +140,7 @@ def _run_piece(function: Callable[..., Any], step: str, piece: Piece) -> dict[st
 
 
 def _attempt(function: Callable[..., Any], name: str, item: Any, step: str) -> Outcome:
-    """The result, or what is wrong; never raises."""
+    """The result or the problems of one call; never raises."""
     try:
         return function(item), ()
     except MssegError as error:
@@ -152,8 +152,8 @@ def _attempt(function: Callable[..., Any], name: str, item: Any, step: str) -> O
                     f"{step}.environment",
                     f"{name}: {error or 'out of memory'}",
                     field=name,
-                    remedy="check free space, memory and permissions, then give the same "
-                    "command again",
+                    remedy="check free space, memory and permissions, or name another folder, "
+                    "then give the same command again: what is done is kept",
                     exit_code=ExitCode.ENVIRONMENT,
                 ),
             )
@@ -181,8 +181,8 @@ def _killed(name: str, step: str, why: Exception) -> Problem:
     )
 
 
-class Processes(concurrent.futures.Executor):
-    """Processes of this machine; one that is killed takes only its own task with it.
+class ProcessExecutor(concurrent.futures.Executor):
+    """Executor with local processes; a killed process loses only its own task.
 
     ``ProcessPoolExecutor`` gives up all that wait as soon as one process dies, so every thread here
     has a pool of one process, and a new one after a loss. Processes are spawned: a forked one would
@@ -217,13 +217,13 @@ class Processes(concurrent.futures.Executor):
             raise
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """What runs is finished; what waits too, unless cancelled."""
+        """Finish running tasks, and waiting ones unless they are cancelled."""
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
         for pool in self._pools:
             pool.shutdown(wait)
 
 
 def _limit_threads(share: int) -> None:
-    """Threads of a worker would fight with the other workers; read when libraries are loaded."""
+    """Limit the threads of a worker process; libraries read this when they are loaded."""
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", str(share))

@@ -1,4 +1,4 @@
-"""A 3D array and where it lies in the scanner's world."""
+"""A 3D array with its affine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Kind = Literal["image", "mask", "probability"]
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """The lattice of a volume.
+    """Shape and affine of a volume.
 
     Args:
         shape: (X, Y, Z) in voxels, in file order.
@@ -45,13 +45,13 @@ class Grid:
         return np.asarray(index @ self.affine[:3, :3].T + self.affine[:3, 3])
 
     def displacement_mm(self, other: Grid) -> float:
-        """Largest distance between corresponding corners; infinite for another shape."""
+        """Largest distance between corresponding corners in mm; infinite if shapes differ."""
         if self.shape != other.shape:
             return float("inf")
         return float(np.linalg.norm(self.corners_mm() - other.corners_mm(), axis=1).max())
 
     def same_as(self, other: Grid, tolerance_voxels: float = 0.1) -> bool:
-        """Whether both lattices put every voxel at the same place.
+        """Whether every voxel has the same position in both grids.
 
         Compared by the displacement of corners rather than by matrix elements: header fields are
         rounded, and a rotation of 1e-4 matters more in a large grid than in a small one.

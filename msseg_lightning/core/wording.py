@@ -1,4 +1,4 @@
-"""Words around numbers."""
+"""Formatting of numbers in messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun.
+    """A number with its noun, in the plural where needed.
 
     >>> counted(1, "pair"), counted(2, "pair"), counted(0, "voxel")
     ('1 pair', '2 pairs', '0 voxels')
@@ -15,7 +15,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def reported_text(value: object, in_full: bool = True) -> str:
-    """What a card says of one reported figure.
+    """One reported figure of a card as text.
 
     Args:
         value: a number, a text, a list, a mapping with ``mean``, or a mapping of names to these.

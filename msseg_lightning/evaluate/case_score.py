@@ -1,4 +1,4 @@
-"""What scoring one case takes and gives: thresholds, lesions, scores."""
+"""Options and results of scoring one case."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 
 @dataclasses.dataclass(frozen=True)
 class ScoreOptions:
-    """Thresholds of the official tool, at its defaults.
+    """Thresholds of the official tool; the defaults are the tool's.
 
     Args:
         min_lesion_volume_mm3: components must be strictly larger than this to be lesions, >= 0.
@@ -87,7 +87,7 @@ class Lesion:
 
 @dataclasses.dataclass(frozen=True)
 class CaseScore:
-    """Scores of one case. None stands for a measure that has no value.
+    """Scores of one case; None where a measure is undefined.
 
     Args:
         official: the tool's measures by its names, ``Jaccard`` .. ``F1_score``, or only
@@ -121,16 +121,16 @@ class CaseScore:
 
     @property
     def has_new_lesions(self) -> bool:
-        """Whether the reference holds any voxel; the two groups are never averaged together."""
+        """Whether the reference is not empty."""
         return "Dice" in self.official
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as JSON values."""
+        """The scores as JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> CaseScore:
-        """A score as it was before ``as_dict`` and JSON."""
+        """The scores from the values of ``as_dict``."""
         lesions = {
             name: tuple(
                 Lesion(

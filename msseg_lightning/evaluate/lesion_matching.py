@@ -1,4 +1,4 @@
-"""Which true lesions are detected, and which predicted lesions are right, by the challenge's rule.
+"""Matching of predicted and true lesions by the challenge's rule.
 
 A lesion is a 6-connected component with a volume strictly above the limit; smaller ones are erased
 from both masks first. A lesion of one mask is detected by the lesions of the other when
@@ -24,10 +24,10 @@ import math
 
 import numpy as np
 
-from msseg_lightning.evaluate.runs import (
+from msseg_lightning.evaluate.foreground_runs import (
     Components,
+    ForegroundRuns,
     Indices,
-    Runs,
     count_overlaps,
     describe_components,
 )
@@ -79,7 +79,7 @@ class LesionMatch:
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of both shares; 0 where it has no value."""
+        """Harmonic mean of sensitivity and precision; 0 where it is undefined."""
         sensitivity, precision = self.sensitivity, self.precision
         if sensitivity is None or not precision + sensitivity > 0:
             return 0.0
@@ -87,19 +87,19 @@ class LesionMatch:
 
 
 def minimum_voxels(volume_mm3: float, voxel_volume_mm3: float) -> int:
-    """Smallest number of voxels whose volume lies strictly above a limit."""
+    """Smallest number of voxels with a volume above a limit."""
     return math.floor(volume_mm3 / voxel_volume_mm3) + 1
 
 
 def match_lesions(
-    prediction: Runs,
-    reference: Runs,
+    prediction: ForegroundRuns,
+    reference: ForegroundRuns,
     minimum: int,
     alpha: float = 0.10,
     beta: float = 0.70,
     gamma: float = 0.65,
 ) -> LesionMatch:
-    """Match in both directions.
+    """Match predicted and true lesions in both directions.
 
     Args:
         prediction: runs of the predicted mask.

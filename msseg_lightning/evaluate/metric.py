@@ -1,4 +1,4 @@
-"""Single measures as plain functions, for validation while training and for notebooks.
+"""Single measures as functions, for validation during training and for notebooks.
 
 All take ``(prediction, reference, spacing_mm)`` with masks of one shape (X, Y, Z) and return a
 float; NaN where the measure has no value. For a whole table use ``score.score_case``, which costs
@@ -41,13 +41,13 @@ def lesion_sensitivity(prediction: Mask, reference: Mask, spacing_mm: Spacing) -
 
 
 def lesion_precision(prediction: Mask, reference: Mask, spacing_mm: Spacing) -> float:
-    """Share of predicted lesions that are right (PPVL); NaN without reference lesions."""
+    """Share of predicted lesions that are true (PPVL); NaN without reference lesions."""
     match = _match(prediction, reference, spacing_mm)
     return match.precision if match.reference_counted else math.nan
 
 
 def dice(prediction: Mask, reference: Mask, spacing_mm: Spacing) -> float:
-    """Dice of the voxels; NaN for an empty reference. The spacing plays no part."""
+    """Dice of the voxels; NaN for an empty reference. The spacing is not used."""
     predicted, true, _ = checked_runs(prediction, reference)
     if not true.total:
         return math.nan
@@ -56,13 +56,13 @@ def dice(prediction: Mask, reference: Mask, spacing_mm: Spacing) -> float:
 
 
 def false_lesions(prediction: Mask, reference: Mask, spacing_mm: Spacing) -> float:
-    """Predicted lesions of more than 3 mm3 that match none: all of them for an empty reference."""
+    """Number of predicted lesions of more than 3 mm3 that match no reference lesion."""
     match = _match(prediction, reference, spacing_mm)
     return float(match.prediction_counted - int(match.prediction_found.sum()))
 
 
 def false_volume_mm3(prediction: Mask, reference: Mask, spacing_mm: Spacing) -> float:
-    """Volume of these."""
+    """Volume of the false lesions in mm3."""
     match = _match(prediction, reference, spacing_mm)
     voxels = match.prediction.voxels[: match.prediction_counted][~match.prediction_found].sum()
     return int(voxels) * math.prod(checked_spacing(spacing_mm))

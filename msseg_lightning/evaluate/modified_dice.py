@@ -1,4 +1,4 @@
-"""Dice that has a value for every case, for probabilities too (S01)."""
+"""Smoothed Dice for masks and probabilities, defined for every case (S01)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours between two sets of voxels, without a tree and without a full map.
+"""Exact nearest-neighbour distances between two sets of voxels.
 
 Voxels are grouped in small cells, cells in blocks. For a cell of one set, the boxes around the
 other set's blocks and cells give a lower and an upper bound of the distance, and only cells below
@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from msseg_lightning.evaluate.runs import Indices
+from msseg_lightning.evaluate.foreground_runs import Indices
 
 Distances = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ _MOST_PAIRS = 30_000_000  # pairs of cells above which the distance transform is
 
 @dataclasses.dataclass(frozen=True)
 class VoxelCells:
-    """A set of voxels in memory order, and cell by cell for searching.
+    """A set of voxels in memory order, grouped into cells for searching.
 
     Args:
         index: (n,) memory index.
@@ -166,7 +166,7 @@ def _bounds(x0, y0, z0, x1, y1, z1, box, k):  # noqa: ANN001, ANN202
 # without NaN and signed zeros the minimum becomes SIMD code; sums keep their order and rounding
 @numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
 def _least(x, y, z, target, first, last):  # noqa: ANN001, ANN202
-    """Smallest squared distance of a place to a stretch of target voxels."""
+    """Smallest squared distance of a point to a range of target voxels."""
     best = np.inf
     for q in range(first, last):
         dx, dy, dz = x - target[0, q], y - target[1, q], z - target[2, q]

@@ -1,4 +1,4 @@
-"""All scores of one case: the official tool's numbers, what they hide, and every lesion.
+"""All scores of one case: the official measures, further measures and a list of lesions.
 
 The measures in ``CaseScore.official`` carry the names of the challenge's animaSegPerfAnalyzer and
 agree with it (version 4.2, the one of the challenge) digit for digit.
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from msseg_lightning.core.problem import MssegError, Problem
 from msseg_lightning.evaluate.case_score import CaseScore, Lesion, ScoreOptions
+from msseg_lightning.evaluate.foreground_runs import Components, ForegroundRuns, Indices, find_runs
 from msseg_lightning.evaluate.lesion_matching import (
     LesionMatch,
     match_lesions,
     minimum_voxels,
 )
-from msseg_lightning.evaluate.runs import Components, Indices, Runs, find_runs
 from msseg_lightning.evaluate.surface import SurfaceDistances, surface_distances
 
 _EMPTY_REFERENCE_LIMIT_MM3 = 3.0  # the tool ignores its own option for an empty reference
@@ -38,7 +38,7 @@ def score_case(
     * ``modified``: ``(2 TP + s) / (P + G + s)``, s = 1e-6 (S01).
 
     As in the official tool a mask of ones only counts as empty (its labels are ranked per image);
-    a note says so. The reader of files refuses such masks.
+    this is noted. The reader of files refuses such masks.
 
     Args:
         prediction: (X, Y, Z) bool or integer, non-zero is lesion.
@@ -70,8 +70,8 @@ def score_case(
         official=_official(predicted, true, voxel_mm3, match, distances),
         dice=_dice_conventions(predicted.total, true.total, _shared(match)),
         surface={
-            "average_symmetric_surface_distance_mm": _of(distances, "average_symmetric_mm"),
-            "hausdorff95_mm": _of(distances, "hausdorff95_mm"),
+            "average_symmetric_surface_distance_mm": _distance(distances, "average_symmetric_mm"),
+            "hausdorff95_mm": _distance(distances, "hausdorff95_mm"),
         },
         detection=_detection(match),
         reference_volume_mm3=true.total * voxel_mm3,
@@ -89,7 +89,7 @@ def score_case(
 
 
 def checked_spacing(spacing_mm: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Spacing as a NIfTI header stores it: float32, widened to double."""
+    """The spacing rounded to float32, as a NIfTI header stores it."""
     values = tuple(float(np.float32(value)) for value in spacing_mm)
     if len(values) != 3 or not all(0 < value < np.inf for value in values):
         raise MssegError(
@@ -107,8 +107,8 @@ def checked_spacing(spacing_mm: tuple[float, float, float]) -> tuple[float, floa
 
 def checked_runs(
     prediction: NDArray[np.generic], reference: NDArray[np.generic]
-) -> tuple[Runs, Runs, tuple[str, ...]]:
-    """Runs of both masks in one layout, with the tool's treatment of constant masks."""
+) -> tuple[ForegroundRuns, ForegroundRuns, tuple[str, ...]]:
+    """ForegroundRuns of both masks in one layout, with the tool's treatment of constant masks."""
     if np.shape(prediction) != np.shape(reference):
         raise MssegError(
             Problem(
@@ -129,25 +129,25 @@ def checked_runs(
     return _without_constant(predicted), _without_constant(true), tuple(notes)
 
 
-def _without_constant(runs: Runs) -> Runs:
+def _without_constant(runs: ForegroundRuns) -> ForegroundRuns:
     if runs.total < runs.voxels.size:
         return runs
     return find_runs(np.zeros(runs.shape, np.uint8), x_fastest=runs.x_fastest)
 
 
 def _shared(match: LesionMatch) -> int:
-    """Voxels in both masks."""
+    """Number of voxels in both masks."""
     return int(match.reference_overlap.sum())
 
 
 def _official(
-    predicted: Runs,
-    true: Runs,
+    predicted: ForegroundRuns,
+    true: ForegroundRuns,
     voxel_mm3: float,
     match: LesionMatch,
     distances: SurfaceDistances | None,
 ) -> dict[str, float | None]:
-    """The tool's measures by its names."""
+    """The measures of the official tool, by its names."""
     sizes = match.prediction.voxels
     if not true.components:
         kept = sizes[sizes >= minimum_voxels(_EMPTY_REFERENCE_LIMIT_MM3, voxel_mm3)]
@@ -167,16 +167,16 @@ def _official(
         "PPV": _ratio(tp, tp + fp),
         "NPV": _ratio(tn, tn + fn),
         "RelativeVolumeError": 100 * (predicted.total - true.total) / true.total,
-        "HausdorffDistance": _of(distances, "hausdorff_mm"),
-        "ContourMeanDistance": _of(distances, "contour_mean_mm"),
-        "SurfaceDistance": _of(distances, "running_minimum_mm"),
+        "HausdorffDistance": _distance(distances, "hausdorff_mm"),
+        "ContourMeanDistance": _distance(distances, "contour_mean_mm"),
+        "SurfaceDistance": _distance(distances, "running_minimum_mm"),
         "PPVL": match.precision,
         "SensL": match.sensitivity,
         "F1_score": match.f1,
     }
 
 
-def _of(distances: SurfaceDistances | None, name: str) -> float | None:
+def _distance(distances: SurfaceDistances | None, name: str) -> float | None:
     """One distance, or None where a mask is empty."""
     return None if distances is None else float(getattr(distances, name))
 
@@ -186,7 +186,7 @@ def _ratio(part: float, whole: float) -> float | None:
 
 
 def _dice_conventions(predicted: int, true: int, shared: int) -> dict[str, float | None]:
-    """Dice by what to do without a reference; all agree where there is one (to 1e-6)."""
+    """Dice under several conventions for an empty reference; equal where there is one (to 1e-6)."""
     plain = 2 * shared / (predicted + true) if true else None
     smooth = 1e-6
     return {

@@ -1,4 +1,4 @@
-"""Scores of many cases in two groups that are never averaged together.
+"""Summary of many cases, separately for cases with and without new lesions.
 
 Cases with new lesions have overlap, distance and detection scores; cases without have only the
 number and volume of false lesions. Papers that averaged both (an empty prediction on an empty case
@@ -21,14 +21,14 @@ from msseg_lightning.evaluate.case_score import CaseScore
 Values = NDArray[np.float64]
 
 SIZE_EDGES_MM3 = (0.0, 10.0, 30.0, 100.0, float("inf"))
-"""Lesion sizes reported apart; the first bin begins at the volume limit of the scores."""
+"""Edges of the bins of lesion sizes; the first is the volume limit of the scores."""
 
 _RESAMPLES = 2000
 
 
 @dataclasses.dataclass(frozen=True)
 class Statistic:
-    """One measure over one group of cases. None stands for what too few cases leave open.
+    """Statistics of one measure in one group; None where there are too few cases.
 
     Args:
         n: cases in which the measure has a value; only these are summarised.
@@ -53,7 +53,7 @@ class Statistic:
 
 @dataclasses.dataclass(frozen=True)
 class LesionCounts:
-    """Lesions of all cases pooled, so that patients with many lesions weigh more.
+    """Lesion counts pooled over cases, so that patients with many lesions weigh more.
 
     Intervals are bootstrap 95 % intervals that resample whole cases, not lesions: lesions of one
     patient are found or missed together.
@@ -89,7 +89,7 @@ class LesionCounts:
 
 @dataclasses.dataclass(frozen=True)
 class WithLesions:
-    """Cases whose reference holds new lesions.
+    """Statistics of cases whose reference contains new lesions.
 
     Args:
         cases: their ids.
@@ -106,7 +106,7 @@ class WithLesions:
 
 @dataclasses.dataclass(frozen=True)
 class WithoutLesions:
-    """Cases whose reference is empty; lesions above 3 mm3 are counted, as the official tool does.
+    """Statistics of cases with an empty reference; predicted lesions above 3 mm3 count as false.
 
     Args:
         cases: their ids.
@@ -127,13 +127,13 @@ class WithoutLesions:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Both groups, apart."""
+    """Statistics of both groups."""
 
     with_lesions: WithLesions
     without_lesions: WithoutLesions
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as JSON values."""
+        """The summary as JSON values."""
         return dataclasses.asdict(self)
 
 
@@ -219,7 +219,7 @@ def _statistic(values: Sequence[float | None], seed: int, name: str) -> Statisti
 
 
 def _count(scores: Sequence[CaseScore], low: float, high: float, seed: int) -> LesionCounts:
-    """Pool the lesions of a range of sizes."""
+    """Count the lesions of a range of sizes over all cases."""
     table = np.zeros((len(scores), 4))
     for row, score in zip(table, scores, strict=True):
         for column, lesions in ((0, score.reference_lesions), (2, score.predicted_lesions)):

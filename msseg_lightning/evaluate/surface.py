@@ -1,4 +1,4 @@
-"""Distances between the surfaces of two masks, from surface voxels alone.
+"""Distances between the surfaces of two masks.
 
 The contour C(A) of a mask A are its voxels with at least one of the six face neighbours inside the
 image and outside A; the border of the image makes no contour (the official tool's definition;
@@ -13,18 +13,18 @@ import dataclasses
 import numba
 import numpy as np
 
+from msseg_lightning.evaluate.foreground_runs import ForegroundRuns, Indices
 from msseg_lightning.evaluate.nearest import (
     Distances,
     group_voxels,
     nearest_distances,
     stable_order,
 )
-from msseg_lightning.evaluate.runs import Indices, Runs
 
 
 @dataclasses.dataclass(frozen=True)
 class SurfaceDistances:
-    """Everything the scorer says about contours; mm.
+    """Surface distances of two masks, in mm.
 
     Args:
         hausdorff_mm: largest distance of a voxel of either mask to the other mask (100 percent,
@@ -48,9 +48,9 @@ class SurfaceDistances:
 
 
 def surface_distances(
-    prediction: Runs, reference: Runs, spacing_mm: tuple[float, float, float]
+    prediction: ForegroundRuns, reference: ForegroundRuns, spacing_mm: tuple[float, float, float]
 ) -> SurfaceDistances:
-    """Compare the contours of two masks with at least one contour voxel each.
+    """Compute the surface distances of two masks with at least one contour voxel each.
 
     Args:
         prediction: runs of the predicted mask.
@@ -106,7 +106,7 @@ def _percentile95(values: Distances) -> float:
     return float(part[low] + (part[high] - part[low]) * (place - low))
 
 
-def _file_order(index: Indices, distances: Distances, runs: Runs) -> Distances:
+def _file_order(index: Indices, distances: Distances, runs: ForegroundRuns) -> Distances:
     """Distances with x fastest, then y, then z."""
     if runs.x_fastest:
         return distances

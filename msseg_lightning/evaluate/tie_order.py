@@ -1,4 +1,4 @@
-"""The order in which the official tool visits equal overlaps.
+"""Sorting with the official tool's order of equal values.
 
 The tool sorts the overlaps of a lesion with a C++ ``std::sort``, which is free to order equal
 values as it likes. Its Linux binaries use the GNU library: up to 16 values an insertion sort, which
@@ -15,7 +15,7 @@ _SMALL = 16
 
 
 def descending_order(values: Sequence[int]) -> list[int]:
-    """Positions of values from the largest to the smallest, equal ones as the tool has them.
+    """Indices that sort values in descending order, equal ones in the tool's order.
 
     The library's switch to a heap sort for inputs that partition badly is left out: with the
     median of three it takes a crafted sequence to reach it.

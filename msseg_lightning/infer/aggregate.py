@@ -1,4 +1,4 @@
-"""Several answers about one volume made into one: members, folds, flips, views.
+"""Combination of several predictions of one volume: members, folds, flips, views.
 
 The algebra has two parts. A *source* yields maps one after the other, each made when it is asked
 for: ``flips`` of a network, ``members`` of an ensemble. ``combine`` reads a source and keeps only
@@ -27,7 +27,7 @@ LEVELS: tuple[Level, ...] = ("logit", "probability", "binary")
 
 
 def convert(values: Tensor, given: Level, wanted: Level, threshold: float = 0.5) -> Tensor:
-    """A map at another level.
+    """Convert a map to another level.
 
     Args:
         values: (K, X, Y, Z) logits, probabilities, or zeros and ones.
@@ -55,7 +55,7 @@ def combine(
     rule: Rule = "mean",
     threshold: float = 0.5,
 ) -> Tensor:
-    """One map from many, in the memory of one.
+    """Combine maps one by one, in the memory of one map.
 
     Args:
         maps: (K, X, Y, Z) each, at level ``given``; read once, in order.
@@ -72,6 +72,79 @@ def combine(
         MssegError: exit 2, no map at all.
         ValueError: a majority of what is not binary.
     """
+    return _combine(maps, given, level, rule, threshold, None)
+
+
+def mean_and_spread(
+    maps: Iterable[Tensor],
+    given: Level,
+    level: Level,
+    rule: Rule = "mean",
+    threshold: float = 0.5,
+) -> tuple[Tensor, Tensor]:
+    """``combine``, and how far the maps differ.
+
+    Returns:
+        The combined map; (K, X, Y, Z) standard deviation of the maps' probabilities (of their
+        votes at the binary level), exactly 0 where all are equal.
+    """
+    spread = Spread()
+    return _combine(maps, given, level, rule, threshold, spread), spread.deviation()
+
+
+class Spread:
+    """Standard deviation of maps that come one after the other, in the memory of two.
+
+    Welford's sums: maps that are all equal leave exactly 0, which a mean of squares would not.
+    """
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, values: Tensor) -> None:
+        """One more map of probabilities."""
+        self.count += 1
+        if self.count == 1:
+            self.mean, self.squares = values.clone(), torch.zeros_like(values)
+            return
+        away = values - self.mean
+        self.mean = self.mean + away / self.count
+        self.squares.addcmul_(away, values - self.mean)
+
+    def variance(self) -> Tensor:
+        """Of all maps so far, dividing by their number."""
+        return (self.squares / max(self.count, 1)).clamp_min_(0)
+
+    def deviation(self) -> Tensor:
+        """Its square root."""
+        return self.variance().sqrt_()
+
+
+def times(
+    progress: Callable[[int, int], None] | None, copies: int
+) -> Callable[[int, int], None] | None:
+    """What a rule of several passes tells each of them: windows of all passes are counted."""
+    if progress is None:
+        return None
+    before = 0
+
+    def count(done: int, windows: int) -> None:
+        nonlocal before
+        assert progress is not None
+        progress(before + done, copies * windows)
+        before += windows if done == windows else 0
+
+    return count
+
+
+def _combine(
+    maps: Iterable[Tensor],
+    given: Level,
+    level: Level,
+    rule: Rule,
+    threshold: float,
+    spread: Spread | None,
+) -> Tensor:
     if rule not in ("mean", "majority"):
         raise ValueError(f"rule {rule!r} is not mean or majority")
     if rule == "majority" and level != "binary":
@@ -80,6 +153,8 @@ def combine(
     count = 0
     for values in maps:
         values = convert(values.float(), given, level, threshold)
+        if spread is not None:
+            spread.add(values.sigmoid() if level == "logit" else values)
         total = values.clone() if total is None else total.add_(values)
         count += 1
     if total is None:
@@ -114,7 +189,7 @@ def flips(
     sets: Iterable[Sequence[int]] = ((),),
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Tensor]:
-    """Maps of one network for flipped images, each turned back.
+    """Maps of one network for flipped images, flipped back.
 
     Args:
         window: predicts one volume.
@@ -133,7 +208,7 @@ def flips(
 
 
 class Flipped:
-    """A window rule over mirrored copies of the volume, each answer turned back, then combined.
+    """Test-time augmentation: a window rule over flipped volumes, combined to one map.
 
     Called like the window it stands for, so it is an inference rule of its own. During training
     volumes are validated with the plain window (``for_validation``).
@@ -144,6 +219,9 @@ class Flipped:
         level: where the answers are combined; None is the window's own.
         rule: ``mean`` or ``majority`` (of binary answers).
         threshold: of the step to binary.
+
+    Attributes:
+        maps: how many answers are combined.
     """
 
     def __init__(
@@ -158,6 +236,7 @@ class Flipped:
         own: Level = getattr(window, "level", "logit")
         combined = own if level is None else level
         self._ensemble = Ensemble(window, combined, rule, flip_sets(axes), threshold)
+        self.maps = len(self._ensemble.flips)
         # votes and their shares are read as probabilities
         self.level: Level = "logit" if combined == "logit" else "probability"
 
@@ -169,20 +248,21 @@ class Flipped:
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """Predict one volume; see ``SlidingWindow``. Progress counts the windows of all copies."""
-        copies, before = len(self._ensemble.flips), 0
+        return self._ensemble([network], images, inside, times(progress, self.maps))
 
-        def count(done: int, windows: int) -> None:
-            nonlocal before
-            assert progress is not None
-            progress(before + done, copies * windows)
-            before += windows if done == windows else 0
-
-        told = None if progress is None else count
-        return self._ensemble([network], images, inside, told)
+    def with_spread(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        inside: Tensor | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The combined map, and the standard deviation of the copies' probabilities or votes."""
+        return self._ensemble.with_spread([network], images, inside, times(progress, self.maps))
 
 
 class Ensemble:
-    """Members x flips, one forward pass of one member in memory at a time.
+    """Combination of members and flips; one member is in memory at a time.
 
     Called like a ``SlidingWindow``, with many networks in place of one. Every member and flip
     counts the same.
@@ -221,16 +301,38 @@ class Ensemble:
             networks: the members; a generator may load each from disk when its turn comes.
             images: (C, X, Y, Z).
             inside: (X, Y, Z) bool or None.
-            progress: told (windows done, windows in all) of each pass.
+            progress: called with (windows done, windows in all) of each pass.
 
         Returns:
             (K, X, Y, Z) float32 at ``level``.
         """
-        maps = (
+        maps = self._maps(networks, images, inside, progress)
+        given: Level = getattr(self.window, "level", "logit")
+        with torch.inference_mode():
+            return combine(maps, given, self.level, self.rule, self.threshold)
+
+    def with_spread(
+        self,
+        networks: Iterable[nn.Module],
+        images: Tensor,
+        inside: Tensor | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The combined map, and the standard deviation of what it was combined of."""
+        maps = self._maps(networks, images, inside, progress)
+        given: Level = getattr(self.window, "level", "logit")
+        with torch.inference_mode():
+            return mean_and_spread(maps, given, self.level, self.rule, self.threshold)
+
+    def _maps(
+        self,
+        networks: Iterable[nn.Module],
+        images: Tensor,
+        inside: Tensor | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> Iterator[Tensor]:
+        return (
             answer
             for network in networks
             for answer in flips(self.window, network, images, inside, self.flips, progress)
         )
-        given: Level = getattr(self.window, "level", "logit")
-        with torch.inference_mode():
-            return combine(maps, given, self.level, self.rule, self.threshold)

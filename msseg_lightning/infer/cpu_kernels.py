@@ -1,4 +1,4 @@
-"""Which of torch's CPU kernels a network runs on while it predicts."""
+"""Choice of CPU kernels during prediction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class CpuKernels(TorchFunctionMode):
-    """Within this context 3D convolutions are fast and norms exact enough on a CPU.
+    """Context in which 3D convolutions are fast and norms precise on a CPU.
 
     torch leaves oneDNN for a fallback up to 17 times slower where a float32 batch of one has
     channels x X x Y <= 20480, which is true of most levels of a U-Net. Feeding two windows at once
@@ -68,7 +68,7 @@ def convolve(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """``torch.conv3d``, by oneDNN also where torch would leave it."""
+    """``torch.conv3d`` by oneDNN, also where torch would choose another kernel."""
     if not falls_back(features, weight) or isinstance(padding, str):
         return torch.conv3d(features, weight, bias, stride, padding, dilation, groups)
     stride, padding, dilation = (
@@ -79,7 +79,7 @@ def convolve(
 
 
 def falls_back(features: Tensor, weight: Tensor) -> bool:
-    """Whether torch may leave oneDNN for this convolution: a float32 batch of one on a CPU."""
+    """Whether torch may not use oneDNN for this convolution: a float32 batch of one on a CPU."""
     return (
         features.device.type == "cpu"
         and features.dtype == weight.dtype == torch.float32

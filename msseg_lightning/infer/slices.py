@@ -1,4 +1,4 @@
-"""A network of slices over a volume: every slice of one, two or three planes, then one map.
+"""Slicewise prediction of a volume along one, two or three planes.
 
 Counterpart of ``sample.slices``: planes are axes of the working grid (RAS+), stacks are laid out
 alike, slices beyond the volume are 0.
@@ -7,15 +7,15 @@ alike, slices beyond the volume are 0.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from msseg_lightning.core.problem import MssegError, Problem
-from msseg_lightning.infer.aggregate import Level, Rule, combine, flips
+from msseg_lightning.infer.aggregate import Level, Rule, combine, flips, mean_and_spread
 from msseg_lightning.infer.sliding_window import (
     PRECISIONS,
     UNSEEN_LOGIT,
@@ -26,6 +26,7 @@ from msseg_lightning.infer.sliding_window import (
     starts,
 )
 
+Joined = TypeVar("Joined")
 PLANES = ("sagittal", "coronal", "axial")
 
 
@@ -44,6 +45,9 @@ class SliceWise:
         size: edge of square windows within the slice, one number or two; None takes slices whole,
             padded evenly with 0 to what the network can divide (its ``divisor``, else 1).
         overlap: shared share of neighbouring windows, in [0, 1).
+        edges: ``shifted`` pushes the last window of an axis back to end with the slice; ``padded``
+            lays one at every step that begins in the slice, over zeros where it reaches beyond
+            (S05). Both cover the slice.
         whole: refuse slices that are larger than ``size`` rather than cover them by windows (S07).
         combine_at: level at which planes and flips are combined: ``logit``, ``probability``, or
             ``binary``, where each plane's map is cut first.
@@ -56,6 +60,7 @@ class SliceWise:
     Attributes:
         level: of the returned map: ``logit``, or ``probability`` (0 and 1 after a majority, the
             share of votes for means of cut maps).
+        maps: how many answers are combined, of planes and flips.
 
     Raises:
         MssegError: exit 2 for a setting out of range.
@@ -75,6 +80,7 @@ class SliceWise:
         batch_size: int = 16,
         precision: Literal["fp32", "bf16", "fp16"] = "fp32",
         whole: bool = False,
+        edges: Literal["shifted", "padded"] = "shifted",
     ) -> None:
         require(bool(planes) and set(planes) <= set(PLANES), "planes", planes, ", ".join(PLANES))
         require(depth >= 1 and depth % 2 == 1, "depth", depth, "an odd number")
@@ -84,6 +90,7 @@ class SliceWise:
         require(precision in PRECISIONS, "precision", precision, ", ".join(PRECISIONS))
         levels = ("logit", "probability", "binary")
         require(combine_at in levels, "combine_at", combine_at, ", ".join(levels))
+        require(edges in ("shifted", "padded"), "edges", edges, "shifted, padded")
         fits = rule == "mean" or (rule == "majority" and combine_at == "binary")
         require(fits, "rule", rule, "mean, or majority with combine_at=binary")
         self.axes = tuple(PLANES.index(plane) for plane in planes)
@@ -96,6 +103,7 @@ class SliceWise:
         self.combine_at, self.rule, self.threshold = combine_at, rule, threshold
         self.flips = tuple(tuple(axes) for axes in flips)
         self.batch_size, self.precision, self.whole = batch_size, precision, whole
+        self.edges = edges
         self.level: Literal["logit", "probability"]
         self.level = "logit" if combine_at == "logit" else "probability"
 
@@ -112,7 +120,7 @@ class SliceWise:
             network: (B, C, H, W) -> logits (B, K, H, W); put into evaluation mode meanwhile.
             images: (C, X, Y, Z).
             inside: (X, Y, Z) bool, where an answer is wanted; None is everywhere.
-            progress: told (slices done, slices in all) of each plane and flip.
+            progress: called with (slices done, slices in all) of each plane and flip.
 
         Returns:
             (K, X, Y, Z) float32 at ``level``.
@@ -121,6 +129,31 @@ class SliceWise:
             MssegError: exit 3 if ``inside`` has another shape or no voxel, exit 7 if the network
                 answers with NaN or infinity.
         """
+        return self._predict(network, images, inside, progress, combine)
+
+    def with_spread(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        inside: Tensor | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The combined map, and the standard deviation of the planes' probabilities or votes."""
+        return self._predict(network, images, inside, progress, mean_and_spread)
+
+    @property
+    def maps(self) -> int:
+        """See the class."""
+        return len(self.axes) * len(self.flips)
+
+    def _predict(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        inside: Tensor | None,
+        progress: Progress | None,
+        join: Callable[..., Joined],
+    ) -> Joined:
         if images.ndim != 4:
             raise ValueError(f"images {tuple(images.shape)} are not (C, X, Y, Z)")
         x, y, z = (int(edge) for edge in images.shape[1:])
@@ -131,12 +164,12 @@ class SliceWise:
             with torch.inference_mode():
                 maps = self._maps(network, images, inside, progress)
                 given: Level = "probability" if self.combine_at == "binary" else self.combine_at
-                return combine(maps, given, self.combine_at, self.rule, self.threshold)
+                return join(maps, given, self.combine_at, self.rule, self.threshold)
         finally:
             network.train(training)
 
     def views(self) -> list[SliceWise]:
-        """The same rule for each plane alone, giving that plane's probabilities."""
+        """One rule per plane, which gives the probabilities of that plane."""
         single = []
         for axis in self.axes:
             view = copy.copy(self)
@@ -228,7 +261,7 @@ class SliceWise:
                 raise MssegError(
                     Problem(
                         "infer.slice",
-                        "A slice is larger than what the system takes whole.",
+                        "A slice is larger than the largest one that is predicted whole.",
                         field="infer.size",
                         found="x".join(map(str, have)),
                         expected=f"{'x'.join(map(str, size))} or less",
@@ -236,10 +269,22 @@ class SliceWise:
                         "and sample.size",
                     )
                 )
+        steps = [max(1, int(edge * (1 - self.overlap))) for edge in size]
+        if self.edges == "padded":
+            first, second = (
+                list(range(0, given, step)) for given, step in zip(have, steps, strict=True)
+            )
+            beyond = (
+                (0, max(0, places[-1] + edge - given))
+                for places, edge, given in zip((first, second), size, have, strict=True)
+            )
+            rows, columns = beyond
+            corners = [(top, left) for top in first for left in second]
+            return size[0], size[1], corners, (rows, columns)
         missing = [max(0, edge - given) for edge, given in zip(size, have, strict=True)]
         first, second = (
-            starts(given + gap, edge, max(1, int(edge * (1 - self.overlap))))
-            for given, gap, edge in zip(have, missing, size, strict=True)
+            starts(given + gap, edge, step)
+            for given, gap, edge, step in zip(have, missing, size, steps, strict=True)
         )
         corners = [(top, left) for top in first for left in second]
         before = ((missing[0] // 2, missing[0]), (missing[1] // 2, missing[1]))

@@ -1,4 +1,4 @@
-"""A network of fixed patch size over a volume of any size."""
+"""Sliding-window prediction."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Box = tuple[slice, slice, slice]
 Tiling = Literal["volume", "inside_box", "one_pass"]
 
 UNSEEN_LOGIT = -20.0
-"""Logit of a voxel that no window covers: a probability of 2e-9. The probability level gets 0."""
+"""Logit of voxels that no window covers, a probability of 2e-9; probabilities get 0."""
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -67,6 +67,9 @@ class SlidingWindow:
         tiling: ``volume`` lays the grid over the volume, ``inside_box`` over the box of ``inside``,
             ``one_pass`` is a single window over that box.
         largest: edge of the window of ``one_pass`` in voxels, at most; not below ``size``.
+        activation: ``sigmoid``; ``none`` of a network that answers with probabilities itself; or
+            ``volume_maximum`` of one that divides each patch by its largest value (S17): the map is
+            divided by the largest value of the volume instead.
         padding_value: what surrounds a volume smaller than a window (evenly on both sides); 0 is
             the mean after z-scoring.
 
@@ -88,6 +91,7 @@ class SlidingWindow:
         tiling: Tiling = "volume",
         padding_value: float = 0.0,
         largest: int = 256,
+        activation: Literal["sigmoid", "none", "volume_maximum"] = "sigmoid",
     ) -> None:
         self.size = three(size, "size")
         self.stride = chosen_stride(self.size, overlap, stride)
@@ -97,6 +101,10 @@ class SlidingWindow:
         require(level in ("logit", "probability"), "level", level, "logit, probability")
         require(tiling in get_args(Tiling), "tiling", tiling, ", ".join(get_args(Tiling)))
         require(largest >= max(self.size), "largest", largest, f"the window {self.size} or more")
+        ready = activation in ("none", "volume_maximum") and level == "probability"
+        expected = "sigmoid; none or volume_maximum with level=probability"
+        require(ready or activation == "sigmoid", "activation", activation, expected)
+        self.activation = activation
         self.weighting, self.batch_size, self.precision = weighting, batch_size, precision
         self.level, self.skip_empty, self.tiling = level, skip_empty, tiling
         self.padding_value, self.largest = padding_value, largest
@@ -117,7 +125,7 @@ class SlidingWindow:
             network: (B, C, *size) -> logits (B, K, *size); put into evaluation mode meanwhile.
             images: (C, X, Y, Z).
             inside: (X, Y, Z) bool, where an answer is wanted (e.g. the brain); None is everywhere.
-            progress: told after every batch.
+            progress: called after every batch.
 
         Returns:
             (K, X, Y, Z) float32 logits or probabilities. Voxels that no window covers are
@@ -142,7 +150,11 @@ class SlidingWindow:
                 torch.inference_mode(),
                 CpuKernels(),
             ):
-                return self._predict(network, images, plan, progress)
+                if self.activation != "volume_maximum":
+                    return self._predict(network, images, plan, progress)
+                with not_normalised(network):
+                    answer = self._predict(network, images, plan, progress)
+                return answer / answer.amax().clamp_min(1e-12)
         finally:
             network.train(training)
 
@@ -192,7 +204,8 @@ class SlidingWindow:
             output = network(batch)
         logits = output if isinstance(output, Tensor) else output.logits
         logits = logits.float()
-        return logits.sigmoid_() if self.level == "probability" else logits
+        to_probability = self.level == "probability" and self.activation == "sigmoid"
+        return logits.sigmoid_() if to_probability else logits
 
     def _finish(self, sums: Tensor, weights: Tensor, plan: Plan, images: Tensor) -> Tensor:
         unseen = UNSEEN_LOGIT if self.level == "logit" else 0.0
@@ -215,7 +228,7 @@ class SlidingWindow:
 
 @contextlib.contextmanager
 def channels_last(network: nn.Module) -> Iterator[None]:
-    """Lay convolution weights out with channels innermost meanwhile; a quarter faster on CPUs.
+    """Context in which convolution weights have channels-last layout.
 
     The original tensors return afterwards: left in the other layout, training would round
     differently after a validation than before, and a resumed run would differ from one that was
@@ -232,6 +245,19 @@ def channels_last(network: nn.Module) -> Iterator[None]:
             weight.data = original
 
 
+@contextlib.contextmanager
+def not_normalised(network: nn.Module) -> Iterator[None]:
+    """Networks that normalise their answer by its largest value give it as it is meanwhile."""
+    modules = [part for part in network.modules() if getattr(part, "normalise", None) is True]
+    try:
+        for module in modules:
+            module.normalise = False  # type: ignore[assignment]  # a plain attribute of ours
+        yield
+    finally:
+        for module in modules:
+            module.normalise = True  # type: ignore[assignment]
+
+
 def finest_levels(network: nn.Module) -> list[nn.Module]:
     """The modules that networks inside this one name as their ``finest_level``."""
     return [part for module in network.modules() for part in getattr(module, "finest_level", ())]
@@ -239,7 +265,7 @@ def finest_levels(network: nn.Module) -> list[nn.Module]:
 
 @contextlib.contextmanager
 def full_precision(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Run these modules in float32 meanwhile; their answers have the type of autocast."""
+    """Context in which these modules run in float32; their outputs have the type of autocast."""
 
     def exact(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def run(features: Tensor) -> Tensor:
@@ -263,7 +289,7 @@ def full_precision(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Where windows lie in the padded volume.
+    """Positions of windows in the padded volume.
 
     Args:
         starts: first voxel of every window.
@@ -288,7 +314,7 @@ def plan_windows(
     skip_empty: bool = True,
     tiling: Tiling = "volume",
 ) -> Plan:
-    """The windows worth running, in array order.
+    """Windows to run, in array order.
 
     Args:
         shape: of the volume in voxels.
@@ -327,7 +353,7 @@ def plan_windows(
 def one_window(
     shape: tuple[int, int, int], inside: Tensor | None, multiple: Sequence[int], largest: int
 ) -> tuple[int, int, int]:
-    """Edges of the window that holds all of ``inside``: multiples, cut at ``largest``."""
+    """Size of the window that contains all of ``inside``: multiples, cut at ``largest``."""
     edges = []
     for axis, part in enumerate(multiple):
         first, last = (0, shape[axis]) if inside is None else extent(inside, axis)
@@ -336,7 +362,7 @@ def one_window(
 
 
 def multiples(network: nn.Module, size: tuple[int, int, int]) -> tuple[int, ...]:
-    """What an edge must divide by: ``divisor`` of the network, else 32 where ``size`` does."""
+    """Divisor of window edges: ``divisor`` of the network, else 32 where ``size`` does."""
     known = getattr(network, "divisor", None)
     return tuple(known) if known is not None else tuple(math.gcd(edge, 32) for edge in size)
 
@@ -362,7 +388,7 @@ def window_weight(
 
 
 def box(corner: Sequence[int], size: Sequence[int]) -> Box:
-    """The slices of one window."""
+    """Slices that index one window."""
     x, y, z = (slice(start, start + edge) for start, edge in zip(corner, size, strict=True))
     return x, y, z
 
@@ -377,7 +403,7 @@ def extent(inside: Tensor, axis: int) -> tuple[int, int]:
 def holds(
     inside: Tensor, corner: Sequence[int], size: Sequence[int], before: Sequence[int]
 ) -> bool:
-    """Whether a window of the padded volume holds a voxel of the mask of the given volume."""
+    """Whether a window of the padded volume contains a voxel of the mask."""
     first = [max(0, start - pad) for start, pad in zip(corner, before, strict=True)]
     last = [start + edge - pad for start, edge, pad in zip(corner, size, before, strict=True)]
     return bool(inside[tuple(slice(a, b) for a, b in zip(first, last, strict=True))].any())
@@ -392,9 +418,9 @@ def check_inside(inside: Tensor | None, shape: tuple[int, int, int]) -> None:
         raise MssegError(
             Problem(
                 "infer.inside",
-                "The mask of where to predict does not fit the images."
+                "The mask of the region to predict does not fit the images."
                 if not same
-                else "The mask of where to predict is empty.",
+                else "The mask of the region to predict is empty.",
                 field="inside",
                 found="no voxel" if same else "x".join(map(str, inside.shape)),
                 expected="one voxel or more" if same else "x".join(map(str, shape)),
@@ -404,12 +430,12 @@ def check_inside(inside: Tensor | None, shape: tuple[int, int, int]) -> None:
 
 
 def require_finite(values: Tensor) -> None:
-    """Refuse an answer with NaN or infinity with exit 7."""
+    """Refuse predictions with NaN or infinity (exit 7)."""
     if not bool(torch.isfinite(values).all()):
         raise MssegError(
             Problem(
                 "infer.not_finite",
-                "The network answered with NaN or infinity.",
+                "The output of the network contains NaN or infinity.",
                 field="logits",
                 found=f"{int((~torch.isfinite(values)).sum())} voxels",
                 expected="finite numbers",
@@ -420,7 +446,7 @@ def require_finite(values: Tensor) -> None:
 
 
 def three(value: int | Sequence[int], name: str) -> tuple[int, int, int]:
-    """One number for every axis, each 1 or more."""
+    """A positive number per axis, from one number or three."""
     x, y, z = (value, value, value) if isinstance(value, int) else (int(part) for part in value)
     require(min(x, y, z) >= 1, name, (x, y, z), "1 or more")
     return x, y, z
@@ -443,7 +469,7 @@ def chosen_stride(
 
 
 def require(holds_true: bool, field: str, found: object, expected: str) -> None:
-    """Refuse a setting with exit 2."""
+    """Refuse a setting (exit 2)."""
     if not holds_true:
         raise MssegError(
             Problem(

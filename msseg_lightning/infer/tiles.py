@@ -1,4 +1,4 @@
-"""A network whose answer is smaller than its patch, tile by tile over a volume (S11)."""
+"""Prediction by networks whose output is smaller than their patch (S11)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from msseg_lightning.infer.sliding_window import (
 
 
 class DenseTiles:
-    """Cover a volume with the middles of patches and average where these overlap.
+    """Predict a volume by the centres of patches, averaged where they overlap.
 
     Tiles are spread evenly from end to end of each axis, so many that no voxel is left out; the
     patch around a tile reaches over the ends of the volume, where images are 0. Tiles without a
@@ -77,7 +77,7 @@ class DenseTiles:
                 evaluation mode meanwhile.
             images: (C, X, Y, Z).
             inside: (X, Y, Z) bool, where an answer is wanted; None is everywhere.
-            progress: told (tiles done, tiles in all).
+            progress: called with (tiles done, tiles in all).
 
         Returns:
             (K, X, Y, Z) float32 at ``level``; skipped tiles are ``UNSEEN_LOGIT`` or 0.

@@ -1,4 +1,4 @@
-"""Several losses on the same logits."""
+"""Weighted sums of losses."""
 
 from __future__ import annotations
 

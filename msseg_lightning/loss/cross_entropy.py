@@ -1,4 +1,4 @@
-"""Cross-entropy, voxel by voxel."""
+"""Voxelwise cross-entropy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch.nn import functional
 
 
 class CrossEntropy(nn.Module):
-    """Minus the logarithm of the probability given to the right answer, with a weight per class.
+    """Binary cross-entropy with a weight per class.
 
     A voxel costs ``-(lesion * g * log p + background * (1 - g) * log(1 - p))``, p the sigmoid of
     the logit: the cross-entropy of a softmax over background and lesion. Computed from logits in

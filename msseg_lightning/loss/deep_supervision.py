@@ -1,4 +1,4 @@
-"""One loss at several resolutions."""
+"""Deep supervision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msseg_lightning.core.network import DeepLogits
 
 
 class DeepSupervision(nn.Module):
-    """Weighted mean of a loss over the resolutions a network speaks at.
+    """Weighted mean of a loss over the resolutions of a network's outputs.
 
     ``(w0 l0 + w1 l1 + ...) / (w0 + w1 + ...)``, finest first. The target is brought down by
     nearest neighbour: an average would blur lesions of a few voxels below one half. Plain logits

@@ -1,4 +1,4 @@
-"""Cross-entropy that looks at the voxels still wrong."""
+"""Focal loss."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch.nn import functional
 
 
 class Focal(nn.Module):
-    """Binary cross-entropy weighted by how wrong the voxel still is.
+    """Binary cross-entropy with less weight on voxels that are already classified well.
 
     With q the probability given to the right answer, a voxel costs ``-(1 - q)^gamma log q``;
     ``gamma = 0`` is plain cross-entropy. Computed from logits in float32, so that a confident

@@ -1,4 +1,4 @@
-"""A loss that asks a trained network how good a mask is, and losses to train that network."""
+"""A loss with a learned metric, and the loss that trains the metric."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class SquaredError(nn.Module):
-    """Mean squared difference of numbers that are estimated as they are (no sigmoid).
+    """Mean squared error of estimates without a sigmoid.
 
     Shapes:
         estimate: (B, K).
@@ -22,7 +22,7 @@ class SquaredError(nn.Module):
 
 
 class LearnedMetric(nn.Module):
-    """An overlap loss plus what a frozen network thinks of the map (S08).
+    """An overlap loss plus a metric that a frozen network estimates (S08).
 
     ``L = overlap(p, g) + alpha * (1 - F(p, g))`` with p the sigmoid of the logits, g the target and
     F a network that estimates the lesion-wise F1 of the two. F's weights never move; the gradient
@@ -62,7 +62,7 @@ class LearnedMetric(nn.Module):
         return agreement.float()
 
     def train(self, mode: bool = True) -> LearnedMetric:
-        """As ever, but the metric answers as in evaluation."""
+        """Set the mode of the loss; the metric stays in evaluation mode."""
         super().train(mode)
         if self.metric is not None:
             self.metric.eval()

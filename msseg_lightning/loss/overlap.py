@@ -1,4 +1,4 @@
-"""Losses that count overlapping voxels."""
+"""Overlap losses."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ class SoftDice(nn.Module):
             ``reduction="batch"``: ignore a batch without any).
         background: take the mean with the same fraction of the background, ``1 - p`` against
             ``1 - g``, as losses over both classes of a softmax do.
+        activation: ``sigmoid``, or ``none`` of a network whose answer is p itself (S17).
 
     Shapes:
-        logits: (B, K, X, Y, Z), before the sigmoid; each channel is a fraction of its own.
+        logits: (B, K, X, Y, Z), before the activation; each channel is a fraction of its own.
         target: (B, K, X, Y, Z), in [0, 1]; raters may disagree.
         returns: scalar.
 
@@ -48,23 +49,29 @@ class SoftDice(nn.Module):
         reduction: Literal["sample", "batch"] = "sample",
         empty: Literal["count", "ignore"] = "count",
         background: bool = False,
+        activation: Literal["sigmoid", "none"] = "sigmoid",
     ) -> None:
         super().__init__()
+        if activation not in ("sigmoid", "none"):
+            raise ValueError(f"activation {activation!r} is not sigmoid or none")
         if smooth <= 0:
             raise ValueError(f"smooth is {smooth}; without it an empty patch divides 0 by 0")
         if reduction not in ("sample", "batch") or empty not in ("count", "ignore"):
             raise ValueError(f"unknown reduction {reduction!r} or empty {empty!r}")
         self.squared_denominator, self.smooth = squared_denominator, smooth
         self.reduction, self.empty, self.background = reduction, empty, background
+        self.activation = activation
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         if logits.shape != target.shape:
             raise ValueError(f"logits {tuple(logits.shape)}, target {tuple(target.shape)}")
-        probability = logits.float().sigmoid()
+        given = self.activation == "none"
+        probability = logits.float() if given else logits.float().sigmoid()
         target = target.float()
         if self.background:
             # the sigmoid of -z, not 1 - p: exact where p rounds to 1
-            probability = torch.cat([probability, (-logits.float()).sigmoid()], dim=1)
+            other = 1 - probability if given else (-logits.float()).sigmoid()
+            probability = torch.cat([probability, other], dim=1)
             target = torch.cat([target, 1 - target], dim=1)
         axes = list(range(2, logits.ndim)) + ([0] if self.reduction == "batch" else [])
         hit = (probability * target).sum(axes)  # (B, K) or (K,)

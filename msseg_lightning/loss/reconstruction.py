@@ -1,4 +1,4 @@
-"""How far a reconstructed image is from the true one."""
+"""Reconstruction losses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Reconstruction(nn.Module):
-    """Mean absolute (or squared) difference of intensities, with the damaged part counted apart.
+    """Mean absolute or squared difference of intensities, with a weight for the corrupted part.
 
     The loss is the mean over all voxels plus ``region_weight`` times the mean over the voxels that
     had been replaced. Without the second term a network that copies its input is nearly right,

@@ -1,4 +1,4 @@
-"""What a pair of visits can teach without any label."""
+"""Self-supervised loss for pairs of visits."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class DrawnPair(Protocol):
+class ReconstructedPair(Protocol):
     """Output of an autoencoder of pairs (``network.correlation_unet.Reconstruction``)."""
 
     @property
     def logits(self) -> Tensor:
-        """(B, 2, X, Y, Z), both visits drawn again."""
+        """(B, 2, X, Y, Z) reconstruction of both visits."""
 
     @property
     def images(self) -> Tensor:
-        """(B, 2, X, Y, Z), both visits."""
+        """(B, 2, X, Y, Z) images of both visits."""
 
     @property
     def first(self) -> tuple[Tensor, ...]:
@@ -30,7 +30,7 @@ class DrawnPair(Protocol):
 
 
 class PairReconstruction(nn.Module):
-    """Draw both visits again, and let the same place have the same features at both visits.
+    """Reconstruction error of both visits plus the distance of their features.
 
     ``MSE(B, B^) + MSE(F, F^) + sum over levels of MSE(features of B, features of F)``. Most tissue
     does not change between visits, what does change is the scanner's doing; features that agree
@@ -40,7 +40,7 @@ class PairReconstruction(nn.Module):
         consistency: weight of the sum over levels.
 
     Shapes:
-        drawn: see ``DrawnPair``.
+        drawn: see ``ReconstructedPair``.
         target: not looked at.
         returns: scalar, float32.
 
@@ -52,11 +52,11 @@ class PairReconstruction(nn.Module):
         super().__init__()
         self.consistency = consistency
 
-    def forward(self, drawn: DrawnPair, target: Tensor | None = None) -> Tensor:
+    def forward(self, drawn: ReconstructedPair, target: Tensor | None = None) -> Tensor:
         parts = self.parts(drawn)
         return parts["baseline"] + parts["followup"] + self.consistency * parts["consistency"]
 
-    def parts(self, drawn: DrawnPair) -> dict[str, Tensor]:
+    def parts(self, drawn: ReconstructedPair) -> dict[str, Tensor]:
         """Each term before weighting."""
         again, images = drawn.logits.float(), drawn.images.float()
         apart = [

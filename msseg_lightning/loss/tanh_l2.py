@@ -1,4 +1,4 @@
-"""Squared distance of a tanh output from masks of -1 and +1."""
+"""Squared error of a tanh output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class TanhL2(nn.Module):
     """Mean squared distance between ``tanh(x)`` and a mask mapped to -1 and +1.
 
-    Networks here speak in logits, of which ``sigmoid(2x) = (tanh(x) + 1) / 2`` is the probability,
+    Networks here return logits, of which ``sigmoid(2x) = (tanh(x) + 1) / 2`` is the probability,
     so a network with a tanh output gives ``2x`` (see ``network.fc_densenet``) and this loss takes
     ``tanh(logits / 2)``. It equals 4 times the mean squared error of probabilities.
 

@@ -1,4 +1,4 @@
-"""Cross-entropy of the hardest voxels alone."""
+"""Cross-entropy of the hardest voxels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 class TopKCrossEntropy(nn.Module):
-    """Mean binary cross-entropy of the voxels that cost most, over the whole batch.
+    """Mean binary cross-entropy of the voxels of a batch with the largest loss.
 
     Of N voxels in the batch the ``ceil(share * N)`` of largest cross-entropy count, all others have
     no gradient. New lesions are rare: a mean over all voxels is decided by background that has long

@@ -1,4 +1,4 @@
-"""Gradient-boosted trees on disk: LightGBM's text and a card with checksums, never a pickle."""
+"""Storage of boosters as LightGBM's text with a JSON card."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from msseg_lightning.core.problem import ExitCode
 from msseg_lightning.network.weights import CARD_NAME, FORMAT_VERSION, problem, read_card
 
 LARGEST = 256 << 20
-"""Bytes of a booster's file that are read at most; a thousand trees of 31 leaves take 4 MB."""
+"""Largest size of a booster's file in bytes; a thousand trees of 31 leaves take 4 MB."""
 
 _UNUSED = re.compile(r"^tree_sizes=.*\n", re.MULTILINE)
 
 
 def plain_text(text: str) -> str:
-    """A booster's text without what predicting needs none of: settings, importances, byte sizes.
+    """A booster's text without settings, importances and byte sizes.
 
     Without ``tree_sizes`` LightGBM reads tree after tree instead of jumping to stated places.
     """
@@ -28,7 +28,7 @@ def plain_text(text: str) -> str:
 
 
 def write_text(path: Path, text: str) -> str:
-    """Write a booster's text atomically; its SHA-256."""
+    """Write a booster's text atomically and return its SHA-256."""
     content = text.encode()
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
@@ -60,7 +60,7 @@ def save_boosters(texts: Sequence[str], folder: Path, system: str, features: Seq
 
 
 def load_texts(folder: Path, features: Sequence[str]) -> list[str]:
-    """Texts of the boosters that ``save_boosters`` wrote; nothing in the files is executed.
+    """Read the texts of boosters; nothing in the files is executed.
 
     Raises:
         MssegError: exit 4 for a missing or malformed file or other features; exit 6 for a file
@@ -83,7 +83,7 @@ def load_texts(folder: Path, features: Sequence[str]) -> list[str]:
 
 
 def read_text(path: Path, sha256: str, features: Sequence[str]) -> str:
-    """A booster's text, checked.
+    """Read and check a booster's text.
 
     Raises:
         MssegError: see ``load_texts``.
@@ -118,7 +118,7 @@ def read_text(path: Path, sha256: str, features: Sequence[str]) -> str:
     except ValueError as error:  # also what does not decode or is no number
         raise problem(
             "booster.malformed",
-            "The file is no booster of this system.",
+            "The file is not a booster of this system.",
             path,
             found=str(error)[:200],
             expected="LightGBM's text with the system's features",
@@ -128,7 +128,7 @@ def read_text(path: Path, sha256: str, features: Sequence[str]) -> str:
 
 
 def check_text(text: str, features: Sequence[str]) -> None:
-    """Refuse a text that LightGBM would follow out of bounds: its own reader trusts what it reads.
+    """Refuse texts that would make LightGBM read out of bounds.
 
     Args:
         text: from ``plain_text``.

@@ -1,4 +1,4 @@
-"""Trees grown one after the other on a table of voxels, until others stop gaining from it (S01)."""
+"""Gradient boosting on tables of voxels, with early stopping by other patients (S01)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Table:
 
     @staticmethod
     def joined(tables: Sequence[Table]) -> Table:
-        """All rows, in the order given."""
+        """Concatenate tables in the order given."""
         return Table(
             np.concatenate([table.features for table in tables]),
             np.concatenate([table.target for table in tables]),
@@ -44,12 +44,12 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True)
-class Grown:
-    """One booster.
+class FittedBooster:
+    """A fitted booster.
 
     Args:
         text: LightGBM's, up to the best round.
-        curve: modified Dice of the watched rows after each round.
+        curve: modified Dice of the validation rows after each round.
         best_iteration: number of trees.
         rows: it was fitted on; ``lesion_rows`` of these are new lesions.
     """
@@ -63,18 +63,19 @@ class Grown:
 
 @dataclasses.dataclass(frozen=True)
 class Boosting:
-    """How the trees of one booster grow, and how many boosters there are.
+    """Settings of gradient boosting, and number of boosters.
 
     Args:
-        folds: parts of the training patients; each booster watches one and is fitted on the rest.
+        folds: parts of the training patients; each booster is validated on one and fitted on the
+            rest.
         rounds: trees at most.
-        patience: rounds without a better modified Dice of the watched patients that end growing.
+        patience: rounds without a better modified Dice of the validation patients that end a fit.
         learning_rate: of each tree.
         leaves: of a tree, at most.
         least_rows: of a leaf.
         least_weight: of a leaf, as the sum of ``weight * p * (1 - p)``. LightGBM's default of 0.001
             lets the first trees jump to certainty where one voxel in ten thousand is lesion: the
-            score of the watched patients then falls from the second round on.
+            score of the validation patients then falls from the second round on.
     """
 
     folds: int = 5
@@ -89,14 +90,19 @@ class Boosting:
         if min(self.folds, self.rounds, self.patience, self.least_rows) < 1 or self.leaves < 2:
             raise ValueError(f"folds, rounds, patience and rows are at least 1, leaves 2: {self}")
 
-    def grow(
-        self, fit: Table, watch: Table, features: Sequence[str], seed: int, steps: Iterator[int]
-    ) -> Grown:
+    def fit(
+        self,
+        train: Table,
+        validation: Table,
+        features: Sequence[str],
+        seed: int,
+        steps: Iterator[int],
+    ) -> FittedBooster:
         """Fit one booster with the binary objective.
 
         Args:
-            fit: what the trees learn.
-            watch: what decides when they stop.
+            train: rows that the trees are fitted on.
+            validation: rows that decide when to stop.
             features: names of the columns.
             seed: of the whole system.
             steps: advanced once per round, for a progress bar.
@@ -116,13 +122,15 @@ class Boosting:
             "verbosity": -1,
         }
         rows = lightgbm.Dataset(
-            fit.features, fit.target, weight=fit.weight, feature_name=list(features)
+            train.features, train.target, weight=train.weight, feature_name=list(features)
         )
-        held = lightgbm.Dataset(watch.features, watch.target, weight=watch.weight, reference=rows)
+        held = lightgbm.Dataset(
+            validation.features, validation.target, weight=validation.weight, reference=rows
+        )
         curve: list[float] = []
 
         def score(probability: NDArray[Any], _: object) -> tuple[str, float, bool]:
-            curve.append(modified_dice(probability, watch.target, watch.weight))
+            curve.append(modified_dice(probability, validation.target, validation.weight))
             next(steps, None)
             return SCORE, curve[-1], True
 
@@ -136,11 +144,11 @@ class Boosting:
         )
         best = int(booster.best_iteration)
         text = plain_text(booster.model_to_string(num_iteration=best))
-        return Grown(text, tuple(curve), best, len(fit.target), int(fit.target.sum()))
+        return FittedBooster(text, tuple(curve), best, len(train.target), int(train.target.sum()))
 
 
 def nested_folds(positive: Mapping[str, bool], folds: int, seed: int) -> list[frozenset[str]]:
-    """Divide patients into parts to watch, each with its share of those with new lesions.
+    """Divide patients into validation parts, stratified by whether they have new lesions.
 
     Args:
         positive: patient -> has new lesions; at least one has.
@@ -149,8 +157,8 @@ def nested_folds(positive: Mapping[str, bool], folds: int, seed: int) -> list[fr
         seed: of the shuffling.
 
     Returns:
-        Disjoint sets of patients. With a single patient with new lesions one empty set: nobody can
-        be spared, the one booster watches the rows it is fitted on.
+        Disjoint sets of patients. With a single patient with new lesions one empty set: the one
+        booster is validated on the rows it is fitted on.
     """
     with_lesions = sorted(patient for patient, has in positive.items() if has)
     without = sorted(patient for patient, has in positive.items() if not has)

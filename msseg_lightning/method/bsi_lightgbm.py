@@ -1,4 +1,4 @@
-"""New lesions by subtraction, rules, and boosted trees that look at each voxel again (S01)."""
+"""Subtraction, rules and gradient-boosted classification of voxels (S01)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msseg_lightning.core.files import atomic_write, read_record, read_regular, write_record
-from msseg_lightning.core.method import ALONE, FitContext
+from msseg_lightning.core.method import NO_CONTEXT, FitContext
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
@@ -41,11 +41,11 @@ FEATURES = feature_names(IMAGES)
 """The 21 columns, in order."""
 
 CHUNK = 1 << 18
-"""Voxels asked about at a time: 22 MB of features."""
+"""Voxels per prediction of LightGBM: 22 MB of features."""
 
 
 class BsiLightgbm:
-    """S01: candidates by subtraction and rules, then LightGBM on 21 values of each voxel.
+    """S01: candidates by subtraction and rules, then LightGBM on 21 features of each voxel.
 
     The values are those of baseline and follow-up (z-scores within the brain) and of the first
     stage's mask, at the voxel and its six face neighbours. The training patients are divided into
@@ -53,8 +53,9 @@ class BsiLightgbm:
     the one left out does not rise any more. The map is the mean of the boosters, made in the
     template's space and brought to the native grid by linear interpolation.
 
-    Validation pairs are training patients too: the folds watch over themselves. Nothing of the
-    held-out patient is a row. A booster that stands in ``folder`` already is not fitted again.
+    Validation pairs are training patients too: each fold is the validation set of one booster.
+    Nothing of the held-out patient is a row. A booster that stands in ``folder`` already is not
+    fitted again.
 
     Args:
         cache: prepares pairs; its chain must leave ``brain`` and ``ventricles`` on the grid.
@@ -88,21 +89,21 @@ class BsiLightgbm:
         train: Sequence[LongitudinalSubject],
         val: Sequence[LongitudinalSubject],
         folder: Path,
-        context: FitContext = ALONE,
+        context: FitContext = NO_CONTEXT,
     ) -> None:
-        """One booster per fold of the training and validation patients.
+        """Fit one booster per fold of the training and validation patients.
 
         Raises:
             MssegError: a pair has no reference, or none has a single new lesion (exit 3).
         """
         prepared = self.cache.prepare([*train, *val])
-        watched = self._folds(prepared)
-        places = [folder / f"fold{number}.json" for number in range(len(watched))]
-        keys = [self._key(prepared, patients) for patients in watched]
+        validation_sets = self._folds(prepared)
+        places = [folder / f"fold{number}.json" for number in range(len(validation_sets))]
+        keys = [self._key(prepared, patients) for patients in validation_sets]
         records = [_finished(place, key) for place, key in zip(places, keys, strict=True)]
         with _bars() as bar:
             tables: dict[str, Table] = {}
-            for number, patients in enumerate(watched):
+            for number, patients in enumerate(validation_sets):
                 if records[number] is not None:
                     log.info("booster %d is fitted already", number)
                     continue
@@ -111,29 +112,34 @@ class BsiLightgbm:
                         pair.id: self._table(pair) for pair in bar(prepared, "tables of voxels")
                     }
                 fit = [pair for pair in prepared if pair.patient not in patients]
-                watch = [pair for pair in prepared if pair.patient in patients] or prepared
-                grown = self.boosting.grow(
+                validation = [pair for pair in prepared if pair.patient in patients] or prepared
+                booster = self.boosting.fit(
                     Table.joined([tables[pair.id] for pair in fit]),
-                    Table.joined([tables[pair.id] for pair in watch]),
+                    Table.joined([tables[pair.id] for pair in validation]),
                     FEATURES,
                     self.seed,
-                    bar(range(self.boosting.rounds), f"booster {number + 1} of {len(watched)}"),
+                    bar(
+                        range(self.boosting.rounds),
+                        f"booster {number + 1} of {len(validation_sets)}",
+                    ),
                 )
-                best = grown.curve[grown.best_iteration - 1]
+                best = booster.curve[booster.best_iteration - 1]
                 made: dict[str, Any] = {
                     "key": keys[number],
-                    "sha256": write_text(places[number].with_suffix(".txt"), grown.text),
+                    "sha256": write_text(places[number].with_suffix(".txt"), booster.text),
                     "fitted_on": [pair.id for pair in fit],
-                    "watched": [pair.id for pair in watch],
-                    "rows": grown.rows,
-                    "lesion_rows": grown.lesion_rows,
-                    "best_iteration": grown.best_iteration,
+                    "watched": [pair.id for pair in validation],
+                    "rows": booster.rows,
+                    "lesion_rows": booster.lesion_rows,
+                    "best_iteration": booster.best_iteration,
                     SCORE: best,
-                    "curve": [round(value, 6) for value in grown.curve],
+                    "curve": [round(value, 6) for value in booster.curve],
                 }
                 write_record(places[number], made)
                 records[number] = made
-                log.info("booster %d: %d trees, %s %.3f", number, grown.best_iteration, SCORE, best)
+                log.info(
+                    "booster %d: %d trees, %s %.3f", number, booster.best_iteration, SCORE, best
+                )
         known = [record for record in records if record is not None]
         _write_curves(folder / "curves.csv", [record["curve"] for record in known])
         self._take(
@@ -144,7 +150,7 @@ class BsiLightgbm:
         )
 
     def predict(self, subject: LongitudinalSubject) -> Prediction:
-        """Mean of the boosters in the template's space -> native grid -> rules.
+        """Predict by the mean of all boosters, resample to the native grid and apply the rules.
 
         Raises:
             MssegError: nothing was fitted or loaded (exit 4).
@@ -187,11 +193,11 @@ class BsiLightgbm:
         return prediction
 
     def save(self, folder: Path) -> None:
-        """The boosters as text, with a card that names the system and their checksums."""
+        """Write the boosters as text, with a card of checksums."""
         save_boosters(self.texts, folder, self.name, FEATURES)
 
     def load(self, folder: Path) -> None:
-        """Boosters from ``save``, checked against the card beside them; nothing is executed."""
+        """Load boosters and verify their checksums; nothing is executed."""
         self._take(load_texts(folder, FEATURES))
 
     def _take(self, texts: list[str]) -> None:
@@ -201,13 +207,13 @@ class BsiLightgbm:
         self._boosters = [lightgbm.Booster(model_str=text) for text in texts]
 
     def _folds(self, prepared: Sequence[PreparedSubject]) -> list[frozenset[str]]:
-        """Patients to watch, by booster."""
+        """Validation patients of each booster."""
         missing = [pair.id for pair in prepared if TARGET not in pair.mask_names]
         if missing:
             raise _no_lesions(
                 "data.no_reference",
                 f"training pairs without a reference mask: {', '.join(missing[:10])}",
-                "leave these pairs out (their folder, or a split file)",
+                "leave these pairs out: split=file split.path=FILE with the others",
             )
         positive: dict[str, bool] = {}
         for pair in prepared:
@@ -221,14 +227,14 @@ class BsiLightgbm:
             )
         return nested_folds(positive, self.boosting.folds, self.seed)
 
-    def _key(self, prepared: Sequence[PreparedSubject], watched: frozenset[str]) -> str:
-        """What decides a booster: settings, pairs with their contents, who is watched."""
+    def _key(self, prepared: Sequence[PreparedSubject], validation: frozenset[str]) -> str:
+        """Key of a booster: settings, contents of pairs, validation patients."""
         content = [
             dataclasses.asdict(self.rule),
             dataclasses.asdict(self.rows),
             dataclasses.asdict(self.boosting),
             self.seed,
-            sorted(watched),
+            sorted(validation),
             [[pair.id, pair.patient, sorted(pair.sha256.items())] for pair in prepared],
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -241,7 +247,7 @@ class BsiLightgbm:
 
 
 def z_score(image: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Mean 0 and deviation 1 within the brain; a flat image becomes 0."""
+    """Standardise an image within the brain; a constant image becomes 0."""
     values = image[brain]
     if not values.size:
         return np.zeros_like(image)
@@ -282,7 +288,7 @@ def _write_curves(path: Path, curves: Sequence[Sequence[float]]) -> None:
 
 @contextlib.contextmanager
 def _bars() -> Iterator[Callable[[Any, str], Iterator[Any]]]:
-    """A maker of progress bars on a terminal: items and a caption -> the items again."""
+    """A function that shows a progress bar for items on a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -1,4 +1,4 @@
-"""New lesions by subtraction and rules: nothing is fitted."""
+"""Detection of new lesions by subtraction and rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from msseg_lightning.core.files import read_record, write_record
 from msseg_lightning.core.lesion import Connectivity, label_lesions
-from msseg_lightning.core.method import ALONE, FitContext
+from msseg_lightning.core.method import NO_CONTEXT, FitContext
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
@@ -30,7 +30,7 @@ RULE_FILE = "rule.json"
 
 
 class Subtraction(NamedTuple):
-    """What the first stage says about a pair, on the working grid.
+    """Result of the first stage of S01 on the working grid.
 
     Attributes:
         baseline, followup: (X, Y, Z) float32.
@@ -48,7 +48,7 @@ class Subtraction(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class BsiRule:
-    """Candidates of the first stage of S01, on the grid where both visits lie.
+    """Settings and rules of the first stage of S01.
 
     With D = follow-up - baseline, candidates are the clusters of ``D > mean(D) + SD(D)`` within the
     brain (eroded once), outside the ventricles (eroded twice) and outside what was bright at
@@ -81,7 +81,7 @@ class BsiRule:
     connectivity: Connectivity = 6
 
     def subtract(self, prepared: PreparedSubject) -> Subtraction:
-        """Apply the rule to a pair prepared in the template's space."""
+        """Apply the rules to a pair prepared in the template's space."""
         baseline, followup = prepared.image(BASELINE), prepared.image(FOLLOWUP)
         # the template's brain may reach beyond a scan's field of view, where images are 0
         brain = prepared.mask(BRAIN) & (baseline != 0) & (followup != 0)
@@ -126,7 +126,7 @@ class BsiRule:
 
 
 class BsiSubtraction:
-    """The first stage of S01 as a system of its own: subtraction and rules, no learning.
+    """The first stage of S01 as a system of its own, without learning.
 
     The pair is prepared in MNI space (``conf/preprocess/bsi.yaml``), where the template's brain and
     ventricles lie; the candidates come back to the native grid by nearest neighbour. There is no
@@ -155,13 +155,13 @@ class BsiSubtraction:
         train: Sequence[LongitudinalSubject],
         val: Sequence[LongitudinalSubject],
         folder: Path,
-        context: FitContext = ALONE,
+        context: FitContext = NO_CONTEXT,
     ) -> None:
-        """Nothing to fit; labels are never looked at."""
+        """Do nothing: the rules need no fitting."""
         log.info("%d training pairs given; nothing is fitted", len(train))
 
     def predict(self, subject: LongitudinalSubject) -> Prediction:
-        """Candidates of one pair, on its native grid."""
+        """Predict the candidates of one pair on its native grid."""
         prepared = self.cache.prepare([subject])[0]
         stage = self.rule.subtract(prepared)
 
@@ -182,11 +182,11 @@ class BsiSubtraction:
         return prediction
 
     def save(self, folder: Path) -> None:
-        """The rule, which is all there is."""
+        """Write the settings of the rules."""
         write_record(folder / RULE_FILE, dataclasses.asdict(self.rule))
 
     def load(self, folder: Path) -> None:
-        """Check that the saved rule is the configured one.
+        """Check that the saved settings equal the configured ones.
 
         Raises:
             MssegError: nothing was saved here, or another rule.

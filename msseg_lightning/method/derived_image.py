@@ -1,4 +1,4 @@
-"""An image of every pair that an earlier stage's networks make, never seeing what they learned."""
+"""Images of pairs that networks of an earlier stage make, out of fold."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 
 Maps = Callable[[nn.Module, PreparedSubject], NDArray[np.float32]]
-"""(network, prepared pair) -> (X, Y, Z) float32."""
+"""Makes the image of a pair: (network, prepared pair) -> (X, Y, Z) float32."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """One fitted network.
+class FittedNetwork:
+    """A fitted network of an earlier stage.
 
     Args:
         network: loads it, frozen.
@@ -51,12 +51,12 @@ class DerivedImage:
         sources: the fitted networks.
     """
 
-    def __init__(self, name: str, maps: Maps, sources: Sequence[Source]) -> None:
+    def __init__(self, name: str, maps: Maps, sources: Sequence[FittedNetwork]) -> None:
         self.name, self.maps, self.sources = name, maps, tuple(sources)
         self._networks: dict[str, nn.Module] = {}
 
     def add(self, prepared: PreparedSubject) -> PreparedSubject:
-        """The pair with the image; made once and kept beside the prepared pair.
+        """Return the pair with the image, which is computed once and stored.
 
         Raises:
             MssegError: every network was trained on this patient (exit 3).
@@ -71,7 +71,8 @@ class DerivedImage:
                     field="out_of_fold",
                     found=f"{len(self.sources)} model(s)",
                     expected="one that has not seen the patient",
-                    remedy="fit the stage out of fold (out_of_fold: 4), or on other patients",
+                    remedy="fit the stage out of fold, ++stages.NAME.out_of_fold=4, or give it "
+                    "data of other patients",
                     exit_code=ExitCode.DATA,
                 )
             )
@@ -89,8 +90,8 @@ class DerivedImage:
                 total += self.maps(self._network(source), prepared)
         return prepared.with_image(self.name, total / len(chosen), folder)
 
-    def allowed(self, patient: str) -> list[Source]:
-        """The networks that have not seen a patient."""
+    def allowed(self, patient: str) -> list[FittedNetwork]:
+        """Networks that were not trained on a patient."""
         return [
             source
             for source in self.sources
@@ -98,7 +99,7 @@ class DerivedImage:
         ]
 
     def audit(self, prepared: Sequence[PreparedSubject], file: Path) -> None:
-        """Write which network made the image of which pair, and that it had not seen the patient.
+        """Write a table of the networks that made each image and the patients they were trained on.
 
         Args:
             prepared: the pairs.
@@ -115,7 +116,7 @@ class DerivedImage:
         with atomic_write(file) as temporary:
             temporary.write_text(stream.getvalue(), encoding="utf-8")
 
-    def _network(self, source: Source) -> nn.Module:
+    def _network(self, source: FittedNetwork) -> nn.Module:
         if source.key not in self._networks:
             self._networks = {source.key: source.network()}  # one in memory at a time
         return self._networks[source.key]

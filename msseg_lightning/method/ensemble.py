@@ -1,4 +1,4 @@
-"""Several systems, or one system on several folds of its training patients, answering as one."""
+"""Ensembles of systems, or of one system over several folds."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from msseg_lightning.core.method import ALONE, FitContext, Method, Track
+from msseg_lightning.core.method import NO_CONTEXT, FitContext, Method, Track
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.infer.aggregate import Spread
 from msseg_lightning.split.patients import deal, patients_of
 
 log = logging.getLogger(__name__)
@@ -25,7 +27,7 @@ Pairs = Sequence[LongitudinalSubject]
 def inner_folds(
     subjects: Pairs, folds: int, has_lesions: Callable[[LongitudinalSubject], bool | None]
 ) -> list[tuple[list[LongitudinalSubject], list[LongitudinalSubject]]]:
-    """Deal patients into folds: pairs to train a member on, pairs it is validated with.
+    """Divide pairs into folds: training and validation pairs of each member.
 
     Patients with and without new lesions are dealt in turn, so that both spread evenly. Where fewer
     patients have new lesions than there are folds, those patients train every member and validate
@@ -59,12 +61,18 @@ def inner_folds(
 
 
 def _within(member: str, track: Track) -> Track:
-    """Runs of a member's stages are named after it, too."""
+    """A ``Track`` that prefixes the names of a member's stages with its own."""
     return lambda name, tags: track(f"{member}-{name}", {**tags, "member": member})
 
 
 RULES = {"probability": ("mean",), "binary": ("mean", "majority"), "view": ("majority",)}
-"""How answers may be combined at each level: a majority is of masks."""
+"""Combination rules that are valid at each level; a majority needs masks."""
+
+
+def _spread(between: Spread, within: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Of all single answers: between the members' maps, and within the answers of each member."""
+    variance = between.variance().numpy()
+    return np.sqrt(variance if within is None else variance + within / np.float32(between.count))
 
 
 def _refuse_unknown(name: str, value: object, known: Sequence[str], where: str = "") -> None:
@@ -83,7 +91,7 @@ def _refuse_unknown(name: str, value: object, known: Sequence[str], where: str =
 
 
 class EnsembleMethod:
-    """Members are fitted and asked one after the other, so memory does not grow with their number.
+    """Ensemble whose members are fitted and applied one after the other, in the memory of one.
 
     Each member answers on the pair's native grid; answers are combined there (averages commute with
     the linear resampling that brought them).
@@ -91,6 +99,8 @@ class EnsembleMethod:
     Args:
         members: name -> maker of an unfitted system.
         folds: every member is fitted once per fold of the training patients.
+        of_fold: the one member of each fold (S17b: three of one kind and one of another, each with
+            patients of its own set aside); None fits every member on every fold.
         has_lesions: whether a pair shows new lesions; spreads patients over folds.
         level: ``probability`` combines maps, ``binary`` the members' final masks. ``view`` averages
             each view's maps over the members first; then views are cut at one half and vote (S14's
@@ -110,22 +120,35 @@ class EnsembleMethod:
         level: Literal["probability", "binary", "view"] = "probability",
         rule: Literal["mean", "majority"] = "mean",
         postprocess: Sequence[Callable[[Prediction], Prediction]] = (),
+        of_fold: Sequence[str] | None = None,
     ) -> None:
+        if of_fold is not None and len(of_fold) != folds:
+            raise ValueError(f"of_fold names {len(of_fold)} members for {folds} folds")
+        for name in of_fold or ():
+            _refuse_unknown("of_fold", name, tuple(members))
         if folds < 1 or not members:
             raise ValueError("an ensemble needs at least one member and one fold")
         _refuse_unknown("level", level, tuple(RULES))
         _refuse_unknown("rule", rule, RULES[level], f" at the level {level}")
         self.members, self.folds, self.has_lesions = dict(members), folds, has_lesions
         self.level, self.rule, self.postprocess = level, rule, tuple(postprocess)
+        self.of_fold = None if of_fold is None else tuple(of_fold)
         self.models: Path | None = None
 
     @property
     def names(self) -> list[str]:
-        """One name per fitted member."""
-        return [f"{name}-fold{fold}" for fold in range(self.folds) for name in self.members]
+        """Names of the fitted members."""
+        return [
+            f"{name}-fold{fold}" for fold in range(self.folds) for name in self._members_of(fold)
+        ]
 
-    def fit(self, train: Pairs, val: Pairs, folder: Path, context: FitContext = ALONE) -> None:
-        """Fit every member; those that are finished in ``folder`` are kept as they are.
+    def _members_of(self, fold: int) -> dict[str, Callable[[], Method]]:
+        if self.of_fold is None:
+            return self.members
+        return {self.of_fold[fold]: self.members[self.of_fold[fold]]}
+
+    def fit(self, train: Pairs, val: Pairs, folder: Path, context: FitContext = NO_CONTEXT) -> None:
+        """Fit every member that is not finished in ``folder``.
 
         Each member validates on the fold it leaves out, so the pairs set aside for validation join
         the others first. A single fold keeps the two apart.
@@ -139,7 +162,7 @@ class EnsembleMethod:
         if self.folds > 1:
             parts = inner_folds([*train, *val], self.folds, self.has_lesions)
         for fold, (fitted_on, validated_on) in enumerate(parts):
-            for name, make in self.members.items():
+            for name, make in self._members_of(fold).items():
                 place = folder / f"{name}-fold{fold}"
                 log.info("member %s, one of %d", place.name, len(self.names))
                 method = make()
@@ -152,12 +175,14 @@ class EnsembleMethod:
         self.models = folder
 
     def predict(self, subject: LongitudinalSubject) -> Prediction:
-        """Mean (or majority) of the members' answers."""
+        """Predict by the mean or majority of all members."""
         assert self.models is not None, "fit or load comes first"
         totals: dict[int, NDArray[np.float32]] = {}
         warnings: dict[str, None] = {}
+        between = Spread()
+        within: NDArray[np.float32] | None = None
         for fold in range(self.folds):
-            for name, make in self.members.items():
+            for name, make in self._members_of(fold).items():
                 method = make()
                 method.load(self._model(self.models, f"{name}-fold{fold}"))
                 for view, answer in enumerate(self._answers(method, subject)):
@@ -165,6 +190,9 @@ class EnsembleMethod:
                     if self.level != "binary" and answer.probability is not None:
                         values = answer.probability  # a member without a map votes with its mask
                     totals[view] = totals.get(view, np.float32(0)) + values.astype(np.float32)
+                    between.add(torch.from_numpy(values.astype(np.float32)))
+                    if answer.spread is not None:
+                        within = answer.spread**2 + (0 if within is None else within)
                     warnings |= dict.fromkeys(answer.warnings)
         means = [total / np.float32(len(self.names)) for total in totals.values()]
         mean = means[0]
@@ -179,13 +207,14 @@ class EnsembleMethod:
             probability=mean,
             inside=answer.inside,
             warnings=tuple(warnings),
+            spread=_spread(between, within) if between.count > 1 or within is not None else None,
         )
         for rule in self.postprocess:
             prediction = rule(prediction)
         return prediction
 
     def _answers(self, method: Method, subject: LongitudinalSubject) -> Iterator[Prediction]:
-        """A member's answer, or one per view."""
+        """Predictions of a member: one, or one per view."""
         if self.level != "view":
             yield method.predict(subject)
             return
@@ -193,7 +222,7 @@ class EnsembleMethod:
             yield method.predict(subject, infer)  # type: ignore[call-arg]
 
     def save(self, folder: Path) -> None:
-        """Every member's model below ``folder/members``."""
+        """Write the models of all members below ``folder/members``."""
         assert self.models is not None, "nothing was fitted"
         for name in self.names:
             source = self._model(self.models, name)
@@ -201,7 +230,7 @@ class EnsembleMethod:
                 shutil.copytree(source, target, dirs_exist_ok=True)
 
     def load(self, folder: Path) -> None:
-        """Members from ``save``; each is checked when its turn comes."""
+        """Load an ensemble; each member is loaded and checked when it is used."""
         self.models = folder / "members"
 
     @staticmethod

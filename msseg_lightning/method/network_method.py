@@ -1,4 +1,4 @@
-"""A network trained on patches: the method of every deep-learning system."""
+"""Method of systems with a network that is trained on patches."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from msseg_lightning.core.method import ALONE, FitContext
+from msseg_lightning.core.method import NO_CONTEXT, FitContext
 from msseg_lightning.core.prediction import Prediction
-from msseg_lightning.core.prepared import PreparedSubject, inside_of
+from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.core.subject import BRAIN, LongitudinalSubject
+from msseg_lightning.core.subject import BRAIN, TARGET, LongitudinalSubject
 from msseg_lightning.infer.sliding_window import UNSEEN_LOGIT, SlidingWindow
 from msseg_lightning.method.derived_image import DerivedImage
 from msseg_lightning.network.weights import load_weights, save_weights
@@ -34,7 +34,7 @@ Postprocess = Sequence[Callable[[Prediction], Prediction]]
 
 @dataclasses.dataclass(frozen=True)
 class Channels:
-    """What a network sees and what it learns, by name.
+    """Names of the images and the target of a network.
 
     Args:
         images: channels in order.
@@ -46,17 +46,24 @@ class Channels:
 
 
 class Visits(Protocol):
-    """Scans beside the pairs; ``preprocess.visits.PreparedVisits`` is one."""
+    """Further scans of single visits; ``preprocess.visits.PreparedVisits`` is one."""
 
     def without(self, patients: Collection[str]) -> Visits:
-        """The same without the scans of these patients."""
+        """The scans without those of these patients."""
 
     def patients(self) -> set[str]:
-        """Of all scans."""
+        """Patients of all scans."""
+
+
+class Pairs(Protocol):
+    """Further pairs; a reader is one."""
+
+    def subjects(self) -> list[LongitudinalSubject]:
+        """All of them."""
 
 
 class NetworkMethod:
-    """Prepare pairs, fit a task on their patches, slide the network over new pairs.
+    """Method that fits a task on patches and predicts by a sliding window.
 
     Args:
         cache: prepares pairs and keeps them on disk.
@@ -73,6 +80,7 @@ class NetworkMethod:
         callbacks: of Lightning's trainer.
         visits: scans of one visit, beside the pairs, that ``patches`` takes as ``visits``. Those of
             patients who are held out or validated with are not learned from.
+        extra: reader of labelled pairs that are trained on beside those of ``fit``; likewise.
     """
 
     def __init__(
@@ -91,21 +99,28 @@ class NetworkMethod:
         train_on: Literal["all", "with_lesions"] = "all",
         callbacks: Sequence[object] = (),
         visits: Visits | None = None,
+        extra: Pairs | None = None,
     ) -> None:
         self.cache, self.channels, self.patches = cache, channels, patches
         self.task, self.training, self.hardware = task, training, hardware or Hardware()
         self.infer, self.score, self.postprocess = infer, score, tuple(postprocess)
         self.name, self.derived, self.train_on = name, tuple(derived), train_on
-        self.callbacks, self.visits = list(callbacks), visits
+        self.callbacks, self.visits, self.extra = list(callbacks), visits, extra
 
     def fit(
         self,
         train: Sequence[LongitudinalSubject],
         val: Sequence[LongitudinalSubject],
         folder: Path,
-        context: FitContext = ALONE,
+        context: FitContext = NO_CONTEXT,
     ) -> None:
-        """Prepare all pairs, then train; continues where ``folder`` says it stopped."""
+        """Prepare all pairs, then fit, or continue the fit in ``folder``.
+
+        Raises:
+            MssegError: the hardware is not here (exit 5), before anything is prepared.
+        """
+        self.hardware.require()
+        train = [*train, *self._extra_pairs(context.held_out | {pair.patient for pair in val})]
         prepared = self.cache.prepare([*train, *val])
         target = self.channels.target
         if target is not None:
@@ -141,14 +156,21 @@ class NetworkMethod:
             self.callbacks,  # type: ignore[arg-type]
         )
 
-    def withheld(self, held_out: frozenset[str]) -> list[str]:
-        """Those of the held-out patients who have scans among ``visits``."""
+    def _extra_pairs(self, unseen: Collection[str]) -> list[LongitudinalSubject]:
+        if self.extra is None:
+            return []
+        found = [pair for pair in self.extra.subjects() if pair.patient not in unseen]
+        log.info("%d extra pairs are trained on", len(found))
+        return found
+
+    def held_out_visits(self, held_out: frozenset[str]) -> list[str]:
+        """Held-out patients with scans among ``visits``, which are left out of training."""
         return sorted(held_out & self.visits.patients()) if self.visits is not None else []
 
     def predict(
         self, subject: LongitudinalSubject, infer: SlidingWindow | None = None
     ) -> Prediction:
-        """Map on the working grid -> native grid -> rules. Nothing outside the volume is lesion.
+        """Predict on the working grid, resample to the native grid and apply the rules.
 
         Args:
             subject: the pair.
@@ -156,18 +178,23 @@ class NetworkMethod:
         """
         infer = infer or self.infer
         assert infer is not None, "this stage predicts nothing"
-        prepared = self._with_images(self.cache.prepare([subject])[0])
         device = self._device()
+        prepared = self._with_images(self.cache.prepare([subject])[0])
         network = self.task.network.to(device)
         images = prepared.stack(self.channels.images)
-        inside = inside_of(images)
+        inside = prepared.inside(self.channels.images)
         logit = infer.level == "logit"
         outside = UNSEEN_LOGIT if logit else 0.0  # what the map is where no window looked
         found = np.full(inside.shape, outside, np.float32)
+        several = getattr(infer, "maps", 1) > 1
+        spread = np.zeros(inside.shape, np.float32) if several else None
         if inside.any():
-            answer = infer(
-                network, torch.from_numpy(images).to(device), torch.from_numpy(inside).to(device)
-            )
+            given = torch.from_numpy(images).to(device), torch.from_numpy(inside).to(device)
+            if several:
+                answer, differ = infer.with_spread(network, *given)  # type: ignore[attr-defined]  # of rules with maps
+                spread = differ[0].float().cpu().numpy()
+            else:
+                answer = infer(network, *given)
             found = answer[0].float().cpu().numpy()
         home = restore(
             found - outside,
@@ -185,22 +212,30 @@ class NetworkMethod:
             probability=probability.astype(np.float32),
             inside=self._brain(prepared),
             warnings=prepared.notes,
+            spread=None if spread is None else self._home(spread, prepared),
         )
         for rule in self.postprocess:
             prediction = rule(prediction)
         return prediction
 
     def save(self, folder: Path) -> None:
-        """Weights as safetensors, with a card that names the system."""
+        """Write the weights as safetensors with a card."""
         save_weights(self.task.network, folder, self.name)
 
     def load(self, folder: Path) -> None:
-        """Weights from ``save``, checked against the card beside them."""
+        """Load weights and check them against their card."""
         load_weights(self.task.network, folder, self.name)
 
     @staticmethod
+    def _home(spread: NDArray[np.float32], prepared: PreparedSubject) -> NDArray[np.float32]:
+        """(X, Y, Z) standard deviations on the native grid."""
+        way = prepared.to_native
+        home = restore(spread, prepared.grid, prepared.native, way, "probability")
+        return np.clip(np.asarray(home, np.float32), 0, None)
+
+    @staticmethod
     def _brain(prepared: PreparedSubject) -> NDArray[np.bool_] | None:
-        """(X, Y, Z) bool brain mask on the native grid, for rules; None where nothing made one."""
+        """(X, Y, Z) bool brain mask on the native grid; None if there is none."""
         if BRAIN not in prepared.mask_names:
             return None
         brain = prepared.mask(BRAIN)
@@ -213,6 +248,7 @@ class NetworkMethod:
         return prepared
 
     def _device(self) -> torch.device:
+        self.hardware.require(devices=1)
         gpu = self.hardware.accelerator != "cpu" and torch.cuda.is_available()
         return torch.device("cuda" if gpu else "cpu")
 
@@ -220,13 +256,16 @@ class NetworkMethod:
     def _require_lesions(subjects: Sequence[PreparedSubject], target: str) -> None:
         missing = [subject.id for subject in subjects if target not in subject.mask_names]
         if missing:
+            misspelt = all(TARGET in subject.mask_names for subject in subjects)
             raise MssegError(
                 Problem(
                     "data.no_reference",
                     f"training pairs without a reference mask: {', '.join(missing[:10])}",
                     field=target,
                     expected="a mask for every training pair",
-                    remedy="leave these pairs out (their folder, or a split file)",
+                    remedy=f"channels.target={TARGET}"
+                    if misspelt
+                    else "leave these pairs out: split=file split.path=FILE with the others",
                 )
             )
         if subjects and not any(len(subject.voxels(target)) for subject in subjects):

@@ -1,4 +1,4 @@
-"""How much more a network of all lesions believes in a lesion now than before (S18)."""
+"""Difference of lesion probabilities between two visits (S18)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from msseg_lightning.core.prepared import PreparedSubject, inside_of
+from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP
 
 Window = Callable[..., Tensor]
@@ -17,7 +17,7 @@ Window = Callable[..., Tensor]
 
 
 class ProbabilityDifference:
-    """``P(lesion at follow-up) - P(lesion at baseline)``, from one network that sees one scan.
+    """``P(lesion at follow-up) - P(lesion at baseline)`` of a single-visit network.
 
     Probabilities, not masks: a lesion that grows or brightens moves the difference long before it
     crosses a threshold. Each visit is seen where its image is not 0; where no window looked, its
@@ -46,7 +46,7 @@ class ProbabilityDifference:
         """(X, Y, Z) float32 in [0, 1] of one visit."""
         device = next((weight.device for weight in network.parameters()), torch.device("cpu"))
         scan = prepared.stack([image])
-        inside = inside_of(scan)
+        inside = prepared.inside([image])
         if not inside.any():
             return np.zeros(prepared.grid.shape, np.float32)
         answer = self.infer(

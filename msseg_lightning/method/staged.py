@@ -1,4 +1,4 @@
-"""Systems of several stages: earlier ones are fitted first and handed down frozen.
+"""Systems of several stages, of which later ones use the frozen networks of earlier ones.
 
 A stage is a network with its own data, loss and length of training. What it leaves behind lies in a
 folder named by a hash of all it was made from: its settings, the code, every prepared input and the
@@ -24,11 +24,11 @@ from filelock import FileLock
 from torch import nn
 
 from msseg_lightning.core.files import DamagedFileError, read_record, sha256_file, write_record
-from msseg_lightning.core.method import ALONE, FitContext, Track
+from msseg_lightning.core.method import NO_CONTEXT, FitContext, Track
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
-from msseg_lightning.method.derived_image import DerivedImage, Maps, Source
+from msseg_lightning.method.derived_image import DerivedImage, FittedNetwork, Maps
 from msseg_lightning.method.network_method import NetworkMethod
 from msseg_lightning.split.patients import deal, patients_of
 
@@ -38,8 +38,8 @@ Pairs = Sequence[LongitudinalSubject]
 
 
 @dataclasses.dataclass(frozen=True)
-class Fitted:
-    """What a finished stage leaves to later ones.
+class FittedStage:
+    """Networks of a fitted stage.
 
     Args:
         name: of the stage.
@@ -50,11 +50,11 @@ class Fitted:
 
     name: str
     key: str
-    sources: tuple[Source, ...]
+    sources: tuple[FittedNetwork, ...]
     maps: Maps | None = None
 
     def network(self) -> nn.Module:
-        """The fitted network, frozen: no gradient, evaluation mode for good.
+        """The fitted network, frozen in evaluation mode.
 
         Raises:
             MssegError: the stage has a network per fold, of which none stands for all (exit 2).
@@ -67,14 +67,15 @@ class Fitted:
                     field=f"stages.{self.name}.out_of_fold",
                     found=str(len(self.sources)),
                     expected="1, where a later stage uses its network",
-                    remedy="fit it once (out_of_fold: 1), or use its maps (uses.images.NAME)",
+                    remedy=f"++stages.{self.name}.out_of_fold=1, or use the stage under "
+                    "uses.images instead, as an image of every pair",
                     exit_code=ExitCode.CONFIG,
                 )
             )
         return self.sources[0].network()
 
     def image(self, name: str) -> DerivedImage:
-        """The stage's image of every pair."""
+        """The image of pairs that the networks of this stage make."""
         if self.maps is None:
             raise MssegError(
                 Problem(
@@ -82,7 +83,10 @@ class Fitted:
                     f"stage {self.name!r} makes no images",
                     field=f"stages.{self.name}.maps",
                     expected="a class that turns a network and a pair into an image",
-                    remedy="give the stage `maps:`, or use another stage",
+                    remedy=f"'+stages.{self.name}.maps={{_target_: msseg_lightning.method."
+                    "probability_difference.ProbabilityDifference, infer: ${infer}}', or use "
+                    "another stage",
+                    exit_code=ExitCode.CONFIG,
                 )
             )
         return DerivedImage(name, self.maps, self.sources)
@@ -92,12 +96,12 @@ def _unknown(subject: LongitudinalSubject) -> None:
     """Nothing is known about the lesions of a pair."""
 
 
-Make = Callable[[Mapping[str, Fitted]], NetworkMethod]
+Make = Callable[[Mapping[str, FittedStage]], NetworkMethod]
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One stage before the last.
+    """A stage before the last one.
 
     Args:
         name: of the stage.
@@ -128,10 +132,10 @@ class Stage:
     def ensure(
         self,
         train: Pairs,
-        fitted: Mapping[str, Fitted],
-        context: FitContext = ALONE,
-    ) -> Fitted:
-        """Fit what is not fitted yet.
+        fitted: Mapping[str, FittedStage],
+        context: FitContext = NO_CONTEXT,
+    ) -> FittedStage:
+        """Fit the stage if it is not fitted yet.
 
         Args:
             train: training pairs of the run.
@@ -154,7 +158,11 @@ class Stage:
                     field=f"stages.{self.name}.read",
                     found=f"{len(own)} pairs, {len(patients)} patients whom the run does not test",
                     expected=f"{self.out_of_fold} or more: a network out of fold leaves some out",
-                    remedy="give the stage other data",
+                    remedy=f"++stages.{self.name}.out_of_fold={len(patients)}, or more patients"
+                    if patients
+                    else "give the stage data of its own: "
+                    f"'+stages.{self.name}.read={{_target_: msseg_lightning.read.msseg2.Msseg2, "
+                    "root: FOLDER}'",
                 )
             )
         sources, keys = [], []
@@ -164,7 +172,7 @@ class Stage:
             source = self._ensure_one(fold, part, unseen, fitted, context.track)
             sources.append(source)
             keys.append(source.key)
-        return Fitted(self.name, digest(keys), tuple(sources), self.maps)
+        return FittedStage(self.name, digest(keys), tuple(sources), self.maps)
 
     def _left_out(self, pairs: Pairs) -> list[frozenset[str]]:
         """The patients that each network does not see: each has its share of every kind."""
@@ -180,9 +188,9 @@ class Stage:
         fold: int,
         pairs: Pairs,
         held_out: frozenset[str],
-        fitted: Mapping[str, Fitted],
+        fitted: Mapping[str, FittedStage],
         track: Track,
-    ) -> Source:
+    ) -> FittedNetwork:
         method = self.make({name: fitted[name] for name in self.uses})
         key = self._key(method, pairs, held_out, fitted)
         folder = self.store / f"{self.name}-{key[:24]}"
@@ -210,7 +218,7 @@ class Stage:
                     "minutes": round((time.monotonic() - start) / 60, 2),
                 }
                 write_record(finished, facts)
-        return Source(
+        return FittedNetwork(
             functools.partial(frozen_network, self.make, folder / "model"),
             key,
             folder / "model",
@@ -222,7 +230,7 @@ class Stage:
         method: NetworkMethod,
         pairs: Pairs,
         held_out: frozenset[str],
-        fitted: Mapping[str, Fitted],
+        fitted: Mapping[str, FittedStage],
     ) -> str:
         return digest(
             {
@@ -235,7 +243,7 @@ class Stage:
 
 
 class StagedMethod:
-    """Stages in order, then the network that predicts.
+    """Method that fits stages in order and predicts with the last one.
 
     Args:
         stages: earlier ones, in the order they are fitted.
@@ -258,10 +266,10 @@ class StagedMethod:
         self.stages, self.make, self.settings, self.code = tuple(stages), make, settings, code
         self.images, self.maps = images, maps
         self.last: NetworkMethod | None = None
-        self.fitted: dict[str, Fitted] = {}
+        self.fitted: dict[str, FittedStage] = {}
 
-    def fit(self, train: Pairs, val: Pairs, folder: Path, context: FitContext = ALONE) -> None:
-        """Fit or find every stage, then fit the last one in ``folder``.
+    def fit(self, train: Pairs, val: Pairs, folder: Path, context: FitContext = NO_CONTEXT) -> None:
+        """Fit or reuse every stage, then fit the last one in ``folder``.
 
         A last stage that was made from other values, inputs or stages is fitted anew.
         """
@@ -282,7 +290,9 @@ class StagedMethod:
         stale = folder.with_name(f"{folder.name}.stale")
         shutil.rmtree(stale, ignore_errors=True)
         if folder.exists() and any(folder.iterdir()) and _key_of(record) != key:
-            log.warning("an earlier stage, an input or the code changed: the last stage is redone")
+            log.warning(
+                "an earlier stage, an input or the code changed: the last stage is fitted again"
+            )
             folder.rename(stale)  # at once: a checkpoint must never outlive the record of its key
             shutil.rmtree(stale)
         write_record(
@@ -297,7 +307,7 @@ class StagedMethod:
         return self.last.predict(subject)
 
     def save(self, folder: Path) -> None:
-        """The last stage's weights, and those of stages that make its images."""
+        """Write the weights of the last stage and of the stages that make its images."""
         assert self.last is not None, "nothing was fitted"
         self.last.save(folder)
         for stage in sorted(set(self.images.values())):
@@ -307,13 +317,13 @@ class StagedMethod:
                 )
 
     def load(self, folder: Path) -> None:
-        """A saved system: the last stage, and the stages its images need."""
+        """Load the last stage and the stages that make its images."""
         known = {stage.name: stage for stage in self.stages}
         fitted = {}
         for stage in set(self.images.values()):
             models = sorted((folder / "stages" / stage).glob("*"), key=lambda path: int(path.name))
             sources = [
-                Source(
+                FittedNetwork(
                     functools.partial(frozen_network, known[stage].make, model),
                     digest(
                         {
@@ -327,13 +337,13 @@ class StagedMethod:
                 )
                 for model in models
             ]
-            fitted[stage] = Fitted(stage, "", tuple(sources), self.maps.get(stage))
+            fitted[stage] = FittedStage(stage, "", tuple(sources), self.maps.get(stage))
         self.last = self.make(fitted)
         self.last.load(folder)
 
 
 def frozen_network(make: Make, model: Path) -> nn.Module:
-    """A fitted stage's network: no gradient, evaluation mode."""
+    """Load the network of a fitted stage, frozen in evaluation mode."""
     method = make({})
     method.load(model)
     return method.task.network.requires_grad_(False).eval()
@@ -346,7 +356,7 @@ def _hashes(model: Path) -> dict[str, str]:
 
 
 def _is_finished(folder: Path, key: str) -> bool:
-    """Whether a stage was fitted and lies there as it was left; else its model is made again."""
+    """Whether a folder holds a complete stage with this key; otherwise it is fitted again."""
     try:
         record = read_record(folder / "stage.json", {"key": str, "model?": dict})
     except FileNotFoundError:
@@ -362,7 +372,7 @@ def _is_finished(folder: Path, key: str) -> bool:
 
 
 def _key_of(record: Path) -> str | None:
-    """What the fit in a folder was made from; None where that is not known."""
+    """Key of the fit in a folder; None if it is not known."""
     try:
         return str(read_record(record, {"key": str})["key"])
     except FileNotFoundError:
@@ -373,11 +383,11 @@ def _key_of(record: Path) -> str | None:
 
 
 def inputs(method: NetworkMethod, subjects: Pairs, held_out: frozenset[str]) -> list[str]:
-    """Content keys of prepared pairs, and the patients left out of further scans."""
+    """Keys of prepared pairs, and patients whose further scans are left out."""
     return sorted(
         [
             *(method.cache.place(subject).name for subject in subjects),
-            *(f"without {patient}" for patient in method.withheld(held_out)),
+            *(f"without {patient}" for patient in method.held_out_visits(held_out)),
         ]
     )
 

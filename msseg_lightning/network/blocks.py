@@ -1,4 +1,4 @@
-"""Parts of which the U-Net family is made: norms, activations, blocks, ways down and up.
+"""Building blocks of U-Nets: norms, activations, convolution blocks, down- and upsampling.
 
 Recipes are frozen dataclasses of plain values; each builds modules once channels are known. A norm
 or a way of upsampling that a paper needs is added here once and is then open to every network.
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from msseg_lightning.network.fused_norm import norm_activation
+from msseg_lightning.network import fast_steps
 
 Order = Literal["conv_norm_act", "norm_act_conv", "norm_conv_act"]
 Shortcut = Literal["identity", "convolution"]
 Weights = Literal["torch", "xavier", "he"]
-"""How the kernels of a new network are drawn, see ``initialise``."""
+"""How the kernels of a new network are initialised, see ``initialise``."""
 
 ByDims = Mapping[int, Callable[..., nn.Module]]
 
@@ -82,7 +82,7 @@ class InstanceNorm(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Norm:
-    """Which statistics features are normalised by.
+    """Settings of a normalisation layer.
 
     Args:
         kind: ``batch``, ``instance``, ``group`` or ``none``.
@@ -104,7 +104,7 @@ class Norm:
             raise ValueError("group norm takes either groups or channels_per_group, others none")
 
     def build(self, channels: int, dims: int) -> nn.Module:
-        """The module for so many channels.
+        """Build the layer for a number of channels.
 
         Raises:
             ValueError: the channels do not divide into the groups.
@@ -124,7 +124,7 @@ class Norm:
 
 @dataclasses.dataclass(frozen=True)
 class Activation:
-    """The non-linearity.
+    """Settings of an activation function.
 
     Args:
         kind: ``relu`` or ``leaky_relu``.
@@ -135,7 +135,7 @@ class Activation:
     slope: float = 0.01
 
     def build(self) -> nn.Module:
-        """The module; never in place, since residual blocks still need their input."""
+        """Build the activation, not in place, since residual blocks still need their input."""
         if self.kind == "relu":
             return nn.ReLU()
         if self.kind == "leaky_relu":
@@ -177,49 +177,32 @@ class Unit(nn.Module):
                 bias=recipe.bias,
             ),
         }
+        steps = recipe.order.split("_")
+        if recipe.dropout:
+            parts["dropout"] = DROPOUTS[dims](recipe.dropout)
+            steps.insert(steps.index("conv") + 1, "dropout")
         # registered in the order of execution, so that printing the network tells the order
-        for name in recipe.order.split("_"):
+        for name in steps:
             self.add_module(name, parts[name])
-        self.dropout = DROPOUTS[dims](recipe.dropout) if recipe.dropout else None
-        self.steps: tuple[str, ...] = tuple(recipe.order.split("_"))
+        self.steps: tuple[str, ...] = tuple(steps)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.run(features, self.steps)
 
     def run(self, features: Tensor, steps: Sequence[str]) -> Tensor:
-        """Run some of the steps; shortcuts leave and join between two of them."""
-        compiled, fused = torch.compiler.is_compiling(), False
-        own = False  # whether the features were made here; the input stays what it is
-        for name, following in zip(steps, [*steps[1:], ""], strict=True):
-            if fused:  # this activation ran together with the norm before it
-                fused = False
-                continue
-            if name == "norm" and compiled:
-                fused = following == "act"
-                features = norm_activation(self.norm, self.act if fused else None, features)
-                continue
-            if name == "act" and own and not torch.is_grad_enabled():
-                features = in_place(self.act, features)
-                continue
-            result = getattr(self, name)(features)
-            own = own or result is not features
-            features = result
-            del result  # else it would keep its memory during the next step
-            if name == "conv" and self.dropout is not None:
-                features = self.dropout(features)
+        """Apply some of the steps in order; residual blocks branch and add between two of them."""
+        if torch.compiler.is_compiling():
+            return fast_steps.run_fused(self, features, steps)
+        if not torch.is_grad_enabled():
+            return fast_steps.run_in_place(self, features, steps)
+        for name in steps:
+            features = getattr(self, name)(features)
         return features
-
-
-def in_place(activation: nn.Module, features: Tensor) -> Tensor:
-    """Overwrite features with their activation: one full-size tensor less while predicting."""
-    if isinstance(activation, nn.LeakyReLU):
-        return functional.leaky_relu_(features, activation.negative_slope)
-    return functional.relu_(features)
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """What stands on every level of a U-Net: a few convolutions, with or without a shortcut.
+    """Settings of the convolution block of each U-Net level, with or without a shortcut.
 
     Args:
         order: of norm, activation and convolution within one unit.
@@ -261,7 +244,7 @@ class Block:
         stride: tuple[int, ...],
         first_norm: Norm | None = None,
     ) -> nn.Module:
-        """The block; the stride sits in its first convolution.
+        """Build the block; its first convolution has the stride.
 
         Args:
             in_channels: of the input.
@@ -336,7 +319,7 @@ class ResidualBlock(nn.Module):
 
 
 class ConvolvedResidualBlock(nn.Module):
-    """Units beside one convolution of the same input; both are added at the end (see ``Block``)."""
+    """Units plus a convolution of the same input as shortcut (see ``Block``)."""
 
     def __init__(
         self,
@@ -361,7 +344,7 @@ class ConvolvedResidualBlock(nn.Module):
 
 
 class Blurred(nn.Module):
-    """Strided convolution, either way, whose kernel is smeared by a box as wide as the stride.
+    """Anti-aliased strided or transposed convolution: its kernel is convolved with a box.
 
     Plain strided convolutions see the features through a lattice: shifted by one voxel, a small
     lesion answers differently. Averaging over all positions of the lattice before the stride (and
@@ -394,7 +377,7 @@ class Blurred(nn.Module):
         self.register_buffer("box", torch.full((1, 1, *stride), total / volume), persistent=False)
 
     def kernel(self) -> Tensor:
-        """The kernel that acts: (in or out, out or in, 2 + stride, ...)."""
+        """The effective kernel: (in or out, out or in, 2 + stride, ...)."""
         weight = cast(Tensor, self.convolution.weight)
         planes = weight.reshape(-1, 1, *weight.shape[2:])
         padding = tuple(step - 1 for step in self.stride)
@@ -409,7 +392,7 @@ class Blurred(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Down:
-    """How a level hands its features to the coarser one.
+    """Settings of downsampling between levels.
 
     Args:
         kind: ``in_block`` is a strided first convolution inside the next block, ``max_pool`` a
@@ -425,7 +408,7 @@ class Down:
     gain: float = 1.0
 
     def build(self, stride: tuple[int, ...], channels: int) -> nn.Module:
-        """What stands in front of the block; nothing where the block strides itself."""
+        """Build the layer before the block; an identity if the block has the stride."""
         if self.kind == "in_block":
             return nn.Identity()
         if self.kind == "blurred":
@@ -439,7 +422,7 @@ class Down:
 
 
 class LinearUp(nn.Module):
-    """Enlarge by linear interpolation between voxel centres (no weights)."""
+    """Upsampling by linear interpolation."""
 
     def __init__(self, stride: tuple[int, ...]) -> None:
         super().__init__()
@@ -453,7 +436,7 @@ class LinearUp(nn.Module):
 
 
 def initialise(network: nn.Module, kind: Weights) -> None:
-    """Draw the kernels of all convolutions anew, and set their biases to 0, in place.
+    """Initialise all convolutions of a network in place; biases become 0.
 
     Args:
         network: all convolutions inside it, transposed ones too.
@@ -478,7 +461,7 @@ def initialise(network: nn.Module, kind: Weights) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Up:
-    """How the decoder enlarges.
+    """Settings of upsampling between levels.
 
     Args:
         kind: ``transposed`` convolution to the finer level's channels, or, keeping the channels,
@@ -495,11 +478,11 @@ class Up:
     gain: float = 1.0
 
     def channels(self, coarse: int, fine: int) -> int:
-        """Channels after enlarging."""
+        """Number of channels after upsampling."""
         return fine if self.kind == "transposed" else coarse
 
     def build(self, coarse: int, fine: int, stride: tuple[int, ...]) -> nn.Module:
-        """The module; its output is exactly ``stride`` times larger.
+        """Build the layer; its output is exactly ``stride`` times larger.
 
         Raises:
             ValueError: the kernel cannot give that size.

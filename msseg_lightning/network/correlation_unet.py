@@ -1,4 +1,4 @@
-"""Two visits through one encoder, compared by how their features correlate (S25)."""
+"""U-Net that compares two visits by the correlation of their features (S25)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ CHANNELS_PER_GROUP = 4
 
 
 class Reconstruction(NamedTuple):
-    """What the autoencoder makes of a pair of visits.
+    """Output of the autoencoder for a pair of visits.
 
     Args:
-        logits: (B, 2, X, Y, Z), baseline and follow-up drawn again; intensities, no activation.
-        images: (B, 2, X, Y, Z), what was to be drawn.
+        logits: (B, 2, X, Y, Z), reconstructed baseline and follow-up; intensities, no activation.
+        images: (B, 2, X, Y, Z), the input.
         first: features of the baseline, each level of the encoder, then the bottleneck.
         second: the same of the follow-up.
     """
@@ -73,7 +73,7 @@ class PointwiseResidual(nn.Module):
 
 
 class CorrelationGate(nn.Module):
-    """Lets the difference of two visits through where their features do not correlate.
+    """Difference of the features of two visits, weighted by their lack of correlation.
 
     With ``Q`` and ``K`` 1x1x1 convolutions of baseline and follow-up features, standardised, and
     ``V`` one of *follow-up minus baseline*, ``alpha = |mean over channels of Q K|`` and the output
@@ -87,7 +87,7 @@ class CorrelationGate(nn.Module):
     ``space`` standardises each channel over the patch (instance norm without weights), as the code
     does. Then ``alpha`` of a single voxel may exceed 1, hence the clamp; its mean over the patch
     does not. ``channels`` standardises each voxel over the channels, which makes ``alpha`` the
-    absolute Pearson coefficient that the text speaks of.
+    absolute Pearson coefficient of the text.
 
     Args:
         in_channels: of each visit's features.
@@ -148,7 +148,7 @@ class CorrelationGate(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The levels on the way down, each followed by a max pooling; both visits go through one.
+    """Encoder that is shared by both visits: levels with max pooling between them.
 
     Args:
         widths: of the levels.
@@ -175,7 +175,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The way up: nearest enlargement, the skip behind it, a level.
+    """Decoder: nearest-neighbour upsampling, concatenated skip, level.
 
     Args:
         widths: of all levels, the bottleneck last.
@@ -197,7 +197,7 @@ class Decoder(nn.Module):
 
 
 class PairAutoencoder(nn.Module):
-    """Draws each visit again from its own features; nobody has to label anything.
+    """Autoencoder of both visits, for training without labels.
 
     One encoder and one decoder serve both visits. Two small heads, one per visit as the paper has
     it (the public code uses the first for both), give the images back.
@@ -222,10 +222,10 @@ class PairAutoencoder(nn.Module):
 
     def forward(self, images: Tensor) -> Reconstruction:
         check_pair(images, self.divisor)
-        first, first_drawn = self._visit(images[:, :1], self.first_head)
-        second, second_drawn = self._visit(images[:, 1:], self.second_head)
-        drawn = torch.cat([first_drawn, second_drawn], dim=1)
-        return Reconstruction(drawn, images, first, second)
+        first, first_image = self._visit(images[:, :1], self.first_head)
+        second, second_image = self._visit(images[:, 1:], self.second_head)
+        images_again = torch.cat([first_image, second_image], dim=1)
+        return Reconstruction(images_again, images, first, second)
 
     def _visit(self, image: Tensor, head: nn.Module) -> tuple[tuple[Tensor, ...], Tensor]:
         skips, pooled = self.encoder(image)
@@ -312,7 +312,7 @@ class CorrelationUNet(nn.Module):
 
 
 def check_pair(images: Tensor, divisor: int) -> None:
-    """Refuse what is not two visits of a size that can be halved often enough (exit 2)."""
+    """Refuse input that is not two visits of a divisible size (exit 2)."""
     edges = tuple(images.shape[2:])
     if images.shape[1] == 2 and not any(edge % divisor for edge in edges):
         return
@@ -323,7 +323,8 @@ def check_pair(images: Tensor, divisor: int) -> None:
             field="channels and patch size",
             found=f"{images.shape[1]} images of {'x'.join(map(str, edges))}",
             expected=f"2 images, edges divisible by {divisor}",
-            remedy="name two images in the data, choose a patch (and window) size that divides",
+            remedy="name two images in the data, choose patch and window sizes that are "
+            "multiples of these",
             exit_code=ExitCode.CONFIG,
         )
     )

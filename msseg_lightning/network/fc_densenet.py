@@ -1,4 +1,4 @@
-"""The hundred-layers Tiramisu: a U-Net whose blocks are densely connected."""
+"""FC-DenseNet ("Tiramisu"): a U-Net of densely connected blocks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 
 
 class DenseBlock(nn.Module):
-    """Layers that each see all maps before them: batch norm, ReLU, 3x3 convolution, dropout.
+    """Densely connected layers: batch norm, ReLU, 3x3 convolution, dropout.
 
     Args:
         channels: of the input.
@@ -130,7 +130,7 @@ class FCDenseNet(nn.Module):
         return 2 * self.before_tanh(images)
 
     def before_tanh(self, images: Tensor) -> Tensor:
-        """x, half of the logits."""
+        """Output before the tanh, half of the logits."""
         self._check(images)
         features = self.first(images * self.input_scale + self.input_shift)
         across = []

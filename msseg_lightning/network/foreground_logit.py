@@ -1,4 +1,4 @@
-"""Make a network with a background and a foreground channel speak of lesions only."""
+"""Conversion of a two-class network to a single foreground logit."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Norm and activation as one expression that a compiler can fuse with its neighbours.
+"""Norm and activation as one expression that ``torch.compile`` can fuse.
 
 torch's own instance norm reshapes to batch norm, which undoes a channels-last layout and stands
 between two convolutions as a wall: the features are written and read several times. Here the same
 formula is plain tensor algebra with its own backward pass. Eager it is slower than torch's kernels,
 because every step makes a tensor; compiled it becomes one reading pass for the statistics and one
-writing pass for everything else. So ``blocks.Unit`` takes this path only while it is compiled.
-Parameters stay where they are: a checkpoint does not know which path made it.
+writing pass for everything else. So ``blocks.Unit`` takes this path (``fast_steps``) only while it
+is compiled. Parameters stay where they are: a checkpoint does not know which path made it.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _statistics(features: Tensor, groups: int, epsilon: float) -> tuple[Tensor, 
 
 
 def norm_activation(norm: nn.Module, activation: nn.Module | None, features: Tensor) -> Tensor:
-    """``activation(norm(features))`` in the fusable form where there is one, else as it stands.
+    """``activation(norm(features))``, in fusable form where there is one.
 
     Args:
         norm: ``nn.GroupNorm``, or anything that normalises each channel of each sample and has
@@ -119,7 +119,7 @@ def norm_activation(norm: nn.Module, activation: nn.Module | None, features: Ten
 
 
 def _slope(activation: nn.Module | None) -> float | None:
-    """What negative values are multiplied by; None for an activation that is not of this kind."""
+    """Slope for negative values; None if the activation is neither ReLU nor leaky ReLU."""
     if activation is None:
         return 1.0
     if isinstance(activation, nn.LeakyReLU):

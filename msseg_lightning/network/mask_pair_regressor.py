@@ -1,4 +1,4 @@
-"""A number between 0 and 1 from two masks: how well they agree, as learned from examples."""
+"""Regression network that estimates the agreement of two masks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msseg_lightning.network.blocks import Block
 
 
 class MaskPairRegressor(nn.Module):
-    """Strided convolutions, an average pool and two fully connected layers (S08).
+    """Network of strided convolutions, average pooling and two fully connected layers (S08).
 
     Args:
         widths: channels of each convolution; every one halves the resolution.

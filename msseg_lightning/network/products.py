@@ -1,4 +1,4 @@
-"""Convolutions that touch each voxel alone, as products a compiler can fuse with their neighbours.
+"""Pointwise convolutions as matrix products that ``torch.compile`` can fuse.
 
 A transposed convolution whose kernel is its stride, and a 1x1x1 convolution to a channel or two,
 are matrix products of the channels of a voxel. oneDNN runs both at a tenth of the speed of such
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 FEWEST_CHANNELS = 4
-"""Output channels up to which a head is a weighted sum of channels."""
+"""Largest number of output channels for which a head is computed as a sum of channels."""
 
 
 class Product(torch.autograd.Function):
-    """Rows times a matrix, and the results laid out as blocks of voxels, channels last.
+    """Matrix product of voxels and channels, arranged as blocks of voxels, channels last.
 
     Shapes:
         features: (B, C, X, Y[, Z]), channels last.
@@ -72,15 +72,15 @@ def _matrix(weight: Tensor) -> Tensor:
 
 
 def fusable(features: Tensor) -> bool:
-    """Whether a compiler is at work on features that lie on a CPU with channels last."""
+    """Whether features are channels-last on a CPU under ``torch.compile``."""
     if not torch.compiler.is_compiling() or features.device.type != "cpu":
         return False
     layout = torch.channels_last if features.ndim == 4 else torch.channels_last_3d
     return features.is_contiguous(memory_format=layout)
 
 
-def enlarge(layer: nn.Module, features: Tensor) -> Tensor:
-    """What a layer that enlarges gives: as a matrix product where its blocks do not overlap.
+def upsample(layer: nn.Module, features: Tensor) -> Tensor:
+    """Apply an upsampling layer, as a matrix product where its blocks do not overlap.
 
     Args:
         layer: a transposed convolution; any other module runs as it stands.
@@ -98,8 +98,8 @@ def enlarge(layer: nn.Module, features: Tensor) -> Tensor:
     return answer + bias.to(answer.dtype)
 
 
-def weigh(layer: nn.Module, features: Tensor) -> Tensor:
-    """A head's logits: of a 1x1x1 convolution to few channels float32, as a sum over channels.
+def apply_head(layer: nn.Module, features: Tensor) -> Tensor:
+    """Apply a head; a 1x1x1 convolution to few channels is computed as a float32 sum.
 
     Args:
         layer: a convolution; any other module runs as it stands.

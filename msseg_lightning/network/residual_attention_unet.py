@@ -18,7 +18,7 @@ def _before(channels: int, dims: int) -> list[nn.Module]:
 
 
 class ResidualUnit(nn.Module):
-    """Two 3x3 convolutions beside one of 1x1 and a batch norm; both ways are added.
+    """Two 3x3 convolutions plus a shortcut of a 1x1 convolution and a batch norm.
 
     Args:
         in_channels: of the input.
@@ -49,7 +49,7 @@ class ResidualUnit(nn.Module):
 
 
 class AttentionGate(nn.Module):
-    """Weigh the places of a skip by what it and the coarser features say of them together.
+    """Attention gate: weights the positions of a skip by itself and the coarser features.
 
     Both pass a batch norm, a ReLU and a 1x1 convolution to ``width`` channels; of their sum a ReLU,
     a 1x1 convolution to one channel and a sigmoid make the map that multiplies the skip.
@@ -76,7 +76,7 @@ class AttentionGate(nn.Module):
 
 
 class ResidualAttentionUNet(nn.Module):
-    """Residual units down and up, two convolutions at the bottom, a gate at every skip.
+    """U-Net of residual units with an attention gate at every skip.
 
     Every unit but the first halves the size. On the way up features are enlarged by repeating
     pixels, the gated skip is put behind them and a residual unit follows, with twice the channels

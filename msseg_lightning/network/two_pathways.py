@@ -1,4 +1,4 @@
-"""One pathway sees a small patch in full, another its wide surroundings at a third (S11)."""
+"""Network with a fine pathway and a coarse pathway with a larger field of view (S11)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _unit(in_channels: int, out_channels: int, kernel: int, dropout: float = 0.0
 
 
 class TwoPathways(nn.Module):
-    """Two stacks of unpadded 3x3x3 convolutions at two scales, joined by 1x1x1 convolutions.
+    """Two pathways of unpadded 3x3x3 convolutions, joined by 1x1x1 convolutions.
 
     Of a patch of 97 voxels the fine pathway is given the 33 voxels in the middle, the coarse one
     every third voxel, 33 too. Seven convolutions leave 19 voxels of the fine patch; eight leave 17
@@ -125,7 +125,7 @@ class TwoPathways(nn.Module):
 
 
 def _middle(features: Tensor, edge: int) -> Tensor:
-    """The cube of so many voxels in the middle of cubes."""
+    """Central cube of features with a given edge."""
     start = (features.shape[-1] - edge) // 2
     part = slice(start, start + edge)
     return features[..., part, part, part]

@@ -1,4 +1,4 @@
-"""The U-Net family: one network of levels, from which each paper's variant is a choice of parts."""
+"""A U-Net with configurable blocks."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from msseg_lightning.network.blocks import (
     initialise,
     per_axis,
 )
-from msseg_lightning.network.products import enlarge, weigh
+from msseg_lightning.network.products import apply_head, upsample
 
 
 class UNet(nn.Module):
-    """Encoder and decoder with a block per level, joined by concatenated skips.
+    """U-Net: encoder and decoder with a block per level, joined by concatenated skips.
 
     Level 0 has the images' resolution. On the way down every level shrinks by its stride and has
     its own width; on the way up features are enlarged, the skip of that level is put in front of
@@ -38,7 +38,7 @@ class UNet(nn.Module):
         widths: channels of each level, finest first.
         block: recipe of the block on every level, both ways.
         down: how to shrink.
-        up: how to enlarge.
+        up: how to upsample.
         strides: of each level against the one above, an int or one per axis; the first is 1.
             ``None`` halves every axis on every level.
         kernels: edge of the convolutions of each level, an int or one per axis; ``None`` is 3.
@@ -148,7 +148,7 @@ class UNet(nn.Module):
         finest = [features]  # of the decoder, coarsest first
         levels = reversed(range(len(self.ups)))
         for level, up, block in zip(levels, self.ups, self.decoder, strict=True):
-            features = enlarge(up, features)
+            features = upsample(up, features)
             if level in kept:
                 features = torch.cat([kept.pop(level), features], dim=1)
             features = block(features)
@@ -156,19 +156,19 @@ class UNet(nn.Module):
                 finest.append(features)
         if self.training and self.heads_count > 1:
             logits, *deeper = (
-                weigh(head, level)
+                apply_head(head, level)
                 for head, level in zip(self.heads, reversed(finest), strict=False)
             )
             return DeepLogits(logits, tuple(deeper))
-        return weigh(self.heads[0], features)
+        return apply_head(self.heads[0], features)
 
     @property
     def finest_level(self) -> list[nn.Module]:
-        """What compares the images themselves; ``infer.SlidingWindow`` spares it rounding."""
+        """Modules at full resolution; ``infer.SlidingWindow`` runs them in float32."""
         return [part for part in (self.stem, self.encoder[0]) if part is not None]
 
     def _check(self, images: Tensor) -> None:
-        """Say in the user's words what a convolution would say in its own."""
+        """Refuse images of a wrong number of channels or size."""
         if images.shape[1] != self.in_channels:
             raise MssegError(
                 Problem(
@@ -190,7 +190,7 @@ class UNet(nn.Module):
                     field="patch size",
                     found="x".join(map(str, edges)),
                     expected=f"edges divisible by {'x'.join(map(str, self.divisor))}",
-                    remedy="choose a patch (and window) size that divides",
+                    remedy="choose patch and window sizes that are multiples of these",
                     exit_code=ExitCode.CONFIG,
                 )
             )

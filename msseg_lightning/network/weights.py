@@ -1,4 +1,4 @@
-"""Weights on disk: numbers in safetensors, facts in a JSON card beside them, never a pickle."""
+"""Storage of weights as safetensors with a JSON card."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AGAIN = "copy the whole model folder again from where it came from, or train aga
 def save_weights(
     network: nn.Module, folder: Path, system: str = "", facts: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write ``weights.safetensors`` and ``card.json``; each appears whole or not at all.
+    """Write ``weights.safetensors`` and ``card.json`` atomically.
 
     The weights come first: a card never speaks of a file that is not there, and a crash between
     the two leaves a hash that does not fit, which ``load_weights`` refuses.
@@ -71,7 +71,7 @@ def save_weights(
 
 
 def load_weights(network: nn.Module, folder: Path, system: str = "") -> dict[str, Any]:
-    """Fill a network that the configuration has built already; nothing in the files is executed.
+    """Load weights into a network; nothing in the files is executed.
 
     Args:
         network: changed only if every check passes.
@@ -96,7 +96,7 @@ def load_weights(network: nn.Module, folder: Path, system: str = "") -> dict[str
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise problem(
             "weights.unreadable",
-            "The file is not a whole safetensors file.",
+            "The file is not a complete safetensors file.",
             path,
             found=str(error)[:200],
             expected="safetensors",
@@ -165,7 +165,7 @@ def read_card(path: Path) -> dict[str, Any]:
 def refuse_other_architecture(
     network: nn.Module, state: Mapping[str, Tensor], path: Path, written_by: str, asked_by: str
 ) -> None:
-    """Compare names and shapes before anything is copied."""
+    """Refuse weights whose names or shapes differ from those of the network."""
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}
     differing = [

@@ -1,4 +1,4 @@
-"""Rules about where a lesion lies."""
+"""Rules on the location of lesions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 
 
 def region_of(prediction: Prediction) -> NDArray[np.bool_]:
-    """Where the system looked.
+    """Region in which the system searched for lesions.
 
     Raises:
         MssegError: exit 2, the system has no such region.
@@ -33,7 +33,7 @@ def region_of(prediction: Prediction) -> NDArray[np.bool_]:
 
 
 class InsideMask:
-    """Clear lesion voxels outside the region where the system looked (``Prediction.inside``)."""
+    """Remove lesion voxels outside the region that was searched (``Prediction.inside``)."""
 
     def __call__(self, prediction: Prediction) -> Prediction:
         mask = prediction.mask * region_of(prediction).astype(np.uint8)
@@ -41,7 +41,7 @@ class InsideMask:
 
 
 class NotOnBoundary:
-    """Remove whole lesions that touch the rim of the region where the system looked.
+    """Remove lesions that touch the boundary of the region in which the system searched.
 
     The rim are the region's voxels within ``voxels`` face-neighbour steps of its outside; the edge
     of the volume counts as outside. A lesion that reaches beyond the region passes its rim, so it

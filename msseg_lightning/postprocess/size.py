@@ -1,4 +1,4 @@
-"""Rules about the size of a lesion."""
+"""Rules on the size of lesions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from msseg_lightning.core.lesion import Connectivity, label_lesions
 from msseg_lightning.core.prediction import Prediction
 
 ROUNDING = 1e-6
-"""Relative slack of volumes: a header says 0.4999999 mm where 0.5 is meant."""
+"""Relative tolerance of volumes, for rounding in headers."""
 
 
 class MinSize:
-    """Remove lesions that are too small.
+    """Remove lesions below a minimum volume.
 
     A limit in voxels stays the same on every grid; a limit in mm3 uses the voxel volume of the
     pair's own grid.
@@ -41,7 +41,7 @@ class MinSize:
         self.connectivity, self.strict = connectivity, strict
 
     def least_voxels(self, voxel_volume_mm3: float) -> int:
-        """The smallest number of voxels that stays."""
+        """Smallest number of voxels of a lesion that is kept."""
         if self.voxels is not None:
             limit = float(self.voxels)
         else:
@@ -60,7 +60,7 @@ class MinSize:
 
 
 class MinAxis:
-    """Remove lesions that are too thin.
+    """Remove lesions below a minimum axis length.
 
     The lesion is read as an ellipsoid: an axis has the length ``4 * sqrt(v)``, v an eigenvalue of
     the covariance of its voxel centres (as radiomics defines axis lengths). A sheet one voxel

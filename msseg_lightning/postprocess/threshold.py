@@ -1,4 +1,4 @@
-"""From probabilities to a mask."""
+"""Thresholding of probabilities."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 
 
 class Threshold:
-    """A voxel is lesion where its probability exceeds a value.
+    """Set voxels to lesion where the probability exceeds a value.
 
     A threshold on logits is one on probabilities: logit 0 is 0.5. The mask the prediction had
     before is replaced, so this rule stands first.

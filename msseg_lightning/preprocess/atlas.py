@@ -1,4 +1,4 @@
-"""The MNI152 template that nilearn carries, and where a patient lies in it."""
+"""The MNI152 template of nilearn, and affine registration to it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from msseg_lightning.preprocess.register import (
     pitched,
     shifted,
 )
-from msseg_lightning.preprocess.space import MaskRule, carry_volume, covering_grid
+from msseg_lightning.preprocess.space import MaskRule, covering_grid, resample_volume
 from msseg_lightning.preprocess.step import common_grid
 
 VENTRICLES = "ventricles"
@@ -45,12 +45,12 @@ class Atlas:
 
     @property
     def grid(self) -> Grid:
-        """The template's lattice."""
+        """Grid of the template."""
         x, y, z = self.brain.shape
         return Grid((x, y, z), self.affine)
 
     def flair(self, grey: float = 1.0, white: float = 0.75, fluid: float = 0.15) -> Volume:
-        """A FLAIR-like template: tissue maps with FLAIR's order of brightness, no head.
+        """A FLAIR-like template without a head, from tissue maps weighted as FLAIR shows them.
 
         nilearn has a T1 without skull only. Grey matter is a little brighter than white matter in
         FLAIR and fluid is dark, as are the skull and the air around the brain.
@@ -62,7 +62,7 @@ class Atlas:
 
 @functools.cache
 def mni152() -> Atlas:
-    """The template; read once per process from nilearn's wheel, no download.
+    """Load the template from nilearn's package, once per process.
 
     The ventricles are the largest component of fluid (brain, grey + white below one half) that
     keeps 5 mm away from the surface of the brain.
@@ -148,12 +148,12 @@ class AffineToAtlas:
         grid = covering_grid(atlas.grid, (self.spacing_mm,) * 3)
         way = affine_from_atlas(mean_of_visits(subject, self), self.levels_mm)
         volumes = {
-            name: carry_volume(volume, grid, way, self.mask_rule)
+            name: resample_volume(volume, grid, way, self.mask_rule)
             for name, volume in subject.volumes.items()
             if name != BRAIN
         }
         for name, mask in ((BRAIN, atlas.brain), (VENTRICLES, atlas.ventricles)):
-            volumes[name] = carry_volume(Volume(mask, atlas.affine, "mask"), grid)
+            volumes[name] = resample_volume(Volume(mask, atlas.affine, "mask"), grid)
         return subject.replace(
             f"moved to MNI152 by an affine of volume ratio {abs(np.linalg.det(way[:3, :3])):.2f}",
             volumes=volumes,

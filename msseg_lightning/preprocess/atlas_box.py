@@ -1,4 +1,4 @@
-"""A pair on a fixed number of voxels around the brain of MNI152 (S14)."""
+"""Resampling of a pair to a fixed box around the brain of MNI152 (S14)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from msseg_lightning.core.subject import BRAIN, LoadedSubject
 from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.preprocess.atlas import Atlas, affine_from_atlas, mean_of_visits, mni152
 from msseg_lightning.preprocess.crop import bounding_box
-from msseg_lightning.preprocess.space import MaskRule, carry_volume
+from msseg_lightning.preprocess.space import MaskRule, resample_volume
 
 
 @dataclasses.dataclass(frozen=True)
 class AffineToAtlasBox:
-    """Affine to MNI152, crop close to the brain and a grid of so many voxels, in one interpolation.
+    """Move a pair to MNI152, cropped to the brain, on a fixed number of voxels, in one step.
 
     The three steps of S14 follow one another in the paper. Once a pair lies in the template's
     space, its brain fills the template's, so the crop is known beforehand and the scans can be
@@ -48,11 +48,11 @@ class AffineToAtlasBox:
         grid = brain_box(atlas, self.shape, self.margin_mm)
         way = affine_from_atlas(mean_of_visits(subject, self), self.levels_mm)
         volumes = {
-            name: carry_volume(volume, grid, way, self.mask_rule)
+            name: resample_volume(volume, grid, way, self.mask_rule)
             for name, volume in subject.volumes.items()
             if name != BRAIN
         }
-        volumes[BRAIN] = carry_volume(Volume(atlas.brain, atlas.affine, "mask"), grid)
+        volumes[BRAIN] = resample_volume(Volume(atlas.brain, atlas.affine, "mask"), grid)
         ratio = abs(np.linalg.det(way[:3, :3]))
         return subject.replace(
             f"moved to a box around the brain of MNI152 by an affine of volume ratio {ratio:.2f}",
@@ -62,7 +62,7 @@ class AffineToAtlasBox:
 
 
 def brain_box(atlas: Atlas, shape: tuple[int, int, int], margin_mm: float) -> Grid:
-    """The grid of so many voxels that covers the template's brain and a margin exactly."""
+    """Grid of a given shape that covers the template's brain and a margin."""
     box = bounding_box(atlas.brain)
     assert box is not None  # the template has a brain
     old = np.array(atlas.grid.spacing_mm)

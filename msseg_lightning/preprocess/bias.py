@@ -1,4 +1,4 @@
-"""Slow changes of brightness that the coil makes, not the brain."""
+"""Correction of bias fields, and denoising."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from scipy import ndimage
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LoadedSubject
 from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.preprocess.fast_n4 import Sharpening, fast_log_field
-from msseg_lightning.preprocess.space import carry
+from msseg_lightning.preprocess.space import resample_array
 from msseg_lightning.preprocess.step import common_grid, image_names, mask_of
 
 OTSU = "otsu"
 NONZERO = "nonzero"
 OTSU_BINS = 200
-"""Histogram bins of the challenge's tool, and ITK's habit for N4."""
+"""Histogram bins of the challenge's tool, which are ITK's default for N4."""
 
 
 def itk_log_field(
@@ -53,7 +53,7 @@ def itk_log_field(
 
 @dataclasses.dataclass(frozen=True)
 class N4:
-    """Divide each image by the bias field that N4 finds.
+    """Divide each image by its bias field, estimated by N4.
 
     Args:
         iterations: most iterations at each resolution of the field.
@@ -132,7 +132,7 @@ class N4:
 
 @dataclasses.dataclass(frozen=True)
 class DifferentialBias:
-    """Take away the smooth difference in brightness between the visits, half from each (S01).
+    """Remove the smooth difference in brightness between the visits, half from each (S01).
 
     The field is ``exp(median filter(log followup - log baseline))``; baseline is multiplied and
     follow-up divided by its square root, so lesions smaller than the filter stay and both images
@@ -167,7 +167,7 @@ class DifferentialBias:
         )
 
     def _smooth(self, ratio: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Median of every second voxel: an eighth of the samples at an eighth of the places."""
+        """Median filter of every second voxel."""
         import SimpleITK as sitk  # noqa: N813
 
         thin = 2 if self.radius > 2 and inside[::2, ::2, ::2].any() else 1
@@ -180,7 +180,7 @@ class DifferentialBias:
         sparse = np.diag([thin, thin, thin, 1.0])
         edge = np.pad(median, ((0, 1),) * 3, mode="edge")  # even sizes end between two samples
         x, y, z = ratio.shape
-        return np.asarray(carry(edge, sparse, Grid((x, y, z), np.eye(4))), np.float32)
+        return np.asarray(resample_array(edge, sparse, Grid((x, y, z), np.eye(4))), np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which voxels are brain, by carrying the mask of an atlas to each scan."""
+"""Brain extraction by registration of an atlas."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from msseg_lightning.core.volume import Affine, Volume
 from msseg_lightning.preprocess.atlas import affine_from_atlas, mni152
 from msseg_lightning.preprocess.mask import BASELINE_BRAIN, FOLLOWUP_BRAIN
 from msseg_lightning.preprocess.register import coarse, to_itk
-from msseg_lightning.preprocess.space import carry, covering_grid, inverse
+from msseg_lightning.preprocess.space import covering_grid, inverse, resample_array
 
 LITRES = (0.8, 2.4)
-"""Volumes of adult intracranial space beyond which something went wrong."""
+"""Plausible range of the intracranial volume of adults, in litres."""
 
 FIELD_MM = 3.0
-"""Working spacing of the dense registration: the surface of the brain needs no finer one."""
+"""Spacing of the dense registration, in mm."""
 
 RIM_MM = 8.0
-"""How far around the brain the metric looks: the dark skull tells the brain from the scalp."""
+"""Margin around the brain in which the metric is computed, so that it includes the dark skull."""
 
 
-def carried_brain(scan: Volume, smoothness_mm: float | None = 6.0) -> NDArray[np.bool_]:
+def atlas_brain_mask(scan: Volume, smoothness_mm: float | None = 6.0) -> NDArray[np.bool_]:
     """(X, Y, Z) brain mask of one FLAIR scan, with or without its head, from MNI152.
 
     Rigid, then affine, then dense registration of the template, whose mask is carried over: the
@@ -43,7 +43,7 @@ def carried_brain(scan: Volume, smoothness_mm: float | None = 6.0) -> NDArray[np
     way = affine_from_atlas(scan)  # MNI world -> scan world
     back = inverse(way)
     if smoothness_mm is None:
-        return np.asarray(carry(atlas.brain, atlas.affine, scan.grid, "mask", back)) != 0
+        return np.asarray(resample_array(atlas.brain, atlas.affine, scan.grid, "mask", back)) != 0
     import SimpleITK as sitk  # noqa: N813
 
     field = _dense_field(scan, back, smoothness_mm)
@@ -66,7 +66,7 @@ def carried_brain(scan: Volume, smoothness_mm: float | None = 6.0) -> NDArray[np
         sitk.sitkFloat32,
     )
     data = sitk.GetArrayFromImage(part).transpose(2, 1, 0)
-    return np.asarray(carry(data, middle.affine, scan.grid)) >= 0.5
+    return np.asarray(resample_array(data, middle.affine, scan.grid)) >= 0.5
 
 
 def _dense_field(scan: Volume, back: Affine, smoothness_mm: float) -> Any:
@@ -82,7 +82,9 @@ def _dense_field(scan: Volume, back: Affine, smoothness_mm: float) -> Any:
 
     def moved(data: NDArray[np.generic]) -> NDArray[np.float32]:
         part = coarse(Volume(data, atlas.affine), FIELD_MM)
-        return np.asarray(carry(part.data, part.affine, fixed.grid, "image", back), np.float32)
+        return np.asarray(
+            resample_array(part.data, part.affine, fixed.grid, "image", back), np.float32
+        )
 
     grey, white, brain = moved(atlas.grey), moved(atlas.white), moved(atlas.brain)
     rim = ndimage.binary_dilation(brain > 0.5, iterations=round(RIM_MM / FIELD_MM))
@@ -104,12 +106,12 @@ def _dense_field(scan: Volume, back: Affine, smoothness_mm: float) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class AtlasBrainExtraction:
-    """Brain masks of both visits by an atlas, as ``baseline_brain`` and ``followup_brain``.
+    """Add brain masks of both visits from an atlas, as ``baseline_brain`` and ``followup_brain``.
 
     ``CombineMasks`` makes the one ``brain`` of them. Data that come with a brain mask keep it.
 
     Args:
-        smoothness_mm: see ``carried_brain``; None stops after the affine.
+        smoothness_mm: see ``atlas_brain_mask``; None stops after the affine.
         overwrite: extract even where a ``brain`` mask came with the data.
     """
 
@@ -127,7 +129,7 @@ class AtlasBrainExtraction:
             if image not in subject.volumes:  # a visit alone
                 continue
             scan = subject.volumes[image]
-            brain = carried_brain(scan, self.smoothness_mm)
+            brain = atlas_brain_mask(scan, self.smoothness_mm)
             litres = brain.sum() * scan.grid.voxel_volume_mm3 / 1e6
             if not LITRES[0] <= litres <= LITRES[1]:
                 notes.append(f"{mask} holds {litres:.2f} litres: brain extraction may have failed")

@@ -1,4 +1,4 @@
-"""Prepared pairs on disk, each made once, named by what it was made from."""
+"""Cache of prepared pairs on disk, keyed by inputs and preprocessing."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from filelock import FileLock
 
 from msseg_lightning.core.files import flush_folder
+from msseg_lightning.core.input_hash import changed_input
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import MssegError
-from msseg_lightning.core.subject import LongitudinalSubject
-from msseg_lightning.core.subject_map import Mapped, Submits, map_subjects
-from msseg_lightning.preprocess.pipeline import Load, Preprocess
+from msseg_lightning.core.subject import LoadedSubject, LongitudinalSubject
+from msseg_lightning.core.subject_map import MapResult, SupportsSubmit, map_subjects
+from msseg_lightning.preprocess.pipeline import Load, Preprocess, file_hashes
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class PreparedCache:
         load: reads a pair.
         workers: processes; each holds about one pair in memory at a time.
         verify: compare checksums whenever an entry is taken from disk (about 0.3 s per GB).
+        raters: masks of single raters that are prepared too; the others are never read.
     """
 
     def __init__(
@@ -45,21 +47,24 @@ class PreparedCache:
         load: Load,
         workers: int = 1,
         verify: bool = True,
+        raters: Collection[str] = (),
     ) -> None:
         self.folder = Path(folder)
         self.preprocess = preprocess
         self.load = load
         self.workers = max(1, workers)
         self.verify = verify
+        self.raters = frozenset(raters)
 
     def place(self, subject: LongitudinalSubject) -> Path:
-        """Folder of this pair's entry, whether it exists or not."""
-        return self.folder / f"{subject.id}-{self.preprocess.key(subject)[:24]}"
+        """Folder of the entry of a pair, whether it exists or not."""
+        subject = subject.with_raters(self.raters)
+        return self._place(subject, file_hashes(subject))
 
     def prepare(
-        self, subjects: Sequence[LongitudinalSubject], executor: Submits | None = None
+        self, subjects: Sequence[LongitudinalSubject], executor: SupportsSubmit | None = None
     ) -> list[PreparedSubject]:
-        """Prepared pairs in the order given; builds those that are missing.
+        """Return prepared pairs in the order given; build those that are missing.
 
         Args:
             subjects: pairs.
@@ -74,15 +79,15 @@ class PreparedCache:
     def build(
         self,
         subjects: Sequence[LongitudinalSubject],
-        executor: Submits | None = None,
+        executor: SupportsSubmit | None = None,
         pieces: int | None = None,
-    ) -> Mapped[None]:
-        """Build what is missing; which pairs are there now and what is wrong with the others."""
-        named = {subject.id: subject for subject in subjects}
+    ) -> MapResult[None]:
+        """Build missing entries; report the pairs that exist now and the errors of the others."""
+        named = {subject.id: subject.with_raters(self.raters) for subject in subjects}
         missing = dict(named)
         if executor is None:  # a process takes seconds to start, only to find that all is there
             with ThreadPoolExecutor(self.workers) as threads:
-                made = threads.map(self._made, named.values())
+                made = threads.map(self._is_prepared, named.values())
                 missing = {
                     name: named[name]
                     for name, is_made in zip(named, made, strict=True)
@@ -90,29 +95,31 @@ class PreparedCache:
                 }
         built = map_subjects(self._ensure, missing, executor or self.workers, "preprocess", pieces)
         done = {name: None for name in named if name not in built.failed}
-        return Mapped(done, built.failed)
+        return MapResult(done, built.failed)
 
     def prepare_one(self, subject: LongitudinalSubject) -> PreparedSubject:
-        """One pair, built if missing."""
+        """Return one prepared pair; build it if missing."""
         return self.prepare([subject])[0]
 
     def _ensure(self, subject: LongitudinalSubject) -> None:
         if not all(file.is_file() for file in subject.files().values()):
             self.load(subject)  # says what is wrong; hashing a named pipe would wait for ever
-        place = self.place(subject)
-        if self._whole(place):
+        hashes = file_hashes(subject)
+        place = self._place(subject, hashes)
+        if self._is_complete(place):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f".{place.name}.lock"):
-            if self._whole(place):  # another process made it while we waited
+            if self._is_complete(place):  # another process made it while we waited
                 return
             if place.exists():
                 log.warning("%s is damaged and is built again", place.name)
                 shutil.rmtree(place)
             temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.folder))
             try:
-                prepared = self.preprocess.run(self.load(subject))
-                PreparedSubject.write(prepared, temporary)
+                loaded = self.load(subject)
+                _refuse_changed(loaded, hashes)
+                PreparedSubject.write(self.preprocess.run(loaded), temporary)
                 temporary.chmod(0o777 & ~_umask())
                 temporary.rename(place)
                 flush_folder(self.folder)
@@ -120,16 +127,19 @@ class PreparedCache:
                 if temporary.exists():
                     shutil.rmtree(temporary, ignore_errors=True)
 
-    def _made(self, subject: LongitudinalSubject) -> bool:
-        """Whether the pair is there; one that is not, or is in trouble, is left to ``_ensure``."""
+    def _is_prepared(self, subject: LongitudinalSubject) -> bool:
+        """Whether the entry of a pair exists; errors count as no and are raised by ``_ensure``."""
         if not all(file.is_file() for file in subject.files().values()):
             return False
         try:
-            return self._whole(self.place(subject))
+            return self._is_complete(self.place(subject))
         except (MssegError, OSError):
             return False
 
-    def _whole(self, place: Path) -> bool:
+    def _place(self, subject: LongitudinalSubject, hashes: Mapping[str, str]) -> Path:
+        return self.folder / f"{subject.id}-{self.preprocess.key(subject, hashes)[:24]}"
+
+    def _is_complete(self, place: Path) -> bool:
         if not place.is_dir():
             return False
         try:
@@ -139,6 +149,18 @@ class PreparedCache:
         except MssegError:
             return False
         return True
+
+
+def _refuse_changed(loaded: LoadedSubject, hashes: Mapping[str, str]) -> None:
+    """What was read must be what the entry is named by.
+
+    Raises:
+        MssegError: with every file that was replaced in between (exit 3).
+    """
+    files = loaded.subject.files()
+    changed = [name for name, found in loaded.sha256.items() if found != hashes[name]]
+    if changed:
+        raise MssegError([changed_input(loaded.subject.id, name, files[name]) for name in changed])
 
 
 def _umask() -> int:

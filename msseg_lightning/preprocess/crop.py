@@ -1,4 +1,4 @@
-"""Cutting the volumes down to what matters."""
+"""Cropping."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from msseg_lightning.preprocess.step import common_grid, image_names, mask_of
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """First and last-plus-one index per axis of what is set; None for an empty mask."""
+    """First and last-plus-one index of the set voxels per axis; None for an empty mask."""
     low, high = [], []
     for axis in range(3):
         other = tuple(other for other in range(3) if other != axis)
@@ -35,6 +35,13 @@ def _crop(
     margin = np.ceil(margin_mm / np.array(grid.spacing_mm) - 1e-6).astype(int)
     low = np.maximum(box[0] - margin, 0)
     high = np.minimum(box[1] + margin, grid.shape)
+    return _cut(subject, grid, low, high)
+
+
+def _cut(
+    subject: LoadedSubject, grid: Grid, low: NDArray[np.int64], high: NDArray[np.int64]
+) -> LoadedSubject:
+    """The box from one voxel to before another."""
     window = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
     affine = grid.affine.copy()
     affine[:3, 3] = grid.affine[:3, :3] @ low + grid.affine[:3, 3]
@@ -48,7 +55,7 @@ def _crop(
 
 @dataclasses.dataclass(frozen=True)
 class CropToNonzero:
-    """Keep the smallest box outside which every image is 0 (S12, S15).
+    """Crop to the smallest box outside which every image is 0 (S12, S15).
 
     Args:
         margin_mm: added on each side where the volume reaches so far.
@@ -68,7 +75,7 @@ class CropToNonzero:
 
 @dataclasses.dataclass(frozen=True)
 class CropToMask:
-    """Keep the smallest box around a mask (S02, S13, S14, S17, S25).
+    """Crop to the smallest box around a mask (S02, S13, S14, S17, S25).
 
     Args:
         margin_mm: added on each side where the volume reaches so far.
@@ -83,3 +90,28 @@ class CropToMask:
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
         grid = common_grid(subject, self)
         return _crop(subject, grid, mask_of(subject, self.mask, self), self.margin_mm, self.mask)
+
+
+@dataclasses.dataclass(frozen=True)
+class CropToSize:
+    """Keep at most so many voxels along each axis, from the middle (S17).
+
+    An axis that is not longer stays whole; nothing is added around it.
+
+    Args:
+        shape: voxels along the array axes (right, anterior, superior after ``Reorient``).
+    """
+
+    shape: tuple[int, int, int]
+
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ValueError(f"shape {self.shape} is not three numbers of voxels")
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        grid = common_grid(subject, self)
+        low = np.maximum(np.array(grid.shape) - self.shape, 0) // 2
+        return _cut(subject, grid, low, low + np.minimum(grid.shape, self.shape))

@@ -1,4 +1,4 @@
-"""The baseline bent onto the follow-up: affine, then cubic B-splines."""
+"""Deformable registration of the baseline to the follow-up: affine, then cubic B-splines."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     import SimpleITK as sitk  # noqa: N813
 
 FIELD_MM = 1.5
-"""Voxels of the displacements that images are moved by: between them splines of 10 mm that bend by
+"""Spacing of the displacement field in mm: between its voxels splines of 10 mm that bend by
 2 mm are straight to 0.05 mm."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FreeFormRegistration:
-    """Bend the baseline of a pair on one grid onto its follow-up (S18).
+    """Register the baseline to the follow-up of a pair by a free-form deformation (S18).
 
     An affine, then cubic B-splines, both by mutual information (``free_form``). The follow-up,
     where predictions belong, stays as it is; lesion and brain masks of the baseline move with it.
@@ -73,13 +73,13 @@ class FreeFormRegistration:
         )
         way = self._bend(fixed, moving, start)
         volumes = {
-            name: resampled(volume, way) if name in OF_BASELINE else volume
+            name: warp_volume(volume, way) if name in OF_BASELINE else volume
             for name, volume in subject.volumes.items()
         }
         return subject.replace("baseline bent onto the follow-up", volumes=volumes)
 
     def _bend(self, fixed: Volume, moving: Volume, start: Affine) -> sitk.Transform:
-        """World of ``fixed`` -> world of ``moving``."""
+        """Deformable transform from the world of ``fixed`` to that of ``moving``."""
         import SimpleITK as sitk  # noqa: N813
 
         still, moved = (coarse(volume, self.spacing_mm) for volume in (fixed, moving))
@@ -98,16 +98,17 @@ class FreeFormRegistration:
 
 
 @single_thread()
-def resampled(volume: Volume, way: sitk.Transform) -> Volume:
-    """Values of a volume, on its own grid, where ``way`` carries its voxels; 0 from outside.
+def warp_volume(volume: Volume, way: sitk.Transform, cubic: bool = False) -> Volume:
+    """Resample a volume on its own grid through a transform; 0 outside its field of view.
 
-    Images are linear, masks linear and cut at one half.
+    Images are linear, or ``cubic`` splines; masks linear and cut at one half.
     """
     import SimpleITK as sitk  # noqa: N813
 
     image = to_itk(volume)
     matrix = volume.affine[:3, :3] / np.array(volume.spacing_mm)
     image.SetDirection(matrix.ravel().tolist())
-    values = sitk.GetArrayFromImage(sitk.Resample(image, image, way, sitk.sitkLinear, 0.0))
+    rule = sitk.sitkBSpline if cubic else sitk.sitkLinear
+    values = sitk.GetArrayFromImage(sitk.Resample(image, image, way, rule, 0.0))
     data = values.transpose(2, 1, 0)
     return dataclasses.replace(volume, data=data >= 0.5 if volume.kind == "mask" else data)

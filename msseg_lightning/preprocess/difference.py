@@ -33,3 +33,34 @@ class Difference:
         )
         change = Volume(followup - baseline, grid.affine)
         return subject.replace(volumes={**subject.volumes, self.name: change})
+
+
+RISES = ("baseline_rise", "followup_rise")
+
+
+@dataclasses.dataclass(frozen=True)
+class RiseProducts:
+    """Add each visit times what became brighter (S05): ``B * D`` and ``F * D``.
+
+    ``D`` is the follow-up minus the baseline scan where that is positive, 0 elsewhere: a value, not
+    a mask. The authors call the products attention maps.
+
+    Args:
+        names: of the new images, of the baseline first.
+    """
+
+    names: tuple[str, str] = RISES
+
+    version: ClassVar[int] = 1
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        grid = common_grid(subject, self)
+        scans = [
+            np.asarray(subject.volumes[name].data, np.float32) for name in (BASELINE, FOLLOWUP)
+        ]
+        rise = np.maximum(scans[1] - scans[0], 0)
+        made = {
+            name: Volume(scan * rise, grid.affine)
+            for name, scan in zip(self.names, scans, strict=True)
+        }
+        return subject.replace(volumes={**subject.volumes, **made})

@@ -1,4 +1,4 @@
-"""N4's iteration as small matrix products: the same bias field, in a small part of the time.
+"""A fast implementation of N4 by small matrix products.
 
 N4 alternates two steps: sharpen the histogram of the log image by taking a Gaussian out of it, and
 fit a smooth cubic B-spline to what the sharpening changed. The fit and its evaluation take nearly
@@ -17,7 +17,7 @@ Values = NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True)
 class Sharpening:
-    """How the histogram is sharpened (Tustison et al. 2010, section II-A).
+    """Parameters of histogram sharpening (Tustison et al. 2010, section II-A).
 
     Args:
         bins: of the histogram.
@@ -120,7 +120,7 @@ def fast_log_field(
 
 
 def pairs(data: Values, factors: tuple[int, int, int]) -> list[tuple[int, int]]:
-    """Edge and thinning of each axis."""
+    """Edge and shrink factor of each axis."""
     return list(zip(data.shape, factors, strict=True))
 
 
@@ -149,12 +149,12 @@ class Spline:
         return (product(residual * self.scale, self.cubes) / self.weight).astype(np.float32)
 
     def values(self, points: Values) -> Values:
-        """(X, Y, Z) of the block."""
+        """(X, Y, Z) values on the block."""
         return product(points, [base.T for base in self.bases])
 
 
 def product(block: Values, matrices: list[Values]) -> Values:
-    """Contract each axis of a block with the rows of a matrix of its own."""
+    """Multiply a block by one matrix along each axis."""
     for matrix in matrices:  # the first axis is worked off and comes back as the last
         first, *rest = block.shape
         block = (block.reshape(first, -1).T @ matrix).reshape(*rest, -1)
@@ -162,7 +162,7 @@ def product(block: Values, matrices: list[Values]) -> Values:
 
 
 def basis(places: NDArray[np.floating], points: int) -> Values:
-    """(N, points) cubic B-spline weights at places from 0 to 1; beyond them the end's."""
+    """(N, points) cubic B-spline weights at positions from 0 to 1, clipped to that range."""
     spans = points - 3
     place = np.clip(places, 0, 1 - 1e-7) * spans
     index = place.astype(np.int64)

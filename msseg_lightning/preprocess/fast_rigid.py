@@ -1,4 +1,4 @@
-"""Rigid registration of two scans of one sequence, far faster than by information.
+"""Fast rigid registration of two scans of one sequence by locally normalised intensities.
 
 Mutual information is for scans whose contrasts have nothing in common. Two FLAIR scans of one head
 look alike, so their difference can be made small directly: Gauss-Newton on six numbers, whose steps
@@ -25,12 +25,12 @@ Points = NDArray[np.float64]
 
 WINDOW_MM = 24.0
 """Edge of the cube of local normalisation: wider than a gyrus, narrower than a coil's field."""
-UNLIKE = 0.25
-"""Scans that remain less alike are not of one head and sequence, or were not brought together. At
+FAILURE_LOSS = 0.25
+"""Loss above which a registration has failed or the scans are not of one head and sequence. At
 2 mm the three real pairs of open_ms come to 0.08, 0.12 and 0.17, simulated ones to 0.04, scans of
 two patients to 0.31 and more, a scan and its negative to 0.37."""
 TURN_RADIUS_MM = 90.0
-"""What a small turn moves at the edge of a head."""
+"""Distance from the centre at which a rotation is converted to mm."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def fast_rigid(
     inside: Volume | None = None,
     levels: tuple[Level, ...] = LEVELS,
 ) -> tuple[Affine, float]:
-    """Rigid transform under which two scans of one sequence differ least.
+    """Find the rigid transform that minimises the difference of two scans of one sequence.
 
     Args:
         fixed: image whose world the result starts from.
@@ -72,7 +72,7 @@ def fast_rigid(
 
     Returns:
         (4, 4), fixed world -> moving world; and how unlike the edges remain, from 0 to 1 (see
-        ``UNLIKE``).
+        ``FAILURE_LOSS``).
 
     Reference:
         Inverse compositional Gauss-Newton: Baker and Matthews 2004,
@@ -81,10 +81,10 @@ def fast_rigid(
     centre = fixed.grid.corners_mm().mean(0)
     ways, unlike = guesses, 1.0
     for level in levels:
-        places, values, slopes = edges(fixed, inside, level)
+        places, values, slopes = edge_voxels(fixed, inside, level)
         image, to_index = normalised(moving, level.spacing_mm)
         found = [
-            descend(
+            gauss_newton(
                 np.ascontiguousarray(image), to_index, places, values, slopes, way, centre, level
             )
             for way in ways
@@ -94,14 +94,16 @@ def fast_rigid(
     return ways[0], unlike
 
 
-def edges(fixed: Volume, inside: Volume | None, level: Level) -> tuple[Points, Points, Points]:
-    """The voxels worth comparing: world positions (N, 3), values (N,), gradients per mm (N, 3)."""
+def edge_voxels(
+    fixed: Volume, inside: Volume | None, level: Level
+) -> tuple[Points, Points, Points]:
+    """Voxels that are compared: world positions (N, 3), values (N,), gradients per mm (N, 3)."""
     image, to_index = normalised(fixed, level.spacing_mm)
     to_world = np.linalg.inv(to_index)
     gradient = np.stack([*np.gradient(image)], -1) @ to_index[:3, :3]  # chain rule: index -> mm
     strength = (gradient**2).sum(-1)
     if inside is not None:
-        part, _ = shrunk(inside.data, inside.affine, level.spacing_mm)
+        part, _ = block_means(inside.data, inside.affine, level.spacing_mm)
         strength[~ndimage.binary_erosion(part > 0.99)] = 0
     for axis in range(3):  # differences at the border are one-sided
         strength[tuple(slice(None) if other != axis else [0, -1] for other in range(3))] = 0
@@ -116,8 +118,8 @@ def edges(fixed: Volume, inside: Volume | None, level: Level) -> tuple[Points, P
 
 
 def normalised(volume: Volume, spacing_mm: float) -> tuple[NDArray[np.float32], Affine]:
-    """Less the local mean, over the local standard deviation; air is 0. And world -> index."""
-    image, affine = shrunk(volume.data, volume.affine, spacing_mm)
+    """Locally standardised image, 0 in air, and its transform from world to index."""
+    image, affine = block_means(volume.data, volume.affine, spacing_mm)
     edge = np.sqrt((affine[:3, :3] ** 2).sum(0))
     window = [max(3, 2 * round(WINDOW_MM / size / 2) + 1) for size in edge]
     mean = ndimage.uniform_filter(image, window)
@@ -129,10 +131,10 @@ def normalised(volume: Volume, spacing_mm: float) -> tuple[NDArray[np.float32], 
     return even.astype(np.float32), np.asarray(np.linalg.inv(affine), np.float64)
 
 
-def shrunk(
+def block_means(
     data: NDArray[np.generic], affine: Affine, spacing_mm: float
 ) -> tuple[NDArray[np.float32], Affine]:
-    """Means of blocks of whole voxels, about ``spacing_mm`` wide; and where they lie."""
+    """Means over blocks about ``spacing_mm`` wide, and their affine."""
     edge = np.sqrt((affine[:3, :3] ** 2).sum(0))
     block = [
         max(1, min(round(spacing_mm / e), n // 4)) for e, n in zip(edge, data.shape, strict=True)
@@ -149,7 +151,7 @@ def shrunk(
     return part, placed
 
 
-def descend(
+def gauss_newton(
     image: NDArray[np.float32],
     to_index: Affine,
     places: Points,
@@ -159,7 +161,7 @@ def descend(
     centre: Points,
     level: Level,
 ) -> tuple[Affine, float]:
-    """Gauss-Newton from one guess: the way, and its mean loss as a share of the largest."""
+    """Gauss-Newton from one guess: the transform, and its mean loss as a share of the largest."""
     relative = places - centre
     best, best_cost = way, 1.0
     for _ in range(level.steps):
@@ -175,7 +177,7 @@ def descend(
         elif cost > 1.02 * best_cost:  # it wanders: the best so far is the answer
             break
         step = -np.linalg.solve(hessian + 1e-6 * np.trace(hessian) * np.eye(6), force)
-        way = way @ about(motion(step), centre)
+        way = way @ about_centre(rigid_matrix(step), centre)
         if (
             np.abs(step[:3]).max() * TURN_RADIUS_MM + np.abs(step[3:]).max()
             < 0.002 * level.spacing_mm
@@ -184,8 +186,8 @@ def descend(
     return best, best_cost
 
 
-def motion(step: Points) -> Affine:
-    """(4, 4) of a rotation vector in radians and a shift in mm."""
+def rigid_matrix(step: Points) -> Affine:
+    """(4, 4) rigid matrix of a rotation vector in radians and a shift in mm."""
     angle = float(np.linalg.norm(step[:3]))
     x, y, z = step[:3] / max(angle, 1e-30)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
@@ -195,8 +197,8 @@ def motion(step: Points) -> Affine:
     return moved
 
 
-def about(way: Affine, centre: Points) -> Affine:
-    """The same motion, turning about a point."""
+def about_centre(way: Affine, centre: Points) -> Affine:
+    """The same motion with its rotation about a point."""
     moved = way.copy()
     moved[:3, 3] += centre - way[:3, :3] @ centre
     return moved

@@ -1,4 +1,4 @@
-"""Free-form registration by mutual information, with the gradient taken sample by sample.
+"""Free-form registration by mutual information with an analytic gradient.
 
 ITK's Mattes metric keeps the derivative of its whole histogram by every parameter: with control
 points 10 mm apart in a head, 40 x 40 x 47,000 numbers that each evaluation fills and adds up, some
@@ -22,7 +22,7 @@ from msseg_lightning.preprocess.space import inverse
 Array = NDArray[np.float64]
 
 SPREAD = (0.1, 99.9)
-"""Percentiles of an image that the ends of its histogram are: a bright vessel is no tissue."""
+"""Percentiles of an image at the ends of its histogram, so that bright vessels are clipped."""
 
 
 def cubic(distance: Array) -> Array:
@@ -55,7 +55,7 @@ class SplineField:
 
     @classmethod
     def over(cls, grid: Grid, control_mm: float) -> SplineField:
-        """No displacement; one control point beyond each border of an axis-aligned grid."""
+        """A field of zeros with one control point beyond each border of an axis-aligned grid."""
         corners = grid.corners_mm()
         low, high = corners.min(0), corners.max(0)
         counts = np.ceil((high - low) / control_mm).astype(int) + 3
@@ -86,7 +86,7 @@ def spread(values: Array, matrices: list[Array]) -> Array:
 
 @numba.njit(cache=True, nogil=True)
 def sample(data: NDArray[np.float32], places: Array) -> tuple[Array, Array]:
-    """Linear interpolation and its slope.
+    """Linear interpolation and its gradient.
 
     Args:
         data: (X, Y, Z).
@@ -130,7 +130,7 @@ def sample(data: NDArray[np.float32], places: Array) -> tuple[Array, Array]:
 
 
 class MutualInformation:
-    """Mutual information of two images as a function of the moving one's values, and its slope.
+    """Mutual information of two images and its derivative by the moving image's values.
 
     Fixed values are counted in the bin they fall into, moving ones by cubic B-splines over four
     bins, as in Mattes et al. 2003 (https://doi.org/10.1109/TMI.2002.803111).
@@ -180,7 +180,7 @@ def free_form(
     iterations: int,
     bins: int,
 ) -> list[SplineField]:
-    """Displacements that, added up and followed by ``start``, maximise mutual information.
+    """Find displacements that, summed and followed by ``start``, maximise mutual information.
 
     Args:
         fixed: axis-aligned; every voxel of it is a sample.

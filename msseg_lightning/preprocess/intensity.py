@@ -1,4 +1,4 @@
-"""Values on a common scale, volume by volume."""
+"""Intensity normalisation of each volume."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msseg_lightning.core.volume import Volume
 from msseg_lightning.preprocess.step import image_names, map_images, mask_of
 
 Region = Literal["volume", "nonzero", "mask"]
-"""Where statistics are taken: everywhere, where the image is not 0, or in a mask."""
+"""Region in which statistics are computed: all voxels, non-zero voxels, or a mask."""
 
 
 def region_of(
@@ -28,7 +28,7 @@ def region_of(
 
 @dataclasses.dataclass(frozen=True)
 class ZScore:
-    """Mean 0 and standard deviation 1 of each image within a region.
+    """Standardise each image to mean 0 and standard deviation 1 within a region.
 
     Args:
         region: ``volume`` (S05, S14, S17, S21), ``nonzero`` (S12, S19) or ``mask`` (S25).
@@ -115,8 +115,24 @@ class MinMax:
 
 
 @dataclasses.dataclass(frozen=True)
+class AtLeast:
+    """Raise every lower value of each image to a minimum (S05).
+
+    Args:
+        minimum: in units of the image at this place of the chain.
+    """
+
+    minimum: float = 0.0
+
+    version: ClassVar[int] = 1
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        return map_images(subject, lambda data: np.maximum(data, np.float32(self.minimum)))
+
+
+@dataclasses.dataclass(frozen=True)
 class SliceZScore:
-    """Mean 0 and standard deviation 1 of every slice, background included (S24).
+    """Standardise every slice to mean 0 and standard deviation 1, background included (S24).
 
     A slice is divided by its largest value first and then standardised, with a small number added
     to both divisors, which shrinks the values of slices of little contrast. Slices that are 0
@@ -151,7 +167,7 @@ class SliceZScore:
 
 @dataclasses.dataclass(frozen=True)
 class HistogramMode:
-    """Divide each image by its most frequent value, so that the main tissue is 1 (S15).
+    """Divide each image by the mode of its histogram, so that the main tissue is 1 (S15).
 
     The density of the values that are not 0, up to their 99th percentile, is estimated with a
     Gaussian kernel of an eightieth of that percentile; its highest peak is the divisor. Background

@@ -1,4 +1,4 @@
-"""Brain masks of two visits made into one, and used."""
+"""Combining and applying brain masks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLLOWUP_BRAIN = "followup_brain"
 
 @dataclasses.dataclass(frozen=True)
 class CombineMasks:
-    """Make ``brain`` from the brain masks of the two visits.
+    """Add the mask ``brain``, combined from the brain masks of the two visits.
 
     Where the visits have no masks of their own, a ``brain`` that came with the data is kept; of a
     visit alone its own mask is the brain.
@@ -58,9 +58,11 @@ class ApplyMask:
 
     Args:
         mask: its name. An empty mask leaves the images as they are, with a note.
+        labels: also the other masks and soft labels (S17).
     """
 
     mask: str = BRAIN
+    labels: bool = False
 
     version: ClassVar[int] = 1
 
@@ -69,10 +71,13 @@ class ApplyMask:
         inside = mask_of(subject, self.mask, self)
         if not inside.any():
             return subject.replace(f"{self.mask} is empty: images not masked")
-        volumes = {
-            name: Volume(np.where(inside, volume.data, 0).astype(np.float32), volume.affine)
-            if volume.kind == "image"
-            else volume
-            for name, volume in subject.volumes.items()
-        }
+        volumes = dict(subject.volumes)
+        for name, volume in subject.volumes.items():
+            if volume.kind == "image":
+                data = np.where(inside, volume.data, 0).astype(np.float32)
+                volumes[name] = Volume(data, volume.affine)
+            elif self.labels and name != self.mask:
+                outside = np.zeros((), volume.data.dtype)
+                data = np.where(inside, volume.data, outside)
+                volumes[name] = Volume(data, volume.affine, volume.kind)
         return subject.replace(volumes=volumes)

@@ -1,4 +1,4 @@
-"""Histogram standardisation: the same percentile means the same value in every scan."""
+"""Histogram standardisation by landmarks (Nyul)."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Nyul:
         object.__setattr__(self, "percentiles", tuple(self.percentiles))
         object.__setattr__(self, "landmarks", tuple(self.landmarks))
         if len(self.percentiles) < 2 or np.any(np.diff(self.percentiles) <= 0):
-            raise ValueError("percentiles must rise, two at least")
+            raise ValueError("percentiles must be two or more, in ascending order")
 
     @property
     def fitted(self) -> bool:
-        """Whether there is nothing left to learn."""
+        """Whether the landmarks are known."""
         return bool(self.landmarks)
 
     def fit(self, subjects: Iterable[LoadedSubject]) -> Nyul:

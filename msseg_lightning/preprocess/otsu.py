@@ -1,4 +1,4 @@
-"""A brain mask from brightness and shape alone."""
+"""Brain masks by thresholding and morphology."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from msseg_lightning.preprocess.step import common_grid, image_names
 
 
 def _closed(mask: NDArray[np.bool_], iterations: int) -> NDArray[np.bool_]:
-    """Closing that is not eaten away at the border of the volume."""
+    """Binary closing without loss at the border of the volume."""
     padded = np.pad(mask, iterations)
     inner = tuple(slice(iterations, -iterations) for _ in range(mask.ndim))
     return np.asarray(ndimage.binary_closing(padded, iterations=iterations)[inner])
@@ -31,7 +31,7 @@ def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 @dataclasses.dataclass(frozen=True)
 class OtsuBrain:
-    """The mask recipe of S25, from its public code.
+    """Add a brain mask by Otsu's threshold and morphology, as in the public code of S25.
 
     Otsu's threshold on each visit, both, ``erosions``, the largest component, ``dilations``, a
     closing, holes filled; axial slices (found from the affine) that cover little of the field are

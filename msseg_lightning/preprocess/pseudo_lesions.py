@@ -1,4 +1,4 @@
-"""Masks of all lesions where nobody drew any: a rule, not a reference."""
+"""Masks of all lesions by a rule, for visits without a manual mask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where one scan lies in the world of another: rigid and affine registration."""
+"""Rigid and affine registration of two scans."""
 
 from __future__ import annotations
 
@@ -21,9 +21,15 @@ from msseg_lightning.core.subject import (
     LoadedSubject,
 )
 from msseg_lightning.core.volume import Affine, Grid, Volume
-from msseg_lightning.preprocess.fast_rigid import UNLIKE, fast_rigid
+from msseg_lightning.preprocess.fast_rigid import FAILURE_LOSS, fast_rigid
 from msseg_lightning.preprocess.mask import BASELINE_BRAIN
-from msseg_lightning.preprocess.space import MaskRule, carry, carry_volume, covering_grid, inverse
+from msseg_lightning.preprocess.space import (
+    MaskRule,
+    covering_grid,
+    inverse,
+    resample_array,
+    resample_volume,
+)
 
 if TYPE_CHECKING:
     import SimpleITK as sitk  # noqa: N813
@@ -36,7 +42,7 @@ SEED = 20210927  # of the metric's random sample; any fixed number makes results
 
 @contextlib.contextmanager
 def single_thread() -> Iterator[None]:
-    """One ITK thread: the order of sums, and so the last digits, depends on their number.
+    """Run ITK in one thread, since results depend on the number of threads.
 
     Set for the whole process, since the parts of a registration start threads of their own.
     """
@@ -51,12 +57,12 @@ def single_thread() -> Iterator[None]:
 
 
 def coarse(volume: Volume, spacing_mm: float) -> Volume:
-    """The volume on an axis-aligned isotropic grid, smoothed against aliasing where it is finer."""
+    """Resample a volume to an axis-aligned isotropic grid, smoothed against aliasing."""
     data = np.asarray(volume.data, np.float32)
     sigma = [0.4 * np.sqrt(max(0.0, spacing_mm**2 - edge**2)) / edge for edge in volume.spacing_mm]
     smooth = ndimage.gaussian_filter(data, sigma, truncate=3.0)
     grid = covering_grid(volume.grid, (spacing_mm,) * 3)
-    return Volume(carry(smooth, volume.affine, grid), grid.affine)
+    return Volume(resample_array(smooth, volume.affine, grid), grid.affine)
 
 
 def to_itk(volume: Volume) -> sitk.Image:
@@ -80,7 +86,7 @@ def matrix_of(transform: Any) -> Affine:
 
 
 def centre_of_mass_mm(volume: Volume) -> NDArray[np.float64]:
-    """World position of the centre of brightness; the middle of a volume that is 0 everywhere."""
+    """World position of the centre of mass; the middle of a volume that is 0 everywhere."""
     data = np.clip(np.asarray(volume.data, np.float64), 0, None)
     middle = (np.array(data.shape) - 1) / 2
     index = np.array(ndimage.center_of_mass(data)) if data.any() else middle
@@ -88,7 +94,7 @@ def centre_of_mass_mm(volume: Volume) -> NDArray[np.float64]:
 
 
 def shift_between(fixed: Volume, moving: Volume) -> Affine:
-    """First guess: centres of brightness meet. (4, 4), fixed world -> moving world."""
+    """(4, 4) shift, fixed world -> moving world, that aligns the centres of mass."""
     guess = np.eye(4)
     guess[:3, 3] = centre_of_mass_mm(moving) - centre_of_mass_mm(fixed)
     return guess
@@ -107,7 +113,7 @@ def linear_registration(
     iterations: int = 200,
     gradient_tolerance: float = 1e-8,
 ) -> Affine:
-    """Linear transform that maximises Mattes mutual information, coarse to fine.
+    """Find the linear transform that maximises Mattes mutual information, coarse to fine.
 
     Every guess is refined at the coarsest level, the best goes on. One thread and a seeded sample:
     the same input gives the same matrix.
@@ -201,8 +207,8 @@ def _transform(start: Affine, model: str, fixed: Volume) -> Any:
     return transform
 
 
-def half_of(rigid: Affine) -> Affine:
-    """The rigid motion that, done twice, is the given one: (4, 4) principal square root."""
+def half_transform(rigid: Affine) -> Affine:
+    """(4, 4) principal square root of a rigid motion."""
     from scipy.linalg import sqrtm
 
     return np.asarray(np.real(sqrtm(rigid)), float)
@@ -250,7 +256,7 @@ class HalfwayRegistration:
         if baseline.grid.same_as(followup.grid):
             return subject
         way = self._way(baseline, followup)
-        half = half_of(way)  # halfway world -> follow-up world
+        half = half_transform(way)  # halfway world -> follow-up world
         back = inverse(half)  # halfway world -> baseline world
         by_baseline = _is_of(subject, BASELINE, FOLLOWUP)
         to_native = subject.to_native @ (back if by_baseline else half)
@@ -259,11 +265,13 @@ class HalfwayRegistration:
             home.grid, self._spacing(baseline.grid, followup.grid), half if by_baseline else back
         )
         volumes = {
-            name: carry_volume(volume, grid, back if name in OF_BASELINE else half, self.mask_rule)
+            name: resample_volume(
+                volume, grid, back if name in OF_BASELINE else half, self.mask_rule
+            )
             for name, volume in subject.volumes.items()
         }
         self._check(subject, volumes)
-        angle, distance = motion(way, centre_of_mass_mm(baseline))
+        angle, distance = motion_size(way, centre_of_mass_mm(baseline))
         return subject.replace(
             f"visits registered rigidly: {angle:.1f} degrees, {distance:.1f} mm apart",
             volumes=volumes,
@@ -275,11 +283,11 @@ class HalfwayRegistration:
         guesses = [np.eye(4), shift_between(baseline, followup)]
         if self.by == "difference":
             way, unlike = fast_rigid(baseline, followup, guesses)
-            if unlike <= UNLIKE:
+            if unlike <= FAILURE_LOSS:
                 return way
             log.warning(
-                "the visits hardly look alike (%.2f of 1): registered by information; are they of "
-                "one head and one sequence?",
+                "the visits differ strongly (loss %.2f of 1): registered by mutual information; "
+                "are they of one head and one sequence?",
                 unlike,
             )
         return linear_registration(baseline, followup, "rigid", guesses, self.levels_mm)
@@ -307,7 +315,7 @@ class HalfwayRegistration:
 
 
 def _is_of(subject: LoadedSubject, name: str, other: str) -> bool:
-    """Whether predictions belong to the scan ``name`` rather than ``other``.
+    """Whether predictions are returned on the grid of ``name`` rather than ``other``.
 
     Judged by the field of view, which survives a change of axis order.
     """
@@ -326,15 +334,15 @@ def _world_spacing(grid: Grid) -> NDArray[np.float64]:
     return np.array(canonical_grid(grid).spacing_mm)
 
 
-def motion(way: Affine, centre: NDArray[np.float64]) -> tuple[float, float]:
-    """Angle in degrees of a rigid motion and how far it moves a point, in mm."""
+def motion_size(way: Affine, centre: NDArray[np.float64]) -> tuple[float, float]:
+    """Angle of a rigid motion in degrees and displacement of a point in mm."""
     turn = np.clip((np.trace(way[:3, :3]) - 1) / 2, -1, 1)
     moved = way[:3, :3] @ centre + way[:3, 3] - centre
     return float(np.degrees(np.arccos(turn))), float(np.linalg.norm(moved))
 
 
 def pitched(guess: Affine, centre: NDArray[np.float64], degrees: tuple[float, ...]) -> list[Affine]:
-    """Variants of a guess, nodding the head about a point of the fixed world."""
+    """Variants of a guess, rotated about the left-right axis through a point of the fixed world."""
     variants = []
     for angle in np.radians(degrees):
         turn = np.eye(4)

@@ -1,4 +1,4 @@
-"""Axes in the order right, anterior, superior."""
+"""Reorientation to RAS+."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from msseg_lightning.core.subject import LoadedSubject
 from msseg_lightning.core.volume import Affine, Grid
-from msseg_lightning.preprocess.space import carry_volume
+from msseg_lightning.preprocess.space import resample_volume
 
 
 def canonical_grid(grid: Grid) -> Grid:
-    """The same lattice with its axes permuted and flipped to RAS+, or nearest to it.
+    """The grid with its axes permuted and flipped to the orientation nearest to RAS+.
 
     The best of the six permutations by the sum of absolute cosines; for oblique scans around 45
     degrees every axis still gets a direction of its own.
@@ -34,7 +34,7 @@ def canonical_grid(grid: Grid) -> Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Reorient:
-    """Turn every volume to RAS+ by permuting and flipping axes; no value changes.
+    """Reorient every volume to RAS+ by permuting and flipping axes; values stay the same.
 
     The lattice stays where it is, so an oblique scan stays oblique.
     """
@@ -44,7 +44,7 @@ class Reorient:
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
         return subject.replace(
             volumes={
-                name: carry_volume(volume, canonical_grid(volume.grid))
+                name: resample_volume(volume, canonical_grid(volume.grid))
                 for name, volume in subject.volumes.items()
             }
         )

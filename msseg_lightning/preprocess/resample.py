@@ -1,4 +1,4 @@
-"""Another voxel size."""
+"""Resampling to another voxel size or shape."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from msseg_lightning.core.subject import LoadedSubject
 from msseg_lightning.core.volume import Grid, Volume
-from msseg_lightning.preprocess.space import ImageRule, MaskRule, carry_volume
+from msseg_lightning.preprocess.space import ImageRule, MaskRule, resample_volume
 
 
 def respaced(grid: Grid, spacing_mm: tuple[float, float, float]) -> Grid:
@@ -72,7 +72,7 @@ class Resample:
         if (x, y, z) == volume.spacing_mm:
             return volume
         target = respaced(volume.grid, (x, y, z))
-        return carry_volume(volume, target, None, self.mask_rule, self.image_rule)
+        return resample_volume(volume, target, None, self.mask_rule, self.image_rule)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Resize:
         sizes = zip(volume.spacing_mm, volume.grid.shape, self.shape, strict=True)
         x, y, z = (old if new is None else old * count / new for old, count, new in sizes)
         target = respaced(volume.grid, (x, y, z))
-        return carry_volume(volume, target, None, self.mask_rule, self.image_rule)
+        return resample_volume(volume, target, None, self.mask_rule, self.image_rule)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +144,7 @@ class SimpleRatioResample:
         x, y, z = (self.near(spacing) for spacing in volume.spacing_mm)
         if (x, y, z) == volume.spacing_mm:
             return volume
-        return carry_volume(volume, respaced(volume.grid, (x, y, z)), mask_rule=self.mask_rule)
+        return resample_volume(volume, respaced(volume.grid, (x, y, z)), mask_rule=self.mask_rule)
 
     def near(self, spacing_mm: float) -> float:
         """The new voxel size of an axis."""

@@ -1,4 +1,4 @@
-"""The way back: any map on the working grid, delivered on the patient's own scan."""
+"""Resampling of maps from the working grid to the grid of the original scan."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from msseg_lightning.core.subject import Native
 from msseg_lightning.core.volume import Affine, Grid, Kind
-from msseg_lightning.preprocess.space import MaskRule, carry, inverse
+from msseg_lightning.preprocess.space import MaskRule, inverse, resample_array
 
 
 def restore(
@@ -21,7 +21,7 @@ def restore(
     """Undo a whole preprocessing chain with at most one interpolation.
 
     No operator needs an inverse of its own: volumes carry their affine through every permutation,
-    crop and resampling, and the subject carries the way home of a registration, so the chain is
+    crop and resampling, and the subject carries the transform of a registration, so the chain is
     one map between worlds. Axis order, flips and crops are undone bit for bit.
 
     Args:
@@ -39,7 +39,7 @@ def restore(
     """
     if data.shape != grid.shape:
         raise ValueError(f"data of shape {data.shape} do not lie on a grid of shape {grid.shape}")
-    values = carry(data, grid.affine, native.grid, kind, inverse(to_native), mask_rule)
+    values = resample_array(data, grid.affine, native.grid, kind, inverse(to_native), mask_rule)
     if kind == "mask" and mask_rule != "soft":
         return (values != 0).astype(np.uint8)
     return values

@@ -1,4 +1,4 @@
-"""Carrying arrays from one lattice to another: exactly where lattices agree, linearly elsewhere."""
+"""Resampling from one grid to another; exact where grids share a lattice."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ImageRule = Literal["linear", "nearest", "cubic"]
 """How an image is resampled: linear, nearest neighbour, or cubic splines through every voxel."""
 
 LATTICE_TOLERANCE = 1e-3
-"""Voxels by which two lattices may differ anywhere and still count as the same one. Headers hold
+"""Largest difference in voxels between lattices that count as equal. Headers hold
 float32, which leaves errors of 1e-5 voxels; a thousandth of a voxel changes nothing visible."""
 
 
 def inverse(way: Affine) -> Affine:
-    """(4, 4) the way back."""
+    """(4, 4) inverse of a transform."""
     return np.asarray(np.linalg.inv(way), np.float64)
 
 
@@ -41,7 +41,7 @@ def index_map(source: Affine, target: Affine, to_source: Affine | None = None) -
 def lattice_steps(
     matrix: Affine, shape: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
-    """Read an index map as "permute axes, flip, shift by whole voxels", where it is one.
+    """Decompose an index map into permutation, flips and shifts by whole voxels, if it is one.
 
     Args:
         matrix: (4, 4), target index -> source index.
@@ -65,7 +65,7 @@ def lattice_steps(
     return axes, signs, tuple(int(value) for value in np.rint(shift))
 
 
-def carry(
+def resample_array(
     data: NDArray[np.generic],
     source: Affine,
     target: Grid,
@@ -74,7 +74,7 @@ def carry(
     mask_rule: MaskRule = "linear_threshold",
     image_rule: ImageRule = "linear",
 ) -> NDArray[np.generic]:
-    """Values of ``data`` at the voxels of another grid; 0 outside its field of view.
+    """Resample an array to another grid; 0 outside its field of view.
 
     Where the lattices coincide up to axis order, flips and whole voxels, values are copied bit for
     bit. Otherwise they are interpolated once, in float32; the field of view ends half a voxel
@@ -107,15 +107,17 @@ def carry(
     return values >= 0.5 - 1e-5 if hard else values
 
 
-def carry_volume(
+def resample_volume(
     volume: Volume,
     target: Grid,
     to_source: Affine | None = None,
     mask_rule: MaskRule = "linear_threshold",
     image_rule: ImageRule = "linear",
 ) -> Volume:
-    """``carry`` for a volume; a mask becomes soft where asked and where it had to be mixed."""
-    data = carry(volume.data, volume.affine, target, volume.kind, to_source, mask_rule, image_rule)
+    """Resample a volume; with ``mask_rule="soft"`` an interpolated mask becomes a probability."""
+    data = resample_array(
+        volume.data, volume.affine, target, volume.kind, to_source, mask_rule, image_rule
+    )
     soft = volume.kind == "mask" and mask_rule == "soft" and data.dtype == np.float32
     return Volume(data, target.affine, "probability" if soft else volume.kind)
 

@@ -1,4 +1,4 @@
-"""What a preprocessing operator is, and the few things most of them do."""
+"""Base class of preprocessing operators, and functions that several of them use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from msseg_lightning.core.volume import Grid, Volume
 
 @runtime_checkable
 class Step(Protocol):
-    """An operator: a frozen dataclass, called with a pair, returning the changed pair.
+    """A preprocessing operator: a frozen dataclass, called with a pair, that returns a new one.
 
     ``version`` goes into the cache key with the class and its parameters: raise it whenever the
     result for the same input and parameters changes.
@@ -30,14 +30,14 @@ class Step(Protocol):
 
 @runtime_checkable
 class FittedStep(Protocol):
-    """An operator that first learns something from the training subjects."""
+    """An operator that is fitted on the training subjects first."""
 
     @property
     def fitted(self) -> bool:
-        """Whether there is nothing left to learn."""
+        """Whether ``fit`` was done."""
 
     def fit(self, subjects: Iterable[LoadedSubject]) -> Step:
-        """The operator with what it learned; it never sees other subjects."""
+        """The operator fitted on these subjects."""
 
 
 def describe(step: Step) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def image_names(subject: LoadedSubject) -> list[str]:
 def map_images(
     subject: LoadedSubject, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]
 ) -> LoadedSubject:
-    """Replace the values of every image; grids and masks stay."""
+    """Apply a function to the values of every image."""
     volumes = {
         name: Volume(change(np.asarray(volume.data, np.float32)), volume.affine, volume.kind)
         if volume.kind == "image"
@@ -68,7 +68,7 @@ def map_images(
 
 
 def common_grid(subject: LoadedSubject, step: object) -> Grid:
-    """The one grid of all volumes.
+    """The common grid of all volumes; refused if grids differ.
 
     Raises:
         MssegError: they do not share one.
@@ -84,7 +84,8 @@ def common_grid(subject: LoadedSubject, step: object) -> Grid:
                     f"{name} {volume.grid.shape}" for name, volume in subject.volumes.items()
                 ),
                 expected="one grid",
-                remedy="put HalfwayRegistration first in the preprocessing chain",
+                remedy="preprocess=nonzero_zscore_native, or put HalfwayRegistration before this "
+                "step in a chain of your own",
                 exit_code=ExitCode.CONFIG,
             )
         ) from error
@@ -105,7 +106,8 @@ def mask_of(subject: LoadedSubject, name: str, step: object) -> NDArray[np.bool_
                 field=name,
                 found=", ".join(subject.volumes),
                 expected=name,
-                remedy="put the step that makes this mask earlier in the preprocessing chain",
+                remedy="preprocess=brain_zscore, or put the step that makes this mask before this "
+                "step in a chain of your own",
                 exit_code=ExitCode.CONFIG,
             )
         )

@@ -1,4 +1,4 @@
-"""Scans of one visit, prepared as the pairs of a run are."""
+"""Prepared scans of single visits, as a further source of training data."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class LoadingReader(Protocol):
         """All scans."""
 
     def load(self, subject: LongitudinalSubject) -> LoadedSubject:
-        """One of them, through the gate."""
+        """Read and check one scan."""
 
 
 class PreparedVisits:
-    """A second source of scans beside the pairs of a run, for loaders that take one.
+    """Prepared scans of single visits, for loaders that use them besides the pairs of a run.
 
     Args:
         reader: of the scans. One without scans makes this an empty source.
@@ -54,11 +54,11 @@ class PreparedVisits:
         return other
 
     def patients(self) -> set[str]:
-        """Of all scans, those left out among them."""
+        """Patients of all scans, including those left out."""
         return {subject.patient for subject in self.reader.subjects()}
 
     def subjects(self) -> list[PreparedSubject]:
-        """Every scan but those left out, prepared now where the cache has it not.
+        """All scans except those left out; missing ones are prepared now.
 
         Raises:
             MssegError: all problems of all scans; every scan is left out.

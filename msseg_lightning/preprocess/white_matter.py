@@ -1,4 +1,4 @@
-"""Where white matter is expected, by an atlas."""
+"""A white matter mask from an atlas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from msseg_lightning.core.subject import BRAIN, LoadedSubject
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.preprocess.atlas import affine_from_atlas, mni152
-from msseg_lightning.preprocess.space import carry, inverse
+from msseg_lightning.preprocess.space import inverse, resample_array
 from msseg_lightning.preprocess.step import common_grid, image_names, mask_of
 
 WHITE_MATTER = "white_matter"
@@ -18,7 +18,7 @@ WHITE_MATTER = "white_matter"
 
 @dataclasses.dataclass(frozen=True)
 class WhiteMatterPrior:
-    """Mask ``white_matter``: MNI152's probability of white matter above a threshold.
+    """Add the mask ``white_matter``: MNI152's probability of white matter above a threshold.
 
     The template is registered affinely to the mean of the visits (to the scan of a visit alone)
     inside the brain; nothing is moved. Intensities may be normalised already: they are counted
@@ -48,7 +48,7 @@ class WhiteMatterPrior:
             total[brain] += np.maximum(data[brain] - low, 0) / max(float(high - low), 1e-6)
         back = inverse(affine_from_atlas(Volume(total, grid.affine)))
         atlas = mni152()
-        white = carry(atlas.white, atlas.affine, grid, "probability", back)
+        white = resample_array(atlas.white, atlas.affine, grid, "probability", back)
         mask = brain & (np.asarray(white) > self.threshold)
         return subject.replace(
             volumes={**subject.volumes, WHITE_MATTER: Volume(mask, grid.affine, "mask")}

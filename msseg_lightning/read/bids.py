@@ -1,4 +1,4 @@
-"""Longitudinal pairs in a BIDS data set."""
+"""Reader of longitudinal BIDS data sets."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _INDICES = ("run", "echo", "flip", "inv", "split", "chunk")
 _NATIVE = ("orig", "FLAIR")
 """Values of ``space`` that mean the scan's own space."""
 _OF_MASKS = ("sub", "ses", "desc", "label")
-"""Entities of a mask that say nothing about which scan it belongs to."""
+"""Entities of a mask that are ignored when it is matched with a scan."""
 _NO_DATA = ("code", "sourcedata", "stimuli", "phenotype")
-"""Folders of BIDS in which no pair is looked for."""
+"""Folders of BIDS that are not searched for pairs."""
 _SIDE_CAR_DATES = (
     "AcquisitionDateTime",
     "AcquisitionDate",
@@ -47,7 +47,7 @@ _SIDE_CAR_DATES = (
 
 
 class Bids:
-    """Consecutive sessions of each subject as pairs.
+    """Reads consecutive sessions of each subject as pairs.
 
     Scans: ``sub-X/ses-Y/anat/*_FLAIR.nii[.gz]``. A subject with n sessions gives n - 1 pairs named
     ``sub-X_ses-A_ses-B``, all of the patient ``sub-X``. Masks lie under
@@ -159,7 +159,7 @@ class Bids:
         return list(self._found)
 
     def skipped(self) -> list[Problem]:
-        """What the last call of ``subjects`` left out and did not use."""
+        """Warnings on files that the last call of ``subjects`` did not use."""
         unused = Unused()
         if self._found:
             root = existing_root(self.root)
@@ -179,7 +179,7 @@ class Bids:
         return [*self._skipped, *self._unused.problems(), *unused.problems()]
 
     def order(self) -> list[str]:
-        """Sessions of each subject in the order found, and why; like ones together."""
+        """Order of sessions and its source, with equal subjects summarised."""
         groups: dict[str, list[str]] = {}
         for subject, order in self._orders.items():
             text = str(order).replace(subject, "sub-*")
@@ -190,7 +190,7 @@ class Bids:
         ]
 
     def _why(self, file: Path) -> str:
-        """Why a reference is of no pair."""
+        """Reason why a reference belongs to no pair."""
         subject, session = file.parts[-4], file.parts[-3]
         order = self._orders.get(subject)
         if order is None or session not in order.sessions:
@@ -202,7 +202,7 @@ class Bids:
     def _scans(
         self, folder: Path, root: Path, problems: list[Problem]
     ) -> tuple[dict[str, Path], list[Problem]]:
-        """The scan of each session, and remarks about sessions without one."""
+        """Find the scan of each session; sessions without one are reported."""
         remarks: list[Problem] = []
         scans: dict[str, Path] = {}
         for session in sorted(path for path in folder.glob("ses-*") if path.is_dir()):
@@ -249,7 +249,7 @@ class Bids:
         return True
 
     def _pick(self, files: list[Path], every: Sequence[Path], root: Path) -> list[Path]:
-        """The chosen ones among all that could be meant; those that fit where none is chosen."""
+        """The candidates that are listed in ``choose``; all candidates if none is."""
         chosen = [file for file in every if shown(file, root) in self.choose]
         self._chosen.update(shown(file, root) for file in chosen)
         return chosen or files
@@ -312,7 +312,7 @@ class Bids:
         return masks
 
     def _unspecific(self, mask: Path, scan: Path, root: Path) -> list[Problem]:
-        """A mask that does not say which of several scans of its session it belongs to."""
+        """Problem of a mask that could belong to several scans of its session."""
         if shown(mask, root) in self.choose:
             return []
         own, wanted = _entities(mask), _entities(scan)
@@ -342,7 +342,7 @@ class Bids:
     def _dates(
         self, folder: Path, scans: Mapping[str, Path], root: Path, problems: list[Problem]
     ) -> dict[str, dict[str, datetime.datetime]]:
-        """Source -> session -> date, the most trusted source first."""
+        """Dates of sessions by source, the most trusted source first."""
         found: dict[str, dict[str, datetime.datetime]] = {}
         table = folder / f"{folder.name}_sessions.tsv"
         try:
@@ -461,7 +461,7 @@ def _with_interval(
     subject: str,
     problems: list[Problem],
 ) -> Facts:
-    """Facts with the interval between two dates; that of the table counts for a single pair."""
+    """Facts with the interval between two dates, or that of the table for a single pair."""
     days = order.interval_days(first, second)
     stated = facts.interval_days
     if days is None:
@@ -515,7 +515,7 @@ def _is_of(file: Path, name: str, label: str) -> bool:
 
 
 def _fit(mask: Mapping[str, str], scan: Mapping[str, str]) -> int | None:
-    """How many entities a mask shares with a scan; None where it belongs to another one."""
+    """Number of entities that a mask shares with a scan; None if they contradict."""
     own = {key: value for key, value in mask.items() if key not in _OF_MASKS}
     if "space" not in scan and own.get("space") in _NATIVE:
         del own["space"]

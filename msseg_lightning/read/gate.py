@@ -1,9 +1,10 @@
-"""What must hold between the files of a pair."""
+"""Consistency checks of the files of a pair."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,24 +23,27 @@ from msseg_lightning.core.subject import (
 from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.read.geometry import in_order_of, resample_through
 from msseg_lightning.read.mirror import looks_mirrored
-from msseg_lightning.read.nifti import DEFAULT, GateOptions, inspect_volume
+from msseg_lightning.read.nifti import DEFAULT, FileFacts, GateOptions, inspect_volume
 
 LARGEST_BRAIN_FRACTION = 0.98
-"""Of all voxels; a brain cut out tightly fills about half of its box."""
+"""Largest plausible share of brain voxels; a tightly cropped brain fills half of its box."""
 
 DARKER_SD = 0.2
-"""Standard deviations of the head by which new lesions must be darker before that is remarked."""
+"""Standard deviations by which new lesions must have become darker to cause a warning."""
 
 
 def check_subject(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -> list[Problem]:
-    """Everything wrong or remarkable with the files of a pair, in one list."""
+    """All errors and warnings of the files of a pair."""
     return inspect_subject(subject, options, order=1)[1]
 
 
 def inspect_subject(
-    subject: LongitudinalSubject, options: GateOptions = DEFAULT, order: int = 3
+    subject: LongitudinalSubject,
+    options: GateOptions = DEFAULT,
+    order: int = 3,
+    facts: dict[Path, FileFacts] | None = None,
 ) -> tuple[dict[str, Volume], list[Problem]]:
-    """Read all files of a pair and check them one by one and against each other.
+    """Read all files of a pair, check each and compare them with each other.
 
     A subject of one visit (see ``read.single_timepoint``) is its follow-up scan and masks.
 
@@ -47,6 +51,7 @@ def inspect_subject(
         subject: the pair.
         options: exceptions to the default rules.
         order: of the splines by which images with a known transform are resampled.
+        facts: where given, those of every file that could be unpacked are put there.
 
     Returns:
         The volumes that could be read, in one storage order (that of the follow-up, or of the
@@ -63,7 +68,9 @@ def inspect_subject(
             allowed = dataclasses.replace(allowed, soft_labels=False)
         if not is_reference(name):
             allowed = dataclasses.replace(allowed, label_values={})
-        volume, found = inspect_volume(subject.masks[name], "mask", allowed, subject.root)
+        volume, found = inspect_volume(
+            subject.masks[name], "mask", allowed, subject.root, facts=facts
+        )
         if not is_reference(name):
             found = [_plain_values(item, name) for item in found]
         if name == BRAIN:
@@ -74,7 +81,7 @@ def inspect_subject(
     brain = volumes.get(BRAIN)
     for name, path in subject.images.items():
         volume, found = inspect_volume(
-            path, "image", options, subject.root, None if brain is None else brain.data
+            path, "image", options, subject.root, None if brain is None else brain.data, facts
         )
         problems += [_with_role(item, subject, name) for item in found]
         if volume is not None:
@@ -90,12 +97,12 @@ def inspect_subject(
 
 
 def is_reference(mask: str) -> bool:
-    """Whether a mask is one of new lesions or of change: what ``label_values`` speak of."""
+    """Whether a mask is a reference, to which ``label_values`` applies."""
     return mask in (TARGET, CHANGE) or mask.startswith(f"{TARGET}_rater")
 
 
 def _plain_values(problem: Problem, name: str) -> Problem:
-    """Labels have no meaning in masks of the brain or of all lesions of a visit."""
+    """Problem of label values in a mask that is no reference."""
     if problem.code != "mask.values" or not problem.remedy.startswith("say "):
         return problem
     remedy = f"write the mask again with 1 inside and 0 elsewhere, or leave {name} out"
@@ -107,7 +114,7 @@ def _name(subject: LongitudinalSubject, volume: str) -> str:
 
 
 def _with_role(problem: Problem, subject: LongitudinalSubject, name: str) -> Problem:
-    """Where a path is wrong: whose it is, as what, and whether the pair can do without it."""
+    """Add subject, role and necessity of the file to a problem with a path."""
     if problem.field != "path":
         return problem
     remedy = problem.remedy
@@ -119,7 +126,7 @@ def _with_role(problem: Problem, subject: LongitudinalSubject, name: str) -> Pro
 
 
 def _no_brain(empty: Problem) -> Problem:
-    """A pair may be without lesions, but not without a brain: its extraction has failed."""
+    """Problem of an empty brain mask."""
     return dataclasses.replace(
         empty,
         code="mask.no_brain",
@@ -168,7 +175,7 @@ def _check_same_image(
 def _check_geometry(
     subject: LongitudinalSubject, volumes: dict[str, Volume], order: int
 ) -> tuple[dict[str, Volume], list[Problem]]:
-    """Reorder all volumes like one reference and compare lattices."""
+    """Bring all volumes to one axis order and compare their grids."""
     problems: list[Problem] = []
     moved = bool(subject.to_native)
     anchor = _anchor(subject)
@@ -239,7 +246,7 @@ def _on_a_visit(volumes: Mapping[str, Volume], mask: str) -> bool:
 
 
 def _anchor(subject: LongitudinalSubject) -> str:
-    """The volume whose lattice and order the others follow."""
+    """Name of the volume whose grid the others are compared with."""
     if subject.to_native:
         for name in (TARGET, CHANGE, BRAIN):
             if name in subject.masks:
@@ -248,7 +255,7 @@ def _anchor(subject: LongitudinalSubject) -> str:
 
 
 def _partner(subject: LongitudinalSubject, mask: str, anchor: str) -> str:
-    """The volume a mask was drawn on."""
+    """Name of the scan that a mask belongs to."""
     if mask == BASELINE_LESIONS and not subject.to_native:
         return BASELINE
     return anchor
@@ -257,7 +264,7 @@ def _partner(subject: LongitudinalSubject, mask: str, anchor: str) -> str:
 def _check_mask_side(
     subject: LongitudinalSubject, mask: str, partner: str, volumes: Mapping[str, Volume]
 ) -> Iterator[Problem]:
-    """A mask of other handedness than its scan.
+    """Check whether a mask has the same handedness as its scan.
 
     In a centred grid a mirrored header leaves no other trace, and a mask on the wrong side is the
     worst silent error of all; so it is refused although some such masks may be right.
@@ -293,7 +300,7 @@ def _other_order(subject: LongitudinalSubject) -> Problem:
 
 
 def _difference(one: Grid, other: Grid) -> tuple[str, str, str] | None:
-    """Field, found and expected of the first difference between two lattices."""
+    """Field, found and expected value of the first difference between two grids."""
     if one.shape != other.shape:
         return "dim", " x ".join(map(str, one.shape)), " x ".join(map(str, other.shape))
     if one.same_as(other):
@@ -374,7 +381,7 @@ def _check_mirror(
 
 
 def _head(image: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """Voxels brighter than half the mean of the bright half: a rough head."""
+    """Rough mask of the head: voxels brighter than half the mean of the bright half."""
     values = np.asarray(image, np.float32)
     bright = values[values > values.mean()]
     return values > 0.25 * float(bright.mean())
@@ -390,7 +397,7 @@ def _share_outside(
 def _change(
     inside: NDArray[np.bool_], baseline: NDArray[np.generic], followup: NDArray[np.generic]
 ) -> float:
-    """Mean change of brightness inside, in standard deviations of the head."""
+    """Mean change of intensity inside a mask, in standard deviations of the head."""
     levels = []
     for image in (baseline, followup):
         values = np.asarray(image, np.float32)

@@ -1,4 +1,4 @@
-"""Bring volumes into one storage order, and onto one lattice through a known transform."""
+"""Reordering of axes, and resampling through a known transform."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msseg_lightning.core.problem import MssegError, Problem
 from msseg_lightning.core.volume import Affine, Grid, Volume
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""ITK counts towards the patient's left and back, NIfTI towards right and front."""
+"""ITK's axes point to left and posterior, those of NIfTI to right and anterior."""
 
 
 def axis_order(affine: Affine) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
@@ -32,7 +32,7 @@ def axis_order(affine: Affine) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
 
 
 def in_order_of(volume: Volume, reference: Affine) -> Volume:
-    """The same voxels at the same places, stored in the axis order of ``reference``.
+    """The volume stored in the axis order of ``reference``.
 
     Only permutes and flips axes; no value changes.
     """
@@ -54,7 +54,7 @@ def in_order_of(volume: Volume, reference: Affine) -> Volume:
 
 
 def read_itk_affine(path: Path, name: str) -> Affine:
-    """An ITK text transform as a RAS matrix.
+    """Read an ITK text transform as a RAS matrix.
 
     ITK states ``y = M (x - c) + t + c`` in LPS; the twelve parameters are M by rows, then t; the
     fixed parameters are c.
@@ -92,7 +92,7 @@ def read_itk_affine(path: Path, name: str) -> Affine:
 
 
 def resample_through(volume: Volume, grid: Grid, to_native: Affine, order: int = 3) -> Volume:
-    """An image on another lattice, through a transform of world points, in one interpolation.
+    """Resample an image to another grid through a transform, in one interpolation.
 
     Cubic B-splines keep small lesions sharper than linear mixing, which matters where slices are
     3-4 mm apart; ringing is cut back to the range of the source. Outside the source lies 0.

@@ -1,4 +1,4 @@
-"""What a NIfTI-1 header says, checked field by field and repaired nowhere."""
+"""Parsing and checking of NIfTI-1 headers."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ OTHER_TYPES = {
 }
 
 PLAUSIBLE_EXTENT_MM = (20.0, 1000.0)
-"""A head scan's field of view along each axis, with room for phantoms and slabs."""
+"""Plausible range of the field of view along each axis, in mm."""
 
 MOST_CHANNELS = 8
-"""A first axis below this size before three axes of at least this size is one of channels."""
+"""First axes below this size, before three axes of at least this size, are channels."""
 
 LARGEST_CONFLICT_VOXELS = 0.5
 """Tolerance between qform and sform, and for shear: displacement of any corner. Element-wise
 comparison refuses good files, because the qform is stored rounded (Spinal Cord Toolbox #4745)."""
 
 LARGEST_FORM_CODE = 5
-"""NIfTI knows five meanings of an orientation; readers that meet others disagree on what to do."""
+"""Largest valid form code of NIfTI."""
 
 TEXT_FIELDS = ("descrip", "aux_file", "intent_name", "db_name", "data_type")
 # what programs write about themselves; anything else may be about a person
@@ -64,7 +64,7 @@ _SOFTWARE = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """The part of a header that was understood and found sound.
+    """The checked fields of a header.
 
     Args:
         grid: lattice; sizes of 1 beyond the third axis are dropped.
@@ -99,7 +99,7 @@ Trust = Literal["sform", "qform"]
 def parse_header(
     head: bytes, name: str, limits: Limits, trust: Trust | None = None
 ) -> tuple[Header | None, list[Problem]]:
-    """Read a header; None with at least one error where it cannot be used.
+    """Parse a header; None, with at least one error, if it cannot be used.
 
     Args:
         head: the first 352 bytes of the unpacked file.
@@ -363,7 +363,7 @@ def _check_offset(fields: nib.Nifti1Header, name: str) -> Iterator[Problem]:
         yield _problem(
             name,
             "image.offset",
-            "voxels cannot start there",
+            "the offset of the voxels is invalid",
             "vox_offset",
             f"{offset:g}",
             "352, or more with extensions",
@@ -497,7 +497,7 @@ def _orientation(
                 _problem(
                     name,
                     "image.orientation_code",
-                    "the meaning of the orientation is impossible",
+                    "the code of the orientation is not one of NIfTI",
                     f"{form}_code",
                     str(code),
                     "0 to 5",
@@ -527,7 +527,7 @@ def _orientation(
                 _problem(
                     name,
                     f"image.{form}",
-                    f"the {form} is no placement in space",
+                    f"the {form} is not a valid affine",
                     "srow_x, srow_y, srow_z" if form == "sform" else "quatern_b, _c, _d",
                     "not finite"
                     if form == "qform" or not np.isfinite(_rows(fields)).all()

@@ -1,4 +1,4 @@
-"""Whether two spellings name the same person, session or file of a table."""
+"""Comparison of identifiers of patients, sessions and files."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from msseg_lightning.core.subject import LongitudinalSubject
 
 
 def folded(identifier: str, prefix: str = "sub-") -> str:
-    """An id without what never tells two people apart: upper case and the prefix of BIDS."""
+    """Identifier in lower case without the prefix of BIDS."""
     return identifier.strip().casefold().removeprefix(prefix)
 
 
 def reduced(identifier: str, prefix: str = "sub-") -> str:
-    """An id without what rarely tells two people apart: also separators and leading zeros."""
+    """Identifier also without separators and leading zeros."""
     plain = folded(identifier, prefix)
     # a separator between two numbers keeps them apart: 1-12 is not 11-2
     plain = re.sub(r"(?<!\d)[-_ .]+|[-_ .]+(?!\d)", "", plain)
@@ -54,7 +54,7 @@ def match(
 
 
 def same_patients(patients: Iterable[str], where: str) -> Iterator[Problem]:
-    """Patients who are one person under two names, and those who probably are.
+    """Problems of patients that are, or probably are, one person under two names.
 
     One person under two names would stand on two sides of a split.
     """
@@ -87,7 +87,7 @@ def same_patients(patients: Iterable[str], where: str) -> Iterator[Problem]:
 
 
 def shared_scans(subjects: Iterable[LongitudinalSubject], where: str) -> Iterator[Problem]:
-    """One image file under two patients: they are one person, or the table is wrong."""
+    """Problems of image files that are listed for two patients."""
     owners: dict[str, LongitudinalSubject] = {}
     for subject in subjects:
         for path in subject.images.values():

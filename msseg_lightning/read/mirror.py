@@ -1,4 +1,4 @@
-"""Does a follow-up show the same head as the baseline, or its mirror image?
+"""Detection of left-right mirrored follow-ups.
 
 A left-right exchange that is consistent within a file leaves no trace in the header; only the
 content can show it. Heads are nearly symmetric, so what the two halves share is removed first: the
@@ -17,12 +17,13 @@ COARSE_MM = 3.0
 SMOOTH_MM = 9.0
 LARGEST_SHIFT_MM = 24.0
 MARGIN = 0.05
-"""The mirrored match must be better by this much. On the three complete pairs of open_ms it was
-worse by 0.35 to 0.39, and better by 0.23 to 0.34 once the follow-up had been mirrored."""
+"""Difference of correlation above which a follow-up counts as mirrored. On the three complete pairs
+of open_ms it was worse by 0.35 to 0.39, and better by 0.23 to 0.34 once the follow-up had been
+mirrored."""
 
 
 def looks_mirrored(baseline: Volume, followup: Volume) -> tuple[float, float, bool]:
-    """Best correlation as it is and mirrored along world left-right, and whether that is an alarm.
+    """Best correlations unmirrored and mirrored, and whether the follow-up counts as mirrored.
 
     Both are maxima over translations, since the head's own mid-plane is unknown.
 

@@ -1,4 +1,4 @@
-"""The folders of the MSSEG-2 challenge."""
+"""Reader of the folders of the MSSEG-2 challenge."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MASKS = {
 
 
 class Msseg2:
-    """One folder for each patient, both scans already in the halfway space.
+    """Reads one folder per patient, with both scans in the halfway space.
 
     ``NNN/flair_time01_on_middle_space.nii.gz``, ``flair_time02_on_middle_space.nii.gz`` and, in
     training folders, ``ground_truth.nii.gz`` and ``ground_truth_expert1..4.nii.gz``. Beyond the
@@ -72,11 +72,11 @@ class Msseg2:
         return self._reading.subjects()
 
     def skipped(self) -> list[Problem]:
-        """What the last call of ``subjects`` left out and did not use."""
+        """Warnings on files that the last call of ``subjects`` did not use."""
         return self._reading.skipped() if self._reading else []
 
     def order(self) -> list[str]:
-        """The order of the visits is in the names of the files."""
+        """Says that file names give the order of visits."""
         return ["time01 before time02 in every folder (names of the files)"]
 
     def _subject(

@@ -1,4 +1,4 @@
-"""The one reader and the one writer of images: every file passes the same gate."""
+"""Reading and writing of NIfTI files; all images are read by ``read_volume``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROUNDING = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class GateOptions:
-    """What is allowed beyond the default; every exception that is used is logged.
+    """Exceptions to the checks of input files; each exception that applies is logged.
 
     Args:
         strict: refuse also what is otherwise accepted with a warning about the file itself: a
@@ -67,17 +67,17 @@ class GateOptions:
 DEFAULT = GateOptions()
 
 LABEL_RULES = 2
-"""Number of the rules by which ``label_values`` are read; part of keys of what was read by them."""
+"""Version of the rules for ``label_values``; part of cache keys."""
 GATE_DEFAULTS = {
     field.name: getattr(DEFAULT, field.name)
     for field in dataclasses.fields(GateOptions)
     if field.name != "limits"
 } | {"label_values": None}
-"""Settings of a gate that was told nothing, as in ``conf/config.yaml``."""
+"""Default settings, as in ``conf/config.yaml``."""
 
 
 def gate_options(settings: Mapping[str, Any]) -> GateOptions:
-    """Options from plain settings by name.
+    """``GateOptions`` from plain settings.
 
     Raises:
         MssegError: an unknown name or a value of the wrong form (exit 2).
@@ -107,7 +107,9 @@ def gate_options(settings: Mapping[str, Any]) -> GateOptions:
             problems.append(
                 Problem(
                     "config.reading",
-                    "no such option of the gate" if name not in GATE_DEFAULTS else "unfit value",
+                    "no such option of data.reading"
+                    if name not in GATE_DEFAULTS
+                    else "invalid value",
                     field=f"data.reading.{name}",
                     found=str(value)[:60],
                     expected=expected,
@@ -147,7 +149,7 @@ def _whole(number: Any) -> int:
 
 
 def changed_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that tell the gate something: what is read depends on these alone.
+    """Settings that differ from the defaults; only these decide what is read.
 
     Equal ``label_values`` come out equal, however they were written.
     """
@@ -173,8 +175,9 @@ def read_volume(
     options: GateOptions = DEFAULT,
     root: Path | None = None,
     brain: NDArray[np.generic] | None = None,
+    facts: dict[Path, FileFacts] | None = None,
 ) -> Volume:
-    """Read one file through the gate; warnings are logged.
+    """Read and check one file; warnings are logged.
 
     Args:
         path: a NIfTI-1 file, ``.nii`` or ``.nii.gz``.
@@ -182,11 +185,12 @@ def read_volume(
         options: exceptions to the default rules.
         root: data root, cut from messages; the file must lie below it.
         brain: (X, Y, Z) mask for ``allow_nan_outside_brain``.
+        facts: see :func:`inspect_volume`.
 
     Raises:
         MssegError: with everything that is wrong with the file.
     """
-    volume, problems = inspect_volume(path, kind, options, root, brain)
+    volume, problems = inspect_volume(path, kind, options, root, brain, facts)
     if volume is None:
         raise MssegError([problem for problem in problems if problem.severity == "error"])
     for problem in problems:
@@ -197,14 +201,37 @@ def read_volume(
     return volume
 
 
+@dataclasses.dataclass(frozen=True)
+class FileFacts:
+    """What is known of a file that was read, beside its voxels.
+
+    Args:
+        native: its space.
+        sha256: hex digest of the bytes that were unpacked.
+    """
+
+    native: Native
+    sha256: str
+
+
 def inspect_volume(
     path: Path,
     kind: Kind = "image",
     options: GateOptions = DEFAULT,
     root: Path | None = None,
     brain: NDArray[np.generic] | None = None,
+    facts: dict[Path, FileFacts] | None = None,
 ) -> tuple[Volume | None, list[Problem]]:
-    """Like :func:`read_volume`, with all problems returned; the volume is None after an error."""
+    """Like :func:`read_volume`, with all problems returned; the volume is None after an error.
+
+    Args:
+        path: see :func:`read_volume`, as the next four.
+        kind: see there.
+        options: see there.
+        root: see there.
+        brain: see there.
+        facts: where given, those of the file are put there, unless it cannot be unpacked.
+    """
     try:
         stream, header, problems = _open(path, options, root)
         if header is None:
@@ -212,6 +239,8 @@ def inspect_volume(
         buffer, extra = stream.body(header.bytes_expected)
     except MssegError as error:
         return None, list(error.problems)
+    if facts is not None:
+        facts[path] = FileFacts(Native(header.grid, _geometry_only(header)), stream.sha256())
     if extra:
         problems.append(
             Problem(
@@ -255,18 +284,8 @@ def read_header(
     return header, problems
 
 
-def native_of(path: Path, options: GateOptions = DEFAULT, root: Path | None = None) -> Native:
-    """The space of a file: its grid, and its header with geometry only.
-
-    Raises:
-        MssegError: the header is refused.
-    """
-    header, _ = read_header(path, options, root)
-    return Native(header.grid, _geometry_only(header))
-
-
 def native_from_grid(grid: Grid) -> Native:
-    """A native space made from a lattice alone, for volumes without a file."""
+    """``Native`` of a grid, for volumes without a file."""
     fields = nib.Nifti1Header()
     fields.set_data_shape(grid.shape)
     fields.set_qform(grid.affine, code=1, strip_shears=False)
@@ -278,7 +297,7 @@ def native_from_grid(grid: Grid) -> Native:
 def write_volume(
     path: Path, data: NDArray[np.generic], native: Native, kind: Kind = "mask"
 ) -> None:
-    """Write a map with the geometry of its native header: same input, same bytes.
+    """Write a map with the geometry of its native header; equal input gives equal bytes.
 
     Masks are stored as uint8, everything else as float32, unscaled. Text fields and extensions of
     the source are not carried over; the gzip stream has no time and no name. The file appears
@@ -315,7 +334,7 @@ def write_volume(
 
 
 def _gzip(plain: bytes) -> bytes:
-    """A gzip stream without time and name, so that equal input gives equal bytes."""
+    """Compress without time and name, so that equal input gives equal bytes."""
     packer = isal_zlib.compressobj(level=2, wbits=-15)
     body = packer.compress(plain) + packer.flush()
     head = b"\x1f\x8b\x08\x00" + bytes(4) + b"\x00\xff"
@@ -442,7 +461,7 @@ def _repair(
     options: GateOptions,
     brain: NDArray[np.generic] | None,
 ) -> tuple[NDArray[np.float32] | None, list[Problem]]:
-    """Non-finite voxels: refused, or filled outside the brain where that is allowed."""
+    """Refuse non-finite voxels, or fill them outside the brain if that is allowed."""
     bad = ~np.isfinite(values)
     count = int(bad.sum())
     if header.dtype.kind != "f" or np.isfinite(stored[bad]).all():
@@ -510,7 +529,7 @@ def _probability_values(
             _value_problem(
                 "probability.range",
                 name,
-                "values are no probabilities",
+                "values are not probabilities",
                 f"{low:g} to {high:g}",
                 "0 to 1",
                 "give the probability map, not logits or the scan",
@@ -582,7 +601,7 @@ def _true_values(stored: NDArray[np.generic], header: Header) -> NDArray[Any]:
 
 
 def _is_label(values: NDArray[Any], label: int) -> NDArray[np.bool_]:
-    """Where a whole number stands, up to the rounding of float storage and of ``scl_slope``."""
+    """Voxels that equal a whole number up to rounding of storage."""
     if values.dtype.kind in "iu":
         return np.asarray(values == label)  # exact, of any size
     return np.abs(values - label) <= max(ROUNDING, 1e-6 * abs(label))

@@ -1,4 +1,4 @@
-"""The longitudinal part of the public open_ms_data collection (Ljubljana)."""
+"""Reader of the longitudinal part of the public open_ms_data collection (Ljubljana)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RAW = Path("longitudinal", "raw")
 
 
 class OpenMs:
-    """Each patient as a pair, and once more with the visits exchanged.
+    """Reads each patient as a pair, and a second time with exchanged visits.
 
     Files of patient NN: ``longitudinal/coregistered/patientNN/gt.nii.gz`` marks lesion change in
     both directions, ``brainmask.nii.gz`` the brain. The scans are
@@ -79,7 +79,7 @@ class OpenMs:
         return found
 
     def skipped(self) -> list[Problem]:
-        """What the last call of ``subjects`` left out and did not use."""
+        """Warnings on files that the last call of ``subjects`` did not use."""
         unused = Unused()
         places = [self.root / _COMMON, self.root / _RAW]
         left_out = [
@@ -94,7 +94,7 @@ class OpenMs:
         return [*self._skipped, *unused.problems()]
 
     def order(self) -> list[str]:
-        """The order of the visits is in the names of the files."""
+        """Says that file names give the order of visits."""
         return [
             "study1 before study2 for every patient (names of the files)"
             + ("; the pairs named _reversed exchange them" if self.reverse else "")

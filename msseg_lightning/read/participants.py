@@ -1,4 +1,4 @@
-"""Sex, age, site, vendor, field strength and interval from a ``participants.tsv``."""
+"""Reading of sex, age, site, vendor, field strength and interval from ``participants.tsv``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from msseg_lightning.read.identity import folded, match
 from msseg_lightning.read.unused import Unused
 
 OLDEST_AGE_YEARS = 90.0
-"""Higher ages are kept as 90: rare ages identify."""
+"""Higher ages are stored as 90, since rare ages identify a person."""
 
 _NUMBERS = {
     "age": "age_years",
@@ -106,7 +106,7 @@ def _number(text: str, field: str) -> float:
 
 @dataclasses.dataclass
 class Participants:
-    """The rows of a ``participants.tsv``, and what of it was not used.
+    """Rows of a ``participants.tsv``, with warnings on what was not used.
 
     Args:
         name: of the file as shown.
@@ -123,7 +123,7 @@ class Participants:
     def assign(
         self, patients: Collection[str], unused: Unused, left_out: Collection[str] = ()
     ) -> tuple[dict[str, Facts], list[Problem]]:
-        """Facts of each patient of a data set; who has none is absent.
+        """Facts by patient; patients without a row are absent.
 
         Ids are compared as in :func:`msseg_lightning.read.identity.match`.
 
@@ -181,7 +181,7 @@ class Participants:
 
 
 def read_participants(path: Path, root: Path | None = None) -> Participants:
-    """Facts by ``participant_id``; none where the file is absent.
+    """Read facts by ``participant_id``; empty if the file is absent.
 
     Raises:
         MssegError: not a tab-separated table with that column, or bad numbers.
@@ -227,7 +227,7 @@ def read_participants(path: Path, root: Path | None = None) -> Participants:
 def read_tsv(
     path: Path, identifier: str, root: Path | None = None
 ) -> list[tuple[int, dict[str, str]]]:
-    """Lines and rows of a tab-separated table of BIDS that have an identifier.
+    """Read the rows of a TSV table of BIDS that have an identifier, with line numbers.
 
     Column names count in lower case; surrounding blanks are taken away.
 

@@ -1,7 +1,8 @@
-"""What every reader of a data set gives: pairs, and notes about what it left out."""
+"""Protocol and base class of readers of data sets."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import logging
@@ -23,7 +24,7 @@ ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 @runtime_checkable
 class Reader(Protocol):
-    """Finds the pairs of a data set; opens no image."""
+    """Protocol of readers, which find pairs without opening images."""
 
     def subjects(self) -> list[LongitudinalSubject]:
         """Every complete pair, by id.
@@ -33,14 +34,14 @@ class Reader(Protocol):
         """
 
     def skipped(self) -> list[Problem]:
-        """What the last call of ``subjects`` saw and did not use, as warnings."""
+        """Warnings on what the last call of ``subjects`` did not use."""
 
     def order(self) -> list[str]:
-        """Which visit the last call took for the earlier one, and why, in plain words."""
+        """How the last call of ``subjects`` ordered the visits, in words."""
 
 
 def read_subjects(reader: Reader) -> list[LongitudinalSubject]:
-    """The pairs of a reader; what it did not use is logged in one line.
+    """Read the pairs of a reader and log a summary of its warnings.
 
     Raises:
         MssegError: with every problem of the layout.
@@ -52,12 +53,15 @@ def read_subjects(reader: Reader) -> list[LongitudinalSubject]:
 
 
 def existing_root(root: str | Path) -> Path:
-    """The data root as a path.
+    """The data root as a path; refused if it does not exist.
 
     Raises:
         MssegError: it is not a folder.
     """
-    path = Path(root).expanduser()
+    path = Path(root)
+    if not path.is_dir():
+        with contextlib.suppress(RuntimeError):  # there is no user of this name
+            path = path.expanduser()
     if not path.is_dir():
         raise MssegError(
             Problem(
@@ -74,7 +78,7 @@ def existing_root(root: str | Path) -> Path:
 
 
 def check_id(identifier: str, where: str) -> Problem | None:
-    """A problem when an id could name a file elsewhere, collide or break a table."""
+    """Problem of an id that is unsafe in file names or tables."""
     shown = ascii(identifier)[1:-1][:80]
     escape = identifier.startswith(("/", "\\", "~")) or ".." in identifier or ":" in identifier
     if ID.fullmatch(identifier) and not identifier.startswith("-"):
@@ -120,14 +124,14 @@ def check_ids(subjects: Sequence[LongitudinalSubject], where: str) -> Iterator[P
 
 
 def raise_errors(problems: Sequence[Problem]) -> None:
-    """Raise all errors together; warnings pass."""
+    """Raise all errors together, if there are any."""
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
         raise MssegError(errors)
 
 
 def warnings_of(problems: Sequence[Problem]) -> list[Problem]:
-    """Those that do not refuse the data."""
+    """The warnings among problems."""
     return [problem for problem in problems if problem.severity == "warning"]
 
 
@@ -136,7 +140,7 @@ ReadFolder = Callable[[Path, Path, list[Problem]], LongitudinalSubject | None]
 
 
 class FolderReading:
-    """One subject per folder of a data set, ordered by folder name.
+    """Base class of readers with one folder per subject.
 
     Args:
         place: root; ``participants.tsv`` there gives covariates.
@@ -172,7 +176,7 @@ class FolderReading:
         self._problems = problems
 
     def subjects(self) -> list[LongitudinalSubject]:
-        """What was found.
+        """Every subject, ordered by folder name.
 
         Raises:
             MssegError: with every problem of every folder.
@@ -181,7 +185,7 @@ class FolderReading:
         return list(self._subjects)
 
     def skipped(self) -> list[Problem]:
-        """What was left out, and files and folders that were not used; walks the folder."""
+        """Warnings on subjects left out and on unused files and folders."""
         unused = copy.deepcopy(self._unused)
         used = [file for subject in self._subjects for file in subject.files().values()]
         if used:

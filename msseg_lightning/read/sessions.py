@@ -1,4 +1,4 @@
-"""The order of a patient's sessions in time: by setting, dates, numbers or words of the labels."""
+"""Ordering of a patient's sessions by setting, dates, numbers or words in labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from msseg_lightning.core.problem import Problem
 
 Dates = Mapping[str, datetime.datetime]
-"""Session -> when it was acquired, from one source."""
+"""Date of each session from one source."""
 
 _DAYS = {"d": 1.0, "w": 7.0, "m": 30.4375, "y": 365.25}
 _UNITS = {
@@ -22,7 +22,7 @@ _UNITS = {
     **dict.fromkeys(("y", "yr", "yrs", "year", "years"), "y"),
 }
 _CLOSE = 0.1
-"""Durations of different units that differ by less, such as 12 months and 1 year, have no order."""
+"""Tolerance below which durations in different units, such as 12 months and 1 year, are equal."""
 
 _ORDINALS = {
     word: number
@@ -46,7 +46,7 @@ _WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class SessionOrder:
-    """Sessions from first to last, and what told so.
+    """Sessions from first to last, and the source of the order.
 
     Args:
         sessions: labels with ``ses-``.
@@ -59,7 +59,7 @@ class SessionOrder:
     days: Mapping[str, int]
 
     def interval_days(self, first: str, second: str) -> float | None:
-        """Days from one session to another; None where a date is unknown."""
+        """Days from one session to another; None if a date is unknown."""
         if first not in self.days or second not in self.days:
             return None
         return float(self.days[second] - self.days[first])
@@ -69,7 +69,7 @@ class SessionOrder:
 
 
 Compare = Callable[[str, str], int]
-"""Negative where the first session is the earlier one, 0 where the source does not tell."""
+"""Comparison of sessions: negative if the first is earlier, 0 if the source does not tell."""
 
 
 def order_sessions(
@@ -214,7 +214,7 @@ def _by_date(known: Dates) -> Compare:
 
 
 def _timed(one: datetime.datetime, other: datetime.datetime) -> bool:
-    """Whether both have a time of day: a date alone says nothing about another one of that day."""
+    """Whether both dates have a time of day, which is needed on equal days."""
     return one.time() != datetime.time() and other.time() != datetime.time()
 
 
@@ -236,7 +236,7 @@ def _numbers(label: str) -> tuple[int, ...]:
 
 
 def _word(label: str) -> tuple[str, int]:
-    """A word and the number behind it; none counts as 1."""
+    """A word of a label and the number after it, by default 1."""
     match = re.fullmatch(r"([a-z]+)(\d*)", label)
     if match is None:
         return "", 0
@@ -332,7 +332,7 @@ def _circle(ordered: Sequence[str], subject: str) -> Problem:
 def _different_dates(
     sessions: Sequence[str], dates: Mapping[str, Dates], subject: str
 ) -> Iterator[Problem]:
-    """Sources that date one session to different days, once per two sources."""
+    """Problems of sources that give different days for one session."""
     for (name, known), (other_name, other) in itertools.combinations(dates.items(), 2):
         differing = [
             session

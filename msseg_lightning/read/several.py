@@ -1,4 +1,4 @@
-"""A data set made of several: private pairs beside the challenge's, simulated beside real ones."""
+"""Reader that joins several data sets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msseg_lightning.read.reader import Reader, check_ids, raise_errors, warning
 
 
 class Several:
-    """The pairs of several readers.
+    """Joins the pairs of several readers.
 
     Ids and patients are preceded by the name of their source (``real-001``), so that patient 001 of
     one data set is not taken for patient 001 of another.
@@ -72,20 +72,20 @@ class Several:
         return found
 
     def skipped(self) -> list[Problem]:
-        """What the sources left out by the last call of ``subjects``."""
+        """Warnings of the sources on the last call of ``subjects``."""
         return [
             *self._warnings,
             *(problem for reader in self.sources.values() for problem in reader.skipped()),
         ]
 
     def order(self) -> list[str]:
-        """What the sources say about the order of visits."""
+        """The order of visits of all sources."""
         return [
             f"{name}: {line}" for name, reader in self.sources.items() for line in reader.order()
         ]
 
     def _alike(self, subjects: Sequence[LongitudinalSubject]) -> Iterator[Problem]:
-        """Patients of two sources whose names hold letters and are alike: probably one person."""
+        """Problems of patients with similar names in two sources, who are probably one person."""
         places: dict[str, dict[str, None]] = defaultdict(dict)
         for subject in subjects:
             name = subject.patient.partition("-")[2]
@@ -99,7 +99,7 @@ class Several:
         if alike:
             yield Problem(
                 "patient.similar",
-                "patients of two sources have like names; they are taken for different people",
+                "patients of two sources have similar names; they are taken for different people",
                 file="several",
                 field="patient",
                 found=f"{len(alike)}, e.g. {', '.join(alike[0])}",

@@ -1,4 +1,4 @@
-"""Scans of one visit with a mask of all their lesions: a user's own folder."""
+"""Reader of scans of single visits with a mask of all lesions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MASKS = {FOLLOWUP_LESIONS: "lesions.nii.gz", BRAIN: "brain_mask.nii.gz"}
 
 
 class SingleTimepoint:
-    """One folder for each scan: ``NNN/flair.nii.gz``, ``lesions.nii.gz``, ``brain_mask.nii.gz``.
+    """Reads one folder per scan: ``NNN/flair.nii.gz``, ``lesions.nii.gz``, ``brain_mask.nii.gz``.
 
     The scan is read as the follow-up of a pair that has no baseline: whatever learns from one visit
     asks for ``followup_flair`` and ``followup_lesions`` and so takes pairs and single scans alike.
@@ -72,15 +72,15 @@ class SingleTimepoint:
         return self._reading.subjects()
 
     def skipped(self) -> list[Problem]:
-        """What the last call of ``subjects`` left out and did not use."""
+        """Warnings on files that the last call of ``subjects`` did not use."""
         return self._reading.skipped() if self._reading else []
 
     def order(self) -> list[str]:
-        """Nothing: a single visit has no order."""
+        """Empty: a single visit has no order."""
         return []
 
     def load(self, subject: LongitudinalSubject) -> LoadedSubject:
-        """Read one of them through the gate.
+        """Read and check one scan.
 
         Raises:
             MssegError: with everything that is wrong with its files.

@@ -1,4 +1,4 @@
-"""Bytes of a file, unpacked within limits and only when every one of them arrived.
+"""Reading and decompression of files within limits.
 
 Common readers stop at the last voxel and never look at the end of the stream, so a cut or damaged
 copy passes as a scan with a black rest. Here a stream counts only with its end mark, checksum and
@@ -15,6 +15,7 @@ import numpy as np
 from isal import isal_zlib
 from isal.isal_zlib import IsalError
 
+from msseg_lightning.core.input_hash import Input
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -28,7 +29,7 @@ _COPY_AGAIN = "copy or download the file again"
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one file may ask for, checked before anything of that size is allocated.
+    """Limits on the size of one file, checked before allocation.
 
     Args:
         voxels: largest number of voxels; 320 x 512 x 512 is the largest grid of the challenge.
@@ -42,7 +43,7 @@ class Limits:
 
 
 class Stream:
-    """The content of one file.
+    """Reads the content of one file.
 
     Args:
         path: a regular file.
@@ -69,7 +70,8 @@ class Stream:
                         remedy="check that this is one 3D scan",
                     )
                 )
-            self.packed = path.read_bytes()
+            self._input = Input(path)
+            self.packed = self._input.content
         except OSError as error:
             raise MssegError(
                 Problem(
@@ -96,6 +98,10 @@ class Stream:
                 )
             )
         self.is_gzip = self.packed.startswith(GZIP_MAGIC)
+
+    def sha256(self) -> str:
+        """Hex digest of the file's bytes, those that are unpacked here."""
+        return self._input.sha256()
 
     def head(self) -> bytes:
         """The first unpacked bytes: header and extension flag, fewer where the file is short."""
@@ -229,7 +235,7 @@ class Stream:
 
 
 def _once(packed: bytes, trailer: bytes) -> bool:
-    """Whether these eight bytes, the last of the file, stand nowhere else in it.
+    """Whether the last eight bytes of a file occur only once in it.
 
     ``bytes.find`` takes twice as long. Wherever eight bytes stand, they fill one of the file's
     whole 32-bit words, whose value is one of four.
@@ -242,7 +248,7 @@ def _once(packed: bytes, trailer: bytes) -> bool:
 
 
 def recognise(head: bytes, name: str) -> Problem:
-    """What a file that is not NIfTI seems to be."""
+    """Name of the format that a file without a NIfTI header seems to have."""
     start = ascii(head[:20].decode("latin-1"))
     low = head[:256].lstrip().lower()
     found, remedy = f"starts with {start}", "put the NIfTI file in its place"

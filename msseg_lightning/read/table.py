@@ -1,4 +1,4 @@
-"""A CSV manifest: one row for each pair."""
+"""Reader of CSV files with one row per pair."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from msseg_lightning.core.subject import (
 from msseg_lightning.read.identity import shared_scans
 from msseg_lightning.read.participants import FACT_COLUMNS, facts_of_row
 from msseg_lightning.read.reader import check_id, check_ids, raise_errors, warnings_of
+from msseg_lightning.read.unused import Unused, add_unnamed
 
 REQUIRED = ("id", BASELINE, FOLLOWUP)
 MASK_COLUMNS = (
@@ -42,7 +43,7 @@ _FORMULA = ("=", "+", "@", "\t")
 
 
 class TableReader:
-    """Pairs listed in a CSV file.
+    """Reads pairs that are listed in a CSV file.
 
     Columns: ``id``, ``baseline_flair``, ``followup_flair``; where wanted ``patient`` (default: the
     id), masks (``new_lesions``, ``new_lesions_rater1..4``, ``brain``, ``baseline_lesions``,
@@ -127,9 +128,17 @@ class TableReader:
             )
             for problem in shared_scans(found, name)
         ]
-        self._warnings = warnings_of(problems)
+        unused = Unused()
+        add_unnamed(unused, self._root(), self._named(found))
+        self._warnings = [*warnings_of(problems), *unused.problems()]
         raise_errors(problems)
         return found
+
+    def _named(self, subjects: Sequence[LongitudinalSubject]) -> Iterator[Path]:
+        for subject in subjects:
+            yield from subject.images.values()
+            yield from subject.masks.values()
+        yield from (self.manifest.parent / path for path in self.outputs().values())
 
     def outputs(self) -> dict[str, Path]:
         """Id -> file in the column ``output``, where there is one; ``subjects`` comes first."""
@@ -137,11 +146,11 @@ class TableReader:
         return {row["id"]: Path(row["output"]) for _, row in rows if row.get("output")}
 
     def skipped(self) -> list[Problem]:
-        """Columns and cells that the last call of ``subjects`` did not use, and its warnings."""
+        """Warnings of the last call of ``subjects``, also on unused columns, cells and files."""
         return list(self._warnings)
 
     def order(self) -> list[str]:
-        """The order of the visits is in the names of the columns."""
+        """Says that column names give the order of visits."""
         return [f"{BASELINE} before {FOLLOWUP} in every row (names of the columns)"]
 
     def _subject(self, row: Mapping[str, str], identifier: str, where: str) -> LongitudinalSubject:
@@ -224,7 +233,7 @@ class TableReader:
 
 
 def _rows(path: Path, name: str) -> tuple[list[tuple[int, dict[str, str]]], list[Problem]]:
-    """Rows with their line numbers; problems of the table as a whole."""
+    """Rows with line numbers, and problems of the table as a whole."""
     real = resolve_file(path)
     if real.stat().st_size > LARGEST_TABLE_BYTES:
         return [], [
@@ -355,7 +364,7 @@ def _check_header(header: list[str], name: str) -> Iterator[Problem]:
 def _check_length(
     cells: Mapping[str | None, Any], header: Sequence[str], where: str
 ) -> Iterator[Problem]:
-    """A row with more cells than columns has a comma too many; one with fewer was cut."""
+    """Check that a row has as many cells as there are columns."""
     surplus = [cell for cell in cells.get(None) or () if cell.strip()]
     missing = [column for column in header if cells.get(column) is None]
     if surplus or missing:

@@ -1,4 +1,4 @@
-"""What a reader saw and did not use: counted in one place, said in one form."""
+"""Warnings on files and entries that a reader did not use."""
 
 from __future__ import annotations
 
@@ -25,11 +25,15 @@ _KINDS = {
         "rename them, or nothing to do",
     ),
     "mask": ("masks were not used", "rename or move them if they belong to a pair"),
+    "unnamed": (
+        "images and masks beside those of a table are named in no row",
+        "name them in the table, or nothing to do",
+    ),
     "image": ("images were not used", "nothing to do, or rename those that belong to a pair"),
     "file": ("files were not used", "nothing to do, or rename those that belong to a pair"),
     "folder": ("folders hold no file that was used", "nothing to do, or complete them"),
 }
-"""What can be left over -> message and remedy."""
+"""Message and remedy by kind of unused item."""
 
 _MASK = re.compile(
     r"mask|lesion|label|_seg|dseg|truth|(^|[_-])gt([_.-]|$)|(^|[_-])roi|expert|rater|consensus",
@@ -43,26 +47,26 @@ _DESCRIBING = re.compile(
 _SIMULATED = re.compile(
     r"cohort\.json|split\.json|lesions\.tsv|patient\.json|true_new_lesions\.nii\.gz"
 )
-"""What ``simulate`` writes beside the files that are read: nothing is missed in them."""
+"""Further files that ``simulate`` writes, which cause no warning."""
 _ENTITIES = re.compile(r"(sub|ses)-[A-Za-z0-9]+_")
 
 
 class Unused:
-    """Everything of one reading that was seen and not used.
+    """Collects what one call of a reader did not use.
 
-    Things of one kind and name are one finding: 40 files ``t1.nii.gz`` are told once, with their
-    number and the first place.
+    Things of one kind and name are one finding: 40 files ``t1.nii.gz`` are reported once, with
+    their number and the first place.
     """
 
     def __init__(self) -> None:
         self._places: dict[tuple[str, str, str], list[str]] = {}
 
     def add(self, kind: str, name: str, place: str, why: str = "") -> None:
-        """Count one thing.
+        """Add one item.
 
         Args:
-            kind: ``row``, ``column``, ``mask``, ``image``, ``file`` or ``folder``.
-            name: things of one name are told together.
+            kind: ``row``, ``column``, ``mask``, ``image``, ``file``, ``folder`` or ``unnamed``.
+            name: items of one name are reported together.
             place: the file or folder.
             why: what was expected instead.
         """
@@ -127,8 +131,38 @@ def add_files(
             unused.add(_kind(file), _name(file), shown(Path(path), root))
 
 
+def add_unnamed(unused: Unused, root: Path, used: Iterable[Path]) -> None:
+    """Count the images and masks that lie in the folders of a table's files and are in no row.
+
+    A table says itself where its files lie, so that only their folders are looked at. What
+    ``msseg predict`` wrote there, a mask with its JSON, is no finding.
+
+    Args:
+        unused: where they are counted.
+        root: of the data set.
+        used: files that the table names.
+    """
+    kept = {os.path.normpath(path) for path in used}
+    for folder in sorted({Path(path).parent for path in kept}):
+        try:
+            files = sorted(file.name for file in folder.iterdir())
+        except OSError:  # said where the file is opened
+            continue
+        for file in files:
+            path = str(Path(folder, file))
+            stem = _stem(path).removesuffix("_probability")
+            if (
+                path not in kept
+                and _kind(file) != "file"
+                and not file.startswith(".")
+                and f"{Path(stem).name}_msseg.json" not in files
+                and not _SIMULATED.fullmatch(file)
+            ):
+                unused.add("unnamed", _name(file), shown(Path(path), root))
+
+
 def summary(problems: Sequence[Problem]) -> str:
-    """One line: how many findings of which kind; empty without any."""
+    """One line with the number of problems by kind; empty without any."""
     counts = collections.Counter(problem.code for problem in problems)
     if not counts:
         return ""
@@ -156,7 +190,7 @@ def _kind(file: str) -> str:
 
 
 def _name(file: str) -> str:
-    """A name without what differs from patient to patient, e.g. ``T1w.nii.gz``."""
+    """File name without entities that differ between patients, e.g. ``T1w.nii.gz``."""
     if file.lower().endswith(_IMAGE):
         return _ENTITIES.sub("", file)
     return "*" + "".join(Path(file).suffixes[-1:]) if Path(file).suffix else file

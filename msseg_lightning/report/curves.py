@@ -23,7 +23,7 @@ HIDDEN = ("system/",)
 def curve_panels(
     rows: Sequence[Mapping[str, Any]], kept_step: int | None = None, limit: int = 9
 ) -> list[Markup]:
-    """One SVG per measure: ``train/loss`` and ``val/loss`` share the panel ``loss``.
+    """SVG charts, one per measure; ``train/loss`` and ``val/loss`` share the chart ``loss``.
 
     Args:
         rows: ``step``, ``name`` and ``value``; values that are not finite are left out.
@@ -126,7 +126,7 @@ def _limits(values: Sequence[float], is_share: bool) -> tuple[float, float]:
 
 
 def _thinned(points: Points) -> Points:
-    """Long curves by the mean of neighbours: a screen has no more pixels."""
+    """Shorten long curves by averaging neighbours."""
     if len(points) <= MAX_POINTS:
         return points
     size = math.ceil(len(points) / MAX_POINTS)

@@ -1,4 +1,4 @@
-"""The pieces of a page, rendered from templates that escape whatever they are given."""
+"""HTML parts of pages, rendered from templates that escape all values."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ KINDS = {
 
 
 GENERATOR = "msseg report"
-"""Names this package in its pages, which may be written again."""
+"""Marks pages of this package, which may be overwritten."""
 
 
 @functools.cache
@@ -60,13 +60,13 @@ def _environment() -> Environment:
 
 
 def piece(name: str, *values: object, **named: object) -> Markup:
-    """One macro of ``templates/pieces.html``, with its arguments."""
+    """Render a macro of ``templates/pieces.html``."""
     macro = getattr(_environment().get_template("pieces.html").module, name)
     return Markup(macro(*values, **named))
 
 
 def document(title: str, sections: Sequence[Markup], policy: str = POLICY) -> str:
-    """The whole file; ``policy`` is what its browser allows."""
+    """Render a whole page; ``policy`` is its content security policy."""
     assets = resources.files("msseg_lightning.report")
     return (
         _environment()
@@ -83,12 +83,12 @@ def document(title: str, sections: Sequence[Markup], policy: str = POLICY) -> st
 
 
 def header(card: Mapping[str, Any], setting: Mapping[str, object], notes: Sequence[str]) -> Markup:
-    """Name, idea, paper, how it was run, and what it must not be used for."""
+    """Header of a page: name, idea, paper, settings and notes."""
     return piece("header", card, setting, notes)
 
 
 def headline(summary: Mapping[str, Mapping[str, Any]]) -> Markup:
-    """The two groups of cases side by side, never mixed."""
+    """Main results of cases with and without new lesions."""
     groups = [
         (*GROUPS.get(group, (_label(group), "")), measures) for group, measures in summary.items()
     ]
@@ -112,13 +112,13 @@ CASE_COLUMNS = (
 
 
 def case_table(cases: Sequence[tuple[str, CaseScore | None]]) -> Markup:
-    """A row per case; a click on a heading sorts."""
+    """Sortable table with one row per case."""
     rows = [_case_row(case, score) for case, score in cases if score is not None]
     return piece("case_table", CASE_COLUMNS, rows)
 
 
 def _case_row(case: str, score: CaseScore) -> tuple[str, str, list[tuple[object, str]]]:
-    """Case, group, and of each measure its value for sorting and its text."""
+    """Case, group, and value and text of each measure."""
     official, found = score.official, score.detection
     predicted, right = found["n_test"], found["tp_test"]
     false = None if predicted is None or right is None else predicted - right
@@ -142,13 +142,13 @@ def _case_row(case: str, score: CaseScore) -> tuple[str, str, list[tuple[object,
 
 
 def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
-    """A table of texts that sorts by a click; numbers as numbers."""
+    """Sortable table of texts; numbers are sorted as numbers."""
     cells = [(first, [(_sort_value(text), text) for text in rest]) for first, *rest in rows]
     return piece("text_table", heads, cells)
 
 
 def _sort_value(text: str) -> object:
-    """The number a text begins with; None of other texts, nothing of an empty one."""
+    """Key by which a text is sorted: its leading number, if it has one."""
     number = text.split(" ")[0].replace(",", "")  # of "0.61 [0.50, 0.70]" the first
     if re.fullmatch(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", number):  # float() takes "infinity" too
         return float(number)
@@ -156,7 +156,7 @@ def _sort_value(text: str) -> object:
 
 
 def lesions(cards: Sequence[Markup], counts: Mapping[str, int], shown: Mapping[str, int]) -> Markup:
-    """All cards, with buttons that show one kind only and the number left out."""
+    """Cards of lesions, with buttons to filter them by kind."""
     total, drawn = sum(counts.values()), sum(shown.values())
     if total == 0:
         return piece("lesions", "No lesion in any reference or prediction.", (), ())
@@ -180,7 +180,7 @@ def lesion_card(
     picture: str | None,
     locator: str | None,
 ) -> Markup:
-    """One lesion: what it is, where it is, and both visits in three planes."""
+    """Card of one lesion with its facts and pictures."""
     title = KINDS[kind]
     return piece(
         "lesion_card", kind, title, case, why, facts, picture, locator, COLUMNS, tuple(PLANES)
@@ -188,7 +188,7 @@ def lesion_card(
 
 
 DASH = "\u2013"
-"""Shown where a measure has no value."""
+"""Text of undefined measures."""
 
 # Words of the field in the form people write them.
 _WORDS = {"f1": "F1", "mm3": "mm³", "mm": "mm", "ppvl": "PPVL", "id": "ID", "doi": "DOI"}

@@ -1,4 +1,4 @@
-"""Pictures of a lesion at both visits, in the patient's own directions."""
+"""Pictures of lesions at both visits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PIXEL_MM = 0.3
 LINE_PIXELS = 2
 LOCATOR_PIXEL_MM = 1.25
 HEADROOM = 1.25
-"""White is this far above the brain's 99.8th percentile, so that lesions keep their texture."""
+"""Factor above the brain's 99.8th percentile that is shown as white."""
 
 # Okabe and Ito's colours, told apart with every common colour deficiency.
 REFERENCE_COLOUR = (86, 180, 233)  # sky blue
@@ -28,7 +28,7 @@ OVERLAP_COLOUR = (0, 158, 115)  # bluish green
 BRIGHTER_COLOUR = (255, 160, 50)
 DARKER_COLOUR = (70, 150, 255)
 DIFFERENCE_RANGE = 3.0
-"""In interquartile ranges of the brain's intensity, where the difference colours saturate."""
+"""Difference at which colours saturate, in interquartile ranges of the brain."""
 
 PLANES = ("axial", "coronal", "sagittal")
 COLUMNS = ("Baseline", "Follow-up", "Difference", "Overlay")
@@ -39,7 +39,7 @@ RGB = NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True)
 class CaseVolumes:
-    """The volumes of one pair; each is placed by its own affine, so grids may differ.
+    """Volumes of one pair, each with its own affine.
 
     Args:
         baseline: first visit, in the space of the follow-up.
@@ -48,6 +48,7 @@ class CaseVolumes:
         reference: true new lesions, 0 or 1; None where unknown.
         probability: in [0, 1]; None where a system has none.
         brain: mask. Without one no picture is made: a head scan shows a face.
+        uncertainty: standard deviation of the system's answers; None where it has one answer.
     """
 
     baseline: Volume
@@ -56,10 +57,11 @@ class CaseVolumes:
     reference: Volume | None = None
     probability: Volume | None = None
     brain: Volume | None = None
+    uncertainty: Volume | None = None
 
 
 def anatomical_axes(affine: Affine) -> NDArray[np.float64]:
-    """Unit vectors (rows) along the grid's own edges, ordered and signed towards R, A and S.
+    """Unit vectors (rows) along the edges of a grid, ordered and signed towards R, A and S.
 
     Pictures follow the edges of the scan rather than the scanner's world, so that an oblique
     acquisition with thick slices is shown slice by slice and not blurred across slices.
@@ -76,14 +78,14 @@ def anatomical_axes(affine: Affine) -> NDArray[np.float64]:
 
 
 def side_letter(direction: NDArray[np.float64]) -> str:
-    """The patient's side a world direction points to: R, L, A, P, S or I."""
+    """Letter of an anatomical direction: R, L, A, P, S or I."""
     axis = int(np.argmax(np.abs(direction)))
     return ("RL", "AP", "SI")[axis][0 if direction[axis] > 0 else 1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Plane:
-    """A rectangle in the world with pixels on it.
+    """A plane of pixels in world space.
 
     Args:
         centre_mm: (3,) world position of the middle.
@@ -106,7 +108,7 @@ class Plane:
         return round(height / self.pixel_mm), round(width / self.pixel_mm)
 
     def letters(self) -> dict[str, str]:
-        """Patient's sides at the picture's edges."""
+        """Anatomical directions at the edges of the picture."""
         return {
             "left": side_letter(-self.across),
             "right": side_letter(self.across),
@@ -158,7 +160,7 @@ def plane_through(
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """One grey scale for both visits: each is scaled by its own brain, then windowed together.
+    """Grey scale for both visits.
 
     Args:
         baseline: median and interquartile range of the first visit in the brain.
@@ -174,7 +176,7 @@ class Window:
 
 
 def window_of(volumes: CaseVolumes, brain: Volume) -> Window:
-    """Grey scale from the 1st percentile to above the 99.8th of both visits in the brain."""
+    """Grey scale from percentiles of both visits in the brain."""
     scaled, scales = [], []
     for volume in (volumes.baseline, volumes.followup):
         values = _inside(volume, brain)
@@ -188,7 +190,7 @@ def window_of(volumes: CaseVolumes, brain: Volume) -> Window:
 
 
 def _inside(volume: Volume, brain: Volume) -> Float:
-    """A sample of up to some 200 000 intensities in the brain; enough for percentiles."""
+    """A sample of about 200 000 intensities in the brain."""
     places = np.argwhere(brain.data != 0)
     if len(places) == 0:
         return np.zeros(1, np.float32)
@@ -203,7 +205,7 @@ def _inside(volume: Volume, brain: Volume) -> Float:
 
 
 class CasePictures:
-    """Draws the lesions of one pair.
+    """Draws pictures of the lesions of one pair.
 
     Args:
         volumes: the pair; must have a brain mask with at least one voxel.
@@ -274,7 +276,7 @@ class CasePictures:
         return np.repeat((level * 255).astype(np.uint8)[..., None], 3, axis=2)
 
     def _draw_outlines(self, picture: RGB, plane: Plane) -> None:
-        """Reference as a line around it, prediction as a line inside it: both stay visible."""
+        """Draw the outline of the reference outside and that of the prediction inside."""
         predicted = plane.sample(self.volumes.prediction, nearest=True) > 0
         if self.volumes.reference is not None:
             reference = plane.sample(self.volumes.reference, nearest=True) > 0
@@ -286,7 +288,7 @@ class CasePictures:
         picture[predicted & ~core] = PREDICTION_COLOUR
 
     def locator(self, point_mm: NDArray[np.float64]) -> RGB:
-        """The whole brain at the follow-up, axial and sagittal, with the crop as a frame."""
+        """Picture of the whole brain in two planes, with a frame around the crop."""
         low, high = self._extent
         size = high - low
         middle = self.axes.T @ ((low + high) / 2)
@@ -314,7 +316,7 @@ class CasePictures:
 
 
 def _difference(change: Float, inside: NDArray[np.bool_]) -> RGB:
-    """Orange where the follow-up is brighter, blue where it is darker, black where equal."""
+    """Colours of a difference: orange where the follow-up is brighter, blue where darker."""
     share = np.clip(change / DIFFERENCE_RANGE, -1, 1) * inside
     brighter = np.clip(share, 0, 1)[..., None] * np.array(BRIGHTER_COLOUR)
     darker = np.clip(-share, 0, 1)[..., None] * np.array(DARKER_COLOUR)
@@ -347,7 +349,7 @@ def _write_letters(image: Image.Image, letters: dict[str, str], size: int = 13) 
 
 
 def _draw_scale(image: Image.Image) -> None:
-    """10 mm, bottom left of the first panel."""
+    """Draw a scale of 10 mm."""
     draw = ImageDraw.Draw(image)
     bottom, length = image.size[1] - 8, 10 / PIXEL_MM
     draw.rectangle((8, bottom - 2, 8 + length, bottom), fill=(255, 255, 255))
@@ -375,7 +377,7 @@ def _draw_frame(image: Image.Image, plane: Plane, point_mm: NDArray[np.float64])
 
 
 def data_uri(picture: RGB) -> str:
-    """PNG with 256 colours as a ``data:`` address, a third of the size of full colour."""
+    """A picture as ``data:`` URI of a PNG with 256 colours."""
     image = Image.fromarray(picture).quantize(palette=_palette(), dither=Image.Dither.NONE)
     stream = io.BytesIO()
     image.save(stream, "PNG", optimize=True)
@@ -383,7 +385,7 @@ def data_uri(picture: RGB) -> str:
 
 
 def _palette() -> Image.Image:
-    """Greys, both difference ramps and the outline colours."""
+    """Palette of greys, difference colours and outline colours."""
     colours: list[tuple[int, int, int]] = [
         REFERENCE_COLOUR,
         PREDICTION_COLOUR,

@@ -1,4 +1,4 @@
-"""One run as one HTML file: setting, numbers, curves, and every lesion found, missed or false."""
+"""Report of one run as an HTML file: settings, scores, curves and lesions."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from msseg_lightning.core.files import atomic_write
 from msseg_lightning.core.lesion import label_lesions
+from msseg_lightning.core.outputs import refuse_overwrites
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.core.wording import counted
 from msseg_lightning.evaluate.case_score import CaseScore, Lesion
@@ -44,7 +45,7 @@ class ReportCase:
 
 @dataclasses.dataclass(frozen=True)
 class ReportContext:
-    """What a report says.
+    """Content of a report.
 
     Args:
         setting: experiment, data, split, fold, seed, commit, protocol, threshold, ... as shown.
@@ -68,7 +69,7 @@ class ReportContext:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A lesion to show.
+    """A lesion that is found, missed or false.
 
     Args:
         kind: what became of it; ``predicted`` where there is no reference.
@@ -84,7 +85,7 @@ class Finding:
 
     @property
     def why(self) -> str:
-        """What became of it, in words that agree with the official rule."""
+        """Explanation of the outcome by the official rule."""
         if self.kind == "predicted":
             return "no reference to compare with"
         if self.kind == "found":
@@ -105,7 +106,7 @@ class Finding:
 
 
 def findings_of(case: str, score: CaseScore) -> list[Finding]:
-    """All lesions of a scored pair; a predicted lesion that matched appears with its reference."""
+    """All lesions of a scored pair; matched predicted lesions are shown with their reference."""
     predicted = {lesion.label: lesion for lesion in score.predicted_lesions}
     findings = []
     for lesion in score.reference_lesions:
@@ -120,7 +121,7 @@ def findings_of(case: str, score: CaseScore) -> list[Finding]:
 
 
 def select(findings: Iterable[Finding], limit: int) -> list[Finding]:
-    """The lesions to show: missed, false, then found; in each those that count, large ones first.
+    """Select lesions: missed, false, then found, large ones first.
 
     Where not all fit, no kind is crowded out: kinds take turns until the limit is reached.
     """
@@ -140,7 +141,7 @@ def select(findings: Iterable[Finding], limit: int) -> list[Finding]:
 
 
 def predicted_findings(case: str, prediction: Volume) -> list[Finding]:
-    """Lesions of a pair without a reference."""
+    """Predicted lesions of a pair without a reference."""
     labels, count = label_lesions(prediction.data)
     voxel_mm3 = prediction.grid.voxel_volume_mm3
     findings = []
@@ -162,18 +163,23 @@ def predicted_findings(case: str, prediction: Volume) -> list[Finding]:
     return findings
 
 
-def view_point(mask: Volume, lesion: Lesion) -> NDArray[np.float64]:
-    """World position (mm) where the three planes cross: the slices with most of the lesion.
-
-    The centre of a crescent can lie outside of it; the slice with the largest area never does.
-    """
+def lesion_voxels(mask: Volume, lesion: Lesion) -> NDArray[np.bool_]:
+    """The voxels of a lesion inside its box."""
     box = tuple(slice(low, high) for low, high in lesion.box)
     labels, count = label_lesions(mask.data[box])
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = -1
     # Another lesion may reach into the box; ours is the component of the right size.
     own = int(np.argmin(np.where(sizes > 0, np.abs(sizes - lesion.voxels), np.iinfo(int).max)))
-    part = labels == own
+    return np.asarray(labels == own)
+
+
+def view_point(mask: Volume, lesion: Lesion) -> NDArray[np.float64]:
+    """World position (mm) of the planes: the slices with the largest part of the lesion.
+
+    The centre of a crescent can lie outside of it; the slice with the largest area never does.
+    """
+    part = lesion_voxels(mask, lesion)
     index = []
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
@@ -184,10 +190,10 @@ def view_point(mask: Volume, lesion: Lesion) -> NDArray[np.float64]:
 def write_report(
     context: ReportContext, path: Path, *, max_lesions: int = 60, progress: bool = True
 ) -> Path:
-    """Write the report: one file, nothing loaded from anywhere.
+    """Write the report as one file without external resources.
 
     Args:
-        context: what it says.
+        context: content of the report.
         path: the ``.html`` to write.
         max_lesions: how many lesions get a card; the page says how many were left out.
         progress: show a progress bar.
@@ -269,12 +275,20 @@ def write_pictures(context: ReportContext, folder: Path, *, max_lesions: int = 6
 
     Returns:
         The files, in the order of the report. Pairs without a brain mask give none.
+
+    Raises:
+        MssegError: a file of this name was not written here (exit 2).
     """
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
     folder.mkdir(parents=True, exist_ok=True)
     scored = [(case, case.score) for case in context.cases if case.score is not None]
     shown = select([f for case, score in scored for f in findings_of(case.id, score)], max_lesions)
+    refuse_overwrites(
+        [(picture_file(folder, finding), _is_picture) for finding in shown], field="--pictures"
+    )
+    marked = PngImagePlugin.PngInfo()
+    marked.add_text("Software", page.GENERATOR)
     written = []
     for case in context.cases:
         wanted = [finding for finding in shown if finding.case == case.id]
@@ -287,11 +301,29 @@ def write_pictures(context: ReportContext, folder: Path, *, max_lesions: int = 6
             if own is None:
                 continue
             picture = pictures.lesion(view_point(own, finding.lesion))
-            file = folder / f"{case.id}_{finding.kind}_{finding.lesion.label}.png"
+            file = picture_file(folder, finding)
             with atomic_write(file) as temporary:
-                Image.fromarray(picture).save(temporary, format="PNG", optimize=True)
+                Image.fromarray(picture).save(
+                    temporary, format="PNG", optimize=True, pnginfo=marked
+                )
             written.append(file)
     return written
+
+
+def picture_file(folder: Path, finding: Finding) -> Path:
+    """Where the picture of a lesion is written."""
+    return folder / f"{finding.case}_{finding.kind}_{finding.lesion.label}.png"
+
+
+def _is_picture(file: Path) -> bool:
+    """Whether a file is a picture that ``write_pictures`` wrote."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as picture:
+            return picture.info.get("Software") == page.GENERATOR
+    except (OSError, ValueError):
+        return False
 
 
 def _pictures(case: str, volumes: CaseVolumes) -> CasePictures | None:
@@ -337,6 +369,11 @@ def _facts(
         box = tuple(slice(low, high) for low, high in lesion.box)
         if volumes.probability.data.shape == own.data.shape:
             facts["Highest probability"] = f"{float(volumes.probability.data[box].max()):.2f}"
+    uncertainty = volumes.uncertainty
+    if uncertainty is not None and uncertainty.data.shape == own.data.shape:
+        box = tuple(slice(low, high) for low, high in lesion.box)
+        inside = uncertainty.data[box][lesion_voxels(own, lesion)]
+        facts["Mean uncertainty"] = f"{float(inside.mean()):.3f}"
     voxel = np.linalg.inv(own.affine) @ np.append(point, 1)
     facts["Voxel (from 0)"] = ", ".join(str(round(float(index))) for index in voxel[:3])
     return facts

@@ -1,4 +1,4 @@
-"""Overlapping patches on a lattice: balanced epochs, negatives one after the other (S25)."""
+"""Overlapping patches on a regular grid, with balanced batches (S05, S25)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from msseg_lightning.core.batch import Batch
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import BRAIN
@@ -19,7 +21,7 @@ from msseg_lightning.sample.patch import PatchSpec, three
 
 
 class GridSampler:
-    """Boxes at fixed distances inside the bounding box of the brain.
+    """Draws boxes at fixed distances inside the bounding box of the brain.
 
     The last box of an axis is pushed back to end with the brain's box; where that is shorter than a
     box, one box has it in its middle.
@@ -47,7 +49,7 @@ class GridSampler:
     def draw(
         self, subjects: Sequence[PreparedSubject], generator: np.random.Generator
     ) -> PatchSpec:
-        """Any box of any subject; ``GridLoader`` takes them in turn instead."""
+        """Draw a random box of a random subject; ``GridLoader`` takes them in order instead."""
         index = int(generator.integers(len(subjects)))
         starts = self.starts(subjects[index])
         start = starts[generator.integers(len(starts))]
@@ -85,12 +87,12 @@ class Boxes:
         return len(self.subject)
 
     def chosen(self, rows: NDArray[np.bool_]) -> Boxes:
-        """Some of them."""
+        """Select boxes by index."""
         return Boxes(self.subject[rows], self.centre[rows])
 
 
 class GridLoader(PatchLoader):
-    """Half of every batch holds new lesions, and every box without them comes once in a turn.
+    """Batches of which half contain new lesions; boxes without lesions are used once per epoch.
 
     Elements of the whole run are numbered; even numbers are positive, odd ones negative (both go
     to the other kind where one has none, e.g. without labels). Positives run through all positive
@@ -194,3 +196,28 @@ class GridLoader(PatchLoader):
             ],
             bool,
         )
+
+
+class SliceGridLoader(GridLoader):
+    """Boxes that are one voxel thick, handed over as slices: (B, C, H, W) (S05).
+
+    The plane is that of the sampler's edges beside the 1: a size of [1, 64, 64] gives sagittal
+    patches. See ``GridLoader`` for the arguments and for which boxes make up a batch.
+    """
+
+    def __init__(
+        self,
+        subjects: Sequence[PreparedSubject],
+        sampler: GridSampler,
+        augment: PatchMaker,
+        **others: object,
+    ) -> None:
+        super().__init__(subjects, sampler, augment, **others)  # type: ignore[arg-type]  # passed on
+        if list(sampler.size).count(1) != 1:
+            raise ValueError(f"a box of {sampler.size} is no slice: one edge must be 1")
+        self.axis = sampler.size.index(1)
+
+    def assemble(self, images: torch.Tensor, labels: torch.Tensor, names: Sequence[str]) -> Batch:
+        """See ``PatchLoader``; the axis of one voxel is left out."""
+        axis = 2 + self.axis
+        return super().assemble(images.squeeze(axis), labels.squeeze(axis), names)

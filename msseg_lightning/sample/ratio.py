@@ -1,4 +1,4 @@
-"""A fixed share of patches centred on lesions."""
+"""Sampling with a fixed share of patches centred on lesions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class RatioSampler:
         where: Literal["brain", "volume"] = "brain",
     ) -> None:
         if not 0 <= positive_ratio <= 1:
-            raise ValueError(f"positive_ratio {positive_ratio} is no share")
+            raise ValueError(f"positive_ratio {positive_ratio} is not between 0 and 1")
         self.size = three(size)
         self.positive_ratio = positive_ratio
         self.target = target

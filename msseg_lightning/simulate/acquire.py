@@ -1,4 +1,4 @@
-"""What a scanner adds to the signal: point spread, ghosts, receive field, noise and gain."""
+"""Simulation of the scanner: point spread, ghosts, receive field, noise and gain."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def voxel_points(
 
 
 def point_spread(image: Image, scanner: Scanner) -> Image:
-    """Blur and ring: the image's spectrum times a Gaussian, cut off sharply at its edge.
+    """Apply the point spread function: the spectrum is multiplied by a Gaussian and truncated.
 
     The cut keeps 80 to 100 % of k-space along each axis that is encoded; its sharpness is the
     scanner's ``ringing``, between a Gaussian fall and a step.
@@ -73,7 +73,7 @@ def point_spread(image: Image, scanner: Scanner) -> Image:
 def smooth_field(
     shape: tuple[int, int, int], generator: np.random.Generator, waves: int = 4
 ) -> Image:
-    """A random field of few cosines, largest absolute value 1."""
+    """A random sum of a few cosines, with largest absolute value 1."""
     field = generator.standard_normal((waves,) * 3)
     field *= 1 / (1 + sum(np.indices((waves,) * 3)) ** 1.5)
     field[0, 0, 0] = 0
@@ -85,7 +85,7 @@ def smooth_field(
 
 
 def add_ghosts(image: Image, axis: int, strength: float, shift: int) -> Image:
-    """Motion ghosts: weak copies of the image, shifted along the phase axis, of either sign."""
+    """Add motion ghosts: weak copies of the image, shifted along the phase axis."""
     ghost = np.roll(image, shift, axis) - 0.6 * np.roll(image, -shift, axis)
     return np.asarray(np.abs(image + strength * ghost), np.float32)
 
@@ -97,7 +97,7 @@ def acquire(
     noise: float = 1.0,
     ghosting: float = 0.0,
 ) -> Image:
-    """Turn signal (white matter 1) into stored values.
+    """Simulate the stored values of a scan from its signal (white matter is 1).
 
     Noise is added to both channels before the magnitude is taken (Rician), and is up to 60 %
     stronger in the middle of the head, as parallel imaging makes it.

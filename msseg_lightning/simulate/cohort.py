@@ -1,4 +1,4 @@
-"""A cohort on disk: the challenge's folders and tables beside them, resumable, always the same."""
+"""Writing of simulated cohorts in the challenge's layout."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from filelock import FileLock
 
 from msseg_lightning.core.files import atomic_write, flush_folder, write_json
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.core.subject_map import Submits, map_subjects
+from msseg_lightning.core.subject_map import SupportsSubmit, map_subjects
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.simulate.patient import RENDERER_VERSION, SimulatedPatient, simulate_patient
 from msseg_lightning.simulate.recipe import CohortRecipe
 
 DONE = "patient.json"
-"""Tables of one patient, written last into its folder."""
+"""Tables of one patient; written last, so they mark a complete folder."""
 
 RENDERER = "renderer_version"
 """Key of ``cohort.json``, see ``patient.RENDERER_VERSION``."""
@@ -37,9 +37,9 @@ def write_cohort(
     seed: int = 0,
     workers: int = 1,
     indices: Sequence[int] | None = None,
-    executor: Submits | None = None,
+    executor: SupportsSubmit | None = None,
 ) -> Path:
-    """Write a cohort, or some of its patients, and the tables over all that are there.
+    """Write a cohort, or some of its patients, and the tables of all patients on disk.
 
     A patient is written into a hidden folder and renamed when complete, so a killed run leaves only
     whole patients; the next run skips them and sweeps what was left half-done. Several processes
@@ -121,7 +121,7 @@ def _claim(folder: Path, recipe: CohortRecipe, seed: int) -> None:
 
 
 def _refuse_foreign_folder(folder: Path, record: Path, recipe: CohortRecipe) -> None:
-    """Without ``cohort.json``, files of a cohort's names are somebody else's data."""
+    """Refuse a folder with patients but without ``cohort.json``: it holds other data."""
     tables = ("lesions.tsv", "participants.tsv", "split.json")
     patients = (recipe.patient_name(index) for index in range(recipe.size))
     foreign = [name for name in (*tables, *patients) if (folder / name).exists()]
@@ -202,7 +202,7 @@ def _flat(node: Any, place: str = "") -> dict[str, Any]:
 
 
 def write_patient(folder: Path, patient: SimulatedPatient) -> Path:
-    """Write one patient's folder; it appears under its name only when all files are in it."""
+    """Write one patient's folder; it gets its name only when it is complete."""
     target = folder / patient.name
     partial = Path(tempfile.mkdtemp(prefix=f".partial-{patient.name}-", dir=folder))
     try:
@@ -222,7 +222,7 @@ def write_patient(folder: Path, patient: SimulatedPatient) -> Path:
 
 
 def _write_durably(path: Path, content: bytes) -> None:
-    """Without the flush a power loss could leave a complete patient of empty files."""
+    """Write a file and flush it to disk."""
     with path.open("wb") as stream:
         stream.write(content)
         stream.flush()
@@ -248,7 +248,7 @@ def nifti_bytes(volume: Volume) -> bytes:
 
 
 def write_tables(folder: Path) -> None:
-    """Gather the tables and ``split.json`` from all complete patients.
+    """Write the tables and ``split.json`` of all complete patients.
 
     Of several processes that end at once the last to write may have looked first, so each looks
     again.
@@ -279,7 +279,7 @@ def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def summarise(recipe: CohortRecipe, seed: int) -> dict[str, float]:
-    """Counts and drawn volumes of the training part without rendering anything."""
+    """Counts and volumes of lesions of the training part, without rendering."""
     from msseg_lightning.simulate.head import load_head
     from msseg_lightning.simulate.lesion import draw_lesions
     from msseg_lightning.simulate.lesion_prior.statistics import shipped_statistics

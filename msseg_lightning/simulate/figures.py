@@ -1,4 +1,4 @@
-"""The pictures and the table of docs/simulation.md.
+"""Figures and table of docs/simulation.md.
 
 ``python -m msseg_lightning.simulate.figures COHORT OPEN_MS OUT`` with a folder of the ``challenge``
 preset (some patients are enough), a copy of open_ms and the folder for the pictures.
@@ -71,7 +71,7 @@ def _save(figure: Any, path: Path, dpi: int, few_colours: bool = True) -> None:
 
 
 def _crop(image: Slice) -> Slice:
-    """The head without the air around it."""
+    """Crop an image to the head."""
     from scipy import ndimage
 
     inside = ndimage.gaussian_filter(image, 2) > 0.06 * np.percentile(image, 99.5)
@@ -98,7 +98,7 @@ def simulated_slice(index: int, height_mm: float, seed: int = 0) -> Slice:
 
 
 def contact_sheet(open_ms: Path, path: Path) -> None:
-    """Ten simulated and ten real slices."""
+    """Plot ten simulated and ten real slices."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -122,7 +122,7 @@ def contact_sheet(open_ms: Path, path: Path) -> None:
 
 
 def real_measures(open_ms: Path) -> dict[str, ScanMeasures]:
-    """The three 3D FLAIR of open_ms with their masks, and the raw 2D scans without."""
+    """Measure the 3D FLAIR scans of open_ms with masks, and the raw 2D scans without."""
     from scipy import ndimage
 
     found = {}
@@ -144,7 +144,7 @@ def real_measures(open_ms: Path) -> dict[str, ScanMeasures]:
 
 
 def simulated_measures(cohort: Path) -> dict[str, ScanMeasures]:
-    """Both visits of every patient of a cohort."""
+    """Measure both visits of every patient of a cohort."""
     found = {}
     for folder in sorted(path.parent for path in cohort.glob("*/patient.json")):
         brain, _ = _load(folder / "brain_mask.nii.gz")
@@ -166,7 +166,7 @@ def _drawn(recipe: CohortRecipe, seed: int) -> list[tuple[Lesion, ...]]:
 def statistics_figure(
     simulated: Mapping[str, ScanMeasures], real: Mapping[str, ScanMeasures], path: Path
 ) -> None:
-    """Counts, volumes, contrast, noise and intensity beside the real ones."""
+    """Plot counts, volumes, contrast, noise and intensity of simulated and real scans."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -225,7 +225,7 @@ def statistics_figure(
 
 
 def pair_figure(folder: Path, path: Path) -> None:
-    """One pair: baseline, follow-up, difference, and what is true about it."""
+    """Plot one pair: baseline, follow-up, difference and reference."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -336,7 +336,7 @@ def table(
 
 
 def main(cohort: Path, open_ms: Path, out: Path) -> None:
-    """Make everything."""
+    """Write all figures and the table."""
     out.mkdir(parents=True, exist_ok=True)
     contact_sheet(open_ms, out / "simulation_contact_sheet.png")
     simulated, real = simulated_measures(cohort), real_measures(open_ms)

@@ -1,4 +1,4 @@
-"""The head every patient is a deformation of: tissue maps and distances in MNI space."""
+"""The template head: tissue maps and distances in MNI space."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Head:
 
 @functools.cache
 def load_head() -> Head:
-    """Build the head from the template that nilearn carries; about two seconds, once a process.
+    """Build the head from nilearn's template, once per process.
 
     The template's T1 is skull-stripped and its maps know white and grey matter only, so the brain's
     hull is where T1 is positive, CSF is where T1 is dark, and the ventricles are the dark

@@ -1,4 +1,4 @@
-"""The lesions of one patient as a table: drawn before anything is rendered."""
+"""Drawing of the lesions of one patient."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from msseg_lightning.simulate.recipe import CohortRecipe, LesionRecipe
 Fate = Literal["new", "stable", "growing", "shrinking", "vanishing", "vessel"]
 LesionClass = Literal["periventricular", "juxtacortical", "infratentorial", "deep", "vessel"]
 
-LOT = 24
-"""Places tried at once."""
+PLACES_PER_DRAW = 24
+"""Number of places drawn at once."""
 CONFLUENT_MM3 = 700.0
 CONFLUENT_REACH_MM = 5.5
 """Old lesions above this volume are confluent: they lie on the ventricles' wall and follow it. In
@@ -74,7 +74,7 @@ class Lesion:
         return float(4 / 3 * math.pi * np.prod(self.half_axes_mm))
 
     def present(self, visit: int) -> bool:
-        """Whether it is there at visit 0 or 1."""
+        """Whether the lesion exists at visit 0 or 1."""
         return self.scales[visit] > 0
 
     def shape_matrix(self, visit: int) -> NDArray[np.float64]:
@@ -169,7 +169,7 @@ def draw_lesions(
 
 
 def _quantile(generator: np.random.Generator, values: NDArray[np.float32]) -> float:
-    """A draw from the distribution with these evenly spaced quantiles, in logarithms."""
+    """Draw from a distribution given by evenly spaced quantiles, interpolated in logarithms."""
     place = generator.random() * (len(values) - 1)
     return float(np.exp(np.interp(place, np.arange(len(values)), np.log(values))))
 
@@ -231,7 +231,7 @@ def _place(
     head: Head,
     generator: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """A centre in tissue, by the prior; new lesions keep 3 mm from all others or touch an old one.
+    """Draw a centre from the prior; new lesions keep 3 mm from all others or touch an old one.
 
     ``nearest`` limits the distance to the ventricles. Candidates are tried in lots; if none of them
     has room enough, the one with most room is taken: a brain may be full.
@@ -244,15 +244,15 @@ def _place(
     for _ in range(12):
         if touching and old:
             host = old[int(generator.integers(len(old)))]
-            directions = generator.standard_normal((LOT, 3))
+            directions = generator.standard_normal((PLACES_PER_DRAW, 3))
             directions /= np.linalg.norm(directions, axis=1, keepdims=True)
             reach = 1 / np.linalg.norm(directions @ host.shape_matrix(0).T, axis=1)
             points = host.centre_mm + directions * (reach + 0.8 * radius)[:, None]
         else:
-            cells = np.searchsorted(cumulative, generator.random(LOT) * cumulative[-1])
+            cells = np.searchsorted(cumulative, generator.random(PLACES_PER_DRAW) * cumulative[-1])
             cells = np.minimum(cells, cumulative.size - 1)
             index = np.stack(np.unravel_index(cells, PRIOR_SHAPE), axis=1)
-            jitter = generator.random((LOT, 3))
+            jitter = generator.random((PLACES_PER_DRAW, 3))
             points = np.array(PRIOR_ORIGIN_MM) + PRIOR_SPACING_MM * (index + jitter)
         white, grey, csf, depth, wall = head.at(points).T
         fits = (csf <= 0.35) & (white + grey >= 0.6) & (white >= 0.35) & (depth <= -3)
@@ -272,7 +272,7 @@ def _place(
 
 
 def classify(centre_mm: NDArray[np.float64], levels: NDArray[np.float32]) -> LesionClass:
-    """Class by place: below the tentorium, within 6 mm of a ventricle, near cortex, or deep."""
+    """Class of a lesion by its place; periventricular is within 6 mm of a ventricle."""
     _, y, z = centre_mm
     if z < -18 and (y < -34 or abs(centre_mm[0]) < 18):
         return "infratentorial"
@@ -288,7 +288,7 @@ def _orientation(
     head: Head,
     generator: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """Axes at random, except beside the ventricles.
+    """Draw the orientation; lesions beside the ventricles follow their wall.
 
     There the longest axis of a small lesion stands on the wall (Dawson's fingers), and the shortest
     axis of a confluent one does, so that it lies along the wall.
@@ -307,7 +307,7 @@ def _orientation(
 def _draw_vessels(
     recipe: CohortRecipe, head: Head, seed: int, index: int, first: int
 ) -> list[Lesion]:
-    """Bright vessels: thin, long, in sulci; half of them only at one of the visits."""
+    """Draw bright vessels in sulci; half of them exist at one visit only."""
     generator = keyed_generator(seed, "simulate", index, "vessels")
     vessels: list[Lesion] = []
     wanted = int(generator.poisson(recipe.change.vessels))

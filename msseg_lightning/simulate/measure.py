@@ -1,4 +1,4 @@
-"""The same measurements on simulated and on real scans: white matter, noise, contrast, sizes."""
+"""Measurements of scans: white matter, noise, contrast and lesion sizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msseg_lightning.simulate.real_anatomy import white_matter_level
 
 @dataclasses.dataclass(frozen=True)
 class ScanMeasures:
-    """What one scan with a mask of all lesions says.
+    """Measurements of one scan with a mask of all lesions.
 
     Args:
         white: signal of white matter, the mode deep in the brain.

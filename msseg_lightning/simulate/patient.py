@@ -1,4 +1,4 @@
-"""One patient, twice in the scanner: the pure function behind every cohort."""
+"""Simulation of one patient with two visits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ the version, so a change without a new version fails there.
 
 @dataclasses.dataclass(frozen=True)
 class SimulatedPatient:
-    """A patient as files will show it.
+    """The volumes and tables of one simulated patient.
 
     Args:
         name: folder, e.g. ``013``.
@@ -52,7 +52,7 @@ class SimulatedPatient:
 
 
 def simulate_patient(recipe: CohortRecipe, seed: int, index: int) -> SimulatedPatient:
-    """Patient ``index`` (0-based) of the cohort (recipe, seed); the same bytes every time."""
+    """Simulate patient ``index`` (0-based) of a cohort; a pure function of its arguments."""
     return render_patient(plan_patient(recipe, seed, index))
 
 
@@ -62,7 +62,7 @@ def _smallest(grid: Grid) -> int:
 
 
 def _voxels(box: Box, smallest: int) -> NDArray[np.bool_]:
-    """Voxels at least half lesion; if that leaves too few, the voxels with the largest share."""
+    """Voxels that are at least half lesion; if too few, those with the largest share."""
     mask = box.share >= 0.5
     if mask.sum() < smallest:
         order = np.argsort(-box.share, axis=None, kind="stable")[:smallest]
@@ -73,7 +73,7 @@ def _voxels(box: Box, smallest: int) -> NDArray[np.bool_]:
 
 
 def render_patient(plan: Plan) -> SimulatedPatient:
-    """Render, register, mark and tabulate."""
+    """Render both visits, register them and make masks and tables."""
     recipe, grid = plan.recipe, plan.grid
     volumes: dict[str, Volume] = {}
     labels: list[NDArray[np.uint16]] = []
@@ -217,7 +217,7 @@ def _marks(
 
 
 def _true_deformation(plan: Plan) -> Volume:
-    """Where each point of the middle space that is seen at baseline lies at follow-up.
+    """Displacement from baseline to follow-up at each point of the halfway space.
 
     (X, Y, Z, 1, 3) float32 mm (RAS) on the 4 mm lattice of the middle space: a point ``x`` of the
     baseline is found at ``x + d(x)`` in the follow-up, residual misregistration included.

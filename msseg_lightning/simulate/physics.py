@@ -1,4 +1,4 @@
-"""What a FLAIR sequence makes of tissue: relaxation times in, signal out."""
+"""FLAIR signal from relaxation times."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 @dataclasses.dataclass(frozen=True)
 class Tissue:
-    """What the sequence can tell tissues apart by.
+    """Relaxation times and proton density of a tissue.
 
     Args:
         t1_ms: longitudinal relaxation time.

@@ -1,4 +1,4 @@
-"""Everything about a patient that is drawn, before anything is rendered."""
+"""Random draws of a patient, before rendering."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Visit:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Everything about a patient that is drawn, nothing that is rendered.
+    """All random draws of a patient.
 
     Args:
         recipe: with the patient's condition filled in.
@@ -81,7 +81,7 @@ class Plan:
 
 
 def draw_participant(recipe: CohortRecipe, seed: int, index: int) -> dict[str, Any]:
-    """Who the patient is and which scanners saw them."""
+    """Draw sex, age, scanners and interval of a patient."""
     generator = keyed_generator(seed, "simulate", index, "participant")
     pool = scanners_named(
         *(recipe.train_scanners if recipe.part(index) == "train" else recipe.test_scanners)
@@ -107,7 +107,7 @@ def draw_participant(recipe: CohortRecipe, seed: int, index: int) -> dict[str, A
 
 
 def plan_patient(recipe: CohortRecipe, seed: int, index: int) -> Plan:
-    """Draw everything."""
+    """Draw all random values of a patient."""
     recipe = recipe.for_patient(index)
     participant = draw_participant(recipe, seed, index)
     head = load_head()
@@ -187,7 +187,7 @@ def plan_patient(recipe: CohortRecipe, seed: int, index: int) -> Plan:
 
 
 def scan_spacing(recipe: CohortRecipe, scanner: Scanner) -> tuple[float, float, float]:
-    """The scanner's voxel, nowhere finer than the recipe's floor."""
+    """Voxel size of the scanner, but no finer than the recipe allows."""
     x, y, z = (max(edge, recipe.spacing_floor_mm) for edge in scanner.spacing_mm)
     return x, y, z
 

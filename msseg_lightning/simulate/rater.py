@@ -1,4 +1,4 @@
-"""Four raters who miss, overdraw and imagine, and the challenge's way to a consensus."""
+"""Simulated raters, and the challenge's consensus of their masks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def chance_of_marking(sensitivity: float, volume_mm3: float, contrast: float) ->
 def consensus(
     marks: Sequence[Mask], accept: Callable[[NDArray[np.bool_]], bool], majority: int = 3
 ) -> Mask:
-    """The challenge's consensus (SYSTEMS.md 4.2).
+    """Consensus of the masks of several raters by the challenge's rule.
 
     A lesion is a component (faces) of the union of all marks. One that at least ``majority`` raters
     marked is accepted; of the others a further expert decides. Inside an accepted lesion a voxel is

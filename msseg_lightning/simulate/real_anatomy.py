@@ -1,4 +1,4 @@
-"""New lesions in a real scan, and old ones taken out of it: augmentation and hybrid test cases."""
+"""Adding simulated lesions to real scans, and filling real lesions."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from msseg_lightning.simulate.lesion import Lesion
 from msseg_lightning.simulate.warp import LATTICE_ORIGIN_MM, LATTICE_SHAPE, Warp
 
 DARK, BRIGHT = 0.72, 1.25
-"""Tissue that may carry a new lesion: signal over white matter, between CSF and old lesion."""
+"""Range of signal relative to white matter in which new lesions may be placed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Inserted:
-    """A scan with lesions that were not there.
+    """A scan with inserted lesions.
 
     Args:
         flair: the changed scan.
@@ -36,7 +36,7 @@ class Inserted:
 def white_matter_level(
     flair: NDArray[np.generic], brain: NDArray[np.generic], within: int = 6
 ) -> float:
-    """Most frequent signal deep in the brain, which in FLAIR is white matter's.
+    """Most frequent signal deep in the brain, which in FLAIR is that of white matter.
 
     Args:
         flair: (X, Y, Z).
@@ -148,10 +148,10 @@ def insert_lesions(
     )
 
 
-def heal_lesions(
+def fill_lesions(
     flair: Volume, lesions: Volume, brain: Volume, generator: np.random.Generator
 ) -> Volume:
-    """Replace lesions by what white matter around them looks like.
+    """Fill lesions with intensities like those of the white matter around them.
 
     Inside the mask, dilated by one voxel, the signal becomes a Gaussian-weighted mean of the
     healthy tissue nearby (normalised convolution; wider where nothing healthy is near) plus noise

@@ -1,4 +1,4 @@
-"""What a cohort is made of. The defaults are the ``challenge`` preset; presets say what differs."""
+"""Settings of a simulated cohort; the defaults are the ``challenge`` preset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Part = Literal["train", "test"]
 
 @dataclasses.dataclass(frozen=True)
 class AnatomyRecipe:
-    """How patients differ.
+    """Settings of the anatomy of patients.
 
     Args:
         age_years: youngest and oldest.
@@ -34,7 +34,7 @@ class AnatomyRecipe:
 
 @dataclasses.dataclass(frozen=True)
 class LesionRecipe:
-    """Old and new lesions.
+    """Settings of old and new lesions.
 
     Args:
         old_scale: factor on the real number of old lesions (0 none).
@@ -77,7 +77,7 @@ class LesionRecipe:
 
 @dataclasses.dataclass(frozen=True)
 class ChangeRecipe:
-    """What differs between the visits and must not be reported.
+    """Settings of changes between the visits that are not new lesions.
 
     Args:
         interval_days: shortest and longest time between the visits.
@@ -114,7 +114,7 @@ class ChangeRecipe:
 
 @dataclasses.dataclass(frozen=True)
 class RaterRecipe:
-    """How the four raters mark.
+    """Settings of the four raters.
 
     Args:
         sensitivity: chance that a rater marks an easy lesion (100 mm3, clear contrast), of each.
@@ -133,7 +133,7 @@ class RaterRecipe:
 
 @dataclasses.dataclass(frozen=True)
 class CohortRecipe:
-    """A cohort but for its seed.
+    """All settings of a cohort except its seed.
 
     Args:
         name: of the preset.
@@ -197,14 +197,14 @@ class CohortRecipe:
         return f"{index + 1:03d}"
 
     def condition(self, index: int) -> tuple[str, Any] | None:
-        """The factor that is varied for this patient and its value, in a stress cohort."""
+        """The setting that is varied for this patient, and its value."""
         if not self.vary or self.vary_patients < 1:
             return None
         pairs = [(field, value) for field, values in self.vary.items() for value in values]
         return pairs[index // self.vary_patients % len(pairs)]
 
     def for_patient(self, index: int) -> CohortRecipe:
-        """The recipe with this patient's condition filled in."""
+        """The recipe with this patient's condition applied."""
         condition = self.condition(index)
         return self if condition is None else replace_field(self, *condition)
 

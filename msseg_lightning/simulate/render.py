@@ -1,5 +1,5 @@
 # ruff: noqa: ANN001, ANN201, ANN202
-"""Compiled loops that look up what tissue lies at a point and what a voxel integrates.
+"""Compiled rendering of tissue and lesions.
 
 All of them go voxel by voxel: voxel index -> head -> (deformation) -> MNI -> tissue -> signal, at
 several points inside a voxel, so that partial volume and the slice profile come out of the
@@ -219,7 +219,7 @@ def render_signal(
     shape, to_head, points, weights, field, field_origin, affine, maps, distances, origin, tile,
     style, signals, flow,
 ):  # fmt: skip
-    """Signal of a whole scan.
+    """Render the signal of a whole scan.
 
     Args:
         shape: (X, Y, Z) of the scan.
@@ -306,7 +306,7 @@ def render_lesion(
     start, stop, to_head, points, weights, field, field_origin, affine, maps, distances, origin,
     tile, style, centre, shape_matrix, radius, irregular, key, core, halo, everywhere, reach,
 ):  # fmt: skip
-    """One lesion inside a box of voxels.
+    """Render one lesion inside a box of voxels.
 
     Args:
         start: (3,) first voxel of the box.

@@ -1,4 +1,4 @@
-"""One visit rendered: lesions in their place, the head in its scanner."""
+"""Rendering of one visit."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def lesion_signal(contrast: float, scanner: Scanner) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """Part of a grid with what one lesion does there."""
+    """A box of voxels with the signal of one lesion."""
 
     where: tuple[slice, slice, slice]
     share: NDArray[np.float32]
@@ -56,7 +56,7 @@ class Box:
 
 
 class Renderer:
-    """The compiled loops with one visit's arguments filled in."""
+    """Renders the signal, brain and lesions of one visit."""
 
     def __init__(self, plan: Plan, visit: int, grid: Grid, to_head: Affine) -> None:
         self.plan, self.visit, self.grid = plan, plan.visits[visit], grid
@@ -80,7 +80,7 @@ class Renderer:
         self.model = (self.head.maps, self.head.distances, self.head.origin_mm)
 
     def signal(self) -> NDArray[np.float32]:
-        """The scan without lesions, white matter about 1."""
+        """Signal without lesions; white matter is about 1."""
         scanner = self.visit.scanner
         table = tissues(scanner.field_strength_t)
         values = [scanner.signal(table[name]) for name in render.SIGNALS[:-1]]
@@ -109,7 +109,7 @@ class Renderer:
         )
 
     def lesion(self, lesion: Lesion) -> Box | None:
-        """One lesion of the plan as it is at this visit; None where it is not."""
+        """Signal of one lesion at this visit; None if it does not exist then."""
         visit = self.number
         if not lesion.present(visit):
             return None
@@ -147,7 +147,7 @@ class Renderer:
 
 
 def scan_visit(plan: Plan, visit: int) -> tuple[Grid, NDArray[np.float32]]:
-    """The raw scan of one visit on its own grid, as values the scanner stores."""
+    """Simulate the stored scan of one visit on its own grid."""
     scanner = plan.visits[visit].scanner
     grid = acquire.centred_grid(
         scan_spacing(plan.recipe, scanner), plan.recipe.field_of_view_mm, plan.recipe.centre_mm

@@ -51,7 +51,7 @@ class Scanner:
     orientation: str
 
     def signal(self, tissue: Tissue) -> float:
-        """What this protocol makes of a tissue, with white matter at 1."""
+        """Signal of a tissue under this protocol, relative to white matter."""
         white = tissues(self.field_strength_t)["white"]
         return self._raw(tissue) / self._raw(white)
 
@@ -60,7 +60,7 @@ class Scanner:
 
     @property
     def thick_slices(self) -> bool:
-        """Whether it measures slices rather than a volume."""
+        """Whether the protocol is a 2D one with thick slices."""
         return max(self.spacing_mm) > 2.0
 
     @property

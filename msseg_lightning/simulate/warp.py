@@ -23,7 +23,7 @@ Field = NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True)
 class Warp:
-    """Where a point of the patient's head lies in MNI space.
+    """Deformation from the patient's head to MNI space.
 
     Args:
         displacement: added to a point of the head before ``to_template``.

@@ -42,7 +42,7 @@ class ChallengeFolds:
         fold: int = 0,
         has_lesions: Mapping[str, bool] | None = None,
     ) -> Split:
-        """One of the five folds; patients that are not there are left out and logged.
+        """The division of one of the five folds; missing patients are logged.
 
         Raises:
             MssegError: a patient that is not one of the 40, or a fold that would be empty (exit

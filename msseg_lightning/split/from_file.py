@@ -1,4 +1,4 @@
-"""Divisions made earlier or elsewhere."""
+"""Splits from files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class FromFile:
-    """A division made earlier or elsewhere.
+    """A split that is read from a file.
 
     Args:
         path: JSON as written by :func:`write_split`, or ``{"folds": [...], "data_hash": ...}``
@@ -42,7 +42,7 @@ class FromFile:
         fold: int = 0,
         has_lesions: Mapping[str, bool] | None = None,
     ) -> Split:
-        """The division for this data set.
+        """The split of this data set.
 
         Raises:
             MssegError: not such a file, made for other data, ids that are not there, or a patient
@@ -102,7 +102,7 @@ class FromFile:
         )
 
     def _lies_with(self, subjects: Sequence[LongitudinalSubject]) -> bool:
-        """Whether the file lies in the data's own folder, as a simulated cohort's does.
+        """Whether the file is in the folder of the data, as that of a simulated cohort.
 
         Such a division is of these pairs whichever reader takes them, with or without some masks;
         so it can state no hash, which is of what a reader takes.
@@ -143,7 +143,7 @@ class FromFile:
 def _check_parts(
     parts: Mapping[str, Sequence[str]], subjects: Sequence[LongitudinalSubject], name: str
 ) -> Iterator[Problem]:
-    """What is wrong with the ids of one division."""
+    """Problems of the ids of a split."""
     patient_of = {subject.id: subject.patient for subject in subjects}
     listed = [identifier for part in PARTS for identifier in parts[part]]
     strange = [identifier for identifier in listed if identifier not in patient_of]

@@ -1,4 +1,4 @@
-"""One part held out, drawn at random."""
+"""Random hold-out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msseg_lightning.split.validation import check_share, split_of_test
 
 
 class HoldOut:
-    """One part is held out, the rest is for fitting; the fold number repeats the draw.
+    """Random held-out part; the fold number selects the draw.
 
     Args:
         fraction: share of patients held out, at least one.
@@ -28,7 +28,7 @@ class HoldOut:
         fold: int = 0,
         has_lesions: Mapping[str, bool] | None = None,
     ) -> Split:
-        """The draw of this number, stratified like ``KFold``.
+        """The split of one draw, stratified like ``KFold``.
 
         Raises:
             MssegError: a single patient or no lesions at all (exit 3); a fraction outside 0 to 1

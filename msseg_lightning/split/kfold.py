@@ -1,4 +1,4 @@
-"""Folds of nearly equal size."""
+"""K-fold cross-validation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msseg_lightning.split.validation import Validation, split_of_fold
 
 
 class KFold:
-    """Folds of nearly equal size, each with its share of patients with and without new lesions.
+    """K-fold cross-validation, stratified by whether patients have new lesions.
 
     Patients are shuffled inside each group (new lesions yes or no, and vendor where known) and
     dealt out in turn, so that every group is spread evenly.
@@ -32,7 +32,7 @@ class KFold:
         fold: int = 0,
         has_lesions: Mapping[str, bool] | None = None,
     ) -> Split:
-        """One fold.
+        """The split of one fold.
 
         Raises:
             MssegError: fewer patients than folds, a fold that would have no patient with new

@@ -1,4 +1,4 @@
-"""Each patient held out once."""
+"""Leave-one-out cross-validation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msseg_lightning.split.validation import Validation, split_of_fold
 
 
 class LeaveOneOut:
-    """Each patient is held out once.
+    """Leave-one-out cross-validation over patients.
 
     Args:
         validation: see :data:`msseg_lightning.split.validation.Validation`.
@@ -27,7 +27,7 @@ class LeaveOneOut:
         fold: int = 0,
         has_lesions: Mapping[str, bool] | None = None,
     ) -> Split:
-        """Fold ``n`` holds out the n-th patient in order of name.
+        """The split of fold ``n``, which holds out the n-th patient in order of name.
 
         Raises:
             MssegError: a single patient, no lesions at all (exit 3); no such fold (exit 2).

@@ -1,4 +1,4 @@
-"""Patients as they are divided: never torn apart, and every kind spread evenly over the parts."""
+"""Stratified division of patients, whose pairs stay together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from msseg_lightning.core.subject import LongitudinalSubject
 
 @dataclasses.dataclass(frozen=True)
 class Patient:
-    """Whose pairs stay together.
+    """A patient with all pairs.
 
     Args:
         name: of the patient.
@@ -66,7 +66,7 @@ def pair_ids(patients: Iterable[Patient]) -> tuple[str, ...]:
 def deal(
     patients: Sequence[Patient], parts: int, seed: int | None = None, by_vendor: bool = True
 ) -> list[list[Patient]]:
-    """Divide patients into parts of nearly equal size, each with its share of every kind.
+    """Divide patients into stratified parts of nearly equal size.
 
     Kinds are patients with and without new lesions, of each vendor. One kind after the other is
     dealt in turn, those with new lesions first, and the turn goes on from kind to kind: so the
@@ -91,7 +91,7 @@ def deal(
 def draw(
     patients: Sequence[Patient], share: float, seed: int, purpose: str
 ) -> tuple[list[Patient], list[Patient]]:
-    """About ``share`` of the patients, at least one, with its share of every kind; and the rest.
+    """Draw about ``share`` of the patients, stratified, at least one; return them and the rest.
 
     Args:
         patients: all of them.
@@ -111,13 +111,13 @@ def draw(
 
 
 def without(patients: Iterable[Patient], others: Iterable[Patient]) -> list[Patient]:
-    """Patients that are not among the others, in their order."""
+    """Patients that are not among others, in order."""
     names = {patient.name for patient in others}
     return [patient for patient in patients if patient.name not in names]
 
 
 def refuse_without_lesions(patients: Sequence[Patient]) -> None:
-    """Check that there is something to learn.
+    """Refuse patients none of whom has new lesions.
 
     Raises:
         MssegError: no patient has new lesions (exit 3).

@@ -19,7 +19,7 @@ _EDGE_BYTES = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One division of a data set, by ids of pairs. No patient has pairs in two parts.
+    """A division of a data set, by ids of pairs. No patient has pairs in two parts.
 
     Args:
         train: for fitting.

@@ -1,4 +1,4 @@
-"""Validation patients: a share of those who are not held out, or the whole next fold."""
+"""Choice of validation patients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All scanners of one vendor held out."""
+"""Hold-out of one scanner vendor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from msseg_lightning.split.validation import split_of_test
 
 
 class VendorHeldOut:
-    """All scanners of one vendor are held out, as GE was in the challenge.
+    """Hold out all scanners of one vendor, as the challenge did with GE.
 
     Args:
         vendor: as in the facts of the subjects; upper and lower case do not matter.
@@ -29,7 +29,7 @@ class VendorHeldOut:
         fold: int = 0,
         has_lesions: Mapping[str, bool] | None = None,
     ) -> Split:
-        """The only fold, 0.
+        """The split of fold 0, the only one.
 
         Raises:
             MssegError: the vendor is not there, or is the only one (exit 3); no such fold (exit 2).

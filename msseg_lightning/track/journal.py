@@ -27,6 +27,18 @@ log = logging.getLogger(__name__)
 Record = dict[str, Any]
 
 
+KINDS = {
+    "open": ("uri", "experiment", "artifacts", "key", "name", "time", "tags", "parent"),
+    "metrics": ("points",),
+    "params": ("params",),
+    "tags": ("tags",),
+    "artifact": ("path", "folder"),
+    "text": ("text", "file"),
+    "close": ("status", "time"),
+}
+"""What a record may do (``do``) -> what it must then hold."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Position:
     """How far the store has come with a journal.
@@ -99,7 +111,10 @@ class Journal:
         write_record(self.state, dataclasses.asdict(position))
 
     def pending(self, sent: int) -> Iterator[tuple[Record, int]]:
-        """Records after ``sent`` bytes, each with the position to confirm once the store has it."""
+        """Records after ``sent`` bytes, each with the position to confirm once the store has it.
+
+        A damaged one is left out, with a warning.
+        """
         if not self.lines.exists():
             return
         with self.lines.open("rb") as stream:
@@ -107,7 +122,11 @@ class Journal:
             for line in iter(stream.readline, b""):
                 if not line.endswith(b"\n"):
                     return
-                yield json.loads(line), stream.tell()
+                record = _read(line)
+                if record is None:
+                    log.warning("%s: a damaged record is left out", self.lines)
+                else:
+                    yield record, stream.tell()
 
     def complete(self, uri: str | None = None) -> bool:
         """Whether the store has everything."""
@@ -124,17 +143,37 @@ class Journal:
         ends = [record["do"] for record, _ in self.pending(0) if record["do"] in ("open", "close")]
         return ends[-1:] == ["close"]
 
-    def last_ms(self) -> int:
-        """When the recorded process was last heard of, in milliseconds since 1970."""
-        times = [0]
-        for record, _ in self.pending(0):
-            times += [record["time"]] if "time" in record else []
-            times += [point[2] for point in record.get("points", ())]
-        return int(max(times))
+    @property
+    def home(self) -> Path:
+        """The run folder, which holds the tracking folder ``track``."""
+        in_track = self.folder.parent.name == "track" and self.folder.name != "track"
+        return (self.folder.parent.parent if in_track else self.folder.parent).resolve()
+
+    def place(self, path: str | Path, within: Path) -> Path | None:
+        """The file or folder that a record names, relative to the journal's folder.
+
+        None, with a warning, where it leads out of ``within``: a journal is data that another may
+        have written, and nothing else of this computer is sent or changed for it.
+        """
+        found = (self.folder / path).resolve()
+        if found.is_relative_to(within):
+            return found
+        log.warning("%s: %s lies outside of %s and is left out", self.lines, path, within)
+        return None
 
     def sending(self) -> FileLock:
         """Lock of whoever sends; the operating system frees it when that process dies."""
         return FileLock(self.folder / "sent.lock")
+
+
+def _read(line: bytes) -> Record | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or record.get("do") not in KINDS:
+        return None
+    return record if all(key in record for key in KINDS[record["do"]]) else None
 
 
 def run_key(folder: Path) -> str:

@@ -45,6 +45,10 @@ VIEW = {
 EXPERIMENTS = 20
 """The first so many of a store are shown like that; a user's own choice of columns stays."""
 
+PREFERENCES_OF = "3.17"
+"""The release of MLflow whose names in the browser's storage are known. No other release is given
+preferences, since its pages might read them in another way."""
+
 # MLflow 3 opens on its pages for language models, with the assistant's panel in front.
 PREFERENCES = (
     "<script>for (const [name, value] of "
@@ -70,16 +74,17 @@ class OnlyRuns:
 
     Args:
         application: MLflow's server.
+        prefer: put ``PREFERENCES`` into its first page.
     """
 
-    def __init__(self, application: Application) -> None:
-        self.application = application
+    def __init__(self, application: Application, prefer: bool) -> None:
+        self.application, self.prefer = application, prefer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
         if scope["type"] == "lifespan" or not is_closed(path):
-            is_first_page = scope["type"] == "http" and path == "/"
-            await self.application(scope, receive, Preferring(send) if is_first_page else send)
+            prefers = self.prefer and scope["type"] == "http" and path == "/"
+            await self.application(scope, receive, Preferring(send) if prefers else send)
             return
         headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 404, "headers": headers})
@@ -145,8 +150,9 @@ def application(uri: str, port: int) -> Application:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's own use of deprecated parts
         from mlflow.server.fastapi_app import create_fastapi_app
+        from mlflow.version import VERSION
 
-    return OnlyRuns(create_fastapi_app())
+    return OnlyRuns(create_fastapi_app(), prefer=VERSION.startswith(f"{PREFERENCES_OF}."))
 
 
 def serve(uri: str, host: str, port: int) -> None:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
-import os
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import Timeout
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.track.journal import Journal
-from msseg_lightning.track.sender import Sender, close_run
-from msseg_lightning.track.store import open_client
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from msseg_lightning.track.process import is_alive, is_here, process_tags
+from msseg_lightning.track.run_state import RunState, is_written, process_of
+from msseg_lightning.track.sender import PARENT_TAG, Sender, follow_children, set_state
+from msseg_lightning.track.store import open_client, without_password
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +25,17 @@ class Replayed:
         folder: where it lies.
         uri: the store.
         sent: how many metric points and other records were sent now, by kind.
+        settled: whether the store had another state of the run, which was put right.
         busy: a living process is sending it; nothing was done.
+        elsewhere: it was recorded for another store, which lacks something; nothing was done.
     """
 
     folder: Path
     uri: str
     sent: dict[str, int]
+    settled: bool = False
     busy: bool = False
+    elsewhere: bool = False
 
 
 def find_journals(places: Sequence[Path]) -> list[Journal]:
@@ -46,12 +44,19 @@ def find_journals(places: Sequence[Path]) -> list[Journal]:
     return [Journal(folder) for folder in sorted(found)]
 
 
-def replay(journals: Sequence[Journal], uri: str | None = None) -> Iterator[Replayed]:
+def replay(
+    journals: Sequence[Journal], uri: str, artifacts: str | None = None, *, everything: bool = False
+) -> Iterator[Replayed]:
     """Send what is unsent; what the store has already is not sent again.
+
+    A journal is data that another may have written: where it is sent, and where files go, is said
+    by the caller and never by the journal.
 
     Args:
         journals: from `find_journals`.
-        uri: another store than each journal's own; it is told everything.
+        uri: the store.
+        artifacts: see `store.ensure_experiment`.
+        everything: also tell the store of journals that were recorded for others.
 
     Raises:
         MssegError: a store is away (exit 8); what was sent before stays sent.
@@ -60,16 +65,20 @@ def replay(journals: Sequence[Journal], uri: str | None = None) -> Iterator[Repl
         opened = journal.opened()
         if opened is None:
             continue
-        target = uri or opened["uri"]
+        if is_here(process_of(opened)) and is_written(journal):
+            yield Replayed(journal.folder, uri, {}, busy=True)
+            continue
+        if not everything and opened["uri"] != uri:
+            lacks = not (journal.closed and journal.complete(opened["uri"]))
+            yield Replayed(journal.folder, opened["uri"], {}, elsewhere=lacks)
+            continue
         try:
             with journal.sending().acquire(timeout=0):
-                sender = Sender(target, journal)
+                sender = Sender(uri, journal, artifacts)
                 sent = sender.deliver()
-                if not journal.closed:
-                    mark_killed(sender.client, journal.position(target).run_id, journal.last_ms())
-                yield Replayed(journal.folder, target, sent)
+                yield Replayed(journal.folder, uri, sent, settled=sender.settle())
         except Timeout:
-            yield Replayed(journal.folder, target, {}, busy=True)
+            yield Replayed(journal.folder, uri, {}, busy=True)
         except Exception as error:
             raise MssegError(
                 Problem(
@@ -77,42 +86,18 @@ def replay(journals: Sequence[Journal], uri: str | None = None) -> Iterator[Repl
                     "the tracking store did not take what is unsent; it stays in the run folder",
                     file=journal.folder,
                     found=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-                    expected=f"a reachable MLflow store at {without_password(target)}",
+                    expected=f"a reachable MLflow store at {without_password(uri)}",
                     remedy="start the server, or give --uri; then repeat `msseg sync`",
                     exit_code=ExitCode.STORE,
                 )
             ) from error
 
 
-def without_password(uri: str) -> str:
-    """An address that may be shown."""
-    scheme, mark, rest = uri.partition("://")
-    user, at, place = rest.rpartition("@")
-    return f"{scheme}{mark}{user.partition(':')[0]}{at}{place}"
-
-
-def mark_killed(client: MlflowClient, run_id: str | None, last_ms: int) -> None:
-    """The process of this run ended without a word.
-
-    A run that another process has closed since is left as that one said.
-
-    Args:
-        client: of the store.
-        run_id: None does nothing.
-        last_ms: when the process was last heard of, milliseconds since 1970.
-    """
-    if run_id is None:
-        return
-    end = client.get_run(run_id).info.end_time
-    if end is None or end <= last_ms:
-        client.set_tag(run_id, "interrupted", "true")
-        close_run(client, run_id, "KILLED", last_ms)
-
-
 def reap_dead_runs(uri: str) -> list[str]:
     """Mark runs whose process is gone (kill -9, out of memory, power) as KILLED.
 
-    Only runs of this machine are judged; a process is recognised by its number and start time.
+    Only runs of this machine are judged; a process is recognised by its number and start time. A
+    run that several processes share names none of them: its state is that of their records.
 
     Returns:
         MLflow ids of the runs marked; they carry the tag ``interrupted``.
@@ -127,33 +112,10 @@ def reap_dead_runs(uri: str) -> list[str]:
         max_results=1000,
     )
     for run in running:
-        tags = run.data.tags
-        if not is_alive(int(tags["process.pid"]), tags["process.started"]):
-            mark_killed(client, run.info.run_id, int(time.time() * 1000))
-            marked.append(run.info.run_id)
+        if not is_alive(run.data.tags):
+            run_id = run.info.run_id
+            set_state(client, run_id, RunState("KILLED", int(time.time() * 1000), interrupted=True))
+            marked.append(run_id)
+            if parent := run.data.tags.get(PARENT_TAG):
+                follow_children(client, parent)
     return marked
-
-
-def process_tags() -> dict[str, str]:
-    """Which process writes the run: a digest of the machine's name, number and start time."""
-    import psutil
-
-    machine = hashlib.blake2b(platform.node().encode(), digest_size=6).hexdigest()
-    return {
-        "process.machine": machine,
-        "process.pid": str(os.getpid()),
-        "process.started": f"{psutil.Process().create_time():.2f}",
-    }
-
-
-def is_alive(pid: int, started: str) -> bool:
-    """Whether the process with this number is still the one that started then."""
-    import psutil
-
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        return (
-            process.status() != psutil.STATUS_ZOMBIE
-            and abs(process.create_time() - float(started)) < 1.0
-        )
-    return False

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import logging
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from msseg_lightning.track.journal import Journal, Record, run_key
+from msseg_lightning.track.run_state import RunState, state_of, worst, writers
 from msseg_lightning.track.store import ensure_experiment, open_client
 
 if TYPE_CHECKING:
@@ -25,11 +28,11 @@ PARENT_TAG = "mlflow.parentRunId"
 LEVEL_TAG = "level"
 SUMMARY_LEVEL = "experiment"
 """Tag of runs that only sum up others: their state is the worst of those below."""
-WORST_FIRST = ("FAILED", "KILLED", "RUNNING", "SCHEDULED", "FINISHED")
 PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
 MOST_POINTS = 1000
 """MLflow takes no more in one request."""
+OF_THE_JOURNAL = "of the journal"
 REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
 
 
@@ -39,10 +42,12 @@ class Sender:
     Args:
         uri: tracking store.
         journal: what to send; its position moves as the store confirms.
+        artifacts: where files go (see `store.ensure_experiment`); not given, where the journal
+            says, which must then be of this process's own making.
     """
 
-    def __init__(self, uri: str, journal: Journal) -> None:
-        self.uri, self.journal = uri, journal
+    def __init__(self, uri: str, journal: Journal, artifacts: str | None = OF_THE_JOURNAL) -> None:
+        self.uri, self.journal, self.artifacts = uri, journal, artifacts
         self._client: MlflowClient | None = None
         self._closed: bool | None = None
 
@@ -74,6 +79,8 @@ class Sender:
         try:
             for record, end in merged(self.journal.pending(position.sent)):
                 run_id = self._send(position.run_id, record)
+                if run_id is not None and record["do"] in ("open", "close"):
+                    self._settle(run_id)
                 position = dataclasses.replace(position, run_id=run_id, sent=end, problem="")
                 self.journal.confirm(position)
                 if record["do"] in ("open", "close"):
@@ -100,42 +107,96 @@ class Sender:
         return run_id
 
     def _open(self, record: Record) -> str:
-        """Find the run by its key or create it; it is RUNNING then."""
+        """Find the run by its key or create it."""
         client = self.client
-        experiment = ensure_experiment(client, self.uri, record["experiment"], record["artifacts"])
+        artifacts = record["artifacts"] if self.artifacts == OF_THE_JOURNAL else self.artifacts
+        experiment = ensure_experiment(client, self.uri, record["experiment"], artifacts)
         tags = self._shortened({**record["tags"], KEY_TAG: record["key"]})
-        if record["parent"] is not None:
-            tags[PARENT_TAG] = self._parent(experiment, record["parent"], record["time"])
-        run_id = self._find(experiment, record["key"])
-        if run_id is None:
-            run = client.create_run(
-                experiment, start_time=record["time"], tags=tags, run_name=record["name"]
-            )
-            settle_parent(client, run.info.run_id)
-            return str(run.info.run_id)
-        info = client.get_run(run_id).info
+        if record["parent"] is not None and (
+            parent := self._parent(experiment, record["parent"], record["time"])
+        ):
+            tags[PARENT_TAG] = parent
+        with FileLock(self._key_folder(record["key"]) / "parent.lock"):
+            run_id = self._find(experiment, record["key"])
+            if run_id is None:
+                run = client.create_run(
+                    experiment, start_time=record["time"], tags=tags, run_name=record["name"]
+                )
+                return str(run.info.run_id)
+        client.update_run(run_id, name=record["name"])
         self._tags(run_id, {"tags": tags})
-        if info.end_time is not None and info.end_time > record["time"]:
-            return run_id  # another process went on with it and has closed it since
-        client.update_run(run_id, status="RUNNING", name=record["name"])
-        if client.get_run(run_id).data.tags.get("interrupted"):
-            client.delete_tag(run_id, "interrupted")
-        settle_parent(client, run_id)
         return run_id
 
-    def _parent(self, experiment: str, parent: Record, start_ms: int) -> str:
+    def _parent(self, experiment: str, parent: Record, start_ms: int) -> str | None:
         """The run that groups others; made by whichever of them is first."""
-        folder = (self.journal.folder / parent["folder"]).resolve()
-        key = run_key(folder)
-        with FileLock(folder / "parent.lock"):
+        with self._parent_lock(parent) as folder:
+            if folder is None:
+                return None
+            key = run_key(folder)
             run_id = self._find(experiment, key)
             if run_id is None:
                 tags = self._shortened({**parent["tags"], KEY_TAG: key})
                 run_id = self.client.create_run(
                     experiment, start_time=start_ms, tags=tags, run_name=parent["name"]
                 ).info.run_id
-                self.client.set_terminated(run_id, end_time=start_ms)
+                if found := state_of(writers(folder, key)):
+                    set_state(self.client, run_id, found)
         return str(run_id)
+
+    @contextlib.contextmanager
+    def _parent_lock(self, parent: Record) -> Iterator[Path | None]:
+        """Of the runs below one other, one at a time looks at it; yields the folder of its key."""
+        folder = self.journal.place(parent["folder"], self.journal.home.parent)
+        if folder is None:
+            yield None
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "parent.lock"):
+            yield folder
+
+    def settle(self, *, dead: bool = False) -> bool:
+        """Give the run the state that the records on disk tell, whatever was sent before.
+
+        Args:
+            dead: the process that wrote the journal is known to be gone.
+
+        Returns:
+            Whether the store had another one.
+        """
+        run_id = self.journal.position(self.uri).run_id
+        return run_id is not None and self._settle(run_id, dead=dead)
+
+    def _settle(self, run_id: str, *, dead: bool = False) -> bool:
+        """Also of the run above it, where that sums up those below."""
+        opened = self.journal.opened()
+        if opened is None:
+            return False
+        try:
+            changed = self._settle_run(run_id, opened, dead)
+            above = self.client.get_run(run_id).data.tags.get(PARENT_TAG)
+            if above is not None and opened["parent"] is not None:
+                with self._parent_lock(opened["parent"]):
+                    changed |= follow_children(self.client, above)
+        except Exception as error:
+            if not _refused(error, "RESOURCE_DOES_NOT_EXIST"):  # the user deleted a run in MLflow
+                raise
+            LOG.warning("the tracking store refused the state of a run: %s", error)
+            return False
+        return changed
+
+    def _settle_run(self, run_id: str, opened: Record, dead: bool) -> bool:
+        folder = self._key_folder(opened["key"])
+        with FileLock(folder / "parent.lock"):
+            if opened["tags"].get(LEVEL_TAG) == SUMMARY_LEVEL:
+                return follow_children(self.client, run_id)
+            found = state_of(writers(folder, opened["key"]), self.journal.folder if dead else None)
+            return found is not None and set_state(self.client, run_id, found)
+
+    def _key_folder(self, key: str) -> Path:
+        """The run's own folder, or the one above it, where several processes share the run."""
+        own = self.journal.folder
+        shared = (own.parent / "key.json").is_file() and run_key(own.parent) == key
+        return own.parent if shared else own
 
     def _find(self, experiment: str, key: str) -> str | None:
         runs = self.client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
@@ -192,49 +253,71 @@ class Sender:
         self.client.log_batch(run_id, tags=tags)
 
     def _artifact(self, run_id: str, record: Record) -> None:
-        path = (self.journal.folder / record["path"]).resolve()
-        if path.is_dir():
-            self.client.log_artifacts(run_id, str(path), record["folder"])
-        elif path.is_file():
-            self.client.log_artifact(run_id, str(path), record["folder"])
-        else:
+        home = self.journal.home
+        path = self.journal.place(record["path"], home)
+        if path is None:
+            return
+        if not path.exists():
             LOG.warning("%s is gone and was not recorded", path.name)
+        files = filter(Path.is_file, sorted(path.rglob("*")) if path.is_dir() else [path])
+        for file in files:
+            if self.journal.place(file, home) is not None:  # a link in a folder may lead anywhere
+                below = file.parent.relative_to(path) if path.is_dir() else Path()
+                folder = (Path(record["folder"] or "") / below).as_posix()
+                self.client.log_artifact(run_id, str(file), None if folder == "." else folder)
 
     def _text(self, run_id: str, record: Record) -> None:
         self.client.log_text(run_id, record["text"], record["file"])
 
     def _close(self, run_id: str, record: Record) -> None:
-        end = self.client.get_run(run_id).info.end_time
-        if end is None or end <= record["time"]:  # else another process has closed it since
-            close_run(self.client, run_id, record["status"], record["time"])
+        """Nothing: `deliver` looks at the records of all processes then."""
 
 
-def close_run(client: MlflowClient, run_id: str, status: str, end_ms: int) -> None:
-    """End a run, and let the run above it follow where that sums up what lies below."""
-    client.set_terminated(run_id, status=status, end_time=end_ms)
-    follow_children(client, run_id)
-    settle_parent(client, run_id)
+def set_state(client: MlflowClient, run_id: str, found: RunState) -> bool:
+    """Give a run a state; returns whether it had another one."""
+    run = client.get_run(run_id)
+    known = run.info.end_time
+    changed = run.info.status != found.status
+    if found.end is None:
+        if changed:
+            client.update_run(run_id, status=found.status)
+    else:
+        # when it was killed is known from its last record, or from whoever missed it first
+        changed |= known is None or (known < found.end if found.interrupted else known != found.end)
+        if changed:
+            client.set_terminated(run_id, status=found.status, end_time=found.end)
+    if found.interrupted != ("interrupted" in run.data.tags):
+        changed = True
+        if found.interrupted:
+            client.set_tag(run_id, "interrupted", "true")
+        else:
+            client.delete_tag(run_id, "interrupted")
+    return changed
 
 
-def settle_parent(client: MlflowClient, run_id: str) -> None:
-    """Let the run above follow."""
-    parent = client.get_run(run_id).data.tags.get(PARENT_TAG)
-    if parent is not None:
-        follow_children(client, parent)
+def follow_children(client: MlflowClient, run_id: str) -> bool:
+    """Give a run that sums up others the worst of their states; other runs are left.
 
+    Of several runs of one fold only the latest counts: the others were started over.
 
-def follow_children(client: MlflowClient, run_id: str) -> None:
-    """Set the state of a run that sums up others to the worst of theirs; other runs are left."""
+    Returns:
+        Whether it had another state.
+    """
     run = client.get_run(run_id)
     if run.data.tags.get(LEVEL_TAG) != SUMMARY_LEVEL:
-        return
+        return False
     below = client.search_runs(
-        [run.info.experiment_id], f"tags.`{PARENT_TAG}` = '{run_id}'", max_results=1000
+        [run.info.experiment_id],
+        f"tags.`{PARENT_TAG}` = '{run_id}'",
+        order_by=["attributes.start_time ASC"],
+        max_results=1000,
     )
-    states = {child.info.status for child in below}
-    worst = next((state for state in WORST_FIRST if state in states), None)
-    if worst is not None and worst != run.info.status:
-        client.update_run(run_id, status=worst)
+    latest = {child.data.tags.get("fold", child.info.run_id): child.info for child in below}
+    if not latest:
+        return False
+    status = worst(child.status for child in latest.values())
+    ended = max((child.end_time or 0 for child in latest.values()), default=0)
+    return set_state(client, run_id, RunState(status, None if status == "RUNNING" else ended))
 
 
 def merged(pending: Iterable[tuple[Record, int]]) -> Iterator[tuple[Record, int]]:
@@ -256,6 +339,6 @@ def merged(pending: Iterable[tuple[Record, int]]) -> Iterator[tuple[Record, int]
         yield waiting
 
 
-def _refused(error: Exception) -> bool:
+def _refused(error: Exception, *more: str) -> bool:
     """Whether the store is there and says that the request itself is wrong."""
-    return getattr(error, "error_code", None) in REFUSED
+    return getattr(error, "error_code", None) in (*REFUSED, *more)

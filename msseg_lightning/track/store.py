@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,6 +124,19 @@ def store_folder(uri: str) -> Path | None:
         return None
     file, _, _ = uri.removeprefix("sqlite:///").partition("?")
     return Path(unquote(file)).absolute().parent
+
+
+def without_password(uri: str) -> str:
+    """An address that may be shown."""
+    scheme, mark, rest = uri.partition("://")
+    user, at, place = rest.rpartition("@")
+    return f"{scheme}{mark}{user.partition(':')[0]}{at}{place}"
+
+
+def sync_command(uri: str, folder: Path) -> str:
+    """The command line that sends what is unsent below a folder to a store."""
+    place = os.path.relpath(folder.resolve())
+    return shlex.join(["msseg", "sync", "--uri", without_password(uri), place])
 
 
 def ensure_experiment(

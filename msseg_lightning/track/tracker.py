@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 from msseg_lightning.track.courier import COURIER, Courier
 from msseg_lightning.track.journal import Journal, Record, encode, run_key
-from msseg_lightning.track.recovery import process_tags
+from msseg_lightning.track.process import process_tags
+from msseg_lightning.track.store import sync_command
 from msseg_lightning.track.system_metrics import SystemMetrics
 
 if TYPE_CHECKING:
@@ -118,7 +119,9 @@ class Tracker:
             "key": key or run_key(spool),
             "name": run_name,
             "time": _now(),
-            "tags": _texts(tags or {}) | process_tags(),
+            # a run that several processes share is not over when one of them is gone
+            "tags": _texts(tags or {}) | (process_tags() if key is None else {}),
+            "process": process_tags(),
             "parent": None,
         }
         if parent is not None:
@@ -194,18 +197,18 @@ class Tracker:
     def _wait(self, timeout_s: float) -> None:
         """Until the store has everything, does not answer, or it takes too long."""
         asked, end = time.time(), time.monotonic() + timeout_s
-        self.courier.look(self.uri, self.journal, hurry=True)
+        self.courier.notify(self.uri, self.journal, urgent=True)
         while not self.journal.complete(self.uri):
             position = self.journal.position(self.uri)
             if (position.problem and position.tried > asked) or time.monotonic() > end:
                 self._warn(
                     "unsent",
                     f"the tracking store was not reached ({position.problem or 'no answer'}); "
-                    "`msseg sync` sends what is unsent",
+                    f"`{sync_command(self.uri, self.journal.home)}` sends what is unsent",
                 )
                 return
             if not self.courier.alive:
-                self.courier.look(self.uri, self.journal, hurry=True)
+                self.courier.notify(self.uri, self.journal, urgent=True)
             time.sleep(POLL_S)
 
     def __enter__(self) -> Tracker:
@@ -239,7 +242,7 @@ class Tracker:
             except OSError as error:  # disk full: keep them in memory and try again
                 self._warn("disk", f"the journal cannot be written: {error.strerror}")
             if not last:
-                self.courier.look(self.uri, self.journal)
+                self.courier.notify(self.uri, self.journal)
                 self._report()
 
     def _collect(self) -> tuple[list[Record], bool]:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.track.pseudonym import Pseudonyms
-from msseg_lightning.track.recovery import without_password
-from msseg_lightning.track.store import ARTIFACTS, store_uri
+from msseg_lightning.track.store import ARTIFACTS, store_uri, without_password
 from msseg_lightning.track.tracker import Parent, Tracker
 
 DRIVERS = {"http": "mlflow", "https": "mlflow", "sqlite": "sqlite3", "postgresql": "psycopg"}

@@ -1,4 +1,4 @@
-"""Checkpoints that are either absent or whole, and are loaded as weights only."""
+"""Atomic checkpoints that are loaded as weights only."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ BEST = "best.ckpt"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's own writer goes through the system's temporary folder; a kill can leave half."""
+    """Checkpoint plugin that writes atomically and adds a checksum."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write beside the target, with a checksum at its end, flush, rename."""
+        """Write a checkpoint atomically, with a checksum at its end."""
         with atomic_write(Path(path)) as temporary:
             torch.save(checkpoint, temporary)
             append_checksum(temporary)
@@ -37,12 +37,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Load without running code, whatever was asked for."""
+        """Load a checkpoint as weights only, whatever was asked for."""
         return read_checkpoint(Path(path), map_location)
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """A checkpoint's content.
+    """Load the content of a checkpoint.
 
     Raises:
         MssegError: the file is missing or damaged (exit 4), or holds more than tensors and plain
@@ -80,7 +80,7 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 class KeepCheckpoints(L.Callback):
-    """``last.ckpt`` by validation and by the clock, ``best.ckpt`` by a whole-volume score.
+    """Writes ``last.ckpt`` after validations and at intervals, and ``best.ckpt`` by a score.
 
     Without validation pairs the last weights are the best.
 
@@ -97,20 +97,20 @@ class KeepCheckpoints(L.Callback):
         self._saved_at = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        """Travels inside the checkpoint."""
+        """State that is stored in the checkpoint."""
         return {"best_score": self.best_score, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Comes back with it."""
+        """Restore the state from a checkpoint."""
         self.best_score = float(state_dict["best_score"])
         self.best_step = int(state_dict["best_step"])
 
     def due(self) -> bool:
-        """Whether the clock asks for a checkpoint (see ``interruption.StopOnSignal``)."""
+        """Whether a checkpoint is due by time (see ``interruption.StopOnSignal``)."""
         return time.monotonic() - self._saved_at > 60 * self.minutes
 
     def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """After the validation of this epoch: best first, then last, which names the best."""
+        """Write ``best.ckpt`` if the score improved, then ``last.ckpt``."""
         score = trainer.callback_metrics.get(self.monitor)
         if score is not None and float(score) > self.best_score:
             self.best_score, self.best_step = float(score), trainer.global_step

@@ -1,4 +1,4 @@
-"""Learning curves as one plain file, and progress for people."""
+"""Learning curves as a CSV file, and a progress display."""
 
 from __future__ import annotations
 
@@ -39,40 +39,50 @@ class CurveFile(Logger):
 
     @property
     def version(self) -> str:
-        """There is only one."""
+        """Empty: there is one version only."""
         return ""
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Settings are kept in config.yaml."""
+        """Does nothing: settings are kept in config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append one row per metric; ``epoch`` is left out, the step says it."""
+        """Append one row per metric, except ``epoch``."""
         with self.path.open("a", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             for name, value in metrics.items():
                 if name != "epoch":
                     writer.writerow((step, name, f"{value:.8g}"))
 
-    def forget_after(self, step: int) -> None:
-        """Drop rows of steps >= ``step`` and a torn last line."""
-        with self.path.open(newline="", encoding="utf-8") as stream:
-            rows = [row for row in csv.reader(stream) if len(row) == len(COLUMNS)]
+    def drop_from(self, step: int) -> None:
+        """Drop rows of steps >= ``step`` and an incomplete last line."""
+        with self.path.open(newline="", encoding="utf-8", errors="replace") as stream:
+            lines = (line for line in stream if "\0" not in line)
+            rows = [row for row in csv.reader(lines) if len(row) == len(COLUMNS)]
         kept = [row for row in rows[1:] if row[0].isdigit() and int(row[0]) < step]
         with atomic_write(self.path) as temporary, temporary.open("w", newline="") as stream:
             csv.writer(stream).writerows([COLUMNS, *kept])
 
 
 def read_curves(path: Path) -> list[dict[str, Any]]:
-    """Rows with ``step`` as int and ``value`` as float; empty where there is no file."""
+    """Read rows with ``step`` as int and ``value`` as float; empty if the file is absent.
+
+    The curves are for display only: a row that cannot be read is left out.
+    """
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as stream:
-        return [
-            {"step": int(row["step"]), "name": row["name"], "value": float(row["value"])}
-            for row in csv.DictReader(stream)
-        ]
+    with path.open(newline="", encoding="utf-8", errors="replace") as stream:
+        lines = (line for line in stream if "\0" not in line)
+        return [row for cells in csv.reader(lines) if (row := _row(cells)) is not None]
+
+
+def _row(cells: list[str]) -> dict[str, Any] | None:
+    try:
+        step, name, value = cells
+        return {"step": int(step), "name": name, "value": float(value)}
+    except ValueError:  # the header, or what is damaged
+        return None
 
 
 def seconds_since_start() -> float:
@@ -83,7 +93,7 @@ def seconds_since_start() -> float:
 
 
 class Progress(L.Callback):
-    """A bar on a terminal, a line now and then in a log file.
+    """Progress bar on a terminal, occasional lines in a log file.
 
     Args:
         total: optimiser steps of the whole training.
@@ -99,7 +109,7 @@ class Progress(L.Callback):
         self._stepped = False
 
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Open the bar where the run stands."""
+        """Open the bar at the current step."""
         if not trainer.is_global_zero:
             return
         from rich.console import Console
@@ -121,7 +131,7 @@ class Progress(L.Callback):
             self._task = self._bar.add_task("", total=self.total, completed=trainer.global_step)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Move on; the loss is read (and the device waited for) only a few times a minute."""
+        """Advance; the loss is read, which waits for the device, only a few times a minute."""
         if not trainer.is_global_zero:
             return
         if not self._stepped:

@@ -27,14 +27,14 @@ class PatchSource(Protocol):
 
 
 class Stopwatch(Protocol):
-    """Counts time by part (see ``train.profile.Clock``)."""
+    """Measures time by part (see ``train.profile.Clock``)."""
 
     def time(self, part: str) -> AbstractContextManager[None]:
-        """Count what happens inside."""
+        """Add the time of the block to a part."""
 
 
 class LongitudinalDataModule(L.LightningDataModule):
-    """Feeds a :class:`~msseg_lightning.train.task.Task`.
+    """Data module for a :class:`~msseg_lightning.train.task.Task`.
 
     An epoch is a fixed number of batches, and its place in the stream follows from the optimiser
     step alone: a run that resumes in mid-epoch goes on with exactly the batches it had not seen.
@@ -59,11 +59,11 @@ class LongitudinalDataModule(L.LightningDataModule):
         self.clock: Stopwatch | None = None
 
     def train_dataloader(self) -> PatchStream:
-        """The rest of the present epoch."""
+        """The remaining batches of the current epoch."""
         return PatchStream(self)
 
     def val_dataloader(self) -> DataLoader[PreparedSubject | None]:
-        """This rank's share of the validation pairs, whole; None where another has one more.
+        """Validation pairs of this rank, padded with None to equal length.
 
         Ranks meet in every validation step, so each must take the same number of them.
         """
@@ -78,7 +78,7 @@ class LongitudinalDataModule(L.LightningDataModule):
 
 
 class PatchStream:
-    """An epoch of batches that begins where the optimiser stands. It has no length on purpose."""
+    """Batches of an epoch from the current optimiser step on; deliberately without a length."""
 
     def __init__(self, module: LongitudinalDataModule) -> None:
         self.module = module

@@ -1,4 +1,4 @@
-"""Training ends when the validation score no longer rises."""
+"""Early stopping."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msseg_lightning.train.checkpoint import KeepCheckpoints
 
 
 class StopWithoutProgress(L.Callback):
-    """Stops after so many validations in a row without a better score.
+    """Stops training after a number of validations without a better score.
 
     It remembers nothing itself: when the best score was reached is known from the checkpoints, so
     a run that resumes stops at the step at which it would have stopped. Without validation pairs
@@ -27,11 +27,11 @@ class StopWithoutProgress(L.Callback):
         self.keep, self.steps = keep, validations * every
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """A run that was interrupted just before it would have stopped."""
+        """Stop a resumed run that was interrupted just before it would have stopped."""
         self._judge(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """After every validation."""
+        """Stop after a validation if there was no better score."""
         self._judge(trainer)
 
     def _judge(self, trainer: L.Trainer) -> None:

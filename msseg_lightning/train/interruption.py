@@ -1,4 +1,4 @@
-"""Signals end a training with a checkpoint and a true exit code; the clock asks for checkpoints."""
+"""On a signal, save a checkpoint and end with the exit code of that signal."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import lightning as L
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.train.checkpoint import KeepCheckpoints
-from msseg_lightning.train.ranks import largest
+from msseg_lightning.train.ranks import max_over_ranks
 
 EXIT_CODES = {
     signal.SIGINT: ExitCode.INTERRUPTED,
     signal.SIGTERM: ExitCode.TERMINATED,
     signal.SIGUSR1: ExitCode.PREEMPTED,
 }
-"""SIGUSR1 is a scheduler's word that the machine is needed: SLURM sends it some time before the
-end (``--signal=USR1@90``). The exit code asks to be queued again."""
+"""Exit code per signal. Schedulers send SIGUSR1 when the machine is needed: SLURM some time before
+the end (``--signal=USR1@90``). Its exit code asks to be queued again."""
 NOTHING, SAVE = 0, 1
-"""Wishes below the number of every signal handled here."""
+"""Requests that ranks exchange; to end by a signal is requested by the signal's number, which is
+larger."""
 
 
 class StopOnSignal(L.Callback):
-    """Finish the step, save, leave. A second signal ends at once; the last checkpoint is whole.
+    """On a signal, finish the step, save and end; a second signal ends at once.
 
     A signal may reach one rank, and clocks differ: after every optimiser step the ranks agree. The
     last step of an epoch is whole when its validation is: a run that went on from between the two
@@ -37,11 +38,11 @@ class StopOnSignal(L.Callback):
     def __init__(self, checkpoints: KeepCheckpoints) -> None:
         self.checkpoints = checkpoints
         self._caught: signal.Signals | None = None
-        self._wish = NOTHING
+        self._request = NOTHING
         self._before = {number: signal.getsignal(number) for number in EXIT_CODES}
 
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Take over from Lightning, which would exit with 0 and save nothing."""
+        """Replace Lightning's signal handlers, which would exit with 0 and save nothing."""
         for number in EXIT_CODES:
             signal.signal(number, self._handle)
 
@@ -52,27 +53,29 @@ class StopOnSignal(L.Callback):
         self._caught = self._caught or signal.Signals(number)
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Leave: the numbers of the step before are with the loggers now."""
-        self._leave(trainer, self._wish)
+        """End if asked to; the metrics of the previous step have been logged by now."""
+        self._leave(trainer, self._request)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """The place where a step is whole."""
+        """After a complete optimiser step, agree over all ranks whether to save or to end."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
         if trainer.fit_loop._should_accumulate() or trainer.global_step % data.epoch_steps == 0:
             return
-        self._wish = largest(self._caught or (SAVE if self.checkpoints.due() else NOTHING))
-        if self._wish >= SAVE:
+        self._request = max_over_ranks(
+            self._caught or (SAVE if self.checkpoints.due() else NOTHING)
+        )
+        if self._request >= SAVE:
             self.checkpoints.save_last(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """After the validation, whose checkpoint is written."""
-        self._leave(trainer, largest(self._caught or NOTHING))
+        """End if asked to, after the validation and its checkpoint."""
+        self._leave(trainer, max_over_ranks(self._caught or NOTHING))
 
     @staticmethod
-    def _leave(trainer: L.Trainer, wish: int) -> None:
-        if wish <= SAVE:
+    def _leave(trainer: L.Trainer, request: int) -> None:
+        if request <= SAVE:
             return
-        caught = signal.Signals(wish)
+        caught = signal.Signals(request)
         raise MssegError(
             Problem(
                 "train.stopped",
@@ -83,11 +86,11 @@ class StopOnSignal(L.Callback):
         )
 
     def teardown(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         self._release()
 
     def on_exception(self, trainer: L.Trainer, *_: Any) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         self._release()
 
     def _release(self) -> None:

@@ -1,4 +1,4 @@
-"""A learning rate that stays, then falls on a straight line."""
+"""Linear decay of the learning rate."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 class ConstantThenLinear(LambdaLR):
-    """The optimiser's own rate for a share of the steps, then linearly down to 0.
+    """Constant learning rate for a share of the steps, then linear decay to 0.
 
     Args:
         optimizer: whose rate falls.

@@ -1,4 +1,4 @@
-"""Learning from the hardest patches of a pool, chosen by a slow copy of the network."""
+"""Hard example mining with a teacher network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MomentumMining(Task):
 
     What counts as hard decides what is seen. By Dice a patch without lesion is as wrong as can be
     until its probabilities sum to about one voxel: a new network keeps nothing else until the whole
-    background is clean, which with few steps is for ever. Cross-entropy has no such bias.
+    background is clean, which with few steps may last to the end. Cross-entropy has no such bias.
 
     Args:
         network: the student.
@@ -63,7 +63,7 @@ class MomentumMining(Task):
         self.teacher = copy.deepcopy(network).requires_grad_(False).eval()
 
     def step(self, batch: Batch) -> StepOutput:
-        """Rank the pool, learn from its hardest patches."""
+        """Loss of the hardest patches of the pool."""
         pool = len(batch.images)
         if pool < self.keep:
             raise ValueError(f"a pool of {pool} patches has no {self.keep} to keep")
@@ -98,17 +98,17 @@ class MomentumMining(Task):
         return torch.stack(found)
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
-        """The network moves, then the teacher follows.
+        """Update the network, then the teacher.
 
         Here, and not at the end of a batch: a checkpoint taken by the clock between the two would
         bring back a teacher that is one step behind.
         """
         super().optimizer_step(*arguments, **named)
-        self.follow()
+        self.update_teacher()
 
     @torch.no_grad()
-    def follow(self) -> None:
-        """One step of the moving average, statistics of norms included."""
+    def update_teacher(self) -> None:
+        """Move the teacher's weights and norm statistics one step of the moving average."""
         present = self.network.state_dict()
         for name, slow in self.teacher.state_dict().items():
             if slow.is_floating_point():
@@ -117,7 +117,7 @@ class MomentumMining(Task):
                 slow.copy_(present[name])
 
     def train(self, mode: bool = True) -> MomentumMining:
-        """As ever, but the teacher always answers as in evaluation."""
+        """Set the mode of the network; the teacher stays in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self

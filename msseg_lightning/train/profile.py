@@ -1,4 +1,4 @@
-"""Where the time of a training goes: reading, waiting, the step, validation, tracking."""
+"""Profile of the time that parts of a training take."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from msseg_lightning.train.datamodule import LongitudinalDataModule
 
 log = logging.getLogger(__name__)
 
-BESIDE = ("place patches", "read and augment")
-"""Work of the loader's threads; it costs nothing while nobody waits for it."""
-IN_LINE = (
+BACKGROUND_PARTS = ("place patches", "read and augment")
+"""Parts that run in threads of the loader, in parallel with training."""
+SEQUENTIAL_PARTS = (
     "wait for a batch",
     "move to the device",
     "forward and loss",
@@ -29,7 +29,7 @@ IN_LINE = (
     "checkpoint",
     "validate",
 )
-"""Parts that follow one another; with ``other`` they add up to the time of the training."""
+"""Parts that run in sequence; with ``other`` they add up to the time of the training."""
 
 
 class Clock:
@@ -40,13 +40,13 @@ class Clock:
         self._lock = threading.Lock()
 
     def add(self, part: str, seconds: float) -> None:
-        """Count one stretch of time."""
+        """Add seconds to a part."""
         with self._lock:
             self.seconds[part] += seconds
 
     @contextlib.contextmanager
     def time(self, part: str) -> Iterator[None]:
-        """Count what happens inside."""
+        """Add the time of the block to a part."""
         start = time.perf_counter()
         try:
             yield
@@ -55,7 +55,7 @@ class Clock:
 
 
 class Timed:
-    """Stands in for an object and times some of its methods.
+    """Proxy of an object that times some of its methods.
 
     Args:
         inner: the object.
@@ -79,7 +79,7 @@ class Timed:
 
 
 class Profile(L.Callback):
-    """Times a training and says at its end where the time went.
+    """Callback that measures parts of a training and logs a table at its end.
 
     On a GPU the device is waited for between two parts, so that each is charged for its own work;
     such a training is a little slower than an unwatched one. On a CPU a step costs some
@@ -97,8 +97,8 @@ class Profile(L.Callback):
         self._mark = self._began = 0.0
         data.clock = self.clock
         for name, parts in (
-            ("sampler", {"draw": BESIDE[0]}),
-            ("augment", {"fill": BESIDE[1]}),
+            ("sampler", {"draw": BACKGROUND_PARTS[0]}),
+            ("augment", {"fill": BACKGROUND_PARTS[1]}),
         ):
             inner = getattr(data.patches, name, None)
             if inner is not None:
@@ -106,37 +106,37 @@ class Profile(L.Callback):
 
     # ------------------------------------------------------------------ Lightning's order of a step
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """From here on time counts."""
+        """Start measuring."""
         self._watch(trainer)
         self._began = self._mark = time.perf_counter()
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """Everything since the last step was waiting, moving or other."""
+        """Begin a step."""
         self._mark = _now()
 
     def on_before_backward(self, *_: Any) -> None:
-        """The loss is known."""
+        """End of the forward pass."""
         self._until("forward and loss")
 
     def on_after_backward(self, *_: Any) -> None:
-        """Gradients are known."""
+        """End of the backward pass."""
         self._until("backward")
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """The weights have moved."""
+        """End of the optimiser step."""
         self._until("clip and update")
         self.steps += 1
 
     def on_validation_start(self, *_: Any) -> None:
-        """Whole volumes begin."""
+        """Start of validation."""
         self._mark = _now()
 
     def on_validation_end(self, *_: Any) -> None:
-        """Whole volumes end."""
+        """End of validation."""
         self._until("validate")
 
     def on_train_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Say it, and give it to the loggers."""
+        """Log the table and the seconds of all parts."""
         self.total_s = time.perf_counter() - self._began
         if not trainer.is_global_zero:
             return
@@ -147,20 +147,20 @@ class Profile(L.Callback):
 
     # ----------------------------------------------------------------------------------- results
     def parts(self) -> dict[str, float]:
-        """Seconds by part: of the line, ``other``, and of the threads beside it."""
-        line = {part: self.clock.seconds[part] for part in IN_LINE}
+        """Seconds by part: sequential parts, ``other``, and background parts."""
+        line = {part: self.clock.seconds[part] for part in SEQUENTIAL_PARTS}
         line["other"] = max(0.0, self.total_s - sum(line.values()))
-        return line | {part: self.clock.seconds[part] for part in BESIDE}
+        return line | {part: self.clock.seconds[part] for part in BACKGROUND_PARTS}
 
     def table(self) -> str:
-        """The result for people."""
+        """The result as a text table."""
         total, steps = max(self.total_s, 1e-9), max(self.steps, 1)
         lines = [
             f"where the time went: {self.steps} batches in {self.total_s:.1f} s",
             f"  {'':<22}{'s':>9}{'share':>8}{'ms/batch':>10}",
         ]
         for part, seconds in self.parts().items():
-            beside = "  in threads, beside the line" if part in BESIDE else ""
+            beside = "  in threads, beside the line" if part in BACKGROUND_PARTS else ""
             lines.append(
                 f"  {part:<22}{seconds:>9.2f}{seconds / total:>8.1%}{seconds / steps * 1e3:>10.2f}"
                 f"{beside}"

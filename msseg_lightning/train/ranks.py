@@ -1,11 +1,11 @@
-"""Several processes that train together: one leads, the others follow.
+"""Training in several processes: rank 0 leads, the other ranks carry out its fits.
 
 The leader is the process that was asked to train. It prepares, decides, writes, tracks and predicts
 as if it were alone. Only a fit is shared: the leader sends it to the followers, as it stands, and
 all carry it out. A follower does nothing else, so nothing else can happen twice.
 
 On one machine the leader starts its followers itself, for each fit anew. Where torchrun or srun has
-started all processes, the first leads and the others wait for fits (`follow`) until it ends.
+started all processes, the first leads and the others wait in `run_follower` until it ends.
 """
 
 from __future__ import annotations
@@ -38,20 +38,21 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 log = logging.getLogger(__name__)
 
 Work = Callable[[ClusterEnvironment], Any]
-"""A fit that only lacks its place among the processes."""
-PATIENCE = datetime.timedelta(days=30)
-"""Followers wait while the leader prepares or predicts. A dead process is noticed by other means:
-its connections close, and its starter (leader, torchrun, srun) ends the rest."""
+"""A fit that takes the environment of the process it runs in."""
+EXCHANGE_TIMEOUT = datetime.timedelta(days=30)
+"""Timeout of collective operations; long, since followers wait while the leader prepares or
+predicts. A dead process is noticed by other means: its connections close, and its starter (leader,
+torchrun, srun) ends the rest."""
 GRACE_S = 20.0
-"""Time for a clean end after another process died."""
+"""Seconds that processes get for a clean end after another one died."""
 
 
-class Beside(TorchElasticEnvironment):
-    """A process among those that a leader started on its own machine.
+class LocalEnvironment(TorchElasticEnvironment):
+    """Environment of a process that the leader started on its own machine.
 
     Args:
-        rank: which; 0 leads.
-        size: how many.
+        rank: of this process; 0 is the leader.
+        size: number of processes.
     """
 
     def __init__(self, rank: int, size: int) -> None:
@@ -71,8 +72,8 @@ class Beside(TorchElasticEnvironment):
         return 0
 
 
-def started_by_others() -> ClusterEnvironment | None:
-    """This process's place among those of torchrun or srun; None where it was started alone.
+def external_environment() -> ClusterEnvironment | None:
+    """Environment set by torchrun or srun; None where this process was started alone.
 
     A batch script's own shell has SLURM's variables, too, but only srun counts a step's tasks.
     """
@@ -86,13 +87,13 @@ def started_by_others() -> ClusterEnvironment | None:
     return place if place.world_size() > 1 else None
 
 
-def follow() -> int | None:
+def run_follower() -> int | None:
     """Carry out the leader's fits until it ends.
 
     Returns:
         Exit code of this process; None in a process that leads or is alone, which goes on.
     """
-    place = started_by_others()
+    place = external_environment()
     if place is None or place.global_rank() == 0:
         return None
     _join(place)
@@ -100,12 +101,12 @@ def follow() -> int | None:
 
 
 @contextlib.contextmanager
-def leading() -> Iterator[None]:
-    """Release the followers of torchrun or srun when the work inside is done.
+def releasing_followers() -> Iterator[None]:
+    """End the followers of torchrun or srun when the block is done.
 
     After an error they see the connection close, and end with an error, too.
     """
-    place = started_by_others()
+    place = external_environment()
     if place is None:
         yield
         return
@@ -116,8 +117,8 @@ def leading() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def together(devices: int, nodes: int, work: Work) -> Iterator[ClusterEnvironment]:
-    """Have all followers do ``work`` while the leader does the same inside.
+def on_all_processes(devices: int, nodes: int, work: Work) -> Iterator[ClusterEnvironment]:
+    """Send ``work`` to all followers; the leader does the same work inside the block.
 
     Args:
         devices: processes on each machine.
@@ -127,7 +128,7 @@ def together(devices: int, nodes: int, work: Work) -> Iterator[ClusterEnvironmen
     Raises:
         MssegError: another number of processes was started (exit 2), a process died (exit 5).
     """
-    outside, size = started_by_others(), devices * nodes
+    outside, size = external_environment(), devices * nodes
     if outside is not None:
         _require(outside.world_size() == size, devices, nodes, f"{outside.world_size()} processes")
         if not distributed.is_initialized():
@@ -142,8 +143,8 @@ def together(devices: int, nodes: int, work: Work) -> Iterator[ClusterEnvironmen
             yield place
 
 
-def largest(value: int) -> int:
-    """The largest of the values that the processes give; they wait for one another."""
+def max_over_ranks(value: int) -> int:
+    """Maximum of a value over all ranks; every rank must call this."""
     if not distributed.is_initialized():
         return value
     number = torch.tensor(value)  # on the CPU: nobody waits for a device
@@ -156,7 +157,7 @@ def _require(fits: bool, devices: int, nodes: int, found: str) -> None:
         raise MssegError(
             Problem(
                 "train.processes",
-                "the processes that were started are not those the settings ask for",
+                "the number of processes that were started is not that of the settings",
                 field="trainer.devices x trainer.num_nodes",
                 found=found,
                 expected=f"{devices} x {nodes}",
@@ -171,12 +172,12 @@ def _join(place: ClusterEnvironment) -> None:
     os.environ["MASTER_ADDR"] = place.main_address
     os.environ["MASTER_PORT"] = str(place.main_port)
     distributed.init_process_group(
-        rank=place.global_rank(), world_size=place.world_size(), timeout=PATIENCE
+        rank=place.global_rank(), world_size=place.world_size(), timeout=EXCHANGE_TIMEOUT
     )
 
 
 def _serve(place: ClusterEnvironment) -> int:
-    """Do what the leader sends; a number is the exit code."""
+    """Carry out what the leader sends until it sends a number, the exit code."""
     while True:
         sent: list[Any] = [None]
         try:
@@ -203,19 +204,21 @@ def _started(size: int, work: Work) -> Iterator[ClusterEnvironment]:
     ]
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // size))
-    watch = _Watch(followers)
+    watch = _FollowerWatch(followers)
     try:
         with _ignored(signal.SIGINT, signal.SIGUSR1):
             for follower in followers:
                 follower.start()
         watch.start()
-        distributed.init_process_group(store=store, rank=0, world_size=size, timeout=PATIENCE)
+        distributed.init_process_group(
+            store=store, rank=0, world_size=size, timeout=EXCHANGE_TIMEOUT
+        )
         distributed.broadcast_object_list([work], src=0)
-        yield Beside(0, size)
+        yield LocalEnvironment(0, size)
         for follower in followers:
             follower.join(GRACE_S)
     except RuntimeError as error:  # an exchange failed, or something else
-        watch.blame(error)
+        watch.raise_if_follower_died(error)
         raise
     finally:
         watch.done.set()
@@ -230,7 +233,7 @@ def _started(size: int, work: Work) -> Iterator[ClusterEnvironment]:
 
 @contextlib.contextmanager
 def _ignored(*numbers: signal.Signals) -> Iterator[None]:
-    """What is started inside ignores these signals until it trains.
+    """Make processes that are started inside ignore these signals until they train.
 
     Ctrl-C reaches all processes of a terminal, SIGUSR1 all of a job; the leader answers.
     """
@@ -242,8 +245,8 @@ def _ignored(*numbers: signal.Signals) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class _Watch(threading.Thread):
-    """Ends the leader where a follower died and the leader waits for it for ever.
+class _FollowerWatch(threading.Thread):
+    """Ends the leader where a follower died and the leader would wait for ever.
 
     With gloo the leader's next exchange fails at once and says so. A GPU may wait for a message
     that never comes, where no exception reaches.
@@ -258,7 +261,7 @@ class _Watch(threading.Thread):
         self.done = threading.Event()
 
     def run(self) -> None:
-        """Wait for the first that fails."""
+        """Wait for the first follower that fails."""
         left = list(self.followers)
         while left and not self.done.is_set():
             ended = self._ended(left, timeout_s=1.0)
@@ -272,8 +275,8 @@ class _Watch(threading.Thread):
             follower.kill()
         os._exit(ExitCode.ENVIRONMENT)
 
-    def blame(self, error: RuntimeError) -> None:
-        """Say so where a follower's death is the reason of an error.
+    def raise_if_follower_died(self, error: RuntimeError) -> None:
+        """Raise an error that names the followers that died, if any did.
 
         Raises:
             MssegError: a follower died (exit 5).
@@ -295,7 +298,7 @@ class _Watch(threading.Thread):
         ) from error
 
     def _ended(self, followers: list[SpawnProcess], timeout_s: float) -> list[SpawnProcess]:
-        """Those that ended, with their exit codes: these come a little after the pipe closes.
+        """Followers that ended, with their exit codes, which come a little after the pipe closes.
 
         Of two threads that ask at once (who starts any process asks, too) one gets no code until
         the other has noted it.
@@ -309,15 +312,17 @@ class _Watch(threading.Thread):
 
 
 def _follower(port: int, rank: int, size: int, level: int) -> None:
-    """The whole life of a follower."""
+    """Main function of a follower process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.filterwarnings("ignore", module="lightning")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("msseg_lightning").setLevel(max(level, logging.WARNING))
     torch.set_num_threads(max(1, torch.get_num_threads() // size))
     store = distributed.TCPStore("127.0.0.1", port, size, is_master=False)
-    distributed.init_process_group(store=store, rank=rank, world_size=size, timeout=PATIENCE)
-    place = Beside(rank, size)
+    distributed.init_process_group(
+        store=store, rank=rank, world_size=size, timeout=EXCHANGE_TIMEOUT
+    )
+    place = LocalEnvironment(rank, size)
     sent: list[Any] = [None]
     distributed.broadcast_object_list(sent, src=0)
     try:

@@ -10,11 +10,11 @@ from torch.utils.checkpoint import checkpoint
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 LISTS = (nn.ModuleList, nn.ModuleDict)
-"""Modules that are never called themselves."""
+"""Container modules, which are never called themselves."""
 
 
 def recompute_blocks(network: nn.Module) -> int:
-    """Have every block of convolutions keep its input only.
+    """Wrap every block of convolutions in activation checkpointing.
 
     A block is a smallest module with at least two convolutions. One with batch norm is left as it
     is: its running statistics would count every batch twice.

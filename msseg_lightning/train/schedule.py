@@ -1,4 +1,4 @@
-"""Learning rates that fall at shares of a training, whatever its length."""
+"""Learning rate drops at shares of a training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 
 class DropAtShares(MultiStepLR):
-    """Multiply the rate by a factor when a share of the steps is done.
+    """Multiply the learning rate by a factor at given shares of the steps.
 
     Args:
         optimizer: whose rate it is.
@@ -26,5 +26,5 @@ class DropAtShares(MultiStepLR):
         factor: float = 0.1,
     ) -> None:
         if any(not 0 < share < 1 for share in shares) or list(shares) != sorted(shares):
-            raise ValueError(f"shares {list(shares)} do not rise between 0 and 1")
+            raise ValueError(f"shares {list(shares)} are not ascending between 0 and 1")
         super().__init__(optimizer, [round(share * steps) for share in shares], gamma=factor)

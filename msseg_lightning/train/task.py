@@ -1,4 +1,4 @@
-"""The LightningModule: a network, its loss and how its weights move."""
+"""The LightningModule of all networks: network, loss and optimiser."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from msseg_lightning.core.batch import Batch
-from msseg_lightning.core.prepared import PreparedSubject, inside_of
+from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_seed
 
 
 class StepOutput(NamedTuple):
-    """What one training step yields.
+    """Result of a training step.
 
     Args:
         loss: scalar to descend.
@@ -39,7 +39,7 @@ class Validator(Protocol):
 
 
 class Task(L.LightningModule):
-    """One network, one loss.
+    """LightningModule with one network and one loss.
 
     Another way of learning overrides :meth:`step` (and, for several networks, the optimisers); the
     base logs, schedules, validates and guards against a loss that is no longer finite.
@@ -94,7 +94,7 @@ class Task(L.LightningModule):
 
     # ------------------------------------------------------------------ training
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Make every draw inside the step a function of the step and of the batch's place in it."""
+        """Seed random draws by the step and the position of the batch in it."""
         # what curves are labelled with; after a resume at the end of an epoch with a validation
         # Lightning's own count is one ahead
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
@@ -108,7 +108,7 @@ class Task(L.LightningModule):
             torch.cuda.manual_seed_all(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """One batch of an optimiser step."""
+        """Loss of one batch, collected for logging."""
         loss, logs = self.step(batch)
         values = {"train/loss": loss.detach()}
         values |= {f"train/{name}": value.detach() for name, value in logs.items()}
@@ -122,7 +122,7 @@ class Task(L.LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log, and skip (a few times) a loss that is not finite.
+        """Log losses, and skip a few steps whose loss is not finite.
 
         A point of a curve is the mean over the steps since the point before; steps that were
         skipped do not count. Single batches differ too much to be read.
@@ -167,7 +167,7 @@ class Task(L.LightningModule):
             )
 
     def configure_optimizers(self) -> Any:
-        """Optimiser over the chosen parameter groups, scheduler per step."""
+        """Build the optimiser, and the scheduler if there is one."""
         optimizer = self.make_optimizer(self.parameter_groups(self.network))
         if self.make_scheduler is None:
             return optimizer
@@ -185,14 +185,14 @@ class Task(L.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What curves and the plateau scheduler remember; the rate travels with the optimiser."""
+        """Store the state of curves and of the plateau scheduler."""
         checkpoint["accumulate"] = self.trainer.accumulate_grad_batches
         checkpoint["since_point"] = self._since_point
         if self.plateau is not None:
             checkpoint["plateau"] = self.plateau.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The plateau is kept until the optimiser is built.
+        """Restore the state of curves and of the plateau scheduler.
 
         Lightning counts batches: a run that goes on with more devices and less accumulation, or
         the other way round, counts the same optimiser steps in other numbers of batches.
@@ -207,7 +207,7 @@ class Task(L.LightningModule):
             counts |= {name: ready - (counts["ready"] - count) for name, count in counts.items()}
 
     def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
-        """All trainable parameters; with ``convolution_kernels`` the others get no decay."""
+        """Trainable parameters; with ``convolution_kernels`` only kernels get weight decay."""
         trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
         if self.decay == "all":
             return [{"params": trainable}]
@@ -222,7 +222,7 @@ class Task(L.LightningModule):
 
     # ---------------------------------------------------------------- validation
     def validation_step(self, subject: PreparedSubject | None, batch_idx: int) -> None:
-        """Score one whole volume; None is the turn of a rank that has one pair less."""
+        """Score one whole volume; None pads the ranks that have one pair less."""
         if subject is None:
             return
         # windows come in other numbers than patches: each number would be compiled anew
@@ -231,7 +231,7 @@ class Task(L.LightningModule):
             self._val_rows[subject.id] = self.validate(subject)
 
     def validate(self, subject: PreparedSubject) -> dict[str, float]:
-        """Named scores of a pair."""
+        """Scores of a pair by name."""
         if self.validator is None:
             raise RuntimeError("validation subjects were given but no validator")
         return dict(self.validator(self.network, subject))
@@ -265,12 +265,12 @@ class Task(L.LightningModule):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """Patches move to the device; whole pairs stay on disk until the validator reads them."""
+        """Move batches of patches to the device; whole pairs stay on disk."""
         return batch.to(device) if isinstance(batch, Batch) else batch
 
 
 def whole_volume_score(rows: Mapping[str, float]) -> float:
-    """One number to choose a checkpoint by, in [0, 1].
+    """Score in [0, 1] by which checkpoints are chosen.
 
     With new lesions: the mean of Dice and lesion F1. Without: 1 / (1 + false lesions), so that a
     clean case is worth as much as a perfect one. Ours; it is used on validation pairs only.
@@ -281,7 +281,7 @@ def whole_volume_score(rows: Mapping[str, float]) -> float:
 
 
 class WholeVolumeValidator:
-    """Sliding window over a prepared pair, threshold, score on the working grid.
+    """Validator: sliding window, threshold and scores on the working grid.
 
     Args:
         infer: ``(network, images (C, X, Y, Z), inside (X, Y, Z)) -> map (K, X, Y, Z)``. One with
@@ -320,7 +320,7 @@ class WholeVolumeValidator:
         """
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         images = subject.stack(self.images)
-        inside = inside_of(images)
+        inside = subject.inside(self.images)
         found = np.zeros(inside.shape, bool)  # also the answer to images that are 0 everywhere
         if inside.any():
             answer = self.infer(

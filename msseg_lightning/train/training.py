@@ -1,4 +1,4 @@
-"""How long, how often and on what: one fit of one task, resumable at any step."""
+"""Fit of a task, resumable at any step."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from msseg_lightning.train.datamodule import LongitudinalDataModule
 from msseg_lightning.train.early_stop import StopWithoutProgress
 from msseg_lightning.train.interruption import StopOnSignal
 from msseg_lightning.train.profile import Profile
-from msseg_lightning.train.ranks import together
+from msseg_lightning.train.ranks import on_all_processes
 from msseg_lightning.train.recompute import recompute_blocks
 from msseg_lightning.train.task import Task
 
@@ -73,7 +73,7 @@ def _require_counts(group: str, counts: Mapping[str, Any]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-    """What a training runs on; the arguments are those of Lightning's Trainer.
+    """Hardware of a training; the arguments are those of Lightning's Trainer.
 
     One process trains per device. An optimiser step adds up ``devices * num_nodes *
     Training.accumulate`` batches, and only this product decides what is computed.
@@ -124,11 +124,11 @@ class Hardware:
 
     @property
     def processes(self) -> int:
-        """On all machines."""
+        """Number of processes on all machines."""
         return self.devices * self.num_nodes
 
     def prepare(self, task: Task) -> None:
-        """Lay out and compile what a step runs; results stay equal to rounding."""
+        """Set the memory layout and compile the network; results stay equal up to rounding."""
         if not self.gpu:
             keep_freed_memory()
         if self.checkpoint_activations:
@@ -150,15 +150,47 @@ class Hardware:
             return self.precision
         return "bf16-mixed" if self.gpu and torch.cuda.is_bf16_supported() else "32-true"
 
+    def require(self, devices: int | None = None) -> None:
+        """Check that the devices are in this machine.
+
+        Args:
+            devices: how many are needed; None for those of a training.
+
+        Raises:
+            MssegError: they are not (exit 5); no such accelerator (exit 2).
+        """
+        devices = self.devices if devices is None else devices
+        here = {"cpu": devices, "cuda": torch.cuda.device_count()}
+        here["mps"] = int(torch.backends.mps.is_available())
+        here["gpu"] = here["cuda"] or here["mps"]
+        here["auto"] = here["gpu"] or devices
+        if here.get(self.accelerator, 0) < devices:
+            known = self.accelerator in here
+            why = "it is not in this machine" if known else "there is no such accelerator"
+            exit_code = ExitCode.ENVIRONMENT if known else ExitCode.CONFIG
+            raise MssegError(self._absent(f"{self.accelerator} x {devices}", why, exit_code))
+
+    @staticmethod
+    def _absent(found: str, why: str, exit_code: ExitCode = ExitCode.ENVIRONMENT) -> Problem:
+        return Problem(
+            "train.device",
+            f"this hardware cannot be used: {why}",
+            field="trainer.accelerator / trainer.devices",
+            found=found,
+            expected=f"CPUs, or {torch.cuda.device_count()} GPU(s) on this machine",
+            remedy="use trainer.accelerator=cpu trainer.devices=1, or another machine",
+            exit_code=exit_code,
+        )
+
     @property
     def gpu(self) -> bool:
-        """Whether this is CUDA."""
+        """Whether training runs on a CUDA device."""
         return self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """The length and rhythm of a fit.
+    """Length, validation and checkpoint intervals of a fit.
 
     Args:
         steps: optimiser steps.
@@ -198,7 +230,7 @@ class Training:
         loggers: Sequence[Logger] = (),
         callbacks: Sequence[L.Callback] = (),
     ) -> None:
-        """Fit, or continue what was interrupted in ``folder``; at the end the best weights are in.
+        """Fit or continue the fit in ``folder``, then load the best weights into the task.
 
         With several devices every one has its process, see ``train.ranks``.
 
@@ -214,15 +246,15 @@ class Training:
             MssegError: no such device (5), loss not finite (7), stopped by a signal (75, 130, 143).
         """
         if (finished := _finished(folder)) is not None:
-            return self._take_best(task, folder, finished)
+            return self._load_best(task, folder, finished)
         curves = CurveFile(folder / "curves.csv")
         last = folder / LAST if (folder / LAST).exists() else None
         if last is not None:
-            curves.forget_after(int(read_checkpoint(last)["global_step"]))
+            curves.drop_from(int(read_checkpoint(last)["global_step"]))
         # strategies for several processes exchange parts of a module and do not put them back
         copied = copy.deepcopy(task) if hardware.processes > 1 else task
         share = functools.partial(self._fit, copied, data, folder, hardware, last)
-        with together(hardware.devices, hardware.num_nodes, share) as place:
+        with on_all_processes(hardware.devices, hardware.num_nodes, share) as place:
             step, keep = share(place, [curves, *loggers], callbacks)
         found = math.isfinite(keep.best_score)
         finished = {
@@ -231,7 +263,7 @@ class Training:
             "best_score": keep.best_score if found else None,
         }
         write_record(folder / DONE, finished)
-        self._take_best(task, folder, finished)
+        self._load_best(task, folder, finished)
 
     def _fit(
         self,
@@ -244,7 +276,7 @@ class Training:
         loggers: Sequence[Logger] = (),
         callbacks: Sequence[L.Callback] = (),
     ) -> tuple[int, KeepCheckpoints]:
-        """What every process does."""
+        """The part of a fit that every process runs."""
         keep = KeepCheckpoints(folder, f"val/{self.monitor}", self.checkpoint_minutes)
         hardware.prepare(task)
         watch = [Profile(data)] if hardware.profile else []
@@ -294,29 +326,20 @@ class Training:
                 )
             ) from error
         except MisconfigurationException as error:
-            raise MssegError(
-                Problem(
-                    "train.device",
-                    f"this hardware cannot be used: {error}",
-                    field="trainer.accelerator / trainer.devices",
-                    found=f"{hardware.accelerator} x {hardware.devices}",
-                    expected=f"{torch.cuda.device_count()} GPU(s) on this machine",
-                    remedy="use trainer.accelerator=cpu trainer.devices=1, or another machine",
-                    exit_code=ExitCode.ENVIRONMENT,
-                )
-            ) from error
+            found = f"{hardware.accelerator} x {hardware.devices}"
+            raise MssegError(hardware._absent(found, str(error))) from error
         trainer.fit(task, datamodule=data, ckpt_path=None if last is None else str(last))
         return trainer.global_step, keep
 
     @staticmethod
-    def _take_best(task: Task, folder: Path, finished: Mapping[str, Any]) -> None:
+    def _load_best(task: Task, folder: Path, finished: Mapping[str, Any]) -> None:
         """Load ``best.ckpt``, or ``last.ckpt`` where nothing was validated."""
         state = read_checkpoint(folder / (LAST if finished["best_step"] is None else BEST))
         task.load_state_dict(state["state_dict"])
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
-    """How a fit ended; None where it did not, or where that is found out again.
+    """Record of a finished fit; None if it is not finished or the record is damaged.
 
     The last checkpoint knows all that the record says: a fit with a damaged record goes on from
     there, which is its end.

@@ -1,4 +1,4 @@
-"""The loss on pairs the network is not trained on, beside their whole-volume scores."""
+"""Validation loss, in addition to whole-volume scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msseg_lightning.train.task import Task
 
 
 class ValidationLossTask(Task):
-    """A task that also knows ``val/loss``, so that a learning rate can follow it.
+    """Task that also computes ``val/loss``, for learning rate schedulers.
 
     Scores of whole volumes stay at 0 until the first lesion is found, and a rate that fell
     whenever they stand still would fall long before that; the loss moves from the first step.
@@ -41,7 +41,7 @@ class ValidationLossTask(Task):
         self.cut, self.batches = cut, batches
 
     def validate(self, subject: PreparedSubject) -> dict[str, float]:
-        """Scores of the whole volume, and the loss on pieces of it."""
+        """Scores of the whole volume, and the loss on patches of it."""
         return super().validate(subject) | {"loss": self._loss_of([subject])}
 
     def _loss_of(self, subjects: Sequence[PreparedSubject]) -> float:

@@ -1,4 +1,4 @@
-"""A task in which some elements of a batch count more than others."""
+"""Task with a weight for each element of a batch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class WeightedTask(Task):
 
 
 def element(output: Tensor | DeepLogits, index: int) -> Tensor | DeepLogits:
-    """The network's answer about one element, still with a batch axis."""
+    """Output of the network for one element, with a batch axis of 1."""
     if isinstance(output, DeepLogits):
         deeper = tuple(logits[index : index + 1] for logits in output.deeper)
         return DeepLogits(output.logits[index : index + 1], deeper)

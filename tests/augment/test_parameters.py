@@ -67,6 +67,18 @@ def test_ranges_and_probabilities():
     assert max(np.abs(p.translation).max() for p in drawn) <= 5
 
 
+def test_shifts_along_single_axes_follow_anatomy():
+    # array axes run down-up, right-left, back-front
+    affine = np.array([[0, -1.0, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+    recipe = Recipe(affine=Affine(1.0, translation_mm=(0, 3, 6)))
+    shifts = [
+        draw(recipe, Grid(SIZE, affine), SIZE, VISITS, keyed_generator(i)).translation
+        for i in range(60)
+    ]
+    most = np.abs(shifts).max(0)  # up-down, left-right, front-back
+    assert 5 < most[0] <= 6 and most[1] == 0 and 2.5 < most[2] <= 3
+
+
 def test_flips_follow_anatomy_not_array_order():
     # array axes run down-up, right-left, back-front
     affine = np.array([[0, -1.0, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])

@@ -8,6 +8,7 @@ from msseg_lightning.augment import recipe as recipes
 from msseg_lightning.augment.fused import FusedAugment
 from msseg_lightning.augment.monai_transform import MonaiTransform
 from msseg_lightning.augment.slices import SliceAugment
+from msseg_lightning.augment.torchio_transform import TorchioTransform
 
 CONF = Path(__file__).parents[2] / "conf" / "augment"
 
@@ -15,7 +16,7 @@ CONF = Path(__file__).parents[2] / "conf" / "augment"
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 def test_presets_build(path):
     made = hydra.utils.instantiate(OmegaConf.load(path))
-    assert isinstance(made, FusedAugment | MonaiTransform | SliceAugment)
+    assert isinstance(made, FusedAugment | MonaiTransform | SliceAugment | TorchioTransform)
 
 
 def test_pre_unet_has_the_numbers_of_its_code():

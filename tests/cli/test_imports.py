@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from msseg_lightning.cli.imports import hidden
+from msseg_lightning.cli.imports import hidden, import_without
 
 SCRIPT = """
 import sys
@@ -40,3 +40,11 @@ def test_where_packages_are_looked_for_in_another_way_nothing_is_hidden(monkeypa
     monkeypatch.setattr(asked, "_version", None)
     with hidden("this"):
         assert importlib.util.find_spec("this")
+
+
+def test_a_release_that_needs_a_hidden_package_gets_it(tmp_path, monkeypatch):
+    (tmp_path / "needed_elsewhere.py").write_text("VALUE = 3\n")
+    (tmp_path / "needs_another.py").write_text("from needed_elsewhere import VALUE\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import_without("needs_another", ("needed_elsewhere",))
+    assert sys.modules.pop("needs_another").VALUE == sys.modules.pop("needed_elsewhere").VALUE == 3

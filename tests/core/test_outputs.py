@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from msseg_lightning.core.outputs import json_with, refuse_overwrites, text_with
+from msseg_lightning.core.outputs import is_json_with, is_text_with, refuse_overwrites
 from msseg_lightning.core.problem import ExitCode, MssegError
 
-ours = json_with("ours")
+ours = is_json_with("ours")
 
 
 def refused(outputs, inputs=()):
@@ -49,5 +49,5 @@ def test_neither_a_folder_nor_a_link_to_nowhere_is_replaced(tmp_path):
 
 def test_text_is_known_by_its_beginning(tmp_path):
     (tmp_path / "a").write_text("case,new_lesions,F1\n")
-    assert text_with("case,new_lesions,")(tmp_path / "a")
-    assert not text_with("generator")(tmp_path / "a")
+    assert is_text_with("case,new_lesions,")(tmp_path / "a")
+    assert not is_text_with("generator")(tmp_path / "a")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.core.subject_map import Processes, map_subjects
+from msseg_lightning.core.subject_map import ProcessExecutor, map_subjects
 
 SUBJECTS = {f"p{number}": number for number in (3, 1, 2, 0)}
 
@@ -110,7 +110,7 @@ def test_an_interruption_leaves_at_once():
 
 
 def test_processes_keep_their_libraries_to_few_threads():
-    with Processes(2) as pool:
+    with ProcessExecutor(2) as pool:
         assert pool.submit(os.getenv, "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS").result() == "1"
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from msseg_lightning.evaluate.foreground_runs import find_runs
 from msseg_lightning.evaluate.lesion_matching import match_lesions, minimum_voxels
-from msseg_lightning.evaluate.runs import find_runs
 
 
 def rows(*lines):

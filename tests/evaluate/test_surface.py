@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from msseg_lightning.evaluate.runs import find_runs
+from msseg_lightning.evaluate.foreground_runs import find_runs
 from msseg_lightning.evaluate.surface import surface_distances
 
 

@@ -1,4 +1,5 @@
 import gc
+import math
 import weakref
 
 import pytest
@@ -6,7 +7,15 @@ import torch
 from torch import nn
 
 from msseg_lightning.core.problem import ExitCode, MssegError
-from msseg_lightning.infer.aggregate import Ensemble, Flipped, combine, convert, flip_sets, flips
+from msseg_lightning.infer.aggregate import (
+    Ensemble,
+    Flipped,
+    combine,
+    convert,
+    flip_sets,
+    flips,
+    mean_and_spread,
+)
 from msseg_lightning.infer.sliding_window import SlidingWindow
 
 
@@ -150,3 +159,37 @@ def test_flipped_majority_is_read_as_a_probability():
     answer = rule(network, torch.randn(2, 8, 8, 8))
     assert set(answer.unique().tolist()) <= {0.0, 1.0}
     assert Flipped(SlidingWindow(8, 0)).level == "logit"
+
+
+def test_the_spread_is_the_standard_deviation_of_probabilities():
+    """Logits 0, ln 3 and -ln 3 are probabilities 1/2, 3/4 and 1/4: variance (0 + 1 + 1) / 48."""
+    maps = [torch.full((1, 1, 1, 2), value) for value in (0.0, math.log(3), -math.log(3))]
+    mean, spread = mean_and_spread(iter(maps), "logit", "logit")
+    torch.testing.assert_close(mean, torch.zeros(1, 1, 1, 2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(spread, torch.full((1, 1, 1, 2), math.sqrt(2 / 48)))
+    assert torch.equal(mean, combine(maps, "logit", "logit"))
+    votes = mean_and_spread(maps, "logit", "binary", "majority")[1]
+    torch.testing.assert_close(votes, torch.full((1, 1, 1, 2), math.sqrt(2 / 9)))
+
+
+def test_equal_maps_have_no_spread_at_all():
+    """A third is no float: its square's mean less its mean's square would not be 0."""
+    maps = [torch.full((1, 2, 2, 2), 1 / 3)] * 7
+    assert not mean_and_spread(maps, "probability", "probability")[1].any()
+    assert not mean_and_spread(maps[:1], "probability", "probability")[1].any()
+
+
+def test_flips_tell_how_far_they_differ():
+    """Two answers, 0.2 and 0.8 where the flip is not symmetric: standard deviation 0.3."""
+
+    def window(network, images, inside=None, progress=None):
+        return torch.where(torch.arange(4).view(1, 4, 1, 1) < 2, 0.2, 0.8).expand(1, 4, 1, 1)
+
+    window.level = "probability"
+    rule = Flipped(window, axes=[0])
+    images = torch.zeros(1, 4, 1, 1)
+    mean, spread = rule.with_spread(torch.nn.Identity(), images)
+    torch.testing.assert_close(mean, torch.full((1, 4, 1, 1), 0.5))
+    torch.testing.assert_close(spread, torch.full((1, 4, 1, 1), 0.3))
+    assert rule.maps == 2 and torch.equal(rule(torch.nn.Identity(), images), mean)
+    assert Flipped(window).maps == 8 and Flipped(window, axes=[]).maps == 1

@@ -209,3 +209,39 @@ def test_bad_images():
         SliceWise()(Told(), torch.zeros(4, 4, 4))
     with pytest.raises(MssegError, match="empty"):
         SliceWise()(Told(), volume(), torch.zeros(SHAPE, dtype=torch.bool))
+
+
+def test_windows_at_every_step_reach_over_zeros_beyond_the_slice():
+    """Slices of 7 x 9, windows of 4 at steps of 2: at 0 2 4 6 and 0 2 4 6 8, not pushed back."""
+    images, network = volume(), Told(0)
+    infer = SliceWise(["axial"], size=4, overlap=0.5, edges="padded", combine_at="logit")
+    torch.testing.assert_close(infer(network, images), images[:1])
+    assert sum(shape[0] for shape in network.seen) == SHAPE[2] * 4 * 5
+
+    class Ends(nn.Module):
+        """1 in windows that hold zeros alone in their last row."""
+
+        def forward(self, stacks):
+            return (stacks[:, :1, -1:] == 0).all(3, keepdim=True).float().expand(-1, 1, 4, 4)
+
+    found = infer(Ends(), images + 10)
+    assert not found[0, :4].any() and (found[0, 4:6] == 0.5).all() and (found[0, 6] == 1).all()
+
+
+def test_other_edges_are_refused():
+    with pytest.raises(MssegError, match="edges") as caught:
+        SliceWise(edges="mirrored")
+    assert caught.value.exit_code == ExitCode.CONFIG
+
+
+def test_planes_tell_how_far_they_differ():
+    """Probabilities 0.9, 0.9 and 0.3: mean 0.7, variance (0.04 + 0.04 + 0.16) / 3."""
+    logits = [torch.logit(torch.tensor(value)).item() for value in (0.9, 0.9, 0.3)]
+    images = volume(1)
+    rule = SliceWise()
+    mean, spread = rule.with_spread(ByShape(*logits), images)
+    torch.testing.assert_close(mean, torch.full_like(mean, 0.7))
+    torch.testing.assert_close(spread, torch.full_like(mean, 0.08**0.5))
+    assert rule.maps == 3 and SliceWise(["axial"]).maps == 1
+    assert SliceWise(flips=[[], [0]]).maps == 6
+    assert not rule.with_spread(ByShape(1.0, 1.0, 1.0), images)[1].any()

@@ -308,3 +308,37 @@ def test_bf16_spares_the_level_that_compares_the_visits(monkeypatch):
     assert not any("forward" in part.__dict__ for part in unet.finest_level)
     monkeypatch.setattr(sliding_window, "finest_levels", lambda _: [])
     assert spared < 0.8 * (answer(precision="bf16") - exact).norm()
+
+
+def test_a_network_may_answer_with_probabilities():
+    class Share(nn.Module):
+        def forward(self, images):
+            return images[:, :1]
+
+    images = torch.rand(1, 6, 6, 6)
+    window = SlidingWindow(4, overlap=0.5, level="probability", activation="none")
+    torch.testing.assert_close(window(Share(), images), images)
+    with pytest.raises(MssegError) as caught:
+        SlidingWindow(4, overlap=0.5, level="logit", activation="none")
+    assert caught.value.exit_code == ExitCode.CONFIG
+
+
+def test_a_map_may_be_divided_by_the_largest_value_of_the_volume():
+    """The same answer in each of two windows, 1 and 4: of each patch 1, of the volume 1/4 and 1."""
+
+    class Relu(nn.Module):
+        normalise = True
+
+        def forward(self, images):
+            answer = images[:, :1].relu()
+            return answer / answer.amax((1, 2, 3, 4), keepdim=True) if self.normalise else answer
+
+    images = torch.ones(1, 8, 4, 4)
+    images[:, 4:] = 4
+    network = Relu()
+    settings = {"size": 4, "overlap": 0.0, "level": "probability"}
+    assert (SlidingWindow(activation="none", **settings)(network, images) == 1).all()
+    answer = SlidingWindow(activation="volume_maximum", **settings)(network, images)
+    assert (answer[:, :4] == 0.25).all() and (answer[:, 4:] == 1).all() and network.normalise
+    nothing = SlidingWindow(activation="volume_maximum", **settings)(network, -images)
+    assert not nothing.any()

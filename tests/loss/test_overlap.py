@@ -77,3 +77,14 @@ def test_misuse_is_refused():
         SoftDice(False, 1.0, reduction="mean")
     with pytest.raises(ValueError, match="target"):
         SoftDice(False, 1.0)(torch.zeros(1, 1, 4, 4, 4), torch.zeros(1, 4, 4, 4))
+
+
+def test_an_answer_that_is_a_probability_is_taken_as_it_is():
+    """p 1 and 0.5, g 1 and 0: 1 - (2 + 1) / (1.5 + 1 + 1) = 1/7; background (2 * .5 + 1) / 2.5."""
+    answer, target = torch.tensor([[[[[1.0, 0.5]]]]]), torch.tensor([[[[[1.0, 0.0]]]]])
+    plain = SoftDice(False, 1.0, activation="none")
+    assert plain(answer, target).item() == pytest.approx(1 / 7)
+    both = SoftDice(False, 1.0, background=True, activation="none")
+    assert both(answer, target).item() == pytest.approx((1 / 7 + 1 - 2 / 2.5) / 2)
+    with pytest.raises(ValueError, match="tanh"):
+        SoftDice(False, 1.0, activation="tanh")

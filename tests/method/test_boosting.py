@@ -21,7 +21,7 @@ def table(seed, rows=1500):
 
 def test_growing_stops_where_the_watched_rows_stop_gaining():
     steps = iter(range(500))
-    grown = Boosting(rounds=500, patience=8, least_rows=5).grow(table(0), table(1), NAMES, 0, steps)
+    grown = Boosting(rounds=500, patience=8, least_rows=5).fit(table(0), table(1), NAMES, 0, steps)
     assert grown.best_iteration < 500
     assert len(grown.curve) == grown.best_iteration + 8
     assert grown.curve[grown.best_iteration - 1] == max(grown.curve)
@@ -35,10 +35,10 @@ def test_the_text_gives_the_score_the_curve_promises():
     import lightgbm
 
     watch = table(1)
-    grown = Boosting(rounds=40, patience=5).grow(table(0), watch, NAMES, 0, iter(()))
+    grown = Boosting(rounds=40, patience=5).fit(table(0), watch, NAMES, 0, iter(()))
     answer = lightgbm.Booster(model_str=grown.text).predict(watch.features)
     assert modified_dice(answer, watch.target) == pytest.approx(max(grown.curve))
-    again = Boosting(rounds=40, patience=5).grow(table(0), watch, NAMES, 0, iter(()))
+    again = Boosting(rounds=40, patience=5).fit(table(0), watch, NAMES, 0, iter(()))
     assert again.text == grown.text
 
 
@@ -52,7 +52,7 @@ def test_a_weight_counts_as_repetition():
         np.repeat(rows.target, weight),
         np.ones(weight.sum(), np.float32),
     )
-    first, second = (settings.grow(each, watch, NAMES, 0, iter(())) for each in (heavy, many))
+    first, second = (settings.fit(each, watch, NAMES, 0, iter(())) for each in (heavy, many))
     np.testing.assert_allclose(first.curve, second.curve, rtol=1e-2)
     assert first.rows == 400 and second.rows == weight.sum()
 

@@ -159,7 +159,7 @@ def test_leaving_one_out_makes_five_boosters_each_that_never_saw_the_one(pairs, 
 
 
 def test_a_finished_booster_is_not_fitted_again(pairs, subjects, tmp_path, monkeypatch):
-    grow, grown = Boosting.grow, []
+    grow, grown = Boosting.fit, []
 
     def counted(self, fit, watch, *rest):
         if len(grown) == 2 and not (tmp_path / "go").exists():
@@ -167,7 +167,7 @@ def test_a_finished_booster_is_not_fitted_again(pairs, subjects, tmp_path, monke
         grown.append(len(watch.target))
         return grow(self, fit, watch, *rest)
 
-    monkeypatch.setattr(Boosting, "grow", counted)
+    monkeypatch.setattr(Boosting, "fit", counted)
     folder = tmp_path / "fit"
     with pytest.raises(KeyboardInterrupt):
         build(pairs).fit(subjects[:5], [], folder)

@@ -19,7 +19,7 @@ from msseg_lightning.core.subject import (
     Native,
 )
 from msseg_lightning.core.volume import Grid, Volume
-from msseg_lightning.method.derived_image import DerivedImage, Source
+from msseg_lightning.method.derived_image import DerivedImage, FittedNetwork
 
 
 class Number(nn.Module):
@@ -30,7 +30,7 @@ class Number(nn.Module):
 
 def source(value, *patients):
     known = frozenset(patients) if patients else None
-    return Source(lambda: Number(value), f"model{value}", Path(), known)
+    return FittedNetwork(lambda: Number(value), f"model{value}", Path(), known)
 
 
 def maps(network, prepared):

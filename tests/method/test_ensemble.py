@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from msseg_lightning.core.method import ALONE, FitContext
+from msseg_lightning.core.method import NO_CONTEXT, FitContext
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.subject import LongitudinalSubject, Native
@@ -37,7 +38,7 @@ class Constant:
     def __del__(self):
         Constant.alive -= 1
 
-    def fit(self, train, val, folder, context=ALONE):
+    def fit(self, train, val, folder, context=NO_CONTEXT):
         ids = ["".join(s.id for s in part) for part in (train, val)]
         Constant.fitted.append((folder.name, *ids))
 
@@ -208,3 +209,52 @@ def test_views_of_members_without_views_are_refused_before_anything_is_fitted(tm
         method.fit([pair("a"), pair("b")], [], tmp_path)
     assert caught.value.problems[0].expected == "probability, binary"
     assert not list(tmp_path.iterdir())
+
+
+class Unsure(Constant):
+    """A member that says how far its own answers differ."""
+
+    def __init__(self, values, own):
+        super().__init__(values)
+        self.own = np.array(own, np.float32).reshape(2, 1, 1)
+
+    def predict(self, subject):
+        return dataclasses.replace(super().predict(subject), spread=self.own)
+
+
+def test_the_spread_is_that_of_all_answers_of_all_members(tmp_path):
+    """Members 0.2 and 0.8 differ by 0.3 from their mean; within them 0.4 adds up: sqrt(.09+.16)."""
+    members = {
+        "a": lambda: Unsure([0.2, 0.6], [0.4, 0.0]),
+        "b": lambda: Unsure([0.8, 0.6], [0.4, 0.0]),
+    }
+    ensemble = EnsembleMethod(members, 1, lambda _: True)
+    ensemble.fit([pair("x")], [], tmp_path)
+    assert ensemble.predict(pair("y")).spread.ravel().tolist() == pytest.approx([0.5, 0.0])
+
+
+def test_members_that_agree_have_no_spread_and_a_single_answer_has_none(tmp_path):
+    def fitted(count, folder):
+        members = {str(number): lambda: Constant([1 / 3, 0.7]) for number in range(count)}
+        ensemble = EnsembleMethod(members, 1, lambda _: True)
+        ensemble.fit([pair("x")], [], folder)
+        return ensemble.predict(pair("y")).spread
+
+    assert not fitted(5, tmp_path / "five").any()
+    assert fitted(1, tmp_path / "one") is None
+
+
+def test_each_fold_may_have_a_member_of_its_own(tmp_path):
+    members = {"plain": lambda: Constant([0.0, 0.6]), "gated": lambda: Constant([0.0, 0.2])}
+    names = ["plain", "plain", "plain", "gated"]
+    ensemble = EnsembleMethod(members, 4, lambda _: True, of_fold=names)
+    ensemble.fit([pair(name) for name in "abcd"], [], tmp_path)
+    assert ensemble.names == ["plain-fold0", "plain-fold1", "plain-fold2", "gated-fold3"]
+    assert [name for name, *_ in Constant.fitted] == ensemble.names
+    assert len({validated for *_, validated in Constant.fitted}) == 4
+    assert ensemble.predict(pair("y")).probability.ravel().tolist() == pytest.approx([0, 0.5])
+    with pytest.raises(ValueError, match="3 members for 4 folds"):
+        EnsembleMethod(members, 4, lambda _: True, of_fold=names[1:])
+    with pytest.raises(MssegError) as caught:
+        EnsembleMethod(members, 1, lambda _: True, of_fold=["other"])
+    assert caught.value.exit_code == ExitCode.CONFIG

@@ -47,7 +47,7 @@ class Sum:
         with torch.no_grad():
             self.task.network.weight.fill_(len(train))
 
-    def withheld(self, held_out):
+    def held_out_visits(self, held_out):
         return sorted(self.scans & held_out)
 
     def save(self, folder):
@@ -152,7 +152,7 @@ def test_what_a_kill_left_without_its_record_is_not_continued(system, tmp_path):
     assert not marker.exists() and not (tmp_path / "fit.stale").exists()
 
 
-def test_scans_withheld_from_a_stage_decide_what_it_learned(system):
+def test_scans_left_out_of_a_stage_decide_what_it_learned(system):
     """Other patients are tested: the same pairs, but other scans of a further source are seen."""
     assert system(scans="dx")[0] == ["first", "last"]
     assert system(scans="dx")[0] == ["last"]

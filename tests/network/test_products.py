@@ -4,7 +4,7 @@ from torch import nn
 
 from msseg_lightning.network import products
 from msseg_lightning.network.blocks import Block, Down, Norm, Up
-from msseg_lightning.network.products import enlarge, weigh
+from msseg_lightning.network.products import apply_head, upsample
 from msseg_lightning.network.unet import UNet
 
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -50,7 +50,7 @@ def test_blocks_apart_are_a_matrix_product(make, kernel, sizes, bias, compiling,
     upstream = torch.randn(2, 5, *larger)
     expected = step(layer, layer, features, upstream)
     torch_must_not_run(layer, monkeypatch)
-    found = step(lambda x: enlarge(layer, x), layer, features, upstream)
+    found = step(lambda x: upsample(layer, x), layer, features, upstream)
     assert found[0].is_contiguous(memory_format=LAST[found[0].ndim])
     for ours, torchs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, torchs, rtol=1e-5, atol=1e-5)
@@ -64,7 +64,7 @@ def test_an_enlarged_voxel_by_hand(compiling):
     voxels = torch.tensor([[[[1.0, 3.0]], [[2.0, 4.0]]]]).contiguous(memory_format=LAST[4])
     # 1 * 1 + 10 * 2, 2 * 1 + 20 * 2 | 1 * 3 + 10 * 4, 2 * 3 + 20 * 4, and a half each
     expected = torch.tensor([[[[21.5, 42.5, 43.5, 86.5]]]])
-    torch.testing.assert_close(enlarge(layer, voxels), expected)
+    torch.testing.assert_close(upsample(layer, voxels), expected)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_other_ways_up_run_as_they_are(layer, compiling, monkeypatch):
     torch.manual_seed(0)
     features = torch.randn(1, 4, 3, 3, 3).contiguous(memory_format=LAST[5])
     monkeypatch.setattr(products.Product, "apply", lambda *_: pytest.fail("not such a product"))
-    torch.testing.assert_close(enlarge(layer, features), layer(features), rtol=0, atol=0)
+    torch.testing.assert_close(upsample(layer, features), layer(features), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
@@ -94,7 +94,7 @@ def test_a_head_is_a_weighted_sum(outputs, dims, compiling, monkeypatch):
     upstream = torch.randn(2, outputs, *(5, 4, 3)[:dims])
     expected = step(layer, layer, features, upstream)
     torch_must_not_run(layer, monkeypatch)
-    found = step(lambda x: weigh(layer, x), layer, features, upstream)
+    found = step(lambda x: apply_head(layer, x), layer, features, upstream)
     for ours, torchs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, torchs, rtol=1e-5, atol=1e-5)
 
@@ -105,7 +105,7 @@ def test_a_head_of_bf16_features_gives_float32(weights, compiling):
     layer = nn.Conv3d(64, 1, 1).to(weights)
     features = torch.randn(1, 64, 4, 4, 4).bfloat16().contiguous(memory_format=LAST[5])
     with torch.autocast("cpu", torch.bfloat16):
-        logits = weigh(layer, features)
+        logits = apply_head(layer, features)
     assert logits.dtype == torch.float32
     if weights == torch.float32:
         torch.testing.assert_close(logits, layer(features.float()), rtol=1e-6, atol=1e-6)
@@ -124,7 +124,7 @@ def test_a_head_of_bf16_features_gives_float32(weights, compiling):
 def test_other_heads_run_as_they_are(layer, compiling):
     torch.manual_seed(0)
     features = torch.randn(1, 4, 4, 4, 4).contiguous(memory_format=LAST[5])
-    torch.testing.assert_close(weigh(layer, features), layer(features), rtol=0, atol=0)
+    torch.testing.assert_close(apply_head(layer, features), layer(features), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("compiled, layout", [(False, LAST[5]), (True, torch.contiguous_format)])
@@ -133,7 +133,7 @@ def test_only_compiled_with_channels_last(compiled, layout, monkeypatch):
     monkeypatch.setattr(products.Product, "apply", lambda *_: pytest.fail("not here"))
     layer = nn.ConvTranspose3d(4, 3, 2, stride=2)
     features = torch.randn(2, 4, 3, 3, 3).contiguous(memory_format=layout)
-    assert enlarge(layer, features).shape == (2, 3, 6, 6, 6)
+    assert upsample(layer, features).shape == (2, 3, 6, 6, 6)
 
 
 @pytest.mark.slow

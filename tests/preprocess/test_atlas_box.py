@@ -7,7 +7,7 @@ from msseg_lightning.preprocess import atlas_box
 from msseg_lightning.preprocess.atlas import mni152
 from msseg_lightning.preprocess.atlas_box import AffineToAtlasBox, brain_box
 from msseg_lightning.preprocess.restore import restore
-from msseg_lightning.preprocess.space import carry, inverse
+from msseg_lightning.preprocess.space import inverse, resample_array
 
 
 def test_the_box_covers_the_brain_and_the_margin_exactly():
@@ -33,7 +33,7 @@ def test_a_pair_fills_the_grid_and_its_mask_comes_back(phantom, monkeypatch):
     affine = np.diag([1.0, 1.1, 1.2, 1.0])
     affine[:3, 3] = (-95, -130, -95)
     native = Grid((190, 220, 170), affine)
-    scan = carry(atlas.flair().data, atlas.affine, native, to_source=inverse(way))
+    scan = resample_array(atlas.flair().data, atlas.affine, native, to_source=inverse(way))
     x, y, z = np.moveaxis(phantom.world(native), -1, 0)
     target = (x - 30) ** 2 + (y + 10) ** 2 + (z - 20) ** 2 < 6**2
     subject = phantom.pair(phantom.grid("canonical"), brain=False)
@@ -54,7 +54,7 @@ def test_a_pair_fills_the_grid_and_its_mask_comes_back(phantom, monkeypatch):
     assert moved.grid.shape == (192, 192, 192) and asked == [(6.0, 4.0, 3.0)]
     image = np.asarray(moved.volumes[BASELINE].data)
     brain = np.asarray(moved.volumes[BRAIN].data)
-    expected = carry(atlas.flair().data, atlas.affine, moved.grid)
+    expected = resample_array(atlas.flair().data, atlas.affine, moved.grid)
     assert np.corrcoef(image[brain], expected[brain])[0, 1] > 0.95
     for axis in range(3):  # nothing of the brain is cut off, the margin is 10 mm
         other = tuple(edge for edge in range(3) if edge != axis)

@@ -5,8 +5,8 @@ from scipy import ndimage
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP
 from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.preprocess.atlas import AffineToAtlas, mean_of_visits, mni152
-from msseg_lightning.preprocess.brain import AtlasBrainExtraction, carried_brain
-from msseg_lightning.preprocess.space import carry
+from msseg_lightning.preprocess.brain import AtlasBrainExtraction, atlas_brain_mask
+from msseg_lightning.preprocess.space import resample_array
 
 
 def scan_of_template(way, skull=True):
@@ -15,8 +15,8 @@ def scan_of_template(way, skull=True):
     affine = np.diag([-4.0, 4.0, 4.0, 1.0])
     affine[:3, 3] = (104, -140, -90)
     grid = Grid((52, 64, 50), affine)
-    image = carry(atlas.flair().data, atlas.affine, grid, "image", way)
-    brain = carry(atlas.brain.astype(np.float32), atlas.affine, grid, "image", way) >= 0.5
+    image = resample_array(atlas.flair().data, atlas.affine, grid, "image", way)
+    brain = resample_array(atlas.brain.astype(np.float32), atlas.affine, grid, "image", way) >= 0.5
     if skull:
         outer = ndimage.binary_dilation(brain, iterations=4)
         scalp = outer & ~ndimage.binary_dilation(brain, iterations=2)
@@ -47,7 +47,7 @@ def test_template_is_what_nilearn_carries():
 @pytest.mark.slow
 def test_brain_is_found_inside_a_scalp(phantom, way):
     scan, brain = scan_of_template(way)
-    assert phantom.dice(carried_brain(scan), brain) > 0.95
+    assert phantom.dice(atlas_brain_mask(scan), brain) > 0.95
 
 
 def test_each_visit_gets_its_mask_unless_one_was_given(phantom, monkeypatch):
@@ -57,7 +57,7 @@ def test_each_visit_gets_its_mask_unless_one_was_given(phantom, monkeypatch):
     kept = AtlasBrainExtraction()(subject)
     assert kept.volumes[BRAIN] is subject.volumes[BRAIN] and "from the data" in kept.notes[-1]
     found = np.asarray(subject.volumes[BRAIN].data)
-    monkeypatch.setattr(module, "carried_brain", lambda scan, smoothness_mm: found)
+    monkeypatch.setattr(module, "atlas_brain_mask", lambda scan, smoothness_mm: found)
     made = AtlasBrainExtraction(overwrite=True)(subject)
     assert BRAIN not in made.volumes
     assert made.volumes["baseline_brain"].kind == made.volumes["followup_brain"].kind == "mask"
@@ -109,7 +109,7 @@ def test_the_grid_may_be_coarser_than_the_template(phantom, monkeypatch):
     for name, mask in ((BRAIN, mni152().brain), ("ventricles", mni152().ventricles)):
         assert moved.volumes[name].kind == "mask" and moved.volumes[name].data.dtype == bool
         assert moved.volumes[name].data.sum() * 64 == pytest.approx(mask.sum(), rel=0.1)
-    expected = carry(scan.data, scan.affine, moved.grid)
+    expected = resample_array(scan.data, scan.affine, moved.grid)
     np.testing.assert_array_equal(moved.volumes[FOLLOWUP].data, expected)
 
 
@@ -131,5 +131,5 @@ def test_real_scans(open_ms, phantom, patient, least):
     subjects = {subject.id: subject for subject in OpenMs(open_ms, reverse=False).subjects()}
     loaded = load_subject(subjects[f"patient{patient}"])
     for name in (BASELINE, FOLLOWUP):
-        found = carried_brain(loaded.volumes[name])
+        found = atlas_brain_mask(loaded.volumes[name])
         assert phantom.dice(found, loaded.volumes[BRAIN].data) > least

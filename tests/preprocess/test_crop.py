@@ -4,7 +4,7 @@ import pytest
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP
 from msseg_lightning.core.volume import Volume
-from msseg_lightning.preprocess.crop import CropToMask, CropToNonzero, bounding_box
+from msseg_lightning.preprocess.crop import CropToMask, CropToNonzero, CropToSize, bounding_box
 
 
 def test_box_by_hand():
@@ -45,3 +45,16 @@ def test_empty_and_missing(phantom):
     with pytest.raises(MssegError, match="cord") as caught:
         CropToMask(mask="cord")(subject)
     assert caught.value.exit_code == ExitCode.CONFIG
+
+
+def test_at_most_so_many_voxels_from_the_middle(phantom):
+    """44 voxels to 41: one before, two behind; 48 stay below 50; 40 to 10: 15 on either side."""
+    subject = phantom.pair(phantom.grid("canonical"))
+    found = CropToSize([41, 50, 10])(subject)
+    assert subject.grid.shape == (44, 48, 40) and found.grid.shape == (41, 48, 10)
+    for name, volume in found.volumes.items():
+        assert np.array_equal(volume.data, np.asarray(subject.volumes[name].data)[1:42, :, 15:25])
+    first = subject.grid.affine @ [1, 0, 15, 1]
+    np.testing.assert_allclose(found.grid.affine @ [0, 0, 0, 1], first)
+    with pytest.raises(ValueError, match="three numbers"):
+        CropToSize([4, 4])

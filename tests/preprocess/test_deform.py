@@ -6,7 +6,7 @@ import SimpleITK as sitk  # noqa: N813
 
 from msseg_lightning.core.subject import BASELINE, BASELINE_LESIONS, FOLLOWUP, TARGET
 from msseg_lightning.core.volume import Volume
-from msseg_lightning.preprocess.deform import FreeFormRegistration, resampled
+from msseg_lightning.preprocess.deform import FreeFormRegistration, warp_volume
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def moved(phantom):
     way = sitk.DisplacementFieldTransform(field)
     volumes = {
         **subject.volumes,
-        BASELINE: resampled(subject.volumes[FOLLOWUP], way),
-        BASELINE_LESIONS: resampled(subject.volumes[TARGET], way),
+        BASELINE: warp_volume(subject.volumes[FOLLOWUP], way),
+        BASELINE_LESIONS: warp_volume(subject.volumes[TARGET], way),
     }
     pair = subject.replace(volumes=volumes)
     step = FreeFormRegistration(12.0, 2, spacing_mm=2.0, iterations=6)
@@ -67,12 +67,12 @@ def test_sampling_by_hand(phantom):
     """A shift of one voxel along x, and of half: values come from there, 0 from outside."""
     grid = phantom.grid("canonical")
     data = np.arange(np.prod(grid.shape), dtype=np.float32).reshape(grid.shape)
-    whole = resampled(Volume(data, grid.affine), sitk.TranslationTransform(3, (1.0, 0, 0)))
+    whole = warp_volume(Volume(data, grid.affine), sitk.TranslationTransform(3, (1.0, 0, 0)))
     np.testing.assert_allclose(whole.data[:-1], data[1:])
     assert not whole.data[-1].any()
-    half = resampled(Volume(data, grid.affine), sitk.TranslationTransform(3, (0.5, 0, 0)))
+    half = warp_volume(Volume(data, grid.affine), sitk.TranslationTransform(3, (0.5, 0, 0)))
     np.testing.assert_allclose(half.data[3], (data[3] + data[4]) / 2)
-    mask = resampled(
+    mask = warp_volume(
         Volume(data > data[20].max(), grid.affine, "mask"),
         sitk.TranslationTransform(3, (1.0, 0, 0)),
     )

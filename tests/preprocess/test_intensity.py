@@ -4,6 +4,7 @@ import pytest
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.preprocess.intensity import (
+    AtLeast,
     HistogramMode,
     MinMax,
     Percentile,
@@ -148,3 +149,8 @@ def test_dim_slices_shrink_by_the_small_number(phantom):
     plain = SliceZScore(epsilon=0.25)(subject).volumes[BASELINE].data
     # over 0.25: 4e-5 or 0; minus 2e-5, over 2e-5 + 0.25
     np.testing.assert_allclose(np.abs(plain), 2e-5 / 0.25, rtol=1e-3)
+
+
+def test_lower_values_are_raised_and_masks_stay(toy):
+    np.testing.assert_allclose(values(AtLeast(minimum=2)(toy)), [2, 2, 2, 3])
+    assert values(AtLeast(minimum=2)(toy), BRAIN).tolist() == [0, 1, 1, 1]

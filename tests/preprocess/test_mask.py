@@ -54,3 +54,23 @@ def test_empty_mask_leaves_the_scan(phantom):
     nothing = Volume(np.zeros(subject.grid.shape, bool), subject.grid.affine, "mask")
     same = ApplyMask()(subject.replace(volumes={**subject.volumes, BRAIN: nothing}))
     assert same.volumes[BASELINE] is subject.volumes[BASELINE] and "empty" in same.notes[-1]
+
+
+def test_apply_mask_to_labels_too(phantom):
+    subject = phantom.pair(phantom.grid("canonical"))
+    affine = subject.grid.affine
+    inside = np.zeros(subject.grid.shape, bool)
+    inside[:20] = True
+    soft = np.full(subject.grid.shape, 0.25, np.float32)
+    volumes = {
+        **subject.volumes,
+        BRAIN: Volume(inside, affine, "mask"),
+        TARGET: Volume(np.ones(subject.grid.shape, np.uint8), affine, "mask"),
+        "soft": Volume(soft, affine, "probability"),
+    }
+    found = ApplyMask(labels=True)(subject.replace(volumes=volumes)).volumes
+    assert np.array_equal(found[TARGET].data, inside) and found[TARGET].data.dtype == np.uint8
+    assert np.array_equal(found["soft"].data, soft * inside)
+    assert found["soft"].kind == "probability" and found[BRAIN] is volumes[BRAIN]
+    left = ApplyMask()(subject.replace(volumes=volumes)).volumes
+    assert left["soft"] is volumes["soft"]

@@ -4,11 +4,11 @@ from scipy import ndimage
 
 from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.preprocess.space import (
-    carry,
-    carry_volume,
     covering_grid,
     index_map,
     lattice_steps,
+    resample_array,
+    resample_volume,
 )
 
 
@@ -24,10 +24,10 @@ def test_every_orientation_is_copied_bit_for_bit(phantom):
         affine[:3, :3] = directions
         affine[:3, 3] = source[:3, 3] + (np.array([5, 6, 7]) - 1) / 2
         affine[:3, 3] -= directions @ ((np.array(shape) - 1) / 2)
-        there = carry(data, source, Grid(shape, affine))
+        there = resample_array(data, source, Grid(shape, affine))
         assert there.dtype == np.uint16
         assert there.sum() == data.sum()
-        back = carry(there, affine, Grid((5, 6, 7), source))
+        back = resample_array(there, affine, Grid((5, 6, 7), source))
         np.testing.assert_array_equal(back, data)
 
 
@@ -35,9 +35,9 @@ def test_shifted_window_keeps_only_the_overlap():
     data = np.arange(4, dtype=np.float32).reshape(4, 1, 1)
     affine = np.eye(4)
     affine[0, 3] = 2
-    assert carry(data, np.eye(4), Grid((4, 1, 1), affine)).ravel().tolist() == [2, 3, 0, 0]
+    assert resample_array(data, np.eye(4), Grid((4, 1, 1), affine)).ravel().tolist() == [2, 3, 0, 0]
     affine[0, 3] = 9
-    assert not carry(data, np.eye(4), Grid((4, 1, 1), affine)).any()
+    assert not resample_array(data, np.eye(4), Grid((4, 1, 1), affine)).any()
 
 
 def test_linear_values_by_hand_and_half_a_voxel_beyond_the_edge():
@@ -46,7 +46,7 @@ def test_linear_values_by_hand_and_half_a_voxel_beyond_the_edge():
     affine[0, 3] = -1.0
     # positions -1, -0.5, 0, 0.5, 1, 1.5, 2, 2.5, 3
     expected = [0, 10, 10, 15, 20, 30, 40, 40, 0]
-    values = carry(data, np.eye(4), Grid((9, 1, 1), affine)).ravel()
+    values = resample_array(data, np.eye(4), Grid((9, 1, 1), affine)).ravel()
     np.testing.assert_allclose(
         values[[0, 2, 3, 4, 5, 6, 8]], np.array(expected)[[0, 2, 3, 4, 5, 6, 8]]
     )
@@ -64,7 +64,9 @@ def test_agrees_with_scipy_under_a_general_affine(phantom):
     there = index @ matrix[:3, :3].T + matrix[:3, 3]
     within = ((there >= 0) & (there <= np.array(data.shape) - 1)).all(-1)
     assert within.any()
-    np.testing.assert_allclose(carry(data, source, grid)[within], expected[within], atol=1e-5)
+    np.testing.assert_allclose(
+        resample_array(data, source, grid)[within], expected[within], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("rule", "kind"), [("nearest", "mask"), ("soft", "probability")])
@@ -72,11 +74,11 @@ def test_mask_rules(rule, kind):
     mask = Volume(np.array([0, 1, 1, 0], np.uint8).reshape(4, 1, 1), np.eye(4), "mask")
     affine = np.eye(4)
     affine[0, 3] = 0.25
-    moved = carry_volume(mask, Grid((3, 1, 1), affine), mask_rule=rule)
+    moved = resample_volume(mask, Grid((3, 1, 1), affine), mask_rule=rule)
     assert moved.kind == kind
     expected = [0, 1, 1] if rule == "nearest" else [0.25, 1, 0.75]
     np.testing.assert_allclose(np.asarray(moved.data, float).ravel(), expected, atol=1e-6)
-    hard = carry_volume(mask, Grid((3, 1, 1), affine))
+    hard = resample_volume(mask, Grid((3, 1, 1), affine))
     assert hard.kind == "mask" and hard.data.ravel().tolist() == [False, True, True]
 
 

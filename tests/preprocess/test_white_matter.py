@@ -12,7 +12,7 @@ from msseg_lightning.core.subject import (
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.preprocess import white_matter
 from msseg_lightning.preprocess.atlas import mni152
-from msseg_lightning.preprocess.space import carry
+from msseg_lightning.preprocess.space import resample_array
 from msseg_lightning.preprocess.white_matter import WHITE_MATTER, WhiteMatterPrior
 from tests.preprocess.test_brain import scan_of_template
 
@@ -32,7 +32,7 @@ def test_the_template_moved_comes_back(phantom, pair, monkeypatch):
     subject = LoadedSubject(LongitudinalSubject("a", "a", {}), volumes, Native(scan.grid, b""))
     found = WhiteMatterPrior(0.5)(subject).volumes[WHITE_MATTER].data
     atlas = mni152()
-    truth = carry(atlas.white, atlas.affine, scan.grid, "probability", way) > 0.5
+    truth = resample_array(atlas.white, atlas.affine, scan.grid, "probability", way) > 0.5
     dice = 2 * (found & truth).sum() / (found.sum() + truth.sum())
     assert dice > 0.85
     assert not (found & ~brain).any()

@@ -6,7 +6,7 @@ import pytest
 from msseg_lightning.augment.fused import FusedAugment
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import BRAIN, TARGET
-from msseg_lightning.sample.grid import GridLoader, GridSampler, brain_box
+from msseg_lightning.sample.grid import GridLoader, GridSampler, SliceGridLoader, brain_box
 
 SIZE = 8
 
@@ -124,3 +124,27 @@ def test_a_draw_lies_on_the_grid(cohort):
     spec = sampler.draw(cohort, keyed_generator("any", 0))
     starts = sampler.starts(cohort[spec.subject])
     assert (np.rint(spec.centre - 3.5) == starts).all(1).any() and spec.size == (SIZE,) * 3
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_thin_boxes_become_slices(cohort, axis):
+    size, stride = [10, 10, 10], [5, 5, 5]
+    size[axis] = stride[axis] = 1
+    source = SliceGridLoader(
+        cohort, GridSampler(size, stride), FusedAugment(), mirror=False, batch_size=6, seed=3
+    )
+    batch = source.batch(2)
+    assert batch.images.shape == (6, 2, 10, 10) and batch.target.shape == (6, 1, 10, 10)
+    assert batch.target.flatten(1).any(1).tolist() == [True, False] * 3
+    for index in range(6):
+        subject, centre, _ = source.place(12 + index)
+        start = np.rint(centre - (np.array(size) - 1) / 2).astype(int)
+        box = tuple(slice(first, first + edge) for first, edge in zip(start, size, strict=True))
+        expected = cohort[subject].image("followup_flair")[box].squeeze(axis)
+        np.testing.assert_allclose(batch.images[index, 1], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(8, 8, 8), (1, 1, 8)])
+def test_other_boxes_are_no_slices(cohort, size):
+    with pytest.raises(ValueError, match="no slice"):
+        SliceGridLoader(cohort, GridSampler(size, 4), FusedAugment())

@@ -8,7 +8,7 @@ from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.simulate.lesion import Lesion
 from msseg_lightning.simulate.real_anatomy import (
-    heal_lesions,
+    fill_lesions,
     insert_lesions,
     white_matter_level,
 )
@@ -70,7 +70,7 @@ def test_healing_brings_the_surroundings_back(scan):
     mask[22:27, 18:23, 18:23] = 1
     ill = flair.data.copy()
     ill[mask > 0] = 160
-    healed = heal_lesions(
+    healed = fill_lesions(
         Volume(ill, flair.affine), Volume(mask, flair.affine), brain, keyed_generator(2, "heal")
     )
     inside = healed.data[mask > 0]
@@ -98,7 +98,7 @@ def test_real_scan_in_mni_space(open_ms):
     brain = Volume((data[box] > 5).astype(np.uint8), affine, "mask")
     lesions = Volume((np.asarray(truth.dataobj)[box] > 0.5).astype(np.uint8), affine, "mask")
     white = white_matter_level(flair.data, brain.data)
-    healed = heal_lesions(flair, lesions, brain, keyed_generator(0, "heal"))
+    healed = fill_lesions(flair, lesions, brain, keyed_generator(0, "heal"))
     inside = lesions.data > 0
     assert healed.data[inside].mean() < flair.data[inside].mean() - 0.1 * white
     assert healed.data[inside].mean() == pytest.approx(white, rel=0.15)

@@ -80,3 +80,6 @@ def test_mlflow_answers_for_this_computer_and_not_for_its_assistant(store, monke
     assert status == 200 and page.count(b"machine_learning") == 1 and b"</html>" in page
     assert ask(pages, "GET", "/ajax-api/3.0/mlflow/assistant/config")[0] == 404
     assert ask(pages, "GET", "/", host="evil.example")[0] == 403
+    monkeypatch.setattr("mlflow.version.VERSION", "3.18.0")  # its storage is not known: no changes
+    status, page = ask(application(store, 5000), "GET", "/")
+    assert status == 200 and b"machine_learning" not in page and b"</html>" in page

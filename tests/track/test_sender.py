@@ -2,6 +2,7 @@ import pytest
 
 from msseg_lightning.track import sender as sender_module
 from msseg_lightning.track.journal import Journal, Position, run_key
+from msseg_lightning.track.process import process_tags
 from msseg_lightning.track.sender import PARENT_TAG, Sender
 from msseg_lightning.track.store import open_client
 
@@ -15,6 +16,7 @@ OPEN = {
     "time": 1000,
     "tags": {"fold": "1"},
     "parent": None,
+    "process": process_tags(),
 }
 
 

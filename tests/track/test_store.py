@@ -13,6 +13,8 @@ from msseg_lightning.track.store import (
     open_client,
     store_folder,
     store_uri,
+    sync_command,
+    without_password,
 )
 
 
@@ -85,3 +87,14 @@ def test_importing_the_module_leaves_mlflow_alone():
         "sys.exit('mlflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_an_address_is_shown_without_its_password():
+    assert without_password("postgresql://me:secret@host/db") == "postgresql://me@host/db"
+    assert without_password("http://host:5000") == "http://host:5000"
+
+
+def test_the_command_that_brings_in_what_is_unsent(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = sync_command("http://me:secret@host", tmp_path / "runs" / "a b")
+    assert command == "msseg sync --uri http://me@host 'runs/a b'"

@@ -5,7 +5,7 @@ import pytest
 
 from msseg_lightning.track import courier as courier_module
 from msseg_lightning.track import tracker as tracker_module
-from msseg_lightning.track.courier import Round
+from msseg_lightning.track.courier import JournalSender
 from msseg_lightning.track.sender import PARENT_TAG
 from msseg_lightning.track.store import open_client
 from msseg_lightning.track.tracker import Parent, Tracker, status_of
@@ -20,13 +20,13 @@ class Beside:
         self.rounds = {}
         self.away_s = None
 
-    def look(self, uri, journal, *, hurry=False):
-        going = self.rounds.setdefault(journal.folder, Round(uri, str(journal.folder)))
+    def notify(self, uri, journal, *, urgent=False):
+        going = self.rounds.setdefault(journal.folder, JournalSender(uri, str(journal.folder)))
         if self.away_s is None:
             vars(going._sender).pop("deliver", None)
         else:
             going._sender.deliver = lambda: self.fail(journal, uri)
-        if going.go(hurry):
+        if going.send_pending(urgent):
             going.release()
 
     def fail(self, journal, uri):
@@ -135,6 +135,15 @@ def test_a_store_gone_for_good_is_not_waited_for(start, store, courier):
     assert time.perf_counter() - begin < 1 and run.run_id is None
     records = [record["do"] for record, _ in run.journal.pending(0)]
     assert records == ["open", "metrics", "close"]
+
+
+def test_a_shared_run_names_none_of_its_processes(start, tmp_path):
+    """Else it would be taken for dead with the last of them that came, while others work."""
+    own, shared = start(), start(key="shared", spool=tmp_path / "track" / "process1")
+    for run, named in ((own, True), (shared, False)):
+        run.finish()
+        opened = run.journal.opened()
+        assert ("process.pid" in opened["tags"]) is named and "process.pid" in opened["process"]
 
 
 def test_status_of_an_exception():

@@ -42,9 +42,9 @@ class Pool:
 class Recorder(MomentumMining):
     """Keeps a copy of both networks after every step."""
 
-    def follow(self):
+    def update_teacher(self):
         old = {name: value.clone() for name, value in self.teacher.state_dict().items()}
-        super().follow()
+        super().update_teacher()
         new = {name: value.clone() for name, value in self.teacher.state_dict().items()}
         student = {name: value.clone() for name, value in self.network.state_dict().items()}
         self.__dict__.setdefault("history", []).append((old, student, new))

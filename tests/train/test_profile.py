@@ -7,7 +7,7 @@ import torch
 
 from msseg_lightning.train.curves import read_curves
 from msseg_lightning.train.datamodule import LongitudinalDataModule
-from msseg_lightning.train.profile import BESIDE, IN_LINE, Clock, Timed
+from msseg_lightning.train.profile import BACKGROUND_PARTS, SEQUENTIAL_PARTS, Clock, Timed
 from msseg_lightning.train.training import Hardware
 from tests.train.test_training import Patches, task, training, weights
 
@@ -43,7 +43,10 @@ def test_time_is_found_where_it_was_spent(tmp_path, caplog):
     )
     training(steps=10).fit(module, data, tmp_path, WATCHED)
     rows = {row["name"]: row["value"] for row in read_curves(tmp_path / "curves.csv")}
-    part = {name: rows[f"profile/{name.replace(' ', '_')}_s"] for name in (*IN_LINE, *BESIDE)}
+    part = {
+        name: rows[f"profile/{name.replace(' ', '_')}_s"]
+        for name in (*SEQUENTIAL_PARTS, *BACKGROUND_PARTS)
+    }
     assert 0.2 <= part["wait for a batch"] < 0.6  # 10 batches x 20 ms
     assert 0.05 <= part["read and augment"] < 0.3  # 10 x 5 ms, within the wait
     assert 0.2 <= part["validate"] < 1.0  # 2 validations x 2 pairs x 50 ms
@@ -51,7 +54,7 @@ def test_time_is_found_where_it_was_spent(tmp_path, caplog):
     for name in ("forward and loss", "backward", "clip and update", "checkpoint", "log and track"):
         assert part[name] > 0, name
     table = next(r.getMessage() for r in caplog.records if "where the time went" in r.getMessage())
-    assert all(name in table for name in (*IN_LINE, "other", *BESIDE))
+    assert all(name in table for name in (*SEQUENTIAL_PARTS, "other", *BACKGROUND_PARTS))
 
 
 def test_watching_changes_nothing(tmp_path):

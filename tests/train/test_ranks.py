@@ -19,7 +19,13 @@ from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.train import ranks
 from msseg_lightning.train.curves import read_curves
 from msseg_lightning.train.datamodule import LongitudinalDataModule
-from msseg_lightning.train.ranks import _Watch, follow, largest, started_by_others, together
+from msseg_lightning.train.ranks import (
+    _FollowerWatch,
+    external_environment,
+    max_over_ranks,
+    on_all_processes,
+    run_follower,
+)
 from msseg_lightning.train.task import Task
 from msseg_lightning.train.training import Hardware, Training
 
@@ -142,36 +148,38 @@ class Gone:
 
 def test_a_death_is_noticed_before_its_exit_code_is_known(monkeypatch):
     with pytest.raises(MssegError, match="exit code -9"):
-        _Watch([Gone()]).blame(RuntimeError("connection reset"))
+        _FollowerWatch([Gone()]).raise_if_follower_died(RuntimeError("connection reset"))
     ends = []
     monkeypatch.setattr(ranks, "GRACE_S", 0.2)
     monkeypatch.setattr(ranks.os, "_exit", ends.append)
     gone = Gone()
     gone.kill = lambda: None
-    _Watch([gone]).run()
+    _FollowerWatch([gone]).run()
     assert ends == [ExitCode.ENVIRONMENT]
 
 
 def test_a_process_that_was_never_started_does_not_hide_why():
     never = get_context("spawn").Process(target=print)
     with pytest.raises(MssegError, match="exit code -9"):
-        _Watch([Gone(), never]).blame(RuntimeError("could not start another"))
+        _FollowerWatch([Gone(), never]).raise_if_follower_died(
+            RuntimeError("could not start another")
+        )
 
 
 def test_alone_nothing_is_waited_for(monkeypatch):
     for name in ("TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
-    assert started_by_others() is None
-    assert follow() is None
-    assert largest(3) == 3
+    assert external_environment() is None
+    assert run_follower() is None
+    assert max_over_ranks(3) == 3
 
 
 def test_the_number_of_processes_must_be_the_one_asked_for(monkeypatch):
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "3", "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(MssegError) as caught, together(2, 1, print):
+    with pytest.raises(MssegError) as caught, on_all_processes(2, 1, print):
         pass
     assert caught.value.exit_code == ExitCode.CONFIG
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
-    with pytest.raises(MssegError, match="torchrun"), together(2, 2, print):
+    with pytest.raises(MssegError, match="torchrun"), on_all_processes(2, 2, print):
         pass

@@ -48,10 +48,36 @@ LIBRARY_CLASSES = {
             "monai.losses.DiceCELoss",
             "monai.losses.DiceFocalLoss",
             "monai.losses.FocalLoss",
+            "monai.losses.GeneralizedDiceLoss",
             "monai.losses.TverskyLoss",
         }
     ),
-    "augment": frozenset({"monai.transforms.RandSimulateLowResolutiond"}),
+    # of TorchIO those that keep the size, read no file and call no function given to them
+    "augment": frozenset(
+        {
+            "monai.transforms.RandSimulateLowResolutiond",
+            "torchio.transforms.Affine",
+            "torchio.transforms.Clamp",
+            "torchio.transforms.Compose",
+            "torchio.transforms.Flip",
+            "torchio.transforms.Gamma",
+            "torchio.transforms.OneOf",
+            "torchio.transforms.RandomAffine",
+            "torchio.transforms.RandomAffineElasticDeformation",
+            "torchio.transforms.RandomAnisotropy",
+            "torchio.transforms.RandomBiasField",
+            "torchio.transforms.RandomBlur",
+            "torchio.transforms.RandomElasticDeformation",
+            "torchio.transforms.RandomFlip",
+            "torchio.transforms.RandomGamma",
+            "torchio.transforms.RandomGhosting",
+            "torchio.transforms.RandomMotion",
+            "torchio.transforms.RandomNoise",
+            "torchio.transforms.RandomSpike",
+            "torchio.transforms.RescaleIntensity",
+            "torchio.transforms.ZNormalization",
+        }
+    ),
 }
 """Classes outside this package that a configuration may build, by where they may stand."""
 
@@ -98,7 +124,12 @@ class Slot:
 CALLED = frozenset({"__call__"})
 
 SLOTS = (
-    Slot(r"read(\..+)?|sample\.visits\.reader", ("read",), frozenset({"subjects"}), paths=True),
+    Slot(
+        r"read(\..+)?|sample\.visits\.reader|sample\.extra_pairs\.reader(\..+)?",
+        ("read",),
+        frozenset({"subjects"}),
+        paths=True,
+    ),
     Slot(r"split", ("split",), frozenset({"split"}), paths=True),
     Slot(r"(preprocess|sample\.visits)\.steps\.[^.]+", ("preprocess",), CALLED),
     Slot(

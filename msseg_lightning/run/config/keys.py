@@ -27,6 +27,7 @@ class Key:
         takes_network: it can be handed the network of an earlier stage, see ``uses``.
         of_several: it says which networks a system has; one network has none of it.
         names_run: the folder of a run is named after it.
+        read_by_name: no class is built from it, so a name that ``conf/`` has not is read by nobody.
     """
 
     owner: Owner
@@ -37,6 +38,7 @@ class Key:
     takes_network: bool = False
     of_several: bool = False
     names_run: bool = False
+    read_by_name: bool = False
 
 
 KEYS = {
@@ -54,9 +56,9 @@ KEYS = {
     "evaluate": Key("run"),
     "track": Key("run", decides=False),
     "read": Key("run", at_prediction=True, handed_down=True, by_content=True),
-    "data": Key("run", at_prediction=True, handed_down=True),
+    "data": Key("run", at_prediction=True, handed_down=True, read_by_name=True),
     "data.workers": Key("run", decides=False, at_prediction=True, handed_down=True),
-    "paths": Key("run", decides=False, at_prediction=True, handed_down=True),
+    "paths": Key("run", decides=False, at_prediction=True, handed_down=True, read_by_name=True),
     # the hardware; of its devices only the batches of a step count, see `hardware`
     "trainer": Key("run", decides=False, at_prediction=True, handed_down=True),
     "trainer.precision": Key("run", at_prediction=True, handed_down=True),
@@ -76,7 +78,7 @@ KEYS = {
     "train.task": Key("stage", takes_network=True),
     "infer": Key("stage", at_prediction=True),
     "method": Key("stage"),
-    "channels": Key("stage"),
+    "channels": Key("stage", read_by_name=True),
     "uses": Key("stage", of_several=True),
     "maps": Key("stage"),
     "out_of_fold": Key("stage"),

@@ -39,6 +39,7 @@ def refuse_ranges(config: Mapping[str, Any]) -> None:
         wrong.append(("ensemble", ensemble, "null or {folds: N, level: L, rule: R}"))
     elif ensemble is not None:
         counts["ensemble.folds"] = (ensemble["folds"], 1)
+        counts["ensemble.seeds"] = (ensemble.get("seeds", 1), 1)
     wrong += [
         (key, value, f"a whole number from {least} to {LARGEST_SEED}")
         for key, (value, least) in counts.items()
@@ -67,6 +68,9 @@ def _is_ensemble(value: Any) -> bool:
         isinstance(value, Mapping)
         and {"folds", "level", "rule"} <= value.keys()
         and isinstance(value.get("members"), list | None)
+        and isinstance(value.get("of_fold"), list | None)
+        and isinstance(value.get("variants"), Mapping | None)
+        and all(isinstance(each, Mapping) for each in (value.get("variants") or {}).values())
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.core.subject_map import Mapped, Submits
+from msseg_lightning.core.subject_map import MapResult, SupportsSubmit
 from msseg_lightning.read.reader import read_subjects
 from msseg_lightning.run.assemble.system import build_cache, instantiate, stage_config
 from msseg_lightning.run.config.compose import Config
@@ -17,9 +17,9 @@ from msseg_lightning.run.shard import Shard
 def prepare_data_set(
     config: Config,
     shard: Shard | None = None,
-    executor: Submits | None = None,
+    executor: SupportsSubmit | None = None,
     pieces: int | None = None,
-) -> Mapped[Any]:
+) -> MapResult[Any]:
     """Build what is missing of ``paths.cache``: every pair, by every chain of the experiment.
 
     Training and prediction find there what they would have to make.
@@ -52,7 +52,7 @@ def prepare_data_set(
             )
         failed |= cache.build(mine, executor, pieces).failed
     done = {subject.id: None for subject in mine if subject.id not in failed}
-    return Mapped(
+    return MapResult(
         done, {subject.id: failed[subject.id] for subject in mine if subject.id in failed}
     )
 

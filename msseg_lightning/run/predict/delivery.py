@@ -1,4 +1,4 @@
-"""Apply a system to pairs and deliver masks on the patients' own grids."""
+"""Files of a prediction: mask, map and side-car, what they may overwrite, and tables of pairs."""
 
 from __future__ import annotations
 
@@ -10,33 +10,21 @@ import numpy as np
 
 from msseg_lightning import __version__
 from msseg_lightning.core.files import DamagedFileError, read_record, sha256_file, write_record
-from msseg_lightning.core.method import Method
-from msseg_lightning.core.outputs import Ours, refuse_overwrites
+from msseg_lightning.core.outputs import IsOwnFile, refuse_overwrites
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LongitudinalSubject
 from msseg_lightning.run.predict.trained import stored_config, weights_hash
 
 
-def predict_to_file(
-    method: Method, subject: LongitudinalSubject, folder: Path, model: Path
-) -> Prediction:
-    """Predict one pair and write ``<id>.nii.gz``, ``<id>_probability.nii.gz`` and a side-car."""
-    prediction = method.predict(subject)
-    probability = folder / f"{subject.id}_probability.nii.gz"
-    write_prediction(
-        prediction,
-        folder / f"{subject.id}.nii.gz",
-        probability if prediction.probability is not None else None,
-        side_car(prediction, model),
-    )
-    return prediction
-
-
 def write_prediction(
-    prediction: Prediction, mask: Path, probability: Path | None, record: Mapping[str, Any]
+    prediction: Prediction,
+    mask: Path,
+    probability: Path | None,
+    record: Mapping[str, Any],
+    uncertainty: Path | None = None,
 ) -> None:
-    """Write the mask, the map if asked and there is one, and the side-car beside the mask.
+    """Write the mask, the maps that are asked for and exist, and the side-car beside the mask.
 
     Raises:
         MssegError: the map is not finite (exit 7); nothing is written then.
@@ -53,13 +41,14 @@ def write_prediction(
                 exit_code=ExitCode.NUMERICAL,
             )
         )
-    values = prediction.probability
-    files = [mask] if probability is None or values is None else [mask, probability]
+    wanted = ((probability, prediction.probability), (uncertainty, prediction.spread))
+    maps = [(file, data) for file, data in wanted if file is not None and data is not None]
+    files = [mask, *(file for file, _ in maps)]
     # first: what a killed command leaves is recognised as this package's own
     write_record(side_car_file(mask), {**_OURS, WRITTEN: {file.name: None for file in files}})
     write_volume(mask, prediction.mask, prediction.native, "mask")
-    if probability is not None and values is not None:
-        write_volume(probability, values, prediction.native, "probability")
+    for file, data in maps:
+        write_volume(file, data, prediction.native, "probability")
     written = {file.name: sha256_file(file) for file in files}
     write_record(side_car_file(mask), {**_OURS, **record, WRITTEN: written})
 
@@ -67,6 +56,16 @@ def write_prediction(
 _OURS = {"written_by": "msseg predict"}
 WRITTEN = "files"
 """Key of the side-car: name -> SHA-256 of mask and map; null while they are being written."""
+
+
+MAP = "probability_map"
+"""Key of the side-car: whether the system gives a map beside its mask."""
+
+
+def uncertainty_file(mask: Path) -> Path:
+    """The uncertainty map beside a mask: ``<stem>_uncertainty.nii.gz``."""
+    stem = mask.name.removesuffix(".gz").removesuffix(".nii")
+    return mask.with_name(f"{stem}_uncertainty.nii.gz")
 
 
 def side_car_file(mask: Path) -> Path:
@@ -84,19 +83,19 @@ def read_side_car(mask: Path) -> dict[str, Any]:
 
 
 def refuse_foreign_files(
-    masks: Sequence[tuple[Path, Path | None]], inputs: Iterable[Path] = ()
+    masks: Sequence[tuple[Path, *tuple[Path | None, ...]]], inputs: Iterable[Path] = ()
 ) -> None:
     """Masks, maps and their side-cars are new files, or those of an earlier prediction.
 
     Args:
-        masks: mask and, where wanted, probability map of every pair.
+        masks: mask and, where wanted, maps of every pair.
         inputs: files that are read.
 
     Raises:
         MssegError: with every file that would be overwritten (exit 2).
     """
-    outputs: list[tuple[Path, Ours]] = []
-    for mask, probability in masks:
+    outputs: list[tuple[Path, IsOwnFile]] = []
+    for mask, *maps in masks:
 
         def ours(file: Path, mask: Path = mask) -> bool:
             written = read_side_car(mask).get(WRITTEN, {})
@@ -108,15 +107,14 @@ def refuse_foreign_files(
             return bool(read_side_car(mask))
 
         outputs.append((mask, ours))
-        if probability is not None:
-            outputs.append((probability, ours))
+        outputs += [(file, ours) for file in maps if file is not None]
         outputs.append((side_car_file(mask), is_side_car))
     refuse_overwrites(outputs, inputs)
 
 
 def side_car(prediction: Prediction, model: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
     """What a reader of the mask must know; nothing of the patient."""
-    return {
+    found = {
         "system": stored_config(model).get("name"),
         "model_sha256": weights_hash(model),
         "settings": list(settings),
@@ -126,8 +124,16 @@ def side_car(prediction: Prediction, model: Path, settings: Sequence[str] = ()) 
             float(prediction.mask.sum()) * prediction.native.grid.voxel_volume_mm3, 3
         ),
         "warnings": list(prediction.warnings),
+        MAP: prediction.probability is not None,
         "use": "research use only; not a medical device",
     }
+    if prediction.spread is not None:
+        inside = prediction.spread[prediction.mask != 0]
+        found["uncertainty"] = {
+            "is": "standard deviation of the probabilities of members, views, flips or passes",
+            "mean_in_mask": round(float(inside.mean()), 4) if inside.size else None,
+        }
+    return found
 
 
 def pair_subject(
@@ -189,7 +195,10 @@ def read_pairs(
 
 
 def check_outputs(
-    outputs: Sequence[Path], inputs: Iterable[Path], probability: Path | None = None
+    outputs: Sequence[Path],
+    inputs: Iterable[Path],
+    probability: Path | None = None,
+    uncertainty: Path | None = None,
 ) -> None:
     """Every output is a NIfTI file of its own, no input, and no file of somebody else.
 
@@ -197,11 +206,12 @@ def check_outputs(
         outputs: masks.
         inputs: files that are read.
         probability: map that belongs to the only mask.
+        uncertainty: likewise.
 
     Raises:
         MssegError: with every output that is not (exit 2); nothing has been read or written.
     """
-    files = [*outputs, *([] if probability is None else [probability])]
+    files = [*outputs, *(file for file in (probability, uncertainty) if file is not None)]
     problems = [
         Problem(
             "predict.format",
@@ -217,4 +227,4 @@ def check_outputs(
     ]
     if problems:
         raise MssegError(problems)
-    refuse_foreign_files([(output, probability) for output in outputs], inputs)
+    refuse_foreign_files([(output, probability, uncertainty) for output in outputs], inputs)

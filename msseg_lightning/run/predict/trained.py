@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,13 @@ def weights_hash(model: Path) -> str | None:
     if len(files) > 1:
         return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
     return sha256_file(files[0]) if files else None
+
+
+def model_hash(model: Path) -> str:
+    """SHA-256 of all that was learned, of whatever kind; the settings beside it do not count."""
+    files = sorted(path for path in model.rglob("*") if path.is_file() and path.suffix != ".yaml")
+    content = {path.relative_to(model).as_posix(): sha256_file(path) for path in files}
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def stored_config(model: Path) -> Config:
@@ -159,9 +167,8 @@ def load_config(model: Path, overrides: Sequence[str] = ()) -> Config:
     wrong = [*_unfit(config, NEEDED), *_unfit_systems(config)]
     if wrong:
         raise _damaged(model / "config.yaml", f"nothing usable under {', '.join(wrong)}")
-    later: Config = {"stages": {}, "uses": {}, "ensemble": None}
-    for key, value in later.items():
-        config.setdefault(key, value)  # systems trained before these settings existed
+    # systems trained before these settings existed
+    config = {"stages": {}, "uses": {}, "ensemble": None, **config}
     reading = config["data"].get("reading") or {}
     config["data"] = {"workers": 2, **config["data"], "reading": {**GATE_DEFAULTS, **reading}}
     config = changed_config({**config, **own_places()}, overrides)

@@ -7,7 +7,6 @@ store knows how it ended; what a killed process left open is closed by whoever c
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,11 +39,13 @@ class SweepTracking:
     def whole(self) -> Iterator[Any]:
         """The run of the sweep, which all processes share; yields its tracker."""
         from msseg_lightning.track.journal import run_key
+        from msseg_lightning.track.process import process_tags
 
+        process = process_tags()  # processes of several machines may have the same number
         tracker = self.tracking.start(
             "msseg",
             f"sweep-{self.name}",
-            spool=self.folder / f"process{os.getpid()}",
+            spool=self.folder / f"process-{process['process.machine']}-{process['process.pid']}",
             key=run_key(self.folder),
             tags={**self.tags, "level": "sweep"},
         )

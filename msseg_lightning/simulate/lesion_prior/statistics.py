@@ -1,4 +1,4 @@
-"""Where lesions lie and how large they are: derived from real masks, shipped as a small file."""
+"""Statistics of places and sizes of lesions, derived from real masks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUANTILES = np.linspace(0, 1, 101)
 
 @dataclasses.dataclass(frozen=True)
 class LesionStatistics:
-    """What real lesion masks say, without any of their voxels.
+    """Statistics of real lesion masks.
 
     Args:
         prior: (46, 55, 46) float32, smoothed share of patients with a lesion at a place of MNI
@@ -47,12 +47,12 @@ class LesionStatistics:
 
     @functools.cached_property
     def cumulative(self) -> NDArray[np.float64]:
-        """Running sum of the prior, to draw places with."""
+        """Cumulative sum of the prior, for drawing places."""
         return np.cumsum(self.prior.ravel(), dtype=np.float64)
 
     @functools.cached_property
     def small_cumulative(self) -> NDArray[np.float64]:
-        """The same for small lesions."""
+        """Cumulative sum of the prior of small lesions."""
         return np.cumsum(self.small_prior.ravel(), dtype=np.float64)
 
     def write(self, path: Path) -> None:

@@ -130,7 +130,7 @@ def test_patients_who_are_tested_are_kept_out_of_every_part(tiny_cohort, tmp_pat
     )
     staged = build_method({**config, "ensemble": None})
     method = staged.stages[0].make({})
-    assert method.withheld(frozenset({"003"})) == ["003"]
+    assert method.held_out_visits(frozenset({"003"})) == ["003"]
     assert sorted(method.visits.patients()) == ["001", "003"]
     assert len(method.visits.without(["003"]).subjects()) == 1
     with pytest.raises(MssegError, match="every scan"):
@@ -144,6 +144,18 @@ def test_patients_who_are_tested_are_kept_out_of_every_part(tiny_cohort, tmp_pat
     shutil.copy(tmp_path / "001" / "flair.nii.gz", tmp_path / "003" / "flair.nii.gz")
     changed = build_method({**config, "ensemble": None}).stages[0].settings["files"]
     assert changed != before
+
+
+def test_masks_of_raters_are_prepared_where_a_setting_names_them():
+    words = ["read.root=unknown", "data.workers=1"]
+    config = compose_config(words, "pre_unet")
+    assert build_cache(config).raters == frozenset()
+    rater = "new_lesions_rater2"
+    named = {**config, "channels": {**config["channels"], "target": rater}}
+    assert build_cache(named).raters == {rater}
+    steps = {**config["preprocess"]["steps"], "keep": None}
+    listed = {**config, "uses": {"a": ["b", rater]}, "preprocess": {"steps": steps}}
+    assert build_cache(listed).raters == {rater}
 
 
 @pytest.mark.parametrize(
@@ -163,3 +175,20 @@ def test_a_sampler_without_a_loader_makes_patches():
     made = build_loader({**config, "sample": sampler, "augment": None})
     assert made.func.func is PatchLoader and made.keywords["sampler"].size == (8, 8, 8)
     assert (made.keywords["batch_size"], made.keywords["seed"]) == (4, 0)
+
+
+def seeds_of(*words):
+    method = build_method(compose_config((*TINY, *words), "pre_unet"))
+    return {name: make().task.seed for name, make in method.members.items()}
+
+
+def test_members_of_several_seeds_have_each_their_own_made_from_the_runs():
+    ensemble = "ensemble={folds: 2, seeds: 3, level: probability, rule: mean}"
+    first, again, other = (seeds_of(ensemble, f"seed={seed}") for seed in (0, 0, 1))
+    assert list(first) == ["pre_unet-seed0", "pre_unet-seed1", "pre_unet-seed2"]
+    assert first == again
+    assert len({*first.values(), *other.values()}) == 6
+    method = build_method(compose_config((*TINY, ensemble), "pre_unet"))
+    assert len(method.names) == 6
+    plain = "ensemble={folds: 2, level: probability, rule: mean}"
+    assert seeds_of(plain) == {"pre_unet": 0}  # one member is the system with the run's own seed

@@ -247,3 +247,29 @@ def test_a_model_folder_holds_plain_files(tmp_path):
         refuse_links(folder)
     assert caught.value.exit_code == ExitCode.SECURITY
     assert [problem.file.name for problem in caught.value.problems] == ["link", "pipe"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Lambda",  # calls a function
+        "MonaiAdapter",
+        "HistogramStandardization",  # reads files
+        "Resample",
+        "ToReferenceSpace",
+        "LabelsToImage",
+        "RandomLabelsToImage",
+        "Crop",  # another size
+        "RandomSwap",  # other places in either visit
+    ],
+)
+def test_transforms_of_torchio_that_read_call_or_resize_are_refused(name):
+    augment = {"transforms": {"one": {"_target_": f"torchio.transforms.{name}"}}}
+    with pytest.raises(MssegError) as caught:
+        refuse_targets({"augment": augment})
+    assert caught.value.exit_code == ExitCode.SECURITY
+    refuse_targets(
+        {"augment": {"transforms": {"one": {"_target_": "torchio.transforms.RandomGamma"}}}}
+    )
+    with pytest.raises(MssegError):  # no transform anywhere else
+        refuse_targets({"loss": {"_target_": "torchio.transforms.RandomGamma"}})

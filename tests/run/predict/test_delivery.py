@@ -70,7 +70,7 @@ def brain_model(tmp_path_factory):
 def no_extraction(monkeypatch):
     """A system's own brain extraction must not be asked."""
     asked = []
-    monkeypatch.setattr("msseg_lightning.preprocess.brain.carried_brain", asked.append)
+    monkeypatch.setattr("msseg_lightning.preprocess.brain.atlas_brain_mask", asked.append)
     return asked
 
 

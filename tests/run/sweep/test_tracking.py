@@ -28,7 +28,9 @@ class Told:
     def __init__(self, name, spool, **more):
         self.name, self.more, self.journal = name, more, Journal(spool)
         self.params, self.metrics, self.tags, self.artifacts, self.status = {}, {}, {}, [], None
-        self.journal.append([{"do": "open", "uri": "here"}])
+        opening = {"do": "open", "uri": "here", "experiment": "e", "artifacts": None, "key": name}
+        opening |= {"name": name, "time": 1, "tags": {}, "parent": None}
+        self.journal.append([opening])
 
     def log_params(self, params):
         self.params.update(params)
@@ -44,7 +46,7 @@ class Told:
 
     def finish(self, status="FINISHED"):
         self.status = status
-        self.journal.append([{"do": "close", "status": status}])
+        self.journal.append([{"do": "close", "status": status, "time": 2}])
         self.journal.confirm(Position("here", "id", self.journal.lines.stat().st_size))
 
 

@@ -24,6 +24,14 @@ from msseg_lightning.run.train.run_report import (
 from tests.report.phantom import pair
 
 
+def test_an_ensemble_is_told_with_its_folds_and_seeds():
+    from msseg_lightning.run.train.run_report import _ensemble
+
+    told = {"folds": 5, "level": "probability", "rule": "mean"}
+    assert _ensemble(told) == "5 folds, mean of probability"
+    assert _ensemble({**told, "seeds": 3}) == "5 folds, 3 seeds each, mean of probability"
+
+
 def test_a_score_survives_json():
     _, score = pair()
     assert type(score).from_dict(json.loads(json.dumps(score.as_dict()))) == score
