@@ -39,10 +39,18 @@ class Channels:
     Args:
         images: channels in order.
         target: the mask it learns; None for a stage that learns from the images alone.
+        further: masks that it learns beside ``target``, one for each further output (S04); what is
+            predicted and scored is the first output.
     """
 
     images: tuple[str, ...]
     target: str | None
+    further: tuple[str, ...] = ()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """All masks that it learns, the one that is predicted first."""
+        return (*(() if self.target is None else (self.target,)), *self.further)
 
 
 class Visits(Protocol):
@@ -108,6 +116,8 @@ class NetworkMethod:
         """Prepare all pairs, then fit, or continue the fit in ``folder``."""
         prepared = self.cache.prepare([*train, *val])
         target = self.channels.target
+        for name in self.channels.targets:
+            self._require_masks(prepared[: len(train)], name)
         if target is not None:
             self._require_lesions(prepared[: len(train)], target)
         prepared = [self._with_images(pair) for pair in prepared]
@@ -230,7 +240,7 @@ class NetworkMethod:
         return torch.device("cuda" if gpu else "cpu")
 
     @staticmethod
-    def _require_lesions(subjects: Sequence[PreparedSubject], target: str) -> None:
+    def _require_masks(subjects: Sequence[PreparedSubject], target: str) -> None:
         missing = [subject.id for subject in subjects if target not in subject.mask_names]
         if missing:
             raise MssegError(
@@ -242,6 +252,9 @@ class NetworkMethod:
                     remedy="leave these pairs out (their folder, or a split file)",
                 )
             )
+
+    @staticmethod
+    def _require_lesions(subjects: Sequence[PreparedSubject], target: str) -> None:
         if subjects and not any(len(subject.voxels(target)) for subject in subjects):
             raise MssegError(
                 Problem(

@@ -160,7 +160,11 @@ def _single(config: Config, given: Given | None = None) -> Any:
         seed=config["seed"],
         **extra["train.task"],
     )
-    channels = Channels(tuple(config["channels"]["images"]), config["channels"]["target"])
+    channels = Channels(
+        tuple(config["channels"]["images"]),
+        config["channels"]["target"],
+        tuple(config["channels"].get("further_targets") or ()),
+    )
     loader = dict(config["loader"])
     visits = instantiate(loader.pop("visits", None))
     return _made(
@@ -174,7 +178,7 @@ def _single(config: Config, given: Given | None = None) -> Any:
             sampler=_complete(config["sample"], extra["sample"]),
             augment=_complete(config["augment"], extra["augment"]),
             image_names=channels.images,
-            target_names=() if channels.target is None else (channels.target,),
+            target_names=channels.targets,
             batch_size=config["train"]["batch_size"],
             seed=config["seed"],
             **extra["loader"],
