@@ -86,6 +86,25 @@ class Row:
         holds = None if ours is None else ours <= most
         return cls(name, ours, None, None, f"<= {most:g} {unit}", unit, holds, note)
 
+    @classmethod
+    def at_most_times(
+        cls,
+        name: str,
+        ours: float | None,
+        peer: float | None,
+        most: float | None,
+        unit: str,
+        note: str = "",
+    ) -> Row:
+        """Our figure must not exceed ``most`` times the peer's; the ratio is ours over the peer's.
+
+        For limits that hold on any processor: the peer is bare work, measured in the same run.
+        """
+        ratio = None if ours is None or peer is None else ours / peer
+        limit = "" if most is None else f"<= {most:g} x"
+        holds = None if ratio is None or most is None else ratio <= most
+        return cls(name, ours, peer, ratio, limit, unit, holds, note)
+
     @property
     def verdict(self) -> str:
         """One word for people."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import re
 from pathlib import Path
 
@@ -59,5 +61,53 @@ def test_the_file_of_an_experiment_bears_its_name():
 
 def test_every_config_group_is_a_step():
     steps = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
-    steps |= {"search", "launcher"}
+    steps |= {"search", "launcher", "sizes"}
     assert {path.name for path in conf_dir().iterdir() if path.is_dir()} <= steps
+
+
+def written(path: Path) -> list[str]:
+    """What a YAML file says, without comments and empty lines."""
+    lines = (line.split(" #")[0].rstrip() for line in path.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def longest_repetition(one: Path, other: Path) -> int:
+    """Lines in a row that two files have in common."""
+    matcher = difflib.SequenceMatcher(None, written(one), written(other), autojunk=False)
+    return max(block.size for block in matcher.get_matching_blocks())
+
+
+def test_experiments_share_presets_instead_of_lines():
+    experiments = sorted(experiments_dir().glob("*.yaml"))
+    pairs = itertools.combinations(experiments, 2)
+    alike = {(a.stem, b.stem): longest_repetition(a, b) for a, b in pairs}
+    assert not {names: count for names, count in alike.items() if count >= 15}
+
+
+def test_defaults_of_training_are_written_once():
+    presets = sorted((conf_dir() / "train").glob("*.yaml"))
+    settings = {
+        path.stem: {line.split(":")[0] for line in written(path) if line[0] not in " -"}
+        for path in presets
+    }
+    common = settings.pop("defaults") - {"steps", "batch_size", "validate_every", "scheduler"}
+    assert {"stop_after", "monitor", "clip_norm", "accumulate"} <= common
+    assert not {name: common & keys for name, keys in settings.items() if common & keys}
+
+
+SMALL_GROUPS = ("infer", "sample", "sizes", "train")
+"""Their presets are short; those of other groups are whole steps that a comparison exchanges."""
+
+
+@pytest.mark.parametrize("group", SMALL_GROUPS)
+def test_a_preset_has_two_users(group):
+    """Experiments, or other presets that begin with it."""
+    names = {path.stem for path in (conf_dir() / group).glob("*.yaml")}
+    experiments = [path.read_text(encoding="utf-8") for path in experiments_dir().glob("*.yaml")]
+    presets = [path.read_text(encoding="utf-8") for path in (conf_dir() / group).glob("*.yaml")]
+    users = {
+        name: sum(bool(re.search(rf"/{group}: {name}\b", text)) for text in experiments)
+        + sum(bool(re.search(rf"^  - {name}$", text, re.M)) for text in presets)
+        for name in names
+    }
+    assert not {name: count for name, count in users.items() if count < 2}

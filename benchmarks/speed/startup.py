@@ -1,14 +1,18 @@
-"""How long a person waits: help, list, the first training step, and what the trainer adds per step.
+"""How long a person waits: help, list, the first training step, one predicted pair, the trainer.
 
-Wall seconds include the machine's other work, CPU seconds hardly do; limits are compared with the
-CPU seconds where the machine was busy (the note tells both). The first step is that of the CPU-size
-``pre_unet`` on a simulated cohort prepared beforehand: start of Python, configuration, split,
-tracking database, opening the cohort, first patches, forward, backward, update. The trainer's share
-is ``Training.fit`` on a network of nothing against a bare loop over the same ``Task``.
+Seconds differ from one processor to another, so every limit is a ratio: commands to a bare
+``import torch, lightning`` in a process of its own, the trainer's share to a bare loop over the
+same ``Task``, both measured in the same run. CPU seconds are compared; notes tell wall seconds.
+
+The first step is that of the CPU-size ``pre_unet`` on a simulated cohort: start of Python,
+configuration, split, tracking database, first patches, forward, backward, update; cold with the
+preparation of every pair, warm without. The prediction starts from two files and ends with a mask.
+``MSSEG_BENCH_BASE=FOLDER`` measures the commands of another checkout beside those of this one.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import os
@@ -33,6 +37,8 @@ from msseg_lightning.train.task import Task
 from msseg_lightning.train.training import Hardware, Training
 
 MSSEG = (sys.executable, "-m", "msseg_lightning.cli.main")
+BASE = "MSSEG_BENCH_BASE"
+"""Environment variable: another checkout, whose commands are measured in the same run."""
 FIRST_STEP = re.compile(r"first step ([\d.]+) s after .* \(([\d.]+) CPU s\)")
 
 
@@ -98,52 +104,134 @@ def overhead(rounds: int, steps: int) -> list[Row]:
     }
     trainer = per_step["trainer"] - per_step["bare"]
     profile = per_step["profiled"] - per_step["trainer"]
-    bare = f"bare loop {per_step['bare']:.2f}, fit {per_step['trainer']:.2f}"
+    note = f"bare loop over the same task; fit {per_step['trainer']:.2f}"
+    bare = per_step["bare"]
     return [
-        Row.at_most("trainer's overhead per step", trainer, 1.0, "CPU ms", note=bare),
-        Row.at_most("overhead of profile=true per step", profile, 1.0, "CPU ms"),
+        Row.at_most_times("trainer's overhead per step", trainer, bare, 4.0, "CPU ms", note),
+        Row.at_most_times(
+            "overhead of profile=true per step", profile, bare, 4.0, "CPU ms", "the same loop"
+        ),
     ]
 
 
-def command_row(name: str, words: list[str], rounds: int) -> Row:
+BARE_START = (sys.executable, "-c", "pass")
+BARE_IMPORT = (sys.executable, "-c", "import torch, lightning")
+PAIR = "003"
+"""A held-out pair of the simulated cohort."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Peers:
+    """CPU seconds of bare commands, measured in the same run.
+
+    Args:
+        start: of ``python -c pass``.
+        imported: of ``import torch, lightning``.
+    """
+
+    start: float
+    imported: float
+
+    @classmethod
+    def measured(cls, rounds: int) -> Peers:
+        """Medians; the first import, which may have to read files from the disk, is dropped."""
+        times = [
+            [harness.command_seconds(command)[1] for command in (BARE_START, BARE_IMPORT)]
+            for _ in range(rounds + 1)
+        ]
+        start, imported = (statistics.median(column) for column in zip(*times[1:], strict=True))
+        return cls(start, imported)
+
+
+def command_row(name: str, words: list[str], peers: Peers, rounds: int) -> Row:
+    """A command that needs no torch: a share of its bare import."""
     times = [harness.command_seconds([*MSSEG, *words]) for _ in range(rounds)]
     wall, cpu = (statistics.median(column) for column in zip(*times, strict=True))
-    return Row.at_most(name, cpu, 0.5, "CPU s", note=f"wall {wall:.2f} s")
+    note = f"import torch, lightning; wall {wall:.2f} s, python alone {peers.start:.2f} CPU s"
+    return Row.at_most_times(name, cpu, peers.imported, 0.1, "CPU s", note)
 
 
-def first_step(folder: Path, rounds: int) -> Row:
-    """Train one step on a prepared cohort, several times; the first run prepares and is dropped."""
-    name, most = "first training step after the command", 8.0
-    environment = {**os.environ, "MSSEG_LOG": "INFO"}
-    cohort = folder / "cohort"
-    say = functools.partial(
-        subprocess.run, capture_output=True, text=True, env=environment, check=False
-    )
-    made = say([*MSSEG, "simulate", str(cohort), "preset=tiny"])
-    if made.returncode:
-        return Row.at_most(name, None, most, "CPU s", note=last_line(made.stderr))
-    times = []
+def first_steps(folder: Path, package: Path, peers: Peers, rounds: int) -> list[Row]:
+    """From the command to the first step and to one predicted pair, over a bare import.
+
+    Args:
+        folder: with the simulated ``cohort``; runs and caches are made below it.
+        package: checkout whose commands are measured.
+        peers: of the same run.
+        rounds: how often a warm start is measured. Cold is the first: nothing is prepared yet.
+    """
+    environment = {**os.environ, "MSSEG_LOG": "INFO", "PYTHONPATH": str(package)}
+    cohort, cold, warm = folder / "cohort", None, []
+    names = ("first training step, cold", "first training step, warm", "one pair predicted")
+    most = (4.0, 1.6, 1.6)
+    note = f"import torch, lightning; {package.name}"
     for turn in range(rounds + 1):
-        command = [
-            *(*MSSEG, "train", "pre_unet", f"read.root={cohort}", "size=cpu"),
-            *("split=file", f"split.path={cohort / 'split.json'}", "train.steps=1000"),
-            *(f"paths.runs={folder / f'runs{turn}'}", f"paths.cache={folder / 'cache'}"),
-            *(f"track.folder={folder / 'mlruns'}",),
-        ]
-        found, text = said(command, environment)
+        command = training(cohort, folder, f"runs{turn}", "train.steps=1000")
+        found, text = said(command, environment, folder)
         if found is None:
-            return Row.at_most(name, None, most, "CPU s", note=last_line(text))
-        times.append((float(found[1]), float(found[2])))
-    wall, cpu = (statistics.median(column) for column in zip(*times[1:], strict=True))
-    note = f"wall {wall:.1f} s; with preparation {times[0][0]:.1f} s"
-    return Row.at_most(name, cpu, most, "CPU s", note=note)
+            return [missing(name, last_line(text)) for name in names]
+        seconds = float(found[1]), float(found[2])
+        cold, warm = (seconds, warm) if cold is None else (cold, [*warm, seconds])
+    assert cold is not None
+    rows = [
+        Row.at_most_times(name, cpu, peers.imported, limit, "CPU s", f"{note}; wall {wall:.1f} s")
+        for name, limit, (wall, cpu) in zip(
+            names,
+            most,
+            (cold, [statistics.median(column) for column in zip(*warm, strict=True)]),
+            strict=False,
+        )
+    ]
+    model = training(cohort, folder, "trained", "train.steps=2", "train.validate_every=2")
+    try:
+        harness.command_seconds(model, env=environment, cwd=folder)
+        (scores,) = (folder / "trained" / "pre_unet").glob("*/scores.json")
+        times = [
+            harness.command_seconds(
+                prediction(cohort, folder, scores.parent, turn), env=environment, cwd=folder
+            )
+            for turn in range(rounds)
+        ]
+    except subprocess.CalledProcessError as error:
+        return [*rows, missing(names[2], last_line(error.stderr.decode()))]
+    wall, cpu = (statistics.median(column) for column in zip(*times, strict=True))
+    note = f"{note}; wall {wall:.1f} s, preparation included"
+    return [*rows, Row.at_most_times(names[2], cpu, peers.imported, most[2], "CPU s", note)]
 
 
-def said(command: list[str], environment: dict[str, str]) -> tuple[re.Match[str] | None, str]:
+def missing(name: str, why: str) -> Row:
+    """A row that was not measured."""
+    return Row(name, None, None, None, "", "CPU s", None, why)
+
+
+def training(cohort: Path, folder: Path, runs: str, *settings: str) -> list[str]:
+    """The command of a training that shares its cache with the others of the folder."""
+    words = ["train", "pre_unet", f"read.root={cohort}", "size=cpu", *settings]
+    words += ["split=file", f"split.path={cohort / 'split.json'}"]
+    words += [f"paths.runs={folder / runs}", f"paths.cache={folder / 'cache'}"]
+    return [*MSSEG, *words, f"track.folder={folder / 'mlruns'}"]
+
+
+def prediction(cohort: Path, folder: Path, run: Path, turn: int) -> list[str]:
+    """The command that predicts a pair of which nothing is prepared."""
+    scans = [cohort / PAIR / f"flair_time0{visit}_on_middle_space.nii.gz" for visit in (1, 2)]
+    words = ["predict", str(run), "-t1", str(scans[0]), "-t2", str(scans[1])]
+    words += ["-o", str(folder / f"new{turn}.nii.gz")]
+    return [*MSSEG, *words, f"paths.cache={folder / f'another_cache{turn}'}"]
+
+
+def said(
+    command: list[str], environment: dict[str, str], folder: Path
+) -> tuple[re.Match[str] | None, str]:
     """The line of the first step, after which the training is stopped; and all that was said."""
     lines = []
     with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=folder,
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -162,13 +250,21 @@ def run(rounds: int = 5, tiny: bool = False) -> dict[str, Any]:
     """Measure; see the module."""
     torch.set_num_threads(1)
     began = time.perf_counter()
+    peers = Peers.measured(rounds)
     rows = [
-        command_row("msseg --help", ["--help"], rounds),
-        command_row("msseg list", ["list"], rounds),
+        command_row("msseg --help", ["--help"], peers, rounds),
+        command_row("msseg list", ["list"], peers, rounds),
         *overhead(rounds, 20 if tiny else 100),
     ]
-    with tempfile.TemporaryDirectory(prefix="startup-") as name:
-        rows.append(first_step(Path(name), 1 if tiny else 3))
+    other = os.environ.get(BASE)
+    packages = [harness.ROOT, *([Path(other).resolve()] if other else [])]
+    for package in packages:
+        with tempfile.TemporaryDirectory(prefix="startup-") as name:
+            folder = Path(name)
+            words = ["simulate", str(folder / "cohort"), "preset=tiny"]
+            environment = {**os.environ, "PYTHONPATH": str(package)}
+            harness.command_seconds([*MSSEG, *words], env=environment, cwd=folder)
+            rows += first_steps(folder, package, peers, 1 if tiny else 3)
     return {
         "benchmark": "startup",
         "rounds": rounds,

@@ -42,7 +42,8 @@ from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.evaluate.case_score import CaseScore
 from msseg_lightning.read.msseg2 import Msseg2
-from msseg_lightning.run.assemble.system import build_cache, build_load
+from msseg_lightning.read.nifti import gate_options
+from msseg_lightning.run.assemble.system import build_cache
 from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.predict.data_set import Application, trained_on
 from msseg_lightning.run.predict.scores import (
@@ -184,7 +185,7 @@ def scored(
     Scores and voxels are kept in ``folder``.
     """
     apply = Application.of(model, config, folder)
-    load, options = build_load(config), score_options(config)
+    reading, options = gate_options(config["data"]["reading"]), score_options(config)
     scores: dict[str, CaseScore] = {}
     masks: dict[str, Voxels] = {}
     seconds = []
@@ -200,7 +201,7 @@ def scored(
             began = time.perf_counter()
             prediction = method.predict(subject)
             seconds.append(time.perf_counter() - began)
-            score = score_prediction(prediction, subject, load, options)
+            score = score_prediction(prediction, subject, reading, options)
             with atomic_write(marked) as temporary, temporary.open("wb") as stream:
                 np.save(stream, np.flatnonzero(prediction.mask))
             keep_score(file, score, made_from)

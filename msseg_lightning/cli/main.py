@@ -17,7 +17,7 @@ from pathlib import Path
 
 from msseg_lightning import __version__
 from msseg_lightning.core.memory import keep_freed_memory
-from msseg_lightning.core.problem import ExitCode, MssegError, out_of_memory
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem, out_of_memory
 
 COMMANDS = (
     "list",
@@ -114,12 +114,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             return _unforeseen()
-        sys.stderr.write(
-            f"msseg: [environment.memory] out of memory ({' '.join(str(error).split())[:200]}) -> "
-            "free some, or lower train.batch_size=... sample.size=... data.workers=...; "
-            "nothing is half written\n"
+        return _told(
+            Problem(
+                "environment.memory",
+                "out of memory; nothing is half written",
+                found=" ".join(str(error).split())[:200],
+                remedy="free some and give the same command again, or with data.workers=1, or with "
+                "a smaller train.batch_size or sample.size",
+                exit_code=ExitCode.ENVIRONMENT,
+            )
         )
-        return ExitCode.ENVIRONMENT
     except Exception:
         return _unforeseen()
 
@@ -150,12 +154,25 @@ def _unwinding() -> Iterator[None]:
 
 def _environment(error: OSError) -> int:
     """Error (exit 5) for a full disk, missing permissions and the like."""
-    name = f" ({error.filename})" if error.filename else ""
-    sys.stderr.write(
-        f"msseg: [environment] {error.strerror or error}{name} -> check free space and "
-        "permissions, or choose other folders with paths.runs=... paths.cache=...\n"
+    in_the_way = isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError)
+    return _told(
+        Problem(
+            "environment.in_the_way" if in_the_way else "environment.files",
+            error.strerror or str(error),
+            file=error.filename,
+            remedy="a file stands where a folder is needed, or a folder where a file is: move it "
+            "away, or name another place"
+            if in_the_way
+            else "check free space and permissions, then give the same command again, or name "
+            "another folder: settings paths.runs=FOLDER paths.cache=FOLDER, or the option",
+            exit_code=ExitCode.ENVIRONMENT,
+        )
     )
-    return ExitCode.ENVIRONMENT
+
+
+def _told(problem: Problem) -> int:
+    sys.stderr.write(f"msseg: {problem}\n")
+    return int(problem.exit_code)
 
 
 def _quiet_start() -> None:

@@ -106,11 +106,10 @@ def main(arguments: Sequence[str]) -> ExitCode:
     model = stored.find_model(options.model, options.mlruns)
     if not all(single):
         return predict_many(model, options)
-    method, _ = stored.load_method(model, options.settings)
+    from msseg_lightning.run.predict.data_set import apply_to_pair
+
     subject = predict.pair_subject("pair", options.baseline, options.followup, options.brain)
-    prediction = method.predict(subject)
-    record = predict.side_car(prediction, model, stored.recorded_settings(options.settings))
-    predict.write_prediction(prediction, options.output, options.probability, record)
+    record = apply_to_pair(model, subject, options.output, options.probability, options.settings)
     sys.stdout.write(
         f"{options.output}: {record['new_lesion_volume_mm3']} mm3 of new lesions in "
         f"{record['new_lesion_voxels']} voxels\n"

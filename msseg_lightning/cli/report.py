@@ -34,6 +34,8 @@ def main(arguments: Sequence[str]) -> ExitCode:
     output = Path(options.output) if options.output else folder.report_file
     if options.output:
         refuse_overwrites([(output, is_text_with(GENERATOR))], field="--output")
+    if options.pictures and not Path(options.pictures).is_dir():
+        refuse_overwrites([(Path(options.pictures), lambda _: False)], field="--pictures")
     sys.stdout.write(f"{build_report(folder, output)}\n")
     if options.pictures:
         files = write_pictures(context_of(folder, str), Path(options.pictures))

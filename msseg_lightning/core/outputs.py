@@ -40,7 +40,8 @@ def refuse_overwrites(
                     file=output,
                     field=field,
                     expected="a new file, or one that an earlier call wrote here",
-                    remedy="choose another file name or folder",
+                    remedy="choose another file name or folder, or move that file away (those "
+                    "that an earlier version wrote are not known either)",
                     exit_code=ExitCode.CONFIG,
                 )
             )

@@ -18,7 +18,7 @@ import dataclasses
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,15 +87,6 @@ def quantise(data: NDArray[np.generic], top: int) -> tuple[NDArray[np.uint32], f
     return np.clip(words, 0, top, out=words).astype(np.uint32), scale, zero
 
 
-def inside_of(images: Iterable[NDArray[np.generic]]) -> NDArray[np.bool_]:
-    """(X, Y, Z) bool, where any image differs from 0; stands in for a missing brain mask.
-
-    It holds no voxel where all images are 0, e.g. the difference of two equal visits; nothing is
-    found in such images.
-    """
-    return np.asarray(np.any([np.asarray(data) != 0 for data in images], axis=0))
-
-
 class PreparedSubject:
     """One prepared pair, read through memory maps.
 
@@ -147,6 +138,23 @@ class PreparedSubject:
     def stack(self, names: Sequence[str]) -> NDArray[np.float32]:
         """(C, X, Y, Z) float32 of several images."""
         return np.stack([self.image(name) for name in names])
+
+    def inside(self, names: Sequence[str] | None = None) -> NDArray[np.bool_]:
+        """(X, Y, Z) bool, where any of some images differs from 0: where systems predict.
+
+        It holds no voxel where all of them are 0, e.g. in the difference of two equal visits;
+        nothing is found in such images.
+
+        Args:
+            names: of the images; None takes all.
+        """
+        found = np.zeros(self.grid.shape, bool)
+        for name in self.image_names if names is None else names:
+            layer = self.layer(name)
+            if layer.kind != "image":
+                raise self._unknown(name, "image")
+            found |= _bits(self.array(layer.file), layer) != layer.zero
+        return found
 
     def patch(self, names: Sequence[str], box: tuple[slice, slice, slice]) -> NDArray[np.float32]:
         """(C, x, y, z) float32 of several images inside a box; reads only that box.
@@ -390,7 +398,7 @@ class PreparedSubject:
             save(file, plane)
         found = dict(masks) | {name: np.asarray(data) >= 0.5 for name, data in soft.items()}
         if BRAIN not in found:
-            found[BRAIN] = inside_of(images.values())
+            found[BRAIN] = np.any([np.asarray(data) != 0 for data in images.values()], axis=0)
         for name, mask in found.items():
             save(_voxel_file(name), _candidates(mask, loaded.subject.id, name))
         write_record(
@@ -413,8 +421,8 @@ class PreparedSubject:
         return PreparedSubject.open(folder)
 
 
-def _decode(words: NDArray[Any], layer: Layer, values: NDArray[np.float32]) -> None:
-    """Decode one layer of words into float32; the last axis of ``words`` is contiguous."""
+def _bits(words: NDArray[Any], layer: Layer) -> NDArray[Any]:
+    """Return the integers of one layer; the last axis of ``words`` is contiguous."""
     shift = layer.shift
     if words.itemsize == 4 and shift % 16 == 0 and layer.bits <= 16:
         # a visit is half of a word: converted from where it lies, without a shifted copy
@@ -423,6 +431,12 @@ def _decode(words: NDArray[Any], layer: Layer, values: NDArray[np.float32]) -> N
         words = words >> words.dtype.type(shift)
     if shift + layer.bits < 8 * words.itemsize:
         words = words & words.dtype.type((1 << layer.bits) - 1)
+    return words
+
+
+def _decode(words: NDArray[Any], layer: Layer, values: NDArray[np.float32]) -> None:
+    """Write the float32 values of one layer into ``values``; see ``_bits``."""
+    words = _bits(words, layer)
     np.subtract(words, np.float32(layer.zero), out=values, dtype=np.float32, casting="unsafe")
     values *= np.float32(layer.scale)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,9 @@ from msseg_lightning.core.volume import Affine, Grid, Volume
 BASELINE = "baseline_flair"
 FOLLOWUP = "followup_flair"
 TARGET = "new_lesions"
-"""The consensus mask of new lesions. Raters: ``new_lesions_rater1`` .. ``new_lesions_rater4``."""
+"""The consensus mask of new lesions."""
+RATER = f"{TARGET}_rater"
+"""How names of single raters' masks begin: ``new_lesions_rater1`` .. ``new_lesions_rater4``."""
 BRAIN = "brain"
 BASELINE_LESIONS = "baseline_lesions"
 FOLLOWUP_LESIONS = "followup_lesions"
@@ -73,6 +75,15 @@ class LongitudinalSubject:
         """All files of the pair, by name."""
         return {**self.images, **self.masks}
 
+    def with_raters(self, names: Collection[str]) -> LongitudinalSubject:
+        """The same pair with only those masks of single raters that are named."""
+        masks = {
+            name: path
+            for name, path in self.masks.items()
+            if not name.startswith(RATER) or name in names
+        }
+        return dataclasses.replace(self, masks=masks)
+
 
 @dataclasses.dataclass(frozen=True)
 class Native:
@@ -101,6 +112,7 @@ class LoadedSubject:
         to_native: (4, 4) world of the working space -> world of the native grid; the identity
             unless a registration moved the native image.
         notes: what happened, in plain words; travels with the prediction.
+        sha256: name of a file -> hex digest of the bytes that were read.
     """
 
     subject: LongitudinalSubject
@@ -108,6 +120,7 @@ class LoadedSubject:
     native: Native
     to_native: Affine = dataclasses.field(default_factory=lambda: np.eye(4))
     notes: tuple[str, ...] = ()
+    sha256: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def grid(self) -> Grid:

@@ -152,8 +152,8 @@ def _attempt(function: Callable[..., Any], name: str, item: Any, step: str) -> O
                     f"{step}.environment",
                     f"{name}: {error or 'out of memory'}",
                     field=name,
-                    remedy="check free space, memory and permissions, then give the same "
-                    "command again",
+                    remedy="check free space, memory and permissions, or name another folder, "
+                    "then give the same command again: what is done is kept",
                     exit_code=ExitCode.ENVIRONMENT,
                 ),
             )

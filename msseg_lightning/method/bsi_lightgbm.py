@@ -213,7 +213,7 @@ class BsiLightgbm:
             raise _no_lesions(
                 "data.no_reference",
                 f"training pairs without a reference mask: {', '.join(missing[:10])}",
-                "leave these pairs out (their folder, or a split file)",
+                "leave these pairs out: split=file split.path=FILE with the others",
             )
         positive: dict[str, bool] = {}
         for pair in prepared:

@@ -71,7 +71,8 @@ class DerivedImage:
                     field="out_of_fold",
                     found=f"{len(self.sources)} model(s)",
                     expected="one that has not seen the patient",
-                    remedy="fit the stage out of fold (out_of_fold: 4), or on other patients",
+                    remedy="fit the stage out of fold, ++stages.NAME.out_of_fold=4, or give it "
+                    "data of other patients",
                     exit_code=ExitCode.DATA,
                 )
             )

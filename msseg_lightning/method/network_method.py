@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from msseg_lightning.core.method import NO_CONTEXT, FitContext
 from msseg_lightning.core.prediction import Prediction
-from msseg_lightning.core.prepared import PreparedSubject, inside_of
+from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.core.subject import BRAIN, LongitudinalSubject
+from msseg_lightning.core.subject import BRAIN, TARGET, LongitudinalSubject
 from msseg_lightning.infer.sliding_window import UNSEEN_LOGIT, SlidingWindow
 from msseg_lightning.method.derived_image import DerivedImage
 from msseg_lightning.network.weights import load_weights, save_weights
@@ -113,7 +113,12 @@ class NetworkMethod:
         folder: Path,
         context: FitContext = NO_CONTEXT,
     ) -> None:
-        """Prepare all pairs, then fit, or continue the fit in ``folder``."""
+        """Prepare all pairs, then fit, or continue the fit in ``folder``.
+
+        Raises:
+            MssegError: the hardware is not here (exit 5), before anything is prepared.
+        """
+        self.hardware.require()
         prepared = self.cache.prepare([*train, *val])
         target = self.channels.target
         for name in self.channels.targets:
@@ -166,11 +171,11 @@ class NetworkMethod:
         """
         infer = infer or self.infer
         assert infer is not None, "this stage predicts nothing"
-        prepared = self._with_images(self.cache.prepare([subject])[0])
         device = self._device()
+        prepared = self._with_images(self.cache.prepare([subject])[0])
         network = self.task.network.to(device)
         images = prepared.stack(self.channels.images)
-        inside = inside_of(images)
+        inside = prepared.inside(self.channels.images)
         logit = infer.level == "logit"
         outside = UNSEEN_LOGIT if logit else 0.0  # what the map is where no window looked
         found = np.full(inside.shape, outside, np.float32)
@@ -236,6 +241,7 @@ class NetworkMethod:
         return prepared
 
     def _device(self) -> torch.device:
+        self.hardware.require(devices=1)
         gpu = self.hardware.accelerator != "cpu" and torch.cuda.is_available()
         return torch.device("cuda" if gpu else "cpu")
 
@@ -243,13 +249,16 @@ class NetworkMethod:
     def _require_masks(subjects: Sequence[PreparedSubject], target: str) -> None:
         missing = [subject.id for subject in subjects if target not in subject.mask_names]
         if missing:
+            misspelt = all(TARGET in subject.mask_names for subject in subjects)
             raise MssegError(
                 Problem(
                     "data.no_reference",
                     f"training pairs without a reference mask: {', '.join(missing[:10])}",
                     field=target,
                     expected="a mask for every training pair",
-                    remedy="leave these pairs out (their folder, or a split file)",
+                    remedy=f"channels.target={TARGET}"
+                    if misspelt
+                    else "leave these pairs out: split=file split.path=FILE with the others",
                 )
             )
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from msseg_lightning.core.prepared import PreparedSubject, inside_of
+from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP
 
 Window = Callable[..., Tensor]
@@ -46,7 +46,7 @@ class ProbabilityDifference:
         """(X, Y, Z) float32 in [0, 1] of one visit."""
         device = next((weight.device for weight in network.parameters()), torch.device("cpu"))
         scan = prepared.stack([image])
-        inside = inside_of(scan)
+        inside = prepared.inside([image])
         if not inside.any():
             return np.zeros(prepared.grid.shape, np.float32)
         answer = self.infer(

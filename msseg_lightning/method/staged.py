@@ -67,7 +67,8 @@ class FittedStage:
                     field=f"stages.{self.name}.out_of_fold",
                     found=str(len(self.sources)),
                     expected="1, where a later stage uses its network",
-                    remedy="fit it once (out_of_fold: 1), or use its maps (uses.images.NAME)",
+                    remedy=f"++stages.{self.name}.out_of_fold=1, or use the stage under "
+                    "uses.images instead, as an image of every pair",
                     exit_code=ExitCode.CONFIG,
                 )
             )
@@ -82,7 +83,10 @@ class FittedStage:
                     f"stage {self.name!r} makes no images",
                     field=f"stages.{self.name}.maps",
                     expected="a class that turns a network and a pair into an image",
-                    remedy="give the stage `maps:`, or use another stage",
+                    remedy=f"'+stages.{self.name}.maps={{_target_: msseg_lightning.method."
+                    "probability_difference.ProbabilityDifference, infer: ${infer}}', or use "
+                    "another stage",
+                    exit_code=ExitCode.CONFIG,
                 )
             )
         return DerivedImage(name, self.maps, self.sources)
@@ -154,7 +158,11 @@ class Stage:
                     field=f"stages.{self.name}.read",
                     found=f"{len(own)} pairs, {len(patients)} patients whom the run does not test",
                     expected=f"{self.out_of_fold} or more: a network out of fold leaves some out",
-                    remedy="give the stage other data",
+                    remedy=f"++stages.{self.name}.out_of_fold={len(patients)}, or more patients"
+                    if patients
+                    else "give the stage data of its own: "
+                    f"'+stages.{self.name}.read={{_target_: msseg_lightning.read.msseg2.Msseg2, "
+                    "root: FOLDER}'",
                 )
             )
         sources, keys = [], []

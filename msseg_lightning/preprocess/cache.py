@@ -6,18 +6,19 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from filelock import FileLock
 
 from msseg_lightning.core.files import flush_folder
+from msseg_lightning.core.input_hash import changed_input
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import MssegError
-from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.core.subject import LoadedSubject, LongitudinalSubject
 from msseg_lightning.core.subject_map import MapResult, SupportsSubmit, map_subjects
-from msseg_lightning.preprocess.pipeline import Load, Preprocess
+from msseg_lightning.preprocess.pipeline import Load, Preprocess, file_hashes
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class PreparedCache:
         load: reads a pair.
         workers: processes; each holds about one pair in memory at a time.
         verify: compare checksums whenever an entry is taken from disk (about 0.3 s per GB).
+        raters: masks of single raters that are prepared too; the others are never read.
     """
 
     def __init__(
@@ -45,16 +47,19 @@ class PreparedCache:
         load: Load,
         workers: int = 1,
         verify: bool = True,
+        raters: Collection[str] = (),
     ) -> None:
         self.folder = Path(folder)
         self.preprocess = preprocess
         self.load = load
         self.workers = max(1, workers)
         self.verify = verify
+        self.raters = frozenset(raters)
 
     def place(self, subject: LongitudinalSubject) -> Path:
         """Folder of the entry of a pair, whether it exists or not."""
-        return self.folder / f"{subject.id}-{self.preprocess.key(subject)[:24]}"
+        subject = subject.with_raters(self.raters)
+        return self._place(subject, file_hashes(subject))
 
     def prepare(
         self, subjects: Sequence[LongitudinalSubject], executor: SupportsSubmit | None = None
@@ -78,7 +83,7 @@ class PreparedCache:
         pieces: int | None = None,
     ) -> MapResult[None]:
         """Build missing entries; report the pairs that exist now and the errors of the others."""
-        named = {subject.id: subject for subject in subjects}
+        named = {subject.id: subject.with_raters(self.raters) for subject in subjects}
         missing = dict(named)
         if executor is None:  # a process takes seconds to start, only to find that all is there
             with ThreadPoolExecutor(self.workers) as threads:
@@ -99,7 +104,8 @@ class PreparedCache:
     def _ensure(self, subject: LongitudinalSubject) -> None:
         if not all(file.is_file() for file in subject.files().values()):
             self.load(subject)  # says what is wrong; hashing a named pipe would wait for ever
-        place = self.place(subject)
+        hashes = file_hashes(subject)
+        place = self._place(subject, hashes)
         if self._is_complete(place):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -111,8 +117,9 @@ class PreparedCache:
                 shutil.rmtree(place)
             temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.folder))
             try:
-                prepared = self.preprocess.run(self.load(subject))
-                PreparedSubject.write(prepared, temporary)
+                loaded = self.load(subject)
+                _refuse_changed(loaded, hashes)
+                PreparedSubject.write(self.preprocess.run(loaded), temporary)
                 temporary.chmod(0o777 & ~_umask())
                 temporary.rename(place)
                 flush_folder(self.folder)
@@ -129,6 +136,9 @@ class PreparedCache:
         except (MssegError, OSError):
             return False
 
+    def _place(self, subject: LongitudinalSubject, hashes: Mapping[str, str]) -> Path:
+        return self.folder / f"{subject.id}-{self.preprocess.key(subject, hashes)[:24]}"
+
     def _is_complete(self, place: Path) -> bool:
         if not place.is_dir():
             return False
@@ -139,6 +149,18 @@ class PreparedCache:
         except MssegError:
             return False
         return True
+
+
+def _refuse_changed(loaded: LoadedSubject, hashes: Mapping[str, str]) -> None:
+    """What was read must be what the entry is named by.
+
+    Raises:
+        MssegError: with every file that was replaced in between (exit 3).
+    """
+    files = loaded.subject.files()
+    changed = [name for name, found in loaded.sha256.items() if found != hashes[name]]
+    if changed:
+        raise MssegError([changed_input(loaded.subject.id, name, files[name]) for name in changed])
 
 
 def _umask() -> int:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from msseg_lightning.core.files import sha256_file
+from msseg_lightning.core.input_hash import input_hash
 from msseg_lightning.core.subject import LoadedSubject, LongitudinalSubject
 from msseg_lightning.preprocess.step import FittedStep, Step, describe
 
 Load = Callable[[LongitudinalSubject], LoadedSubject]
 """Reads and checks the files of a pair; given by ``read``."""
+
+
+def file_hashes(subject: LongitudinalSubject) -> dict[str, str]:
+    """SHA-256 of every file of a pair, by name."""
+    return {name: input_hash(path) for name, path in subject.files().items()}
 
 
 class Preprocess:
@@ -60,20 +65,24 @@ class Preprocess:
         """Class, version and parameters of every operator, as JSON values."""
         return [describe(step) for step in self.steps]
 
-    def key(self, subject: LongitudinalSubject) -> str:
+    def key(self, subject: LongitudinalSubject, hashes: Mapping[str, str] | None = None) -> str:
         """Hex digest of everything that decides the result.
 
         The bytes of every file, what the subject says about them, and the operators with their
         parameters, versions and landmarks. Paths are not part of it: a moved data set is not
         prepared again.
+
+        Args:
+            subject: the pair.
+            hashes: SHA-256 of its files by name, where they are known.
         """
-        files = subject.files()
+        hashes = file_hashes(subject) if hashes is None else hashes
         content = {
             "subject": subject.id,
             "patient": subject.patient,
             "reversed_time": subject.reversed_time,
             "facts": dataclasses.asdict(subject.facts),
-            "files": {name: sha256_file(path) for name, path in sorted(files.items())},
+            "files": dict(sorted(hashes.items())),
             "to_native": {name: way.tolist() for name, way in sorted(subject.to_native.items())},
             "steps": self.recipe(),
         }

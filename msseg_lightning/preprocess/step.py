@@ -84,7 +84,8 @@ def common_grid(subject: LoadedSubject, step: object) -> Grid:
                     f"{name} {volume.grid.shape}" for name, volume in subject.volumes.items()
                 ),
                 expected="one grid",
-                remedy="put HalfwayRegistration first in the preprocessing chain",
+                remedy="preprocess=nonzero_zscore_native, or put HalfwayRegistration before this "
+                "step in a chain of your own",
                 exit_code=ExitCode.CONFIG,
             )
         ) from error
@@ -105,7 +106,8 @@ def mask_of(subject: LoadedSubject, name: str, step: object) -> NDArray[np.bool_
                 field=name,
                 found=", ".join(subject.volumes),
                 expected=name,
-                remedy="put the step that makes this mask earlier in the preprocessing chain",
+                remedy="preprocess=brain_zscore, or put the step that makes this mask before this "
+                "step in a chain of your own",
                 exit_code=ExitCode.CONFIG,
             )
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from msseg_lightning.core.subject import (
 from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.read.geometry import in_order_of, resample_through
 from msseg_lightning.read.mirror import looks_mirrored
-from msseg_lightning.read.nifti import DEFAULT, GateOptions, inspect_volume
+from msseg_lightning.read.nifti import DEFAULT, FileFacts, GateOptions, inspect_volume
 
 LARGEST_BRAIN_FRACTION = 0.98
 """Largest plausible share of brain voxels; a tightly cropped brain fills half of its box."""
@@ -37,7 +38,10 @@ def check_subject(subject: LongitudinalSubject, options: GateOptions = DEFAULT) 
 
 
 def inspect_subject(
-    subject: LongitudinalSubject, options: GateOptions = DEFAULT, order: int = 3
+    subject: LongitudinalSubject,
+    options: GateOptions = DEFAULT,
+    order: int = 3,
+    facts: dict[Path, FileFacts] | None = None,
 ) -> tuple[dict[str, Volume], list[Problem]]:
     """Read all files of a pair, check each and compare them with each other.
 
@@ -47,6 +51,7 @@ def inspect_subject(
         subject: the pair.
         options: exceptions to the default rules.
         order: of the splines by which images with a known transform are resampled.
+        facts: where given, those of every file that could be unpacked are put there.
 
     Returns:
         The volumes that could be read, in one storage order (that of the follow-up, or of the
@@ -63,7 +68,9 @@ def inspect_subject(
             allowed = dataclasses.replace(allowed, soft_labels=False)
         if not is_reference(name):
             allowed = dataclasses.replace(allowed, label_values={})
-        volume, found = inspect_volume(subject.masks[name], "mask", allowed, subject.root)
+        volume, found = inspect_volume(
+            subject.masks[name], "mask", allowed, subject.root, facts=facts
+        )
         if not is_reference(name):
             found = [_plain_values(item, name) for item in found]
         if name == BRAIN:
@@ -74,7 +81,7 @@ def inspect_subject(
     brain = volumes.get(BRAIN)
     for name, path in subject.images.items():
         volume, found = inspect_volume(
-            path, "image", options, subject.root, None if brain is None else brain.data
+            path, "image", options, subject.root, None if brain is None else brain.data, facts
         )
         problems += [_with_role(item, subject, name) for item in found]
         if volume is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from msseg_lightning.core.subject import (
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.read.gate import inspect_subject
 from msseg_lightning.read.geometry import in_order_of
-from msseg_lightning.read.nifti import DEFAULT, GateOptions, native_of, read_volume
+from msseg_lightning.read.nifti import DEFAULT, FileFacts, GateOptions
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,8 @@ def load_subject(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -
     Raises:
         MssegError: with everything that is wrong with the pair.
     """
-    volumes, problems = inspect_subject(subject, options)
+    facts: dict[Path, FileFacts] = {}
+    volumes, problems = inspect_subject(subject, options, facts=facts)
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
         raise MssegError(errors)
@@ -46,8 +48,8 @@ def load_subject(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -
             logging.DEBUG if problem.code == "mask.empty" else logging.WARNING, "%s", problem
         )
     notes = [str(problem) for problem in problems]
-    native_name = _native_name(subject)
-    native = native_of(subject.files()[native_name], options, subject.root)
+    files = subject.files()
+    native = facts[files[_native_name(subject)]].native
     volumes = {name: in_order_of(volume, native.grid.affine) for name, volume in volumes.items()}
     change = volumes.pop(CHANGE, None)
     if change is not None and TARGET not in volumes:
@@ -60,7 +62,8 @@ def load_subject(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -
         )
         volumes[TARGET] = Volume(new, change.affine, "mask")
         notes.append(f"{kept} of {lesions} changed lesions are brighter at follow-up: new lesions")
-    return LoadedSubject(subject, volumes, native, notes=tuple(notes))
+    sha256 = {name: facts[path].sha256 for name, path in files.items()}
+    return LoadedSubject(subject, volumes, native, notes=tuple(notes), sha256=sha256)
 
 
 def new_lesions_of_change(
@@ -98,33 +101,6 @@ def new_lesions_of_change(
     keep = total > 0  # the sign of the sum is the sign of the mean
     keep[0] = False
     return keep[labels].astype(np.uint8), int(keep.sum()), count
-
-
-def count_new_lesions(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -> int | None:
-    """Number of new lesions of a pair (components through faces); None without a reference.
-
-    Raises:
-        MssegError: the files are refused.
-    """
-    reference = _reference(subject, options)
-    return None if reference is None else label_lesions(np.asarray(reference.data) > 0.5)[1]
-
-
-def has_new_lesions(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -> bool | None:
-    """Whether a pair has new lesions; None without a reference.
-
-    Raises:
-        MssegError: the files are refused.
-    """
-    reference = _reference(subject, options)
-    return None if reference is None else bool(reference.data.any())
-
-
-def _reference(subject: LongitudinalSubject, options: GateOptions) -> Volume | None:
-    """The mask of new lesions alone, where it is a file; otherwise the whole pair is needed."""
-    if TARGET in subject.masks:
-        return read_volume(subject.masks[TARGET], "mask", options, subject.root)
-    return load_subject(subject, options).volumes[TARGET] if CHANGE in subject.masks else None
 
 
 def _native_name(subject: LongitudinalSubject) -> str:

@@ -175,6 +175,7 @@ def read_volume(
     options: GateOptions = DEFAULT,
     root: Path | None = None,
     brain: NDArray[np.generic] | None = None,
+    facts: dict[Path, FileFacts] | None = None,
 ) -> Volume:
     """Read and check one file; warnings are logged.
 
@@ -184,11 +185,12 @@ def read_volume(
         options: exceptions to the default rules.
         root: data root, cut from messages; the file must lie below it.
         brain: (X, Y, Z) mask for ``allow_nan_outside_brain``.
+        facts: see :func:`inspect_volume`.
 
     Raises:
         MssegError: with everything that is wrong with the file.
     """
-    volume, problems = inspect_volume(path, kind, options, root, brain)
+    volume, problems = inspect_volume(path, kind, options, root, brain, facts)
     if volume is None:
         raise MssegError([problem for problem in problems if problem.severity == "error"])
     for problem in problems:
@@ -199,14 +201,37 @@ def read_volume(
     return volume
 
 
+@dataclasses.dataclass(frozen=True)
+class FileFacts:
+    """What is known of a file that was read, beside its voxels.
+
+    Args:
+        native: its space.
+        sha256: hex digest of the bytes that were unpacked.
+    """
+
+    native: Native
+    sha256: str
+
+
 def inspect_volume(
     path: Path,
     kind: Kind = "image",
     options: GateOptions = DEFAULT,
     root: Path | None = None,
     brain: NDArray[np.generic] | None = None,
+    facts: dict[Path, FileFacts] | None = None,
 ) -> tuple[Volume | None, list[Problem]]:
-    """Like :func:`read_volume`, with all problems returned; the volume is None after an error."""
+    """Like :func:`read_volume`, with all problems returned; the volume is None after an error.
+
+    Args:
+        path: see :func:`read_volume`, as the next four.
+        kind: see there.
+        options: see there.
+        root: see there.
+        brain: see there.
+        facts: where given, those of the file are put there, unless it cannot be unpacked.
+    """
     try:
         stream, header, problems = _open(path, options, root)
         if header is None:
@@ -214,6 +239,8 @@ def inspect_volume(
         buffer, extra = stream.body(header.bytes_expected)
     except MssegError as error:
         return None, list(error.problems)
+    if facts is not None:
+        facts[path] = FileFacts(Native(header.grid, _geometry_only(header)), stream.sha256())
     if extra:
         problems.append(
             Problem(
@@ -255,16 +282,6 @@ def read_header(
     if header is None:
         raise MssegError([problem for problem in problems if problem.severity == "error"])
     return header, problems
-
-
-def native_of(path: Path, options: GateOptions = DEFAULT, root: Path | None = None) -> Native:
-    """Grid of a file, and its header reduced to geometry.
-
-    Raises:
-        MssegError: the header is refused.
-    """
-    header, _ = read_header(path, options, root)
-    return Native(header.grid, _geometry_only(header))
 
 
 def native_from_grid(grid: Grid) -> Native:

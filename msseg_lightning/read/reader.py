@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import logging
@@ -57,7 +58,10 @@ def existing_root(root: str | Path) -> Path:
     Raises:
         MssegError: it is not a folder.
     """
-    path = Path(root).expanduser()
+    path = Path(root)
+    if not path.is_dir():
+        with contextlib.suppress(RuntimeError):  # there is no user of this name
+            path = path.expanduser()
     if not path.is_dir():
         raise MssegError(
             Problem(

@@ -15,6 +15,7 @@ import numpy as np
 from isal import isal_zlib
 from isal.isal_zlib import IsalError
 
+from msseg_lightning.core.input_hash import Input
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -69,7 +70,8 @@ class Stream:
                         remedy="check that this is one 3D scan",
                     )
                 )
-            self.packed = path.read_bytes()
+            self._input = Input(path)
+            self.packed = self._input.content
         except OSError as error:
             raise MssegError(
                 Problem(
@@ -96,6 +98,10 @@ class Stream:
                 )
             )
         self.is_gzip = self.packed.startswith(GZIP_MAGIC)
+
+    def sha256(self) -> str:
+        """Hex digest of the file's bytes, those that are unpacked here."""
+        return self._input.sha256()
 
     def head(self) -> bytes:
         """The first unpacked bytes: header and extension flag, fewer where the file is short."""

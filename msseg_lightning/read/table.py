@@ -26,6 +26,7 @@ from msseg_lightning.core.subject import (
 from msseg_lightning.read.identity import shared_scans
 from msseg_lightning.read.participants import FACT_COLUMNS, facts_of_row
 from msseg_lightning.read.reader import check_id, check_ids, raise_errors, warnings_of
+from msseg_lightning.read.unused import Unused, add_unnamed
 
 REQUIRED = ("id", BASELINE, FOLLOWUP)
 MASK_COLUMNS = (
@@ -127,9 +128,17 @@ class TableReader:
             )
             for problem in shared_scans(found, name)
         ]
-        self._warnings = warnings_of(problems)
+        unused = Unused()
+        add_unnamed(unused, self._root(), self._named(found))
+        self._warnings = [*warnings_of(problems), *unused.problems()]
         raise_errors(problems)
         return found
+
+    def _named(self, subjects: Sequence[LongitudinalSubject]) -> Iterator[Path]:
+        for subject in subjects:
+            yield from subject.images.values()
+            yield from subject.masks.values()
+        yield from (self.manifest.parent / path for path in self.outputs().values())
 
     def outputs(self) -> dict[str, Path]:
         """Id -> file in the column ``output``, where there is one; ``subjects`` comes first."""
@@ -137,7 +146,7 @@ class TableReader:
         return {row["id"]: Path(row["output"]) for _, row in rows if row.get("output")}
 
     def skipped(self) -> list[Problem]:
-        """Warnings of the last call of ``subjects``, also on unused columns and cells."""
+        """Warnings of the last call of ``subjects``, also on unused columns, cells and files."""
         return list(self._warnings)
 
     def order(self) -> list[str]:

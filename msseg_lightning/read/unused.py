@@ -25,6 +25,10 @@ _KINDS = {
         "rename them, or nothing to do",
     ),
     "mask": ("masks were not used", "rename or move them if they belong to a pair"),
+    "unnamed": (
+        "images and masks beside those of a table are named in no row",
+        "name them in the table, or nothing to do",
+    ),
     "image": ("images were not used", "nothing to do, or rename those that belong to a pair"),
     "file": ("files were not used", "nothing to do, or rename those that belong to a pair"),
     "folder": ("folders hold no file that was used", "nothing to do, or complete them"),
@@ -61,7 +65,7 @@ class Unused:
         """Add one item.
 
         Args:
-            kind: ``row``, ``column``, ``mask``, ``image``, ``file`` or ``folder``.
+            kind: ``row``, ``column``, ``mask``, ``image``, ``file``, ``folder`` or ``unnamed``.
             name: items of one name are reported together.
             place: the file or folder.
             why: what was expected instead.
@@ -125,6 +129,36 @@ def add_files(
             if file.endswith((".json", ".txt")) and _stem(path) in stems:
                 continue
             unused.add(_kind(file), _name(file), shown(Path(path), root))
+
+
+def add_unnamed(unused: Unused, root: Path, used: Iterable[Path]) -> None:
+    """Count the images and masks that lie in the folders of a table's files and are in no row.
+
+    A table says itself where its files lie, so that only their folders are looked at. What
+    ``msseg predict`` wrote there, a mask with its JSON, is no finding.
+
+    Args:
+        unused: where they are counted.
+        root: of the data set.
+        used: files that the table names.
+    """
+    kept = {os.path.normpath(path) for path in used}
+    for folder in sorted({Path(path).parent for path in kept}):
+        try:
+            files = sorted(file.name for file in folder.iterdir())
+        except OSError:  # said where the file is opened
+            continue
+        for file in files:
+            path = str(Path(folder, file))
+            stem = _stem(path).removesuffix("_probability")
+            if (
+                path not in kept
+                and _kind(file) != "file"
+                and not file.startswith(".")
+                and f"{Path(stem).name}_msseg.json" not in files
+                and not _SIMULATED.fullmatch(file)
+            ):
+                unused.add("unnamed", _name(file), shown(Path(path), root))
 
 
 def summary(problems: Sequence[Problem]) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from msseg_lightning.core.files import atomic_write
 from msseg_lightning.core.lesion import label_lesions
+from msseg_lightning.core.outputs import refuse_overwrites
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.core.wording import counted
 from msseg_lightning.evaluate.case_score import CaseScore, Lesion
@@ -269,12 +270,20 @@ def write_pictures(context: ReportContext, folder: Path, *, max_lesions: int = 6
 
     Returns:
         The files, in the order of the report. Pairs without a brain mask give none.
+
+    Raises:
+        MssegError: a file of this name was not written here (exit 2).
     """
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
     folder.mkdir(parents=True, exist_ok=True)
     scored = [(case, case.score) for case in context.cases if case.score is not None]
     shown = select([f for case, score in scored for f in findings_of(case.id, score)], max_lesions)
+    refuse_overwrites(
+        [(picture_file(folder, finding), _is_picture) for finding in shown], field="--pictures"
+    )
+    marked = PngImagePlugin.PngInfo()
+    marked.add_text("Software", page.GENERATOR)
     written = []
     for case in context.cases:
         wanted = [finding for finding in shown if finding.case == case.id]
@@ -287,11 +296,29 @@ def write_pictures(context: ReportContext, folder: Path, *, max_lesions: int = 6
             if own is None:
                 continue
             picture = pictures.lesion(view_point(own, finding.lesion))
-            file = folder / f"{case.id}_{finding.kind}_{finding.lesion.label}.png"
+            file = picture_file(folder, finding)
             with atomic_write(file) as temporary:
-                Image.fromarray(picture).save(temporary, format="PNG", optimize=True)
+                Image.fromarray(picture).save(
+                    temporary, format="PNG", optimize=True, pnginfo=marked
+                )
             written.append(file)
     return written
+
+
+def picture_file(folder: Path, finding: Finding) -> Path:
+    """Where the picture of a lesion is written."""
+    return folder / f"{finding.case}_{finding.kind}_{finding.lesion.label}.png"
+
+
+def _is_picture(file: Path) -> bool:
+    """Whether a file is a picture that ``write_pictures`` wrote."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as picture:
+            return picture.info.get("Software") == page.GENERATOR
+    except (OSError, ValueError):
+        return False
 
 
 def _pictures(case: str, volumes: CaseVolumes) -> CasePictures | None:

@@ -1,4 +1,4 @@
-"""The folder of one run: who owns it, what it was made from, what lies where."""
+"""The folder of one run."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from msseg_lightning.run.config.allow_list import (
     refuse_targets,
 )
 from msseg_lightning.run.config.compose import Config
-from msseg_lightning.run.config.keys import decides, hardware, precision
+from msseg_lightning.run.config.keys import MOVED, decides, hardware, precision
 from msseg_lightning.split.split import PARTS, Split, write_split
 
 RECORD = {"status?": str, "stages?": dict, "data_hash?": str, "split_hash?": str}
-"""What ``run.json`` may hold that is read again."""
+"""Fields of ``run.json``."""
 
 SPLIT_REMEDY = "restore the file, or train again with overwrite=true"
 
 SCORES = {"summary": dict, "cases": dict}
-"""What ``scores.json`` must hold."""
+"""Fields of ``scores.json``."""
 
 
 class RunFolder:
@@ -61,7 +61,7 @@ class RunFolder:
 
     @classmethod
     def of(cls, config: Config) -> RunFolder:
-        """Where a configuration's run lies."""
+        """The run folder of a configuration."""
         size = "" if config["size"] == "paper" else f"-{config['size']}"
         name = f"{data_name(config)}{size}-fold{config['fold']}-seed{config['seed']}"
         return cls(Path(config["paths"]["runs"]) / config["name"] / name)
@@ -93,7 +93,7 @@ class RunFolder:
         return read_config(self.config_file, "run.config_damaged", remedy)
 
     def record(self) -> dict[str, Any]:
-        """What is known about the run; empty before it began."""
+        """The content of ``run.json``; empty before the run began."""
         if not self.record_file.exists():
             return {}
         remedy = "delete it and give the `msseg train` command again, which writes it anew"
@@ -155,8 +155,8 @@ class RunFolder:
         fixed = {**trainer, "precision": precision(trainer)}  # on another machine auto is another
         write_settings(self.config_file, {**config, "trainer": fixed})
 
-    def disclaim(self) -> None:
-        """Take the claim back where it is all that lies here; the lock then removes the folder."""
+    def withdraw_claim(self) -> None:
+        """Remove the configuration again if nothing else is in the folder."""
         if not self._fitted() and not self.record_file.exists():
             self._clear()
 
@@ -210,7 +210,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Own the folder while running; the operating system frees it when the process dies.
+        """Lock the folder while running.
 
         A folder that holds nothing in the end is removed.
 
@@ -262,6 +262,18 @@ def read_config(file: Path, code: str, remedy: str) -> Config:
         content, changed = read_settings(file, read_stored_yaml)
     except (OSError, DamagedFileError) as error:
         content, changed = {}, getattr(error, "strerror", None) or str(error)
+    if changed is None and not MOVED.keys().isdisjoint(content):
+        raise MssegError(
+            Problem(
+                "run.version",
+                "the configuration is of an earlier version, whose settings had other names",
+                file=file,
+                field=", ".join(sorted(MOVED.keys() & content.keys())),
+                expected=", ".join(sorted(MOVED.values())),
+                remedy="train it again: the `msseg train` command with overwrite=true",
+                exit_code=ExitCode.MODEL,
+            )
+        )
     refuse_targets(content)
     refuse_interpolations(content)
     if changed is None:
@@ -290,13 +302,13 @@ def read_scores(file: Path) -> dict[str, Any]:
 
 
 def _placed(split: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of a split, then the part each pair is in."""
+    """The split as stored: its settings, then the part of each pair."""
     facts = {key: value for key, value in split.items() if key not in PARTS}
     return facts | {name: part for part in PARTS for name in split.get(part, ())}
 
 
 def data_name(config: Config) -> str:
-    """A short name of the data set: the folder it lies in."""
+    """Short name of the data set, from its folder."""
     root = config["read"].get("root") or config["read"].get("manifest") or "data"
     return Path(str(root)).resolve().name.split(".")[0]
 

@@ -1,4 +1,4 @@
-"""Patches around centres of a regular grid; those that hold lesions are favoured (S11).
+"""Patches around centres of a regular grid, with a share of centres near lesions (S11).
 
 The network answers for the middle of its patch alone, so that is what a centre is chosen for.
 """
@@ -20,7 +20,7 @@ from msseg_lightning.sample.patch import PatchSpec, three
 
 
 class ReinforcedCentres:
-    """Grids of centres over the volume; a share of the draws meets a condition.
+    """Draws centres of regular grids; a share of the draws contains the target.
 
     The middles of the patches, cubes of ``output`` voxels, are spread evenly over each axis from
     end to end. A reinforced centre is one of the finer grid whose middle holds a voxel of the
@@ -97,7 +97,7 @@ def grid_starts(shape: Sequence[int], edge: int, counts: tuple[int, int, int]) -
 
 
 class MiddleLoader(PatchLoader):
-    """Batches whose target is the middle of the patch, for networks that answer for no more.
+    """Batches whose target is the centre of the patch, for networks with a smaller output.
 
     Arguments are those of ``PatchLoader``, with a sampler that knows its ``output``.
 
@@ -107,7 +107,7 @@ class MiddleLoader(PatchLoader):
     sampler: ReinforcedCentres
 
     def assemble(self, images: torch.Tensor, labels: torch.Tensor, made: Sequence[str]) -> Batch:
-        """Cut the labels down to what the network answers for."""
+        """Crop the labels to the output of the network."""
         start = (self.sampler.size[0] - self.sampler.output) // 2
         part = slice(start, start + self.sampler.output)
         return super().assemble(images, labels[..., part, part, part].contiguous(), made)

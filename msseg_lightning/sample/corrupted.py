@@ -1,4 +1,4 @@
-"""Patches with parts replaced by noise, and what they were: how a network learns to fill them."""
+"""Corrupted patches and their originals, for training inpainting networks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Mask = NDArray[np.bool_]
 
 
 class Alteration(Protocol):
-    """Changes intensities of a patch in place; ``augment.fused.FusedAugment`` is one."""
+    """Protocol of intensity augmentation in place, as ``augment.fused.FusedAugment``."""
 
     def alter(
         self,
@@ -46,7 +46,7 @@ def fill_with_noise(image: Patch, where: Mask, generator: np.random.Generator) -
 
 
 def scale_of(image: Patch) -> tuple[float, float]:
-    """Mean and standard deviation of a patch, in which networks that fill patches count.
+    """Mean and standard deviation by which patches are standardised.
 
     Their norms forget brightness and contrast of what they see, so the patch that they are to make
     is told in the units of the one they are given: whichever scanner made it, it is the same task.
@@ -55,7 +55,7 @@ def scale_of(image: Patch) -> tuple[float, float]:
 
 
 def widened(mask: Mask, voxels: int) -> Mask:
-    """The mask and what lies within so many steps through faces: the soft edge of a lesion."""
+    """The mask dilated by a number of voxels."""
     if voxels < 1 or not mask.any():
         return mask
     return np.asarray(ndimage.binary_dilation(mask, iterations=voxels))
@@ -95,7 +95,7 @@ def random_ellipsoids(
 
 
 class Corrupted(Loader):
-    """Batches of (corrupted patch, the patch as it was); what is replaced, the subclass says.
+    """Base class of loaders of corrupted patches and their originals.
 
     ``Batch.target`` has two channels: the clean patch and the mask of the voxels replaced by noise
     (see ``loss.reconstruction``). Both visits of a pair serve, each as a scan of its own. Input and
@@ -168,7 +168,7 @@ class Corrupted(Loader):
 
 
 class LesionFreePatches(Corrupted):
-    """For an inpainting network: healthy patches of which random regions became noise.
+    """Patches without lesions in which random regions are replaced by noise.
 
     A drawn patch with a lesion voxel, or with too many bright ones (lesions nobody marked), is
     drawn again. When ``tries`` draws have failed the healthiest of them is taken, and regions keep
@@ -228,7 +228,7 @@ class LesionFreePatches(Corrupted):
 
 
 class LesionPatches(Corrupted):
-    """For a network that paints lesions: patches whose lesions became noise, and their mask.
+    """Patches in which lesions are replaced by noise, and their mask.
 
     The input has two channels, the corrupted patch and the mask of lesions. The arguments are those
     of ``Corrupted``.

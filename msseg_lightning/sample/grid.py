@@ -1,4 +1,4 @@
-"""Overlapping patches on a lattice: balanced epochs, negatives one after the other (S05, S25)."""
+"""Overlapping patches on a regular grid, with balanced batches (S05, S25)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from msseg_lightning.sample.patch import PatchSpec, three
 
 
 class GridSampler:
-    """Boxes at fixed distances inside the bounding box of the brain.
+    """Draws boxes at fixed distances inside the bounding box of the brain.
 
     The last box of an axis is pushed back to end with the brain's box; where that is shorter than a
     box, one box has it in its middle.
@@ -49,7 +49,7 @@ class GridSampler:
     def draw(
         self, subjects: Sequence[PreparedSubject], generator: np.random.Generator
     ) -> PatchSpec:
-        """Any box of any subject; ``GridLoader`` takes them in turn instead."""
+        """Draw a random box of a random subject; ``GridLoader`` takes them in order instead."""
         index = int(generator.integers(len(subjects)))
         starts = self.starts(subjects[index])
         start = starts[generator.integers(len(starts))]
@@ -87,12 +87,12 @@ class Boxes:
         return len(self.subject)
 
     def chosen(self, rows: NDArray[np.bool_]) -> Boxes:
-        """Some of them."""
+        """Select boxes by index."""
         return Boxes(self.subject[rows], self.centre[rows])
 
 
 class GridLoader(PatchLoader):
-    """Half of every batch holds new lesions, and every box without them comes once in a turn.
+    """Batches of which half contain new lesions; boxes without lesions are used once per epoch.
 
     Elements of the whole run are numbered; even numbers are positive, odd ones negative (both go
     to the other kind where one has none, e.g. without labels). Positives run through all positive

@@ -1,4 +1,4 @@
-"""Batches of patches as a function of the step, made by threads.
+"""Loader of batches of patches, as a function of the step.
 
 There is no state: batch ``n`` is computed from (seed, n), so a resumed run sees what an
 uninterrupted one would, in any order, with any number of threads. Elements are numbered across
@@ -25,7 +25,7 @@ from msseg_lightning.sample.patch import PatchSampler
 
 
 class PatchMaker(Protocol):
-    """Cuts and augments one patch; ``augment.fused.FusedAugment`` is one."""
+    """Protocol of objects that cut and augment one patch, as ``augment.fused.FusedAugment``."""
 
     def fill(
         self,
@@ -42,7 +42,7 @@ class PatchMaker(Protocol):
 
 @runtime_checkable
 class BatchMaker(Protocol):
-    """Cuts and augments a whole batch on a device; ``augment.batched.BatchedAugment`` is one."""
+    """Protocol of objects that cut and augment a batch, as ``augment.batched.BatchedAugment``."""
 
     def make(
         self,

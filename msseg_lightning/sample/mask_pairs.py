@@ -52,7 +52,7 @@ def lesion_f1(predicted: Mask, true: Mask, connectivity: Connectivity = 26) -> f
 
 @dataclasses.dataclass(frozen=True)
 class Corruption:
-    """What happens to a true mask before it counts as a prediction.
+    """Settings by which a true mask is corrupted to a predicted one.
 
     Args:
         most_lesions: true lesions of a pair, at most; foreign ones fill up, surplus ones go.
@@ -90,7 +90,7 @@ class Corruption:
 
 
 def bin_of(value: float, bins: int) -> int:
-    """Which of equal bins of [0, 1] a value falls into; 1 belongs to the last."""
+    """Index of the bin of [0, 1] that contains a value; 1 belongs to the last."""
     return min(int(value * bins + 1e-9), bins - 1)
 
 
@@ -264,7 +264,7 @@ class MaskPairLoader(PatchLoader):
         predicted[tuple(places[inside].T)] = True
 
     def _soften(self, predicted: Mask, generator: np.random.Generator) -> NDArray[np.float32]:
-        """A map as a network would give it."""
+        """Turn a mask into a probability map like that of a network."""
         change = self.corruption
         values = ndimage.gaussian_filter(
             predicted.astype(np.float32), generator.uniform(*change.blur_voxels)

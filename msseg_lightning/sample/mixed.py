@@ -1,4 +1,4 @@
-"""Batches of real pairs and of pairs made up from single scans, each kind with its weight."""
+"""Batches of real and synthetic pairs, with a weight for each kind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from msseg_lightning.sample.visit import Visit, VisitSource, visits_of
 
 
 class MixedPairs:
-    """Real patches first, then synthetic ones, in a fixed ratio.
+    """Loader of real and synthetic patches in a fixed ratio.
 
     ``Batch.weight`` is 1 for real and ``synthetic_weight`` for synthetic elements; a task must use
     it (``train.weighted.WeightedTask``).

@@ -1,4 +1,4 @@
-"""Where a patch lies."""
+"""Boxes of patches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from msseg_lightning.core.prepared import PreparedSubject
 
 @dataclasses.dataclass(frozen=True)
 class PatchSpec:
-    """One box to be cut.
+    """A box to cut.
 
     Args:
         subject: index among the subjects of the sampler's call.
@@ -30,7 +30,7 @@ class PatchSpec:
 
 
 class PatchSampler(Protocol):
-    """Chooses boxes. ``draw`` is a pure function: nothing is remembered between calls."""
+    """Protocol of samplers, which draw boxes; ``draw`` is a pure function."""
 
     @property
     def size(self) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""A fixed share of patches centred on lesions."""
+"""Sampling with a fixed share of patches centred on lesions."""
 
 from __future__ import annotations
 

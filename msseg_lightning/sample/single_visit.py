@@ -13,7 +13,7 @@ from msseg_lightning.sample.visit import FLAIR, LESIONS, VisitSource, visits_of
 
 
 class SingleVisitLoader(PatchLoader):
-    """Every visit that has a mask of all its lesions is a sample of its own.
+    """Loader of single visits that have a mask of all lesions.
 
     Channels of a batch are one scan and the mask of all lesions in it; whether it was the first or
     the second of its pair makes no difference. Name ``lesions`` as the sampler's target.

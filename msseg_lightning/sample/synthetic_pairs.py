@@ -1,4 +1,4 @@
-"""Two fake time points from one scan: lesions that are there are erased, others are painted in.
+"""Synthetic pairs from single scans: lesions are erased, others are painted in.
 
 A scan and the mask of all its lesions are cut and turned once and copied. Each lesion then meets
 one of four fates: erased from the first copy (it is new), from the second (it has vanished), from
@@ -38,7 +38,7 @@ from msseg_lightning.sample.visit import FLAIR, LESIONS, Visit
 
 COPIES = ("first_flair", "second_flair")
 TRIES = 20
-"""Donors looked at before a painted lesion is given up."""
+"""Number of donors that are tried for a painted lesion."""
 
 
 class Fate(enum.IntEnum):
@@ -57,7 +57,7 @@ ERASED = {  # copies of which a fate erases
     Fate.KEPT: (False, False),
 }
 PAINTED = ((True, False), (False, True), (True, True))
-"""Copies into which a lesion may be painted."""
+"""Time points into which a lesion may be painted."""
 
 
 class Placement(Protocol):
@@ -111,7 +111,7 @@ class Plan:
 
 
 class PairSynthesis:
-    """How a pair is made from one scan. Draws nothing but from the generator it is given.
+    """Settings and functions that make a pair from one scan.
 
     Args:
         sampler: where patches lie; each visit's mask has the name ``lesions``.
@@ -256,7 +256,7 @@ class PairSynthesis:
         network: nn.Module | None,
         lesions: Mask | None,
     ) -> None:
-        """Noise into ``where``, then the network's answer, in place."""
+        """Replace voxels by noise, then by the network's output, in place."""
         for image, mask, generator in zip(images, where, noise, strict=True):
             fill_with_noise(image, mask, generator)
         chosen = np.flatnonzero(where.any(axis=(1, 2, 3)))
@@ -276,7 +276,7 @@ class PairSynthesis:
 
 
 def run_frozen(network: nn.Module, images: Patch) -> Patch:
-    """The network's answer (N, K, X, Y, Z), without gradients, on the network's own device.
+    """Output of a network (N, K, X, Y, Z) without gradients, on the network's device.
 
     A single volume goes through twice: torch convolves one float32 volume far slower than two.
     """
@@ -289,7 +289,7 @@ def run_frozen(network: nn.Module, images: Patch) -> Patch:
 
 
 class Donors:
-    """Lesions of all scans, to be transplanted to the corresponding place of another brain.
+    """Lesions of all scans, for transplantation to the corresponding place of another brain.
 
     Brains correspond by their boxes: a place is carried from one to the other so that the first and
     last percent of the brain's voxels along each axis (right, anterior, superior) fall together,

@@ -1,4 +1,4 @@
-"""Patches anywhere in the brain, or anywhere in the volume."""
+"""Uniform sampling in the brain or the volume."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msseg_lightning.sample.patch import PatchSpec, lattice_centre, three
 
 
 class UniformSampler:
-    """Every subject equally often, then every voxel of the brain (or volume) equally often.
+    """Draws a subject uniformly, then a voxel of its brain or volume uniformly.
 
     A network that is slid over whole heads must meet scalp and air in training too: take
     ``volume`` wherever preprocessing leaves them in.

@@ -1,4 +1,4 @@
-"""One visit of a prepared subject, with the mask of all its lesions."""
+"""Single visits of prepared pairs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OF_VISIT = {BASELINE: BASELINE_LESIONS, FOLLOWUP: FOLLOWUP_LESIONS}
 
 
 class Visit(PreparedSubject):
-    """A prepared subject seen as a single scan: its volumes are also called flair and lesions.
+    """One visit of a prepared pair, with its volumes also named flair and lesions.
 
     Samplers and augmentation take it as they take any prepared subject.
 

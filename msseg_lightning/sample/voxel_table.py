@@ -1,4 +1,4 @@
-"""A table of voxels: what a classifier sees that knows single voxels and their neighbours (S01)."""
+"""Tables of voxels and their neighbours, for classifiers (S01)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Patch centres by weight: every voxel of a subject has a chance in proportion to its kind."""
+"""Sampling of patch centres with weights for masks."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from msseg_lightning.core.prepared import CANDIDATES, PreparedSubject, inside_of
+from msseg_lightning.core.prepared import CANDIDATES, PreparedSubject
 from msseg_lightning.core.subject import BRAIN, TARGET
 from msseg_lightning.sample.patch import PatchSpec, lattice_centre, three
 
 
 class WeightedSampler:
-    """Every subject equally often, then every voxel in proportion to its weight.
+    """Draws a subject uniformly, then a voxel in proportion to its weight.
 
     A voxel has the weight of the heaviest mask it lies in, and none outside all of them. The share
     of patches centred on lesions follows from the lesions' size: with 1 for brain and 100 for
@@ -59,7 +59,7 @@ class WeightedSampler:
     def _voxel(
         self, subject: PreparedSubject, generator: np.random.Generator
     ) -> tuple[NDArray[np.integer], str | None]:
-        """A voxel and the mask it counts for."""
+        """Draw a voxel and the mask it was drawn for."""
         names = list(self.weights)
         mass = np.array([self.weights[name] * self._count(subject, name) for name in names])
         if not mass.any():
@@ -79,8 +79,7 @@ class WeightedSampler:
         key = subject.folder, name
         if key not in self._counts:
             if name == BRAIN and name not in subject.layers:  # then it is where images are not 0
-                images = (subject.image(image) for image in subject.image_names)
-                self._counts[key] = int(np.count_nonzero(inside_of(images)))
+                self._counts[key] = int(np.count_nonzero(subject.inside()))
             else:
                 self._counts[key] = int(np.count_nonzero(subject.mask(name)))
         return self._counts[key]

@@ -1,4 +1,4 @@
-"""A process beside the recorded one that sends journals to the tracking store.
+"""A separate process that sends journals to the tracking store.
 
 Importing MLflow costs some 4 s of processor time, a new store 5 s, every commit holds the
 interpreter for milliseconds, and an upload or an outage may take minutes: none of that happens in
@@ -27,18 +27,18 @@ from msseg_lightning.track.recovery import reap_dead_runs
 from msseg_lightning.track.sender import Sender
 
 START_AFTER_S = 15.0
-"""Long enough for the first training step of a prepared cohort to come first."""
+"""Seconds before the process starts, so that the first training step comes first."""
 RETRY_S = 5.0
 
 Word = tuple[str, str, bool]
-"""(tracking store, folder of the journal, whether somebody waits)"""
+"""(tracking store, folder of the journal, whether to send at once)"""
 
 
 class Courier:
-    """The process that sends; started when first needed, started again should it die.
+    """Starts the sending process when it is needed, and again if it died.
 
     Args:
-        start_after_s: after the first journal; a hurried one starts it at once.
+        start_after_s: after the first journal; an urgent one starts it at once.
     """
 
     def __init__(self, start_after_s: float = START_AFTER_S) -> None:
@@ -48,19 +48,19 @@ class Courier:
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
 
-    def look(self, uri: str, journal: Journal, *, hurry: bool = False) -> None:
-        """There is something in the journal to send; returns at once."""
+    def notify(self, uri: str, journal: Journal, *, urgent: bool = False) -> None:
+        """Tell the process that a journal has records to send; returns at once."""
         place = (uri, str(journal.folder.resolve()))
         with self._lock:
             if self._start_at is None:
                 self._start_at = time.monotonic() + self.start_after_s
             self._followed[place] = None
             if self.alive:
-                self._say([(*place, hurry)])
-            elif hurry or time.monotonic() >= self._start_at:
+                self._say([(*place, urgent)])
+            elif urgent or time.monotonic() >= self._start_at:
                 self._start_at = time.monotonic() + RETRY_S  # should it die at once
                 self._process = _start()
-                self._say([(*followed, hurry) for followed in self._followed])
+                self._say([(*followed, urgent) for followed in self._followed])
 
     @property
     def alive(self) -> bool:
@@ -68,13 +68,13 @@ class Courier:
         return self._process is not None and self._process.poll() is None
 
     def forget(self, uri: str, journal: Journal) -> None:
-        """Nothing more will come."""
+        """Stop following a journal."""
         with self._lock:
             self._followed.pop((uri, str(journal.folder.resolve())), None)
 
     def _say(self, words: list[Word]) -> None:
         assert self._process is not None and self._process.stdin is not None
-        with contextlib.suppress(OSError):  # it died just now; the next look starts another
+        with contextlib.suppress(OSError):  # it died just now; the next call starts another
             self._process.stdin.write("".join(json.dumps(word) + "\n" for word in words))
             self._process.stdin.flush()
 
@@ -93,11 +93,11 @@ def _start() -> subprocess.Popen[str]:
 
 
 COURIER = Courier()
-"""The one of this process."""
+"""The ``Courier`` of this process."""
 
 
-class Round:
-    """One journal on the courier's round.
+class JournalSender:
+    """Sends one journal.
 
     Args:
         uri: tracking store.
@@ -110,13 +110,13 @@ class Round:
         self._lock: FileLock | None = None
         self._retry_at = 0.0
 
-    def go(self, hurry: bool) -> bool:
-        """Send what is there; while the store is away, no oftener than every few seconds.
+    def send_pending(self, urgent: bool) -> bool:
+        """Send pending records; if the store is unavailable, at most every few seconds.
 
         Returns:
             Whether the run is over and the store has everything.
         """
-        if not hurry and time.monotonic() < self._retry_at:
+        if not urgent and time.monotonic() < self._retry_at:
             return False
         if not self._own():
             return False
@@ -129,8 +129,8 @@ class Round:
         return self._sender.closed and self.journal.complete(self.uri)
 
     def end(self) -> None:
-        """The recorded process is gone: send the last of it and say how it ended."""
-        self.go(hurry=False)
+        """Send the remaining records after the recorded process ended, and close its run."""
+        self.send_pending(urgent=False)
         over = self._sender.closed or not self.journal.complete(self.uri)
         if self._lock is not None and not over:
             with contextlib.suppress(Exception):  # `msseg sync` or the next run will
@@ -138,13 +138,13 @@ class Round:
         self.release()
 
     def release(self) -> None:
-        """Let others send this journal."""
+        """Release the lock of the journal."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
     def _own(self) -> bool:
-        """Another courier, of a process killed a moment ago, may still be at it."""
+        """Take the lock of the journal; False while another process sends it."""
         if self._lock is None:
             lock = self.journal.sending()
             try:
@@ -156,7 +156,7 @@ class Round:
 
 
 def main(words: IO[str], parent: int) -> None:
-    """Send whenever told to, until the recorded process is gone.
+    """Send journals on request until the recorded process has ended.
 
     Args:
         words: a `Word` per line; its end is the end of the process that writes it.
@@ -170,7 +170,7 @@ def main(words: IO[str], parent: int) -> None:
         told.put(None)
 
     threading.Thread(target=listen, daemon=True).start()
-    rounds: dict[tuple[str, str], Round] = {}
+    rounds: dict[tuple[str, str], JournalSender] = {}
     reaped: set[str] = set()
     while os.getppid() == parent:
         try:
@@ -179,9 +179,9 @@ def main(words: IO[str], parent: int) -> None:
             continue
         if word is None:
             break
-        uri, folder, hurry = word
-        going = rounds.setdefault((uri, folder), Round(uri, folder))
-        if going.go(hurry):
+        uri, folder, urgent = word
+        going = rounds.setdefault((uri, folder), JournalSender(uri, folder))
+        if going.send_pending(urgent):
             rounds.pop((uri, folder)).release()
         if uri not in reaped and going.journal.position(uri).run_id:
             reaped.add(uri)

@@ -197,7 +197,7 @@ class Tracker:
     def _wait(self, timeout_s: float) -> None:
         """Until the store has everything, does not answer, or it takes too long."""
         asked, end = time.time(), time.monotonic() + timeout_s
-        self.courier.look(self.uri, self.journal, hurry=True)
+        self.courier.notify(self.uri, self.journal, urgent=True)
         while not self.journal.complete(self.uri):
             position = self.journal.position(self.uri)
             if (position.problem and position.tried > asked) or time.monotonic() > end:
@@ -208,7 +208,7 @@ class Tracker:
                 )
                 return
             if not self.courier.alive:
-                self.courier.look(self.uri, self.journal, hurry=True)
+                self.courier.notify(self.uri, self.journal, urgent=True)
             time.sleep(POLL_S)
 
     def __enter__(self) -> Tracker:
@@ -242,7 +242,7 @@ class Tracker:
             except OSError as error:  # disk full: keep them in memory and try again
                 self._warn("disk", f"the journal cannot be written: {error.strerror}")
             if not last:
-                self.courier.look(self.uri, self.journal)
+                self.courier.notify(self.uri, self.journal)
                 self._report()
 
     def _collect(self) -> tuple[list[Record], bool]:

@@ -57,22 +57,32 @@ class CurveFile(Logger):
 
     def drop_from(self, step: int) -> None:
         """Drop rows of steps >= ``step`` and an incomplete last line."""
-        with self.path.open(newline="", encoding="utf-8") as stream:
-            rows = [row for row in csv.reader(stream) if len(row) == len(COLUMNS)]
+        with self.path.open(newline="", encoding="utf-8", errors="replace") as stream:
+            lines = (line for line in stream if "\0" not in line)
+            rows = [row for row in csv.reader(lines) if len(row) == len(COLUMNS)]
         kept = [row for row in rows[1:] if row[0].isdigit() and int(row[0]) < step]
         with atomic_write(self.path) as temporary, temporary.open("w", newline="") as stream:
             csv.writer(stream).writerows([COLUMNS, *kept])
 
 
 def read_curves(path: Path) -> list[dict[str, Any]]:
-    """Read rows with ``step`` as int and ``value`` as float; empty if the file is absent."""
+    """Read rows with ``step`` as int and ``value`` as float; empty if the file is absent.
+
+    The curves are for display only: a row that cannot be read is left out.
+    """
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as stream:
-        return [
-            {"step": int(row["step"]), "name": row["name"], "value": float(row["value"])}
-            for row in csv.DictReader(stream)
-        ]
+    with path.open(newline="", encoding="utf-8", errors="replace") as stream:
+        lines = (line for line in stream if "\0" not in line)
+        return [row for cells in csv.reader(lines) if (row := _row(cells)) is not None]
+
+
+def _row(cells: list[str]) -> dict[str, Any] | None:
+    try:
+        step, name, value = cells
+        return {"step": int(step), "name": name, "value": float(value)}
+    except ValueError:  # the header, or what is damaged
+        return None
 
 
 def seconds_since_start() -> float:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from msseg_lightning.core.batch import Batch
-from msseg_lightning.core.prepared import PreparedSubject, inside_of
+from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_seed
 
@@ -320,7 +320,7 @@ class WholeVolumeValidator:
         """
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         images = subject.stack(self.images)
-        inside = inside_of(images)
+        inside = subject.inside(self.images)
         found = np.zeros(inside.shape, bool)  # also the answer to images that are 0 everywhere
         if inside.any():
             answer = self.infer(

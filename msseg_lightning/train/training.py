@@ -150,6 +150,38 @@ class Hardware:
             return self.precision
         return "bf16-mixed" if self.gpu and torch.cuda.is_bf16_supported() else "32-true"
 
+    def require(self, devices: int | None = None) -> None:
+        """Check that the devices are in this machine.
+
+        Args:
+            devices: how many are needed; None for those of a training.
+
+        Raises:
+            MssegError: they are not (exit 5); no such accelerator (exit 2).
+        """
+        devices = self.devices if devices is None else devices
+        here = {"cpu": devices, "cuda": torch.cuda.device_count()}
+        here["mps"] = int(torch.backends.mps.is_available())
+        here["gpu"] = here["cuda"] or here["mps"]
+        here["auto"] = here["gpu"] or devices
+        if here.get(self.accelerator, 0) < devices:
+            known = self.accelerator in here
+            why = "it is not in this machine" if known else "there is no such accelerator"
+            exit_code = ExitCode.ENVIRONMENT if known else ExitCode.CONFIG
+            raise MssegError(self._absent(f"{self.accelerator} x {devices}", why, exit_code))
+
+    @staticmethod
+    def _absent(found: str, why: str, exit_code: ExitCode = ExitCode.ENVIRONMENT) -> Problem:
+        return Problem(
+            "train.device",
+            f"this hardware cannot be used: {why}",
+            field="trainer.accelerator / trainer.devices",
+            found=found,
+            expected=f"CPUs, or {torch.cuda.device_count()} GPU(s) on this machine",
+            remedy="use trainer.accelerator=cpu trainer.devices=1, or another machine",
+            exit_code=exit_code,
+        )
+
     @property
     def gpu(self) -> bool:
         """Whether training runs on a CUDA device."""
@@ -294,17 +326,8 @@ class Training:
                 )
             ) from error
         except MisconfigurationException as error:
-            raise MssegError(
-                Problem(
-                    "train.device",
-                    f"this hardware cannot be used: {error}",
-                    field="trainer.accelerator / trainer.devices",
-                    found=f"{hardware.accelerator} x {hardware.devices}",
-                    expected=f"{torch.cuda.device_count()} GPU(s) on this machine",
-                    remedy="use trainer.accelerator=cpu trainer.devices=1, or another machine",
-                    exit_code=ExitCode.ENVIRONMENT,
-                )
-            ) from error
+            found = f"{hardware.accelerator} x {hardware.devices}"
+            raise MssegError(hardware._absent(found, str(error))) from error
         trainer.fit(task, datamodule=data, ckpt_path=None if last is None else str(last))
         return trainer.global_step, keep
 

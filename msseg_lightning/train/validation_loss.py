@@ -21,7 +21,7 @@ class ValidationLossTask(Task):
 
     Args:
         cut: prepared pairs -> source of batches, e.g. a loader without augmentation; called with
-            the keyword ``subjects``.
+            the keyword ``subjects``. In a configuration it is given the sampler of training.
         batches: of each pair.
         monitor: what a ``ReduceLROnPlateau`` reads, ``loss`` or a score.
         named: the arguments of ``Task``.

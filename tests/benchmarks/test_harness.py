@@ -25,6 +25,14 @@ def test_rows_hold_or_fall_short():
     assert Row.at_most("a", None, 15.0, "ms").verdict == "not measured"
 
 
+def test_a_limit_may_be_a_multiple_of_bare_work():
+    row = Row.at_most_times("start", 6.0, 4.0, 1.6, "CPU s", "bare import")
+    assert (row.ratio, row.limit, row.verdict) == (1.5, "<= 1.6 x", "holds")
+    assert Row.at_most_times("start", 6.5, 4.0, 1.6, "CPU s").verdict == "FALLS SHORT"
+    assert Row.at_most_times("start", None, 4.0, 1.6, "CPU s").verdict == "not measured"
+    assert Row.at_most_times("start", 6.0, 4.0, None, "CPU s").verdict == ""
+
+
 def test_contenders_alternate_and_warm_up_is_not_counted():
     order = []
     found = harness.alternate(

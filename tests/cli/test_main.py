@@ -111,3 +111,26 @@ def test_numbers_below_one_are_usage_errors(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["check", "read=msseg2", f"read.root={tmp_path}", "--workers", "-1"])
     assert caught.value.code == ExitCode.CONFIG
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (FileExistsError(17, "File exists", "out"), "environment.in_the_way", "move it away"),
+        (NotADirectoryError(20, "Not a directory", "a/b"), "environment.in_the_way", "away"),
+        (IsADirectoryError(21, "Is a directory", "a"), "environment.in_the_way", "another place"),
+        (OSError(28, "No space left on device"), "environment.files", "check free space"),
+        (PermissionError(13, "Permission denied", "x"), "environment.files", "paths.cache=FOLDER"),
+        (MemoryError(), "environment.memory", "data.workers=1"),
+    ],
+)
+def test_what_the_machine_refuses_is_said_with_what_to_do(error, code, said, monkeypatch, capsys):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr("msseg_lightning.cli.list.main", fail)
+    assert main(["list"]) == ExitCode.ENVIRONMENT
+    text = capsys.readouterr().err
+    assert text.startswith(f"msseg: [{code}]") and said in text
+    if getattr(error, "filename", None):
+        assert f"] {error.filename}: " in text

@@ -37,3 +37,14 @@ def test_a_report_overwrites_reports_only(tmp_path, monkeypatch):
     with pytest.raises(MssegError, match="did not write"):
         main([str(tmp_path), "--output", str(tmp_path / "own.html")])
     assert len(built) == 2
+
+
+def test_a_file_in_place_of_the_folder_of_pictures_is_refused_before_anything_is_written(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text("{}")
+    (tmp_path / "figures").write_text("mine")
+    with pytest.raises(MssegError, match="did not write") as caught:
+        main([str(tmp_path), "--pictures", str(tmp_path / "figures")])
+    assert caught.value.problems[0].field == "--pictures"
+    assert caught.value.exit_code is ExitCode.CONFIG
+    assert not (tmp_path / "report.html").exists()

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import time
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from msseg_lightning.core.files import write_record
-from msseg_lightning.core.prepared import CANDIDATES, PreparedSubject, inside_of, quantise
+from msseg_lightning.core.prepared import CANDIDATES, PreparedSubject, quantise
 from msseg_lightning.core.problem import MssegError
 from msseg_lightning.core.subject import (
     BASELINE,
@@ -235,8 +236,24 @@ def test_what_a_power_cut_may_not_take_is_flushed(links, flushed, tmp_path, monk
     assert (more.folder / "pair.npy").samefile(prepared.folder / "pair.npy") == links
 
 
-def test_inside_is_where_any_image_is_not_zero():
-    images = np.zeros((2, 3, 1, 1), np.float32)
-    assert not inside_of(images).any()
-    images[0, 0], images[1, 2] = -1, 2
-    assert inside_of(images)[:, 0, 0].tolist() == [True, False, True]
+def test_inside_is_where_any_of_the_named_images_is_not_zero(tmp_path):
+    images = {BASELINE: [-1, 0, 0], FOLLOWUP: [0, 0, 2], "difference": [0, 0, 0]}
+    volumes = {
+        name: Volume(np.array(values, np.float32).reshape(3, 1, 1), np.eye(4))
+        for name, values in images.items()
+    }
+    volumes[TARGET] = Volume(np.ones((3, 1, 1)), np.eye(4), "mask")  # shares the word
+    loaded = dataclasses.replace(pair(), volumes=volumes)
+    prepared = PreparedSubject.write(loaded, tmp_path / "a")
+    assert prepared.inside()[:, 0, 0].tolist() == [True, False, True]
+    assert prepared.inside([FOLLOWUP])[:, 0, 0].tolist() == [False, False, True]
+    assert not prepared.inside(["difference"]).any()
+    for name in (TARGET, "unknown"):
+        with pytest.raises(MssegError, match=r"prepared\.name"):
+            prepared.inside([name])
+
+
+def test_inside_is_where_the_values_are_not_zero(tmp_path):
+    prepared = PreparedSubject.write(pair(), tmp_path / "a")
+    for names in ([BASELINE], [FOLLOWUP], [BASELINE, FOLLOWUP]):
+        np.testing.assert_array_equal(prepared.inside(names), prepared.stack(names).any(axis=0))

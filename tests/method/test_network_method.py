@@ -39,6 +39,23 @@ def test_training_pairs_without_any_lesion_are_refused(built, subjects, tmp_path
     assert "no training pair has a single new lesion" in str(caught.value)
 
 
+def test_hardware_that_is_not_here_is_refused_before_a_pair_is_prepared(
+    built, subjects, tmp_path, monkeypatch
+):
+    """Also at prediction, which would else go on in silence on the processor."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    built.hardware = dataclasses.replace(built.hardware, accelerator="gpu")
+    for action in (
+        lambda: built.fit([subjects["003"]], [], tmp_path / "fit"),
+        lambda: built.predict(subjects["003"]),
+    ):
+        with pytest.raises(MssegError) as caught:
+            action()
+        assert caught.value.exit_code == ExitCode.ENVIRONMENT
+    assert not any(tmp_path.rglob("*"))
+
+
 def test_what_is_saved_predicts_the_same_when_loaded(built, subjects, tmp_path):
     first = built.predict(subjects["003"])
     built.save(tmp_path / "model")

@@ -12,6 +12,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import (
     BASELINE,
     FOLLOWUP,
+    RATER,
     TARGET,
     LoadedSubject,
     LongitudinalSubject,
@@ -22,6 +23,9 @@ from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.preprocess.cache import PreparedCache
 from msseg_lightning.preprocess.intensity import ZScore
 from msseg_lightning.preprocess.pipeline import Preprocess
+from msseg_lightning.read.load import load_subject
+from msseg_lightning.read.msseg2 import Msseg2
+from tests.read import files
 
 
 def load(subject):
@@ -210,3 +214,36 @@ def test_no_process_is_started_where_everything_is_there(subjects, tmp_path, mon
     assert len(again.prepare(pairs[:2])) == 2
     assert len(again.prepare(pairs)) == 3
     assert asked == [[], [pairs[2].id]]
+
+
+def test_a_file_that_is_replaced_while_it_is_read_makes_no_entry(tmp_path):
+    """The folder's name stands for the bytes that were hashed, the arrays for those read."""
+    files.good_pair(tmp_path)
+    (pair,) = Msseg2(tmp_path).subjects()
+
+    def load_another(subject):
+        files.save(subject.images[BASELINE], files.scans()[0] + 3)
+        return load_subject(subject)
+
+    cache = PreparedCache(tmp_path / "cache", Preprocess(), load_another)
+    with pytest.raises(MssegError, match=r"data\.changed.*baseline_flair") as caught:
+        cache.prepare([pair])
+    assert len(caught.value.problems) == 1
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    again = PreparedCache(tmp_path / "cache", Preprocess(), load_subject).prepare([pair])
+    assert again[0].image(BASELINE).max() > files.scans()[0].max() + 1
+
+
+def test_masks_of_raters_are_prepared_only_where_they_are_named(tmp_path):
+    folder = files.good_pair(tmp_path)
+    for rater in range(1, 5):
+        (folder / f"ground_truth_expert{rater}.nii.gz").write_bytes(b"damaged")
+    (pair,) = Msseg2(tmp_path).subjects()
+    files.save(folder / "ground_truth_expert2.nii.gz", files.scans()[2])
+    without = PreparedCache(tmp_path / "cache", Preprocess(), load_subject)
+    with_one = PreparedCache(tmp_path / "cache", Preprocess(), load_subject, raters=[f"{RATER}2"])
+    assert without.prepare([pair])[0].mask_names == (TARGET,)
+    assert set(with_one.prepare([pair])[0].mask_names) == {TARGET, f"{RATER}2"}
+    place = without.place(pair)
+    (folder / "ground_truth_expert1.nii.gz").write_bytes(b"something else")
+    assert without.place(pair) == place != with_one.place(pair)

@@ -16,7 +16,6 @@ from msseg_lightning.read.nifti import (
     changed_options,
     gate_options,
     native_from_grid,
-    native_of,
     read_header,
     read_volume,
     write_volume,
@@ -140,7 +139,9 @@ def test_written_map_has_the_geometry_of_its_source_and_nothing_else(tmp_path):
     source = files.save(tmp_path / "a.nii.gz", files.scans()[0], right_angled(OBLIQUE))
     files.patch(source, files.DESCRIP, "12s", b"DOE^JANE 60Y")
     files.patch(source, 228, "8s", b"jane.txt")
-    native = native_of(source)
+    facts = {}
+    read_volume(source, facts=facts)
+    native = facts[source].native
     assert b"DOE" not in native.header and b"jane" not in native.header
     mask = files.scans()[2]
     write_volume(tmp_path / "m.nii.gz", mask, native)

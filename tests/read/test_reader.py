@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
-from msseg_lightning.core.problem import Problem
+import pytest
+
+from msseg_lightning.core.problem import MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
-from msseg_lightning.read.reader import check_ids, read_subjects
+from msseg_lightning.read.reader import check_ids, existing_root, read_subjects
 
 
 class Fixed:
@@ -35,3 +38,15 @@ def test_patients_are_compared_too():
     assert codes("MS01", "MS01") == []
     same = [LongitudinalSubject(name, name, {}) for name in ("MS01", "ms01")]
     assert [problem.code for problem in check_ids(same, "table")] == ["id.case"]  # told once
+
+
+def test_a_data_root_may_be_below_a_home_or_be_called_like_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    for folder in ("~nobody", "~nobody/scans", "me/scans", "~"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    assert existing_root("~nobody/scans") == Path("~nobody/scans")
+    assert existing_root("~/scans") == tmp_path / "me" / "scans"
+    with pytest.raises(MssegError) as caught:
+        existing_root("~none_such/scans")
+    assert caught.value.problems[0].code == "data.root"

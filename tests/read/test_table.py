@@ -121,3 +121,28 @@ def test_ten_thousand_rows_with_one_bad(tmp_path):  # D34
     with pytest.raises(MssegError, match="line 7002") as caught:
         TableReader(write(tmp_path, HEADER + "\n".join(rows))).subjects()
     assert len(caught.value.problems) == 1
+
+
+def test_files_beside_those_of_a_table_that_no_row_names_are_counted(tmp_path):
+    names = ("1_a.nii.gz", "1_b.nii", "2_a.nii.gz", "2_b.nii.gz", "1_gt.nii.gz", "notes.txt")
+    predicted = ("new.nii.gz", "new_probability.nii.gz", "new_msseg.json")
+    for folder in ("x", "y", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        for name in (*names, *predicted, ".hidden.nii.gz"):
+            (tmp_path / folder / name).touch()
+    table = tmp_path / "t.csv"
+    table.write_text(
+        "id,baseline_flair,followup_flair,output\n"
+        f"1,x/1_a.nii.gz,x/1_b.nii,\n2,{tmp_path}/y/2_a.nii.gz,x/../y/2_b.nii.gz,x/1_gt.nii.gz\n"
+    )
+    reader = TableReader(table)
+    reader.subjects()
+    found = {(problem.code, problem.field): problem.found for problem in reader.skipped()}
+    assert {code for code, _ in found} == {"unused.unnamed"}
+    assert {name: text.split(",")[0] for (_, name), text in found.items()} == {
+        "1_a.nii.gz": "1",  # in y
+        "1_b.nii": "1",
+        "1_gt.nii.gz": "1",  # in y: that in x is written by a prediction
+        "2_a.nii.gz": "1",  # in x
+        "2_b.nii.gz": "1",
+    }

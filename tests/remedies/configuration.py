@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import socket
 import stat
 import subprocess
@@ -29,7 +30,9 @@ from msseg_lightning.run.train.folds_and_seeds import count_folds
 from msseg_lightning.simulate.cohort import write_cohort
 from msseg_lightning.simulate.recipe import replace_field
 from msseg_lightning.simulate.scanner import scanners_named
+from msseg_lightning.track.journal import Journal
 from msseg_lightning.track.pseudonym import Pseudonyms
+from msseg_lightning.track.store import store_uri
 from msseg_lightning.track.tracking import usable
 from msseg_lightning.train.training import Hardware
 from tests.remedies.place import Place, case, with_settings
@@ -48,20 +51,77 @@ def a_misspelt_experiment(place: Place) -> None:
 def a_misspelt_setting(place: Place) -> None:
     refusal = place.refused("config.key", [*SHOW, "trian.steps=3"])
     (shown,) = place.follow_commands(refusal, EXPERIMENT="pre_unet")
-    key = refusal.expected.split(", ")[0]
+    (key,) = re.findall(r"did you mean (\S+)\?", refusal.remedy)
     assert f"{key.rpartition('.')[2]}:" in shown
     place.ends_well([*SHOW, f"{key}=3"])
+    place.refused("config.key", [*SHOW, "+data.foo=3"])  # nobody would read it
+    refusal = place.refused("config.key", [*SHOW, "network.kernels=[3,3,3,3,3]"])
+    ((added,),) = refusal.settings(VALUE="[3,3,3,3,3]")
+    place.ends_well([*SHOW, added])
 
 
-@case("config.compose", "config.type", "config.size")
-def a_value_that_is_none(place: Place) -> None:
-    for code, word, right in (
-        ("config.compose", "network=none_such", "network=ohem_unet"),
-        ("config.type", "trainer.compile=maybe", "trainer.compile=true"),
+@case("config.root")
+def settings_that_nothing_reads(place: Place) -> None:
+    """The names of earlier versions, in an experiment or on the command line."""
+    for word, right in (
+        ("+loader.depth=3", "+sample.loader.depth=3"),
+        ("+visits.reader=null", "+sample.visits.reader=null"),
     ):
-        refusal = place.refused(code, [*SHOW, word])
-        place.follow_commands(refusal, EXPERIMENT="pre_unet")
+        refusal = place.refused("config.root", [*SHOW, word])
+        assert refusal.remedy == f"write it as {right.strip('+').rpartition('.')[0]}"
         place.ends_well([*SHOW, right])
+    refusal = place.refused("config.root", [*SHOW, "+widths=3"])
+    assert refusal.remedy == "leave it out"
+    place.ends_well(SHOW)
+
+
+@case("config.preset")
+def a_file_that_is_not_there(place: Place) -> None:
+    for word in ("network=ohem", "network=xyz"):
+        refusal = place.refused("config.preset", [*SHOW, word])
+        place.follow_settings(refusal, [*SHOW, word], NAME=refusal.expected.split(", ")[0])
+
+
+@case("config.compose", "config.unresolved")
+def what_cannot_be_taken_away(place: Place) -> None:
+    for word in ("~seed", "~data.workers", "~none", "network=null", "~train.steps"):
+        code = "config.unresolved" if word == "~train.steps" else "config.compose"
+        refusal = place.refused(code, [*SHOW, word])
+        left_out = re.match(r"leave (\S+) out", refusal.remedy)
+        assert left_out is not None
+        place.ends_well([one for one in [*SHOW, word] if one != left_out[1]])
+
+
+@case("config.word")
+def words_that_are_no_setting(place: Place) -> None:
+    cohort = place.fixture("coarse_cohort")
+    words = ["check", "read=msseg2", "--workers", "1"]
+    refusal = place.refused("config.word", [*words, str(cohort)])
+    place.follow_settings(refusal, words)
+    for word in ("foo", "@foo=3"):
+        refusal = place.refused("config.word", [*SHOW, word])
+        assert refusal.remedy.startswith(f"leave {word} out")
+        place.ends_well(SHOW)
+    refusal = place.refused("config.word", [*SHOW, "paths.runs="])
+    place.follow_settings(refusal, [*SHOW, "paths.runs="], PLACE="elsewhere")
+    link = place.folder / "a${b}"
+    link.symlink_to(cohort)
+    for given in (link, str(link).replace("$", "\\$")):
+        refusal = place.refused("config.word", [*words, f"read.root={given}"])
+        assert "give a link to it whose name holds no ${" in refusal.remedy
+    (place.folder / "plain").symlink_to(link)
+    place.ends_well([*words, "read.root=plain"])
+    labels = "data.reading.label_values={1: 0, 1: 1}"
+    refusal = place.refused("config.word", [*SHOW, labels])
+    assert refusal.remedy == "leave one 1 out"
+    place.ends_well([*SHOW, labels.replace("1: 0, ", "")])
+
+
+@case("config.type", "config.size")
+def a_value_that_is_none(place: Place) -> None:
+    refusal = place.refused("config.type", [*SHOW, "trainer.compile=maybe"])
+    place.follow_commands(refusal, EXPERIMENT="pre_unet")
+    place.ends_well([*SHOW, "trainer.compile=true"])
     refusal = place.refused("config.size", [*SHOW, "size=huge"])
     assert refusal.remedy.startswith("leave it out")
     place.ends_well(SHOW)
@@ -414,6 +474,44 @@ def a_store_of_another_optuna(place: Place) -> None:
     program = Path(sys.executable).with_name(words[0])
     subprocess.run([program, *words[1:]], check=True, capture_output=True)
     SharedStudy.find("s", folder)
+
+
+@case("sweep.store_damaged")
+def a_store_that_is_no_store(place: Place) -> None:
+    """Empty, cut off, something else, or with a broken text: named, and another is begun."""
+    search = read_search("default")
+    sound = place.folder / "sound"
+    SharedStudy.begin("s", sound, search, [])
+    content = (sound / "study.db").read_bytes()
+    for number, bad in enumerate(
+        (b"", b"trials", content[: len(content) // 2], content.replace(b'{"search"', b'["search"'))
+    ):
+        folder = place.folder / f"bad{number}"
+        folder.mkdir()
+        (folder / "study.db").write_bytes(bad)
+        for action in (
+            lambda folder=folder: SharedStudy.begin("s", folder, search, []),
+            lambda folder=folder: SharedStudy.find("s", folder),
+        ):
+            refusal = place.raised("sweep.store_damaged", action)
+            assert refusal.remedy.startswith("restore a copy of it, or name=")
+        ((word,),) = refusal.settings(OTHER=f"new{number}")
+        SharedStudy.begin(word.removeprefix("name="), place.folder / f"new{number}", search, [])
+        (folder / "study.db").write_bytes(content)
+        SharedStudy.find("s", folder)
+
+
+@case("sync.other_store")
+def records_for_another_store(place: Place) -> None:
+    other = store_uri(place.folder / "other store")
+    record = {"do": "open", "uri": other, "experiment": "e", "artifacts": None, "key": "k"}
+    record |= {"name": "run", "time": 1000, "tags": {}, "parent": None}
+    Journal(place.folder / "runs" / "a run" / "track").append([record])
+    refusal = place.refused("sync.other_store", ["sync"])
+    present, named = refusal.commands()
+    assert "1 sent" in place.ends_well(present)
+    shutil.copytree("mlruns", "other store")  # making a new one takes seconds
+    assert "1 sent" in place.ends_well(named)
 
 
 @case("ui.exposed", "ui.port_taken", "sync.missing", "track.uri", "track.pseudonym_key")

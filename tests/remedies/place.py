@@ -18,7 +18,7 @@ from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import MssegError, Problem
 
 SAID = re.compile(r"\[([a-z]+\.[a-z_0-9]+)\] (.*?)(?: -> ((?:(?! -> ).)*))?$", re.MULTILINE)
-SETTING = re.compile(r"\+?\b[a-z][\w.]*=(?:'[^']*'|\[[^]]*\]|(?:[^\s,;)`]|,(?=\S))+)")
+SETTING = re.compile(r"\+{0,2}\b[a-z][\w.]*=(?:'[^']*'|\[[^]]*\]|(?:[^\s,;)`]|,(?=\S))+)")
 OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]+")
 COMMAND = re.compile(r"`(msseg [^`]+)`|(?:^|: )(msseg .+)$")
 

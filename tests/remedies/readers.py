@@ -289,3 +289,17 @@ def patients_of_two_sources(place: Place) -> None:
     refusal = _warned(place, Several(sources), "patient.similar")
     assert refusal.remedy.startswith("leave them out of one source")
     _silent(Several({"one": sources["one"]}), "patient.similar")
+
+
+@case("unused.{kind}")
+def files_that_no_row_names(place: Place) -> None:
+    path = place.folder / "pairs.csv"
+    path.write_text(HEADER + "a,scans/b.nii.gz,scans/c.nii.gz,p\n")
+    (place.folder / "scans").mkdir()
+    for name in ("b", "c", "new_lesions"):
+        (place.folder / "scans" / f"{name}.nii.gz").touch()
+    refusal = _warned(place, TableReader(path), "unused.unnamed")
+    assert refusal.remedy == "name them in the table, or nothing to do"
+    header = HEADER.replace("\n", ",new_lesions\n")
+    path.write_text(header + "a,scans/b.nii.gz,scans/c.nii.gz,p,scans/new_lesions.nii.gz\n")
+    _silent(TableReader(path), "unused.unnamed")

@@ -23,38 +23,42 @@ def refusals(package: Path = PACKAGE) -> dict[str, set[str]]:
         ".".join(path.relative_to(package).with_suffix("").parts): ast.parse(path.read_text())
         for path in sorted(package.rglob("*.py"))
     }
+    calls: dict[str, list[tuple[str, Function | None, ast.Call]]] = {}
+    for module, tree in trees.items():
+        for function, call in _calls(tree):
+            name = getattr(call.func, "id", None) or getattr(call.func, "attr", "")
+            calls.setdefault(name, []).append((module, function, call))
     found: dict[str, set[str]] = {}
     known: set[tuple[str, str]] = set()
     # module ("" for all of them), name, place of the code
     todo: list[tuple[str, str, int | None]] = [("", "Problem", 0), ("", "replace", None)]
     while todo:
         home, name, place = todo.pop()
-        for module, tree in trees.items():
+        for module, function, call in calls.get(name, ()):
             if home not in ("", module):
                 continue
-            for function, call in _calls(tree, name):
-                argument = _argument(call, place)
-                parameters = _parameters(function)
-                if isinstance(argument, ast.Name) and argument.id in parameters:
-                    assert function is not None
-                    own = module if function.name.startswith("_") else ""
-                    if (own, function.name) not in known:
-                        known.add((own, function.name))
-                        todo.append((own, function.name, parameters.index(argument.id)))
-                elif argument is not None:
-                    for code in _codes(argument, function):
-                        found.setdefault(code, set()).add(module)
+            argument = _argument(call, place)
+            parameters = _parameters(function)
+            if isinstance(argument, ast.Name) and argument.id in parameters:
+                assert function is not None
+                own = module if function.name.startswith("_") else ""
+                if (own, function.name) not in known:
+                    known.add((own, function.name))
+                    todo.append((own, function.name, parameters.index(argument.id)))
+            elif argument is not None:
+                codes = _codes(argument, function)
+                assert codes or name != "Problem", f"{module}: {ast.unparse(argument)} is unknown"
+                for code in codes:
+                    found.setdefault(code, set()).add(module)
     return found
 
 
-def _calls(tree: ast.Module, name: str) -> Iterator[tuple[Function | None, ast.Call]]:
+def _calls(tree: ast.Module) -> Iterator[tuple[Function | None, ast.Call]]:
     def walk(
         node: ast.AST, function: Function | None
     ) -> Iterator[tuple[Function | None, ast.Call]]:
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.Call) and name == (
-                getattr(child.func, "id", None) or getattr(child.func, "attr", "")
-            ):
+            if isinstance(child, ast.Call):
                 yield function, child
             yield from walk(child, child if isinstance(child, Function) else function)
 

@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import platform
 import re
 import shutil
 import signal
 import subprocess
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from msseg_lightning.core.files import write_record, write_settings
 from msseg_lightning.core.outputs import is_json_with, refuse_overwrites
+from msseg_lightning.core.prediction import Prediction
+from msseg_lightning.core.subject import TARGET, LongitudinalSubject
+from msseg_lightning.method.network_method import NetworkMethod
 from msseg_lightning.preprocess.nyul import Nyul
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.assemble.system import build_load, instantiate
 from msseg_lightning.run.config.allow_list import read_stored_yaml, refuse_places
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.folder import RunFolder
-from msseg_lightning.run.predict.delivery import check_outputs, read_pairs
+from msseg_lightning.run.predict.delivery import (
+    WRITTEN,
+    check_outputs,
+    read_pairs,
+    side_car_file,
+)
 from msseg_lightning.run.predict.trained import find_model, load_config
+from msseg_lightning.run.train.experiment import labelled_subjects
 from msseg_lightning.run.train.folds_and_seeds import _assemble
 from msseg_lightning.split.split import Split
 from msseg_lightning.train.interruption import StopOnSignal
-from msseg_lightning.train.ranks import together
+from msseg_lightning.train.ranks import on_all_processes
 from tests.remedies.place import Place, case, with_settings
+from tests.sample.conftest import prepare
 
 BASELINE_FILE, FOLLOWUP_FILE = (
     f"flair_time0{number}_on_middle_space.nii.gz" for number in (1, 2)
@@ -121,6 +136,21 @@ def an_unfinished_run(place: Place) -> None:
     place.ends_well([*trained.predict, "new.nii.gz"])
 
 
+@case("run.version")
+def a_run_of_an_earlier_version(place: Place) -> None:
+    trained = Trained(place)
+    for path in (trained.run / "config.yaml", trained.run / "model" / "config.yaml"):
+        config = yaml.safe_load(path.read_text())
+        loader = config["sample"].pop("loader")
+        split = {**(config.get("split") or {}), "_target_": "msseg_lightning.read.splits.KFold"}
+        write_settings(path, {**config, "loader": loader, "split": split})
+    refusal = place.refused("run.version", [*trained.predict, "new.nii.gz"])
+    assert refusal.remedy.endswith("the `msseg train` command with overwrite=true")
+    place.refused("run.version", ["report", trained.run])
+    place.ends_well([*trained.train, "overwrite=true"])
+    place.ends_well([*trained.predict, "new.nii.gz"])
+
+
 @case("model.config", "config.place", "config.unsafe", "model.file")
 def a_model_of_somebody_else(place: Place) -> None:
     trained = Trained(place)
@@ -165,8 +195,15 @@ def words_of_a_prediction(place: Place) -> None:
     place.ends_well([*trained.predict, name[1]])
     (place.folder / "own.nii.gz").write_bytes(b"a mask")
     refusal = place.refused("output.overwrites", [*trained.predict, "own.nii.gz"])
-    assert refusal.remedy == "choose another file name or folder"
+    assert refusal.remedy.startswith("choose another file name or folder, or move that file away")
     check_outputs([place.folder / "another.nii.gz"], trained.scans)
+    shutil.move(place.folder / "own.nii.gz", place.folder / "away.nii.gz")
+    place.ends_well([*trained.predict, "own.nii.gz"])
+    record = side_car_file(place.folder / "own.nii.gz")  # as earlier versions wrote it
+    write_record(record, {k: v for k, v in json.loads(record.read_text()).items() if k != WRITTEN})
+    refusal = place.refused("output.overwrites", [*trained.predict, "own.nii.gz"])
+    assert "those that an earlier version wrote" in refusal.remedy
+    place.ends_well([*trained.predict, "next.nii.gz"])
     refuse_overwrites([(place.folder / "folder" / "own.nii.gz", is_json_with("a"))], trained.scans)
 
     words = ["predict", trained.run, "--folder", "masks", "read=msseg2",
@@ -251,7 +288,7 @@ def another_number_of_processes(place: Place) -> None:
             patch.setenv(name, value)
 
         def begin(devices: int, nodes: int) -> None:
-            with together(devices, nodes, print):
+            with on_all_processes(devices, nodes, print):
                 pass
 
         refusal = place.raised("train.processes", lambda: begin(2, 1))
@@ -307,3 +344,105 @@ def a_folder_with_other_files(place: Place) -> None:
     words += ["sampling_mm=3.0"]
     assert place.refused("simulate.foreign_folder", words).remedy == "give another folder"
     place.ends_well(["simulate", "other", *words[2:]])
+
+
+@case("train.device")
+def a_device_that_is_not_here(place: Place) -> None:
+    trained = Trained(place)
+    words = [*with_settings(trained.train, ["seed=9"]), "trainer.accelerator=mps"]
+    if platform.system() == "Darwin":  # where it may be there
+        words[-1] = "trainer.accelerator=cuda"
+    refusal = place.refused("train.device", words)
+    place.follow_settings(refusal, words)
+
+
+@case("data.no_reference")
+def masks_that_training_needs(place: Place) -> None:
+    """A target that no pair has, pairs without a mask among others, and a data set without any."""
+    trained = Trained(place)
+    words = [*trained.train, "channels.target=lesions"]
+    refusal = place.refused("data.no_reference", [*words, "paths.runs=other"])
+    place.follow_settings(refusal, words)
+
+    data = place.folder / "data"
+    shutil.copytree(trained.cohort, data)
+    masks = {path: path.read_bytes() for path in data.rglob("ground_truth*.nii.gz")}
+    for path in masks:
+        path.unlink()
+    words = with_settings(trained.train, [f"read.root={data}", "paths.runs=third"])
+    refusal = place.refused("data.no_reference", words)
+    assert refusal.remedy.startswith("put the masks beside the scans")
+    assert "apply a trained system" in refusal.remedy
+    place.ends_well(["predict", trained.run, "--folder", "masks", "--include-training",
+                     "read=msseg2", f"read.root={data}"])  # fmt: skip
+    for path, content in masks.items():
+        path.write_bytes(content)
+    config = compose_config(words[2:], "pre_unet")
+    assert len(labelled_subjects(config)) == 4
+
+    folder = place.folder / "pairs"
+    pairs: list[Any] = [prepare(folder, name, 1, seed) for seed, name in enumerate("ab")]
+    one = types.SimpleNamespace(id="b", mask_names=())
+    check = NetworkMethod._require_lesions
+    refusal = place.raised("data.no_reference", lambda: check([pairs[0], one], TARGET))
+    assert refusal.remedy == "leave these pairs out: split=file split.path=FILE with the others"
+    check(pairs[:1], TARGET)
+
+
+@case("environment.in_the_way", "environment.files", "environment.memory")
+def what_the_machine_refuses(place: Place) -> None:
+    (place.folder / "file").touch()
+    words = ["simulate", "file", "preset=tiny", "patients=1", "spacing_floor_mm=6.0"]
+    words += ["sampling_mm=3.0"]
+    refusal = place.refused("environment.in_the_way", words)
+    assert "name another place" in refusal.remedy
+    place.ends_well(["simulate", "other", *words[2:]])
+    for error, code in (
+        (OSError(errno.ENOSPC, "No space left on device", "runs"), "environment.files"),
+        (MemoryError("4 GB"), "environment.memory"),
+    ):
+
+        def fail(*_: object, error: BaseException = error) -> None:
+            raise error
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("msseg_lightning.cli.list.main", fail)
+            refusal = place.refused(code, ["list"])
+        assert "give the same command again" in refusal.remedy
+        for choice in refusal.settings(FOLDER="elsewhere"):
+            place.ends_well(["show", "pre_unet", *choice])
+        place.ends_well(["list"])
+
+
+@case("{step}.environment")
+def a_folder_that_cannot_be_used(place: Place) -> None:
+    """A pair that cannot be written where it was to be; another folder is named."""
+    (place.folder / "file").touch()
+    words = ["prepare", "pre_unet", "preprocess=nonzero_zscore_native", "data.workers=1"]
+    words += [f"read.root={place.fixture('coarse_cohort')}", "paths.cache=file"]
+    status, said = place.msseg(words)
+    assert status not in (0, 1)
+    refusal = place.said("preprocess.environment", said)
+    assert "or name another folder, then give the same command again" in refusal.remedy
+    place.ends_well(with_settings(words, ["paths.cache=cache"]))
+
+
+@case("data.changed")
+def a_file_that_is_still_being_copied(place: Place) -> None:
+    trained = Trained(place)
+    for scan in trained.scans:
+        shutil.copy(scan, place.folder)
+    baseline, followup = (place.folder / scan.name for scan in trained.scans)
+    words = ["predict", trained.run, "-t1", baseline, "-t2", followup, "-o", "new.nii.gz"]
+    with pytest.MonkeyPatch.context() as patch:
+        predict = NetworkMethod.predict
+
+        def copied(method: NetworkMethod, subject: LongitudinalSubject) -> Prediction:
+            answer = predict(method, subject)
+            shutil.copy(trained.scans[1], followup)
+            return answer
+
+        patch.setattr(NetworkMethod, "predict", copied)
+        refusal = place.refused("data.changed", words)
+    assert refusal.remedy.endswith("then give the same command again")
+    place.ends_well(words)

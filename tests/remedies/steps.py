@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 import numpy as np
 import torch
 
 from msseg_lightning.core.method import Prediction
-from msseg_lightning.core.subject import Native
-from msseg_lightning.core.volume import Grid
+from msseg_lightning.core.subject import BASELINE, FOLLOWUP, LongitudinalSubject, Native
+from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.infer.aggregate import combine
 from msseg_lightning.infer.sliding_window import check_inside
+from msseg_lightning.method.derived_image import DerivedImage, FittedNetwork
+from msseg_lightning.method.staged import FittedStage, Stage
 from msseg_lightning.network.correlation_unet import CorrelationUNet, PairAutoencoder
+from msseg_lightning.preprocess.crop import CropToMask
+from msseg_lightning.preprocess.otsu import OtsuBrain
+from msseg_lightning.preprocess.register import HalfwayRegistration
+from msseg_lightning.preprocess.step import common_grid
 from msseg_lightning.run.assemble.system import instantiate, postprocess_rules
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.sample.mask_pairs import Corruption
 from msseg_lightning.sample.visit import visits_of
+from tests.method import test_derived_image, test_staged
+from tests.preprocess.conftest import centred, make_pair
 from tests.remedies.place import Place, case
 from tests.sample import test_mask_pairs, test_mixed
 from tests.sample.conftest import prepare
@@ -117,3 +126,89 @@ def a_slice_that_is_not_taken_whole(place: Place) -> None:
     refusal = place.raised("infer.slice", lambda: infer()(Bright(), images))
     first, *_ = refusal.settings()
     assert infer(*first)(Bright(), images).shape[-3:] == images.shape[-3:]
+
+
+def _steps(*words: str) -> object:
+    return compose_config(["read.root=.", *words], "pre_unet")["preprocess"]["steps"]
+
+
+@case("preprocess.grid", "preprocess.mask", "preprocess.registration")
+def a_chain_in_the_wrong_order(place: Place) -> None:
+    """Both chains that a remedy names: the preset, and the steps in their right order."""
+    pair = make_pair(centred(np.eye(3), (4.0, 4.0, 4.0), (24, 24, 20)), brain=False)
+    cut = dict(pair.volumes)
+    first = cut[BASELINE]
+    cut[BASELINE] = Volume(np.asarray(first.data)[:-2], first.affine)
+    raw = pair.replace(volumes=cut)
+    refusal = place.raised("preprocess.grid", lambda: common_grid(raw, HalfwayRegistration()))
+    (choice,) = refusal.settings()
+    assert "HalfwayRegistration before this step" in refusal.remedy
+    assert "HalfwayRegistration" in str(_steps(*choice))
+    common_grid(HalfwayRegistration()(raw), None)
+
+    refusal = place.raised("preprocess.mask", lambda: CropToMask()(pair))
+    (choice,) = refusal.settings()
+    assert "AtlasBrainExtraction" in str(_steps(*choice))
+    CropToMask()(OtsuBrain(erosions=1, dilations=1, closing=1)(pair))
+
+    register = HalfwayRegistration()
+    volumes = {BASELINE: pair.volumes[BASELINE], FOLLOWUP: pair.volumes[FOLLOWUP]}
+    empty = {**volumes, FOLLOWUP: Volume(np.zeros((24, 24, 20)), volumes[FOLLOWUP].affine)}
+    refusal = place.raised("preprocess.registration", lambda: register._check(pair, empty))
+    assert refusal.remedy.startswith("look at both scans; give a registered pair")
+    register._check(pair, volumes)
+
+
+@case("config.stage", "stage.no_data", "stage.leak")
+def stages_out_of_fold(place: Place) -> None:
+    """Each setting of a remedy changes the stage of an experiment, which is built from it."""
+    network = torch.nn.Identity()
+    one = FittedNetwork(lambda: network, "a", place.folder, frozenset("p"))
+    other = FittedNetwork(lambda: network, "b", place.folder, frozenset("q"))
+
+    def stage(*words: str) -> dict[str, Any]:
+        config = compose_config(["read.root=.", "size=tiny", *words], "metric_learning_unet")
+        found: dict[str, Any] = config["stages"]["metric"]
+        return found
+
+    refusal = place.raised("config.stage", FittedStage("metric", "k", (one, other)).network)
+    (choice,) = refusal.settings()
+    assert "uses.images" in refusal.remedy
+    for given in ([], ["+stages.metric.out_of_fold=2"]):
+        assert stage(*given, *choice)["out_of_fold"] == 1
+    FittedStage("metric", "k", (one,)).network()
+
+    refusal = place.raised("config.stage", lambda: FittedStage("metric", "k", (one,)).image("x"))
+    quoted = re.match("'([^']+)', or use another stage", refusal.remedy)
+    assert quoted is not None
+    maps = instantiate(stage(quoted[1])["maps"])
+    FittedStage("metric", "k", (one,), maps).image("x")
+
+    pairs = [LongitudinalSubject(id=name, patient=name, images={}) for name in "ab"]
+
+    def ensure(pairs: list[LongitudinalSubject], folds: int) -> FittedStage:
+        made = Stage("metric", {}, lambda _: test_staged.Sum("metric", {}, {}),  # type: ignore
+                     place.folder / "stages", "c", out_of_fold=folds)  # fmt: skip
+        return made.ensure(pairs, {})
+
+    refusal = place.raised("stage.no_data", lambda: ensure(pairs, 3))
+    (choice,) = refusal.settings()
+    ensure(pairs, stage(*choice)["out_of_fold"])
+    more = LongitudinalSubject(id="c", patient="c", images={})
+    assert "or more patients" in refusal.remedy
+    ensure([*pairs, more], 3)
+    refusal = place.raised("stage.no_data", lambda: ensure([], 1))
+    quoted = re.search("'([^']+)'", refusal.remedy)
+    assert quoted is not None
+    cohort = place.fixture("coarse_cohort")
+    reader = instantiate(stage(quoted[1].replace("FOLDER", str(cohort)))["read"])
+    ensure(reader.subjects(), 1)
+
+    pair = prepare(place.folder, "p", 1, 0)
+    maps = test_derived_image.maps
+    refusal = place.raised("stage.leak", lambda: DerivedImage("x", maps, [one]).add(pair))
+    ((word,),) = refusal.settings(NAME="metric")
+    assert stage(word)["out_of_fold"] == 4 and refusal.remedy.endswith("data of other patients")
+    sources = [test_derived_image.source(1.0, pair.patient), test_derived_image.source(2.0, "q")]
+    DerivedImage("x", maps, sources).add(pair)
+    DerivedImage("y", maps, sources[1:]).add(pair)

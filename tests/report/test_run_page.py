@@ -3,7 +3,9 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from msseg_lightning.core.problem import MssegError
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.case_score import Lesion
 from msseg_lightning.evaluate.score import score_case
@@ -145,8 +147,6 @@ def test_partners_follow_the_overlaps():
 
 
 def test_each_lesion_is_also_a_picture_of_three_planes_and_four_columns(tmp_path):
-    from PIL import Image
-
     files = write_pictures(context([scored_case("c")]), tmp_path / "figures")
     assert {file.name.split("_")[1] for file in files} == {"missed", "false", "found"}
     for file in files:
@@ -168,3 +168,20 @@ def test_a_false_lesion_over_a_found_one_says_what_the_rule_says():
     alone = dataclasses.replace(false.lesion, overlap_voxels=0)
     assert Finding("false", "a", alone).why == "predicted, touches no true lesion"
     assert "too small to count" in Finding("missed", "a", lesion(1.0, counted=False)).why
+
+
+def test_pictures_overwrite_pictures_only(tmp_path):
+    given = context([scored_case("c")])
+    first, *rest = write_pictures(given, tmp_path)
+    assert write_pictures(given, tmp_path) == [first, *rest]
+    written = {file: file.read_bytes() for file in rest}
+    for other in (b"a figure", Image.new("L", (2, 2))):
+        if isinstance(other, bytes):
+            first.write_bytes(other)
+        else:
+            other.save(first)
+        before = first.read_bytes()
+        with pytest.raises(MssegError, match="did not write"):
+            write_pictures(given, tmp_path)
+        assert first.read_bytes() == before
+        assert {file: file.read_bytes() for file in rest} == written

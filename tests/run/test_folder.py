@@ -140,7 +140,7 @@ def test_what_was_refused_leaves_no_folder(tmp_path):
     folder = RunFolder(tmp_path / "system" / "data-fold0-seed0")
     with folder.lock():
         folder.claim_config(config())
-        folder.disclaim()
+        folder.withdraw_claim()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -151,7 +151,7 @@ def test_what_was_begun_stays_when_it_is_refused(file, tmp_path):
         folder.claim_config(config())
         (folder.path / file).parent.mkdir(exist_ok=True)
         (folder.path / file).touch()
-        folder.disclaim()
+        folder.withdraw_claim()
     assert folder.config_file.exists() and (folder.path / file).exists()
 
 

@@ -68,7 +68,7 @@ def test_subjects_without_lesions_give_any_centre(cohort):
 def test_settings_without_a_middle_are_refused():
     with pytest.raises(ValueError, match="middle"):
         sampler(output=4)
-    with pytest.raises(ValueError, match="share"):
+    with pytest.raises(ValueError, match="is not between 0 and 1"):
         sampler(1.5)
 
 

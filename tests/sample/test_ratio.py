@@ -74,7 +74,7 @@ def test_extremes(cohort, ratio):
 
 
 def test_ratio_must_be_a_share():
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match="is not between 0 and 1"):
         RatioSampler(8, 1.5)
 
 

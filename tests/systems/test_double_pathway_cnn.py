@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from msseg_lightning.run.assemble.system import instantiate
+from msseg_lightning.run.assemble.system import build_sampler, instantiate
 from msseg_lightning.run.config.compose import compose_config
 
 
@@ -19,7 +19,7 @@ def config():
 
 def test_one_patch_for_sampling_network_and_prediction():
     found = config()
-    sampler, infer = instantiate(found["sample"]), instantiate(found["infer"])
+    sampler, infer = build_sampler(found), instantiate(found["infer"])
     with torch.device("meta"):
         network = instantiate(found["network"])
     assert sampler.size == (97, 97, 97) == (infer.size,) * 3 == (network.network.size,) * 3

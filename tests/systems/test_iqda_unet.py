@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from msseg_lightning.run.assemble.system import instantiate
+from msseg_lightning.run.assemble.system import build_sampler, instantiate
 from msseg_lightning.run.config.compose import compose_config
 
 
@@ -82,7 +82,7 @@ def test_the_recipe_of_training(config):
 @pytest.mark.parametrize("name", ["iqda_unet", "metric_learning_unet"])
 def test_half_of_the_patches_hold_a_lesion_anywhere(name, size):
     """Always in the middle, this small network finds lesions there and not where windows meet."""
-    sampler = instantiate(compose_config(["read.root=.", *size], name)["sample"])
+    sampler = build_sampler(compose_config(["read.root=.", *size], name))
     assert sampler.positive_ratio == 0.5
     half = sampler.size[0] // 2
     assert half / 2 <= sampler.jitter_voxels < half

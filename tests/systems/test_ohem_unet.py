@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from msseg_lightning.core.random import keyed_generator
-from msseg_lightning.run.assemble.system import instantiate
+from msseg_lightning.run.assemble.system import build_sampler, instantiate
 from msseg_lightning.run.config.compose import compose_config
 from tests.sample.conftest import prepare
 
@@ -55,7 +55,7 @@ def test_the_pool_and_what_is_kept():
 
 def test_three_patches_of_ten_are_centred_on_a_lesion(config, tmp_path):
     subjects = [prepare(tmp_path, f"case{i}", lesions, i) for i, lesions in enumerate((3, 0))]
-    sampler = instantiate(config["sample"])
+    sampler = build_sampler(config)
     assert sampler.size == (32, 32, 32)
     drawn = [sampler.draw(subjects, keyed_generator("pool", i)) for i in range(2000)]
     assert 0.27 < np.mean([spec.positive for spec in drawn]) < 0.33  # SD 1 %

@@ -169,7 +169,7 @@ def files_of(name: str) -> Iterator[tuple[Path, str]]:
     def choices(path: Path) -> dict[str, str | None]:
         items = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("defaults", [])
         return {
-            key.replace("override /", ""): preset
+            re.sub("^(override )?/", "", key): preset
             for item in items
             if isinstance(item, dict)
             for key, preset in item.items()
@@ -189,7 +189,6 @@ def files_of(name: str) -> Iterator[tuple[Path, str]]:
 GROUPS = (
     "preprocess",
     "sample",
-    "loader",
     "augment",
     "network",
     "loss",
@@ -201,7 +200,7 @@ GROUPS = (
 """Steps whose every number is the paper's, the code's or a reading."""
 
 OF_THE_MACHINE = re.compile(
-    r"(_target_|_partial_|_convert_|checkpoint_minutes|tiling|precision|infer\..*batch_size"
+    r"(sample\.visits\.(folder|workers)|_target_|_partial_|_convert_|checkpoint_minutes|tiling|precision|infer\..*batch_size"
     r"|steps\.register\..*|steps\.brain\.overwrite)$"
 )
 """What decides how fast something is computed, or is in the row of the mapping it belongs to."""
@@ -225,7 +224,7 @@ def untagged(name: str) -> set[str]:
     own = dict(lines(experiments_dir() / f"{name}.yaml", ""))
     stages = {key for key in own if key.startswith("stages.") and at(config, key) is not None}
     found |= {key for key in stages if not key.endswith((".infer", ".visits"))}
-    copied = ("train.task.cut", "loader.visits")  # of settings that have their rows
+    copied = ("train.task.cut", "sample.visits.steps")  # of settings that have their rows
     return {
         key for key in found - told if not OF_THE_MACHINE.search(key) and not key.startswith(copied)
     }

@@ -11,7 +11,7 @@ from torch import nn
 
 from msseg_lightning.augment.slice_recipe import SliceRecipe
 from msseg_lightning.core.problem import MssegError
-from msseg_lightning.run.assemble.system import instantiate
+from msseg_lightning.run.assemble.system import build_sampler, instantiate
 from msseg_lightning.run.config.compose import compose_config
 
 
@@ -86,7 +86,7 @@ def test_a_slice_beyond_512_is_refused():
 def test_only_patients_with_lesions_and_half_of_the_slices():
     found = config()
     assert found["method"]["train_on"] == "with_lesions"
-    sampler = instantiate(found["sample"])
+    sampler = build_sampler(found)
     assert (sampler.size, sampler.positive_ratio) == ((512, 512), 0.5)
     assert set(sampler.axes) == {0, 1, 2}
     recipe = instantiate(found["augment"]).recipe

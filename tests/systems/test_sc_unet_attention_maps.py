@@ -18,7 +18,7 @@ from msseg_lightning.core.subject import (
 )
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.preprocess.difference import RISES
-from msseg_lightning.run.assemble.system import build_method, instantiate
+from msseg_lightning.run.assemble.system import build_method, build_sampler, instantiate
 from msseg_lightning.run.config.compose import compose_config
 from tests.sample.conftest import prepare
 
@@ -59,9 +59,9 @@ def test_a_batch_is_16_patches_with_lesion_and_16_without(tmp_path):
     """Plain sagittal patches of 64 x 64 with four channels, on the grid of every 32nd pixel."""
     pair = prepare(tmp_path, "p", 3, 0)
     found = config()
-    loader = instantiate(found["loader"], partial=True)(
+    loader = instantiate(found["sample"]["loader"], partial=True)(
         subjects=[pair],
-        sampler=instantiate(found["sample"]),
+        sampler=build_sampler(found),
         augment=instantiate({"_target_": "msseg_lightning.augment.fused.FusedAugment"}),
         image_names=(BASELINE, FOLLOWUP, BASELINE, FOLLOWUP),
         batch_size=found["train"]["batch_size"],

@@ -23,7 +23,7 @@ from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.preprocess.difference import DIFFERENCE
 from msseg_lightning.preprocess.pipeline import Preprocess
 from msseg_lightning.preprocess.restore import restore
-from msseg_lightning.run.assemble.system import instantiate
+from msseg_lightning.run.assemble.system import build_loader, instantiate
 from msseg_lightning.run.config.compose import compose_config
 
 
@@ -111,13 +111,7 @@ def test_the_mask_goes_home(raw, prepared):
 def test_whole_axial_slices_with_brain_are_drawn_with_lesion_or_not(prepared, tmp_path):
     found = config()
     subject = PreparedSubject.write(prepared, tmp_path / "p")
-    loader = instantiate(found["loader"], partial=True)(
-        subjects=[subject],
-        sampler=instantiate(found["sample"]),
-        augment=instantiate(found["augment"]),
-        image_names=found["channels"]["images"],
-        batch_size=found["train"]["batch_size"],
-    )
+    loader = build_loader(found)([subject])
     batch = loader.batch(0)
     assert tuple(batch.images.shape) == (32, 1, 256, 256) == tuple(batch.target.shape)
     stored = subject.image(DIFFERENCE)

@@ -38,7 +38,7 @@ def small(config, channels):
 
 def loader(config, pairs, size, **networks):
     """The experiment's loader of mixed pairs, at another patch size."""
-    node = dict(config["loader"])
+    node = dict(config["sample"]["loader"])
     sampler = {**node["synthesis"]["sampler"], "size": [size] * 3}
     node["synthesis"] = {**node["synthesis"], "sampler": sampler, "places": None}
     return instantiate(node, partial=True)(
@@ -67,7 +67,7 @@ def test_three_networks_of_one_kind(config):
 
 
 def test_the_numbers_of_the_card(config):
-    node = config["loader"]
+    node = config["sample"]["loader"]
     assert node["synthetic_per_real"] == 3 and node["synthetic_weight"] == pytest.approx(1 / 3)
     assert node["synthesis"]["fates"] == [0.25] * 4 and config["sample"]["size"] == [64] * 3
     assert node["synthesis"]["sampler"]["size"] == [64] * 3
@@ -77,13 +77,17 @@ def test_the_numbers_of_the_card(config):
         assert (optimizer["lr"], optimizer["betas"][0]) == (1e-4, 0.9)
     operations = node["synthesis"]["alter"]["recipe"]["one_of"]["operations"]
     assert set(operations) == {"noise", "blur", "edges", "axial"}
-    assert config["uses"] == {"loader.inpainter": "inpaint", "loader.generator": "generate"}
+    assert config["uses"] == {
+        "sample.loader.inpainter": "inpaint",
+        "sample.loader.generator": "generate",
+    }
 
 
 def test_a_users_folder_is_one_key():
-    config = compose_config(["read.root=.", "visits.reader.root=there"], "synthetic_lesions_unet")
+    words = ["read.root=.", "sample.visits.reader.root=there"]
+    config = compose_config(words, "synthetic_lesions_unet")
     for part in (config, stage_config(config, "inpaint"), stage_config(config, "generate")):
-        assert part["loader"]["visits"]["reader"]["root"] == "there"
+        assert part["sample"]["visits"]["reader"]["root"] == "there"
 
 
 def test_erasing_and_painting_networks_stay_as_they_are(config, pairs):
@@ -125,15 +129,16 @@ def test_a_trained_inpainter_brings_lesions_to_the_level_around_them(config, pai
     assert np.mean(values[-10:]) < 0.8 * np.mean(values[:5])
     source = loader(config, pairs, 16, inpainter=inpainter.requires_grad_(False).eval())
     assert isinstance(source, MixedPairs)
-    source.synthesis.fates = tuple(float(fate == Fate.ERASED_FIRST) for fate in Fate)
-    source.synthesis.alter = None
+    made_up = source.made_up
+    made_up.synthesis.fates = tuple(float(fate == Fate.ERASED_FIRST) for fate in Fate)
+    made_up.synthesis.alter = None
     left = []
     for step in range(4):
         plans = [
-            source.synthesis.plan(source.visits, None, np.random.default_rng(10 * step + index))
+            made_up.synthesis.plan(made_up.visits, None, np.random.default_rng(10 * step + index))
             for index in range(3)
         ]
-        images, new = source.synthesis.render(plans, source.inpainter, None)
+        images, new = made_up.synthesis.render(plans, made_up.inpainter, None)
         for plan, pair, mask in zip(plans, images, new, strict=True):
             lesions = plan.lesions > 0
             np.testing.assert_array_equal(mask[0] > 0, lesions)

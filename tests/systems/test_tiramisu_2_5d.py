@@ -15,7 +15,7 @@ from msseg_lightning.core.subject import LongitudinalSubject, Native
 from msseg_lightning.core.volume import Grid
 from msseg_lightning.infer.slices import SliceWise
 from msseg_lightning.method.ensemble import EnsembleMethod
-from msseg_lightning.run.assemble.system import instantiate, postprocess_rules
+from msseg_lightning.run.assemble.system import build_loader, instantiate, postprocess_rules
 from msseg_lightning.run.config.compose import compose_config
 
 MEMBERS = ("tiramisu_2_5d_augmented", "tiramisu_2_5d_plain")
@@ -46,9 +46,9 @@ def test_the_network_of_the_card():
 @pytest.mark.parametrize("name", MEMBERS)
 def test_stacks_in_training_and_prediction(name):
     found = config(name)
-    loader = instantiate(found["loader"], partial=True)
-    infer, sampler = instantiate(found["infer"]), instantiate(found["sample"])
-    assert loader.keywords["depth"] == infer.depth == 3
+    loader = build_loader(found)
+    infer, sampler = instantiate(found["infer"]), loader.keywords["sampler"]
+    assert loader.func.keywords["depth"] == infer.depth == 3
     assert found["network"]["in_channels"] == 2 * 3
     assert set(sampler.axes) == set(infer.axes) == {0, 1, 2}
     assert (sampler.size, sampler.positive_ratio, sampler.lesion_pixel) == ((128, 128), 1.0, 0.95)

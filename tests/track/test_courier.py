@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from msseg_lightning.track.courier import Courier, Round
+from msseg_lightning.track.courier import Courier, JournalSender
 from msseg_lightning.track.store import open_client
 from msseg_lightning.track.tracker import Tracker
 
@@ -16,7 +16,7 @@ from msseg_lightning.track.tracker import Tracker
 run = Tracker.start(sys.argv[1], "e", "r", spool=Path(sys.argv[2]), system_metrics=False)
 run.log_metrics({"train/loss": 0.5}, 3)
 while not run.run_id:
-    run.courier.look(run.uri, run.journal, hurry=True)
+    run.courier.notify(run.uri, run.journal, urgent=True)
     run._thread.join(0.05)
 run.log_metrics({"train/loss": 0.25}, 4)
 while sum(1 for _ in run.journal.pending(0)) < 3:
@@ -43,20 +43,22 @@ def test_a_killed_process_is_marked_and_loses_nothing(store, tmp_path):
     assert [(point.step, point.value) for point in history] == [(3, 0.5), (4, 0.25)]
 
 
-def test_it_is_started_late_or_in_a_hurry_and_again_should_it_die(store, tmp_path):
+def test_it_is_started_late_or_urgently_and_again_should_it_die(store, tmp_path):
     courier = Courier(start_after_s=100.0)
     run = Tracker.start(
         store, "e", "r", spool=tmp_path / "track", courier=courier, system_metrics=False
     )
-    courier.look(run.uri, run.journal)
+    courier.notify(run.uri, run.journal)
     assert not courier.alive  # training comes first
-    courier.look(run.uri, run.journal, hurry=True)
+    courier.notify(run.uri, run.journal, urgent=True)
     assert courier.alive
     courier._process.kill()
     courier._process.wait()
     assert run.finish()
     assert open_client(store).get_run(run.run_id).info.status == "FINISHED"
-    late = Round(store, str(run.journal.folder))  # told once more, of a run that said how it ended
-    late.go(hurry=True)
+    late = JournalSender(
+        store, str(run.journal.folder)
+    )  # told once more, of a run that said how it ended
+    late.send_pending(urgent=True)
     late.end()
     assert open_client(store).get_run(run.run_id).info.status == "FINISHED"

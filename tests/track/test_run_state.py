@@ -84,3 +84,12 @@ def test_of_a_shared_run_the_work_counts_whoever_died(tmp_path, attempts, status
     found = writers(tmp_path, "k")
     assert len(found) == len(attempts)
     assert state_of(found).status == state_of(found[::-1]).status == status
+
+
+@pytest.mark.parametrize("end", [None, ("FINISHED", 3000), ("FAILED", 3000)])
+def test_a_shared_run_runs_while_one_of_its_processes_does(tmp_path, end):
+    alive = {**START, "time": 1000, "process": process_tags()}
+    other = [{**START, "time": 2000}]
+    other += [{"do": "close", "status": end[0], "time": end[1]}] if end else []
+    journals = [journal_with(tmp_path / "a", alive), journal_with(tmp_path / "b", *other)]
+    assert state_of(journals) == state_of(journals[::-1]) == RunState("RUNNING")

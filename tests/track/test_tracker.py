@@ -5,7 +5,7 @@ import pytest
 
 from msseg_lightning.track import courier as courier_module
 from msseg_lightning.track import tracker as tracker_module
-from msseg_lightning.track.courier import Round
+from msseg_lightning.track.courier import JournalSender
 from msseg_lightning.track.sender import PARENT_TAG
 from msseg_lightning.track.store import open_client
 from msseg_lightning.track.tracker import Parent, Tracker, status_of
@@ -20,13 +20,13 @@ class Beside:
         self.rounds = {}
         self.away_s = None
 
-    def look(self, uri, journal, *, hurry=False):
-        going = self.rounds.setdefault(journal.folder, Round(uri, str(journal.folder)))
+    def notify(self, uri, journal, *, urgent=False):
+        going = self.rounds.setdefault(journal.folder, JournalSender(uri, str(journal.folder)))
         if self.away_s is None:
             vars(going._sender).pop("deliver", None)
         else:
             going._sender.deliver = lambda: self.fail(journal, uri)
-        if going.go(hurry):
+        if going.send_pending(urgent):
             going.release()
 
     def fail(self, journal, uri):

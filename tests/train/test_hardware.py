@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.train import training
 from msseg_lightning.train.training import Hardware
 from tests.train.test_training import task
@@ -19,6 +20,36 @@ def test_channels_last_moves_layout_and_not_values():
     images = torch.randn(1, 2, 4, 4, 4)
     flat = nn.functional.conv3d(images, before["0.weight"], before["0.bias"], padding=1)
     torch.testing.assert_close(module.network[0](images), flat)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "devices", "exit_code"),
+    [
+        (Hardware("gpu"), None, ExitCode.ENVIRONMENT),
+        (Hardware("cuda", devices=2), 1, ExitCode.ENVIRONMENT),
+        (Hardware("mps"), None, ExitCode.ENVIRONMENT),
+        (Hardware("abacus"), None, ExitCode.CONFIG),
+        (Hardware("cpu", devices=9), None, None),
+        (Hardware("auto", devices=2), None, None),
+    ],
+)
+def test_what_is_not_in_the_machine_is_refused(hardware, devices, exit_code, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    if exit_code is None:
+        hardware.require(devices)
+        return
+    with pytest.raises(MssegError) as caught:
+        hardware.require(devices)
+    assert caught.value.exit_code == exit_code
+
+
+def test_gpus_are_counted(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    Hardware("gpu").require()
+    Hardware("gpu", devices=2).require(devices=1)
+    with pytest.raises(MssegError, match="gpu x 2"):
+        Hardware("gpu", devices=2).require()
 
 
 @pytest.mark.parametrize("gpu", [False, True])

@@ -1,4 +1,4 @@
-"""From a configuration to objects: the only place where the two meet."""
+"""Building of objects from a configuration."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from msseg_lightning.core.files import sha256_file
+from msseg_lightning.core.input_hash import input_hash
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_seed
-from msseg_lightning.core.subject import LoadedSubject, LongitudinalSubject
+from msseg_lightning.core.subject import RATER, LoadedSubject, LongitudinalSubject
 from msseg_lightning.run.assemble.code import code_hash
 from msseg_lightning.run.config.allow_list import (
     refuse_imports,
@@ -24,14 +25,18 @@ from msseg_lightning.run.config.keys import OF_SEVERAL, TAKES_NETWORK, handed_do
 from msseg_lightning.run.folder import batches_per_step
 
 if TYPE_CHECKING:
+    from msseg_lightning.method.network_method import Channels
     from msseg_lightning.method.staged import FittedStage
 
 Given = Mapping[str, "FittedStage"]
+PATCH_LOADER = {"_target_": "msseg_lightning.sample.loader.PatchLoader"}
+"""Where ``sample`` names no loader: most samplers draw boxes."""
+
 Load = Callable[[LongitudinalSubject], LoadedSubject]
 
 
 def instantiate(node: Any, partial: bool = False) -> Any:
-    """Build an object and everything inside it; with ``partial`` the caller completes it.
+    """Build an object and its arguments; with ``partial`` the caller completes it.
 
     Raises:
         MssegError: what the object itself said, or that it refused a setting (exit 2); a class that
@@ -56,8 +61,8 @@ def instantiate(node: Any, partial: bool = False) -> Any:
         raise MssegError(_refused(_name(node), error.__cause__ or error)) from error
 
 
-def _made(name: str, make: Callable[..., Any], /, **arguments: Any) -> Any:
-    """Complete an object; what it says against a setting is a refusal (exit 2), not a fault."""
+def _build(name: str, make: Callable[..., Any], /, **arguments: Any) -> Any:
+    """Build an object; its errors on settings are refusals (exit 2)."""
     try:
         return make(**arguments)
     except (TypeError, ValueError) as error:
@@ -70,7 +75,7 @@ def _name(node: Any) -> str:
 
 
 def _refused(name: str, error: BaseException) -> Problem:
-    """A class that does not take what the configuration gives it."""
+    """Refusal of arguments that a class does not take."""
     return Problem(
         "config.value",
         f"this setting cannot be used: {' '.join(str(error).split())[:400]}",
@@ -81,7 +86,7 @@ def _refused(name: str, error: BaseException) -> Problem:
 
 
 def build_load(config: Config) -> Load:
-    """The gate with this configuration's options."""
+    """The function that reads and checks a pair with this configuration's options."""
     from msseg_lightning.read.load import load_subject
     from msseg_lightning.read.nifti import gate_options
 
@@ -90,14 +95,14 @@ def build_load(config: Config) -> Load:
 
 def build_has_lesions(config: Config) -> Callable[[LongitudinalSubject], bool | None]:
     """Tells whether a pair has new lesions, by its reference; None where it has none."""
-    from msseg_lightning.read.load import has_new_lesions
     from msseg_lightning.read.nifti import gate_options
+    from msseg_lightning.read.reference import has_new_lesions
 
     return functools.partial(has_new_lesions, options=gate_options(config["data"]["reading"]))
 
 
 def build_cache(config: Config) -> Any:
-    """Prepares pairs as the configuration says and keeps them under ``paths.cache``."""
+    """The cache of prepared pairs under ``paths.cache``."""
     from msseg_lightning.preprocess.cache import PreparedCache
     from msseg_lightning.preprocess.pipeline import Preprocess
     from msseg_lightning.read.nifti import LABEL_RULES, changed_options
@@ -111,7 +116,17 @@ def build_cache(config: Config) -> Any:
         Preprocess(steps),
         build_load(config),
         workers=config["data"]["workers"],
+        raters=[text for text in _texts(config) if text.startswith(RATER)],
     )
+
+
+def _texts(node: Any) -> Iterator[str]:
+    """Every text among the values of a configuration."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, Mapping | list | tuple):
+        for value in node.values() if isinstance(node, Mapping) else node:
+            yield from _texts(value)
 
 
 def build_method(config: Config) -> Method:
@@ -124,7 +139,7 @@ def build_method(config: Config) -> Method:
 
 
 def _single(config: Config, given: Given | None = None) -> Any:
-    """One network with everything around it, or a method without gradients.
+    """A system of one network, or a method without gradients.
 
     Args:
         config: resolved.
@@ -135,11 +150,10 @@ def _single(config: Config, given: Given | None = None) -> Any:
     rules = postprocess_rules(config)
     if config.get("network") is None:
         given_rules = {"postprocess": rules} if rules else {}
-        return _made(_name(config["method"]), method, cache=cache, **given_rules)
+        return _build(_name(config["method"]), method, cache=cache, **given_rules)
 
     import torch
 
-    from msseg_lightning.method.network_method import Channels
     from msseg_lightning.train.training import Hardware, Training
 
     extra, images = _given_to(config, given or {})
@@ -150,9 +164,13 @@ def _single(config: Config, given: Given | None = None) -> Any:
     optimizer = instantiate(pieces["optimizer"], partial=True)
     scheduler = instantiate(pieces["scheduler"], partial=True)
     _try_optimizer(pieces["optimizer"], optimizer, scheduler)
-    task = _made(
+    node = dict(pieces["task"])
+    if "cut" in node:  # batches of validation pairs lie where those of training do
+        cut = instantiate(node.pop("cut"), partial=True)
+        extra["train.task"]["cut"] = functools.partial(cut, sampler=build_sampler(config))
+    task = _build(
         _name(pieces["task"]),
-        instantiate(pieces["task"], partial=True),
+        instantiate(node, partial=True),
         network=_complete(config["network"], extra["network"]),
         loss=_complete(config["loss"], extra["loss"]),
         optimizer=optimizer,
@@ -160,38 +178,65 @@ def _single(config: Config, given: Given | None = None) -> Any:
         seed=config["seed"],
         **extra["train.task"],
     )
-    channels = Channels(
-        tuple(config["channels"]["images"]),
-        config["channels"]["target"],
-        tuple(config["channels"].get("further_targets") or ()),
-    )
-    loader = dict(config["loader"])
-    visits = instantiate(loader.pop("visits", None))
-    return _made(
+    return _build(
         _name(config["method"]),
         method,
         cache=cache,
-        channels=channels,
+        channels=_channels(config),
         # built now: a wrong patch size must not wait until every pair is prepared
-        patches=functools.partial(
-            instantiate(loader, partial=True),
-            sampler=_complete(config["sample"], extra["sample"]),
-            augment=_complete(config["augment"], extra["augment"]),
-            image_names=channels.images,
-            target_names=channels.targets,
-            batch_size=config["train"]["batch_size"],
-            seed=config["seed"],
-            **extra["loader"],
-        ),
+        patches=build_loader(config, extra),
         task=task,
-        training=_made("train", Training, **train),
+        training=_build("train", Training, **train),
         infer=instantiate(config["infer"]),
         score=monitor_scores,
         name=config["name"],
         postprocess=rules,
-        hardware=_made("trainer", Hardware, **config["trainer"]),
+        hardware=_build("trainer", Hardware, **config["trainer"]),
         derived=images,
-        visits=visits,
+        visits=instantiate((config.get("sample") or {}).get("visits")),
+    )
+
+
+def build_sampler(config: Config, arguments: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """The sampler that ``sample`` is, beside its ``loader`` and ``visits``; None where it is none.
+
+    Args:
+        config: of one network.
+        arguments: objects that no configuration can hold.
+    """
+    sample = config.get("sample") or {}
+    own = {key: value for key, value in sample.items() if key not in ("loader", "visits")}
+    return _complete(own or None, arguments)
+
+
+def _channels(config: Config) -> Channels:
+    """The images a network is given and the masks it learns."""
+    from msseg_lightning.method.network_method import Channels
+
+    named = config["channels"]
+    further = tuple(named.get("further_targets") or ())
+    return Channels(tuple(named["images"]), named["target"], further)
+
+
+def build_loader(
+    config: Config, extra: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> Callable[..., Any]:
+    """Makes the loader of prepared pairs: ``sample.loader``, given the sampler that ``sample`` is.
+
+    Args:
+        config: of one network.
+        extra: node -> objects for arguments that no configuration can hold.
+    """
+    channels = _channels(config)
+    return functools.partial(
+        instantiate((config.get("sample") or {}).get("loader", PATCH_LOADER), partial=True),
+        sampler=build_sampler(config, extra.get("sample", {})),
+        augment=_complete(config["augment"], extra.get("augment", {})),
+        image_names=channels.images,
+        target_names=channels.targets,
+        batch_size=config["train"]["batch_size"],
+        seed=config["seed"],
+        **extra.get("sample.loader", {}),
     )
 
 
@@ -199,11 +244,11 @@ def _complete(node: Any, arguments: Mapping[str, Any]) -> Any:
     """Build a node with objects that no configuration can hold."""
     if not arguments:
         return instantiate(node)
-    return _made(_name(node), instantiate(node, partial=True), **arguments)
+    return _build(_name(node), instantiate(node, partial=True), **arguments)
 
 
 def _given_to(config: Config, given: Given) -> tuple[dict[str, dict[str, Any]], list[Any]]:
-    """What ``uses`` gives to which node, and the images that stages make.
+    """Arguments and images that stages give to nodes by ``uses``.
 
     Raises:
         MssegError: it names a node that takes nothing (exit 2).
@@ -243,7 +288,7 @@ def _staged(config: Config) -> Method:
         if part.get("maps"):
             maps[name] = instantiate(part["maps"])
         own = part["read"] != config["read"]
-        settings = {**_decisive(part), "files": reader_files(part)}
+        settings = {**_deciding_settings(part), "files": reader_files(part)}
         stages.append(
             Stage(
                 name=name,
@@ -259,7 +304,7 @@ def _staged(config: Config) -> Method:
             )
         )
     _check_uses(config, "the last stage", [stage.name for stage in stages])
-    settings = {**_decisive(config), "files": reader_files(config)}
+    settings = {**_deciding_settings(config), "files": reader_files(config)}
     return StagedMethod(
         stages=stages,
         make=functools.partial(_single, config),
@@ -290,7 +335,7 @@ def _check_uses(config: Config, name: str, earlier: Sequence[str]) -> None:
         )
 
 
-def _decisive(config: Config) -> dict[str, Any]:
+def _deciding_settings(config: Config) -> dict[str, Any]:
     found = of_a_stage(config)
     train = {key: value for key, value in (found["train"] or {}).items() if key != "accumulate"}
     return {**found, "train": train, "batches_per_step": batches_per_step(config)}
@@ -303,7 +348,7 @@ def reader_files(node: Any) -> dict[str, str]:
         node: configuration; readers stand in it as ``reader: {_target_: ..., root: FOLDER}``.
     """
     return {
-        f"{subject.id}/{name}": sha256_file(file)
+        f"{subject.id}/{name}": input_hash(file)
         for reader in _readers(node)
         for subject in instantiate(reader).subjects()
         for name, file in subject.files().items()
@@ -320,7 +365,7 @@ def _readers(node: Any) -> Iterator[Any]:
 
 
 def further_subjects(config: Config) -> list[LongitudinalSubject]:
-    """Everything that stages and members learn from beside the pairs of the run."""
+    """Subjects that stages and members learn from besides the pairs of the run."""
     readers: dict[str, Any] = {}
     for system in _systems(config):
         for part in (system, *(stage_config(system, name) for name in system.get("stages") or {})):
@@ -402,7 +447,7 @@ def check_buildable(config: Config) -> None:
 
 
 def postprocess_rules(config: Config) -> list[Any]:
-    """The ordered rules on a map."""
+    """The postprocessing rules, in order."""
     rules = (config.get("postprocess") or {}).get("rules", {})
     return [instantiate(rule) for rule in (rules or {}).values() if rule]
 
@@ -421,7 +466,7 @@ def monitor_scores(mask: Any, reference: Any, spacing_mm: Any) -> dict[str, floa
 
 
 def _try_optimizer(node: Any, optimizer: Any, scheduler: Any) -> None:
-    """Build both once for a single weight, so that a rate out of range is refused at the start."""
+    """Build both for a single weight, so that invalid settings are refused at the start."""
     import torch
 
     try:

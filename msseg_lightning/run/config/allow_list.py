@@ -124,18 +124,18 @@ class Slot:
 CALLED = frozenset({"__call__"})
 
 SLOTS = (
-    Slot(r"read(\..+)?|(loader\.)?visits\.reader", ("read",), frozenset({"subjects"}), paths=True),
+    Slot(r"read(\..+)?|sample\.visits\.reader", ("read",), frozenset({"subjects"}), paths=True),
     Slot(r"split", ("split",), frozenset({"split"}), paths=True),
-    Slot(r"(preprocess|(loader\.)?visits)\.steps\.[^.]+", ("preprocess",), CALLED),
+    Slot(r"(preprocess|sample\.visits)\.steps\.[^.]+", ("preprocess",), CALLED),
     Slot(
-        r"(loader\.)?visits",
+        r"sample\.visits",
         ("preprocess",),
         classes=frozenset({"msseg_lightning.preprocess.visits.PreparedVisits"}),
         paths=True,
     ),
+    Slot(r"(sample\.loader|train\.task\..+)(\..+)?", ("sample", "augment")),
     Slot(r"sample(\..+)?", ("sample",)),
     Slot(r"augment(\..+)?", ("augment",), foreign=LIBRARY_CLASSES["augment"]),
-    Slot(r"(loader|train\.task\..+)(\..+)?", ("sample", "augment")),
     Slot(r"network(\..+)?", ("network",), foreign=LIBRARY_CLASSES["network"]),
     Slot(r"loss(\..+)?", ("loss",), foreign=LIBRARY_CLASSES["loss"]),
     Slot(

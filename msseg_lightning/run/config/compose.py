@@ -16,8 +16,8 @@ from msseg_lightning.run.config.allow_list import (
     refuse_targets,
     yaml_texts,
 )
-from msseg_lightning.run.config.keys import OF_SEVERAL, OF_THE_RUN
-from msseg_lightning.run.config.overrides import readable
+from msseg_lightning.run.config.keys import KEYS, OF_SEVERAL, OF_THE_RUN, is_place, unknown_roots
+from msseg_lightning.run.config.overrides import readable, refuse_words, refused_place, word
 from msseg_lightning.run.config.setting_checks import leaves, refuse_kinds, refuse_ranges
 
 Config = dict[str, Any]
@@ -70,12 +70,15 @@ def compose_config(
     from omegaconf.errors import OmegaConfBaseException
 
     chosen = [] if experiment is None else [f"experiments={_known_experiment(experiment)}"]
-    overrides = readable(overrides)
-    texts = ((item, item) for item in overrides)
+    given = readable(overrides)
+    texts = ((item, item) for item in given)
     refuse_resolvers([*texts, *yaml_texts(conf_dir(), experiments_dir())])
-    overrides = [*_size(overrides, chosen), *overrides]
-    composed = _compose([*chosen, *overrides])
+    refuse_words(overrides)
+    overrides = [*_size(given, chosen), *given]
+    composed = _compose([*chosen, *overrides], given)
     plain = OmegaConf.to_container(composed, resolve=False)
+    _refuse_unknown(plain)
+    _refuse_other_keys([*chosen, *given])
     refuse_targets(plain)
     # again, since the command line's grammar has escapes: $\{ is ${ by now
     refuse_resolvers((where, text) for where, text in nodes(plain) if isinstance(text, str))
@@ -87,16 +90,7 @@ def compose_config(
         resolved["stages"] = expanded_stages({str(key): value for key, value in plain.items()})
         missing = [key for key, value in leaves(resolved).items() if value == "???"]
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", "") or ""
-        raise MssegError(
-            Problem(
-                "config.unresolved",
-                str(error).splitlines()[0],
-                field=key,
-                remedy=f"give it on the command line: {key or 'key'}=VALUE",
-                exit_code=ExitCode.CONFIG,
-            )
-        ) from error
+        raise MssegError(_unresolved(error, given)) from error
     if missing and complete:
         raise MssegError(
             Problem(
@@ -118,6 +112,26 @@ def compose_config(
         kept = {key: value for key, value in member.items() if key not in OF_THE_RUN}
         config["ensemble"].setdefault("configs", {})[name] = kept
     return config
+
+
+def _refuse_unknown(config: Any) -> None:
+    """Refuse root keys that nothing reads.
+
+    Raises:
+        MssegError: one problem per key (exit 2).
+    """
+    if unknown := unknown_roots(config):
+        raise MssegError(
+            Problem(
+                "config.root",
+                "nothing reads this setting",
+                field=place,
+                expected=today or ", ".join(difflib.get_close_matches(place, KEYS, n=3)),
+                remedy=f"write it as {today}" if today else "leave it out",
+                exit_code=ExitCode.CONFIG,
+            )
+            for place, today in unknown.items()
+        )
 
 
 def expanded_stages(plain: Mapping[str, Any]) -> Config:
@@ -174,9 +188,14 @@ def _size(overrides: Sequence[str], chosen: Sequence[str]) -> list[str]:
             )
         )
     return [
-        f"{key}={'null' if value is None else str(value).replace(' ', '')}"
+        f"{key}={value}" if _is_plain(value) else word(key, value)
         for key, value in leaves(sizes[names[-1]]).items()
     ]
+
+
+def _is_plain(value: Any) -> bool:
+    """A preset's name or an interpolation, which quotes would make another text of."""
+    return isinstance(value, str) and bool(re.fullmatch(r"\w+|.*\$\{.*", value))
 
 
 def _known_experiment(name: str) -> str:
@@ -197,17 +216,31 @@ def _known_experiment(name: str) -> str:
     )
 
 
-def _compose(overrides: Sequence[str]) -> Any:
+def _compose(overrides: Sequence[str], given: Sequence[str] = ()) -> Any:
+    """What Hydra makes of overrides.
+
+    Args:
+        overrides: all of them.
+        given: those of them that a user wrote.
+    """
+    try:
+        return _try(overrides)
+    except _faults() as error:
+        raise MssegError(_explain(error, overrides, given)) from error
+
+
+def _faults() -> tuple[type[Exception], ...]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    try:
-        return _composed(tuple(overrides), root(), conf_dir())
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise MssegError(_explain(error, overrides)) from error
+    return HydraException, OmegaConfBaseException, ValueError
 
 
-@functools.lru_cache(maxsize=8)
+def _try(overrides: Sequence[str]) -> Any:
+    return _composed(tuple(overrides), root(), conf_dir())
+
+
+@functools.lru_cache(maxsize=32)
 def _composed(overrides: tuple[str, ...], search: Path, folder: Path) -> Any:
     """What Hydra makes of it, to be read only: 0.2 CPU s, and a command asks for the same again."""
     from hydra import compose, initialize_config_dir
@@ -218,34 +251,150 @@ def _composed(overrides: tuple[str, ...], search: Path, folder: Path) -> Any:
         return compose("config", overrides=[f"hydra.searchpath=['file://{search}']", *overrides])
 
 
-def _explain(error: Exception, overrides: Sequence[str]) -> Problem:
+def _explain(error: Exception, overrides: Sequence[str], given: Sequence[str]) -> Problem:
     """A Hydra error in words: which override, what was meant."""
-    text = " ".join(str(error).split("Config search path")[0].split())
+    from omegaconf import OmegaConf
+
+    text = " ".join(str(error).split("Config search path")[0].split("See https://hydra")[0].split())
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
-        key = unknown.group(1)
-        known = sorted({*leaves(_plain_defaults(overrides)), *_groups()})
-        last = key.split(".")[-1]
-        near = difflib.get_close_matches(key, known, n=3) or [
-            name
-            for name in known
-            if name.split(".")[-1]
-            in difflib.get_close_matches(last, [n.split(".")[-1] for n in known], n=3)
-        ]
+        base = OmegaConf.to_container(_try(()), resolve=False)
+        assert isinstance(base, dict)
+        return _unknown_key(unknown[1], overrides, "." in unknown[1] and _is_free(base, unknown[1]))
+    no_preset = re.search(
+        r"Could not find '([^']+)/([^'/]+)' Available options in '\1': (.*)", text
+    )
+    if no_preset:
+        group, name, known = no_preset[1], no_preset[2], no_preset[3].split()
+        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
         return Problem(
-            "config.key",
-            f"there is no setting {key!r}",
-            field=key,
-            found=next((item for item in overrides if key in item), ""),
-            expected=", ".join(near[:3]),
-            remedy="`msseg show EXPERIMENT` prints every setting; +key=value adds a new one",
+            "config.preset",
+            f"there is no file {name!r} in conf/{group}",
+            field=group,
+            found=f"{group}={name}",
+            expected=", ".join(known),
+            remedy=f"{group}={near[0]}" if near else f"{group}=NAME with one of these names",
             exit_code=ExitCode.CONFIG,
         )
+    wrong = next((item for item in given if not _composes([*overrides[:1], item])), "")
     return Problem(
         "config.compose",
         text[:600],
-        found=" ".join(overrides),
-        remedy="overrides are key=value or group=preset; `msseg show EXPERIMENT` prints them all",
+        found=wrong or " ".join(given),
+        expected="key=value, or group=preset",
+        remedy=f"leave {wrong} out, or correct it: `msseg show EXPERIMENT` prints every setting"
+        if wrong
+        else "`msseg show EXPERIMENT` prints every setting",
+        exit_code=ExitCode.CONFIG,
+    )
+
+
+def _composes(overrides: Sequence[str]) -> bool:
+    try:
+        _try(overrides)
+    except _faults():
+        return False
+    return True
+
+
+def _unknown_key(key: str, overrides: Sequence[str], may_be_added: bool = False) -> Problem:
+    known = sorted({*leaves(_plain_defaults(overrides)), *_groups()})
+    last = key.split(".")[-1]
+    near = difflib.get_close_matches(key, known, n=3) or [
+        name
+        for name in known
+        if name.split(".")[-1]
+        in difflib.get_close_matches(last, [n.split(".")[-1] for n in known], n=3)
+    ]
+    return Problem(
+        "config.key",
+        f"there is no setting {key!r}",
+        field=key,
+        found=_last(overrides, key),
+        expected=", ".join(near[:3]),
+        remedy=(f"did you mean {near[0]}? " if near else "")
+        + "`msseg show EXPERIMENT` prints every setting"
+        + (f"; +{key}=VALUE adds an argument that a class has" if may_be_added else ""),
+        exit_code=ExitCode.CONFIG,
+    )
+
+
+def _last(items: Sequence[str], key: str) -> str:
+    """The word that counts of those that give a setting."""
+    return next((item for item in reversed(items) if _key(item) == key), key)
+
+
+def _key(item: str) -> str:
+    return item.lstrip("+~").partition("=")[0]
+
+
+def _refuse_other_keys(given: Sequence[str]) -> None:
+    """Nothing is added that nobody reads, and nothing is taken away that somebody reads.
+
+    What a class is built from, it checks itself; names of stages, images, rules and the like are
+    free.
+
+    Raises:
+        MssegError: one problem per key (exit 2).
+    """
+    from omegaconf import OmegaConf
+
+    base = OmegaConf.to_container(_try(()), resolve=False)
+    assert isinstance(base, dict)
+    problems = []
+    for item in given:
+        key = _key(item)
+        name, _, rest = key.partition(".")
+        if name == "hydra" or (item.startswith("+") and not _is_free(base, key)):
+            problems.append(_unknown_key(key, given))
+        elif item.startswith("~") and (not rest or _has_no_class(base, name)):
+            problems.append(
+                Problem(
+                    "config.compose",
+                    "this setting cannot be taken away",
+                    field=key,
+                    found=item,
+                    expected="a value for it",
+                    remedy=f"leave {item} out",
+                    exit_code=ExitCode.CONFIG,
+                )
+            )
+    if problems:
+        raise MssegError(problems)
+
+
+def _has_no_class(base: Mapping[Any, Any], name: str) -> bool:
+    node = base.get(name)
+    return isinstance(node, Mapping) and bool(node) and "_target_" not in node
+
+
+def _is_free(base: Mapping[Any, Any], key: str) -> bool:
+    """Whether a setting that is not there may be added: by name nothing else is read."""
+    *groups, last = key.split("@")[0].split(".")
+    node: Any = base
+    for name in groups:
+        node = node.get(name) if isinstance(node, Mapping) else None
+    known = isinstance(node, Mapping) and last in node
+    first = key.partition(".")[0]
+    return known or (first in KEYS and not KEYS[first].read_by_name)
+
+
+def _unresolved(error: Any, given: Sequence[str]) -> Problem:
+    """An interpolation that leads nowhere, or to what was taken away."""
+    key = getattr(error, "full_key", "") or ""
+    deleted = next(
+        (item for item in given if item.startswith("~") and _key(item) in str(error)), ""
+    )
+    if is_place(key.rpartition(".")[2]):
+        return refused_place(_last(given, key))
+    return Problem(
+        "config.unresolved",
+        str(error).splitlines()[0],
+        field=key,
+        found=deleted,
+        remedy=f"leave {deleted} out"
+        if deleted
+        else f"give it on the command line: {key or 'key'}=VALUE",
         exit_code=ExitCode.CONFIG,
     )
 

@@ -27,6 +27,7 @@ class Key:
         takes_network: it can be handed the network of an earlier stage, see ``uses``.
         of_several: it says which networks a system has; one network has none of it.
         names_run: the folder of a run is named after it.
+        read_by_name: no class is built from it, so a name that ``conf/`` has not is read by nobody.
     """
 
     owner: Owner
@@ -37,6 +38,7 @@ class Key:
     takes_network: bool = False
     of_several: bool = False
     names_run: bool = False
+    read_by_name: bool = False
 
 
 KEYS = {
@@ -54,9 +56,9 @@ KEYS = {
     "evaluate": Key("run"),
     "track": Key("run", decides=False),
     "read": Key("run", at_prediction=True, handed_down=True, by_content=True),
-    "data": Key("run", at_prediction=True, handed_down=True),
+    "data": Key("run", at_prediction=True, handed_down=True, read_by_name=True),
     "data.workers": Key("run", decides=False, at_prediction=True, handed_down=True),
-    "paths": Key("run", decides=False, at_prediction=True, handed_down=True),
+    "paths": Key("run", decides=False, at_prediction=True, handed_down=True, read_by_name=True),
     # the hardware; of its devices only the batches of a step count, see `hardware`
     "trainer": Key("run", decides=False, at_prediction=True, handed_down=True),
     "trainer.precision": Key("run", at_prediction=True, handed_down=True),
@@ -68,7 +70,7 @@ KEYS = {
     # one network, or what else is fitted
     "preprocess": Key("stage"),
     "sample": Key("stage", takes_network=True),
-    "loader": Key("stage", takes_network=True),
+    "sample.loader": Key("stage", takes_network=True),
     "augment": Key("stage", takes_network=True),
     "network": Key("stage", takes_network=True),
     "loss": Key("stage", takes_network=True),
@@ -76,13 +78,15 @@ KEYS = {
     "train.task": Key("stage", takes_network=True),
     "infer": Key("stage", at_prediction=True),
     "method": Key("stage"),
-    "channels": Key("stage"),
+    "channels": Key("stage", read_by_name=True),
     "uses": Key("stage", of_several=True),
-    "visits": Key("stage"),
     "maps": Key("stage"),
     "out_of_fold": Key("stage"),
 }
 """Root keys, and below them those that differ from their root."""
+
+MOVED = {"loader": "sample.loader", "visits": "sample.visits"}
+"""Root keys of earlier versions, and what they are called today."""
 
 OF_THE_RUN = tuple(key for key, one in KEYS.items() if one.owner == "run" and "." not in key)
 """Settings that members of an ensemble and stages share with the run they belong to."""
@@ -138,6 +142,20 @@ def key_of(dotted: str) -> Key:
     while name not in KEYS and "." in name:
         name = name.rpartition(".")[0]
     return KEYS.get(name, Key("stage"))
+
+
+def unknown_roots(config: Mapping[str, Any]) -> dict[str, str]:
+    """Root keys of a configuration and of its stages that nothing reads: place -> today's key."""
+    parts = {"": config}
+    stages = config.get("stages")
+    for name, stage in stages.items() if isinstance(stages, Mapping) else ():
+        parts[f"stages.{name}."] = stage if isinstance(stage, Mapping) else {}
+    return {
+        f"{place}{key}": f"{place}{MOVED[key]}" if key in MOVED else ""
+        for place, part in parts.items()
+        for key in part
+        if key not in KEYS
+    }
 
 
 def decides(dotted: str) -> bool:

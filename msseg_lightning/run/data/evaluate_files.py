@@ -12,18 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from msseg_lightning.core.files import sha256_file
+from msseg_lightning.core.input_hash import input_hash
 from msseg_lightning.core.outputs import refuse_overwrites
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.subject import Native
 from msseg_lightning.core.subject_map import SupportsSubmit, map_subjects
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions, score_case
-from msseg_lightning.read.nifti import (
-    GateOptions,
-    inspect_volume,
-    label_meanings,
-    read_header,
-)
+from msseg_lightning.read.nifti import FileFacts, GateOptions, inspect_volume, label_meanings
 from msseg_lightning.run.assemble.code import code_hash
 from msseg_lightning.run.predict.scores import digest, is_kept_score, keep_score, kept_score
 from msseg_lightning.run.shard import Shard
@@ -211,32 +207,39 @@ class _Score:
     def __call__(self, pair: MaskPair) -> CaseScore:
         score = self.kept(pair)
         if score is None:
-            score = _score_pair(pair, self.options, self.of_predictions, self.of_references)
-            if self.keep is not None:
-                keep_score(self._file(self.keep, pair), score, self._made_from(pair))
+            facts: dict[Path, FileFacts] = {}
+            score = _score_pair(pair, self.options, self.of_predictions, self.of_references, facts)
+            if self.keep is not None:  # under the bytes that were scored, whatever lies there now
+                made_from = self._made_from([facts[path].sha256 for path in pair.files])
+                keep_score(self._file(self.keep, pair), score, made_from)
         return score
 
     def kept(self, pair: MaskPair) -> CaseScore | None:
         """What an earlier call left."""
         if self.keep is None or not self._file(self.keep, pair).is_file():
             return None
-        return kept_score(self._file(self.keep, pair), self._made_from(pair))
+        made_from = self._made_from([input_hash(path) for path in pair.files])
+        return kept_score(self._file(self.keep, pair), made_from)
 
     def _file(self, keep: Path, pair: MaskPair) -> Path:
         return keep / f"{pair.case}.json"
 
-    def _made_from(self, pair: MaskPair) -> str:
-        masks = [sha256_file(path) for path in (pair.prediction, pair.reference)]
+    def _made_from(self, masks: Sequence[str]) -> str:
         gates = self.of_predictions, self.of_references
         labels = [sorted(gate.label_values.items()) for gate in gates]
         return digest(masks, dataclasses.asdict(self.options), labels, self.code)
 
 
 def _score_pair(
-    pair: MaskPair, options: ScoreOptions, of_predictions: GateOptions, of_references: GateOptions
+    pair: MaskPair,
+    options: ScoreOptions,
+    of_predictions: GateOptions,
+    of_references: GateOptions,
+    facts: dict[Path, FileFacts],
 ) -> CaseScore:
-    prediction = _read(pair.prediction, of_predictions, "--prediction-label-value")
-    reference = _read(pair.reference, of_references, "--label-value")
+    """The score; ``facts`` are those of the files that were read for it."""
+    prediction = _read(pair.prediction, of_predictions, "--prediction-label-value", facts)
+    reference = _read(pair.reference, of_references, "--label-value", facts)
     if not prediction.grid.same_as(reference.grid):
         shift = prediction.grid.displacement_mm(reference.grid)
         raise MssegError(
@@ -251,13 +254,13 @@ def _score_pair(
                 remedy="write predictions with the header of the patient's own scan",
             )
         )
-    spacing_mm = _header_spacing(pair.reference, reference, of_references)
+    spacing_mm = _header_spacing(facts[pair.reference].native, reference)
     return score_case(prediction.data, reference.data, spacing_mm, options)
 
 
-def _read(path: Path, gate: GateOptions, option: str) -> Volume:
+def _read(path: Path, gate: GateOptions, option: str, facts: dict[Path, FileFacts]) -> Volume:
     """One mask; that it is empty is no warning here."""
-    volume, problems = inspect_volume(path, "mask", gate)
+    volume, problems = inspect_volume(path, "mask", gate, facts=facts)
     if volume is None:
         errors = [problem for problem in problems if problem.severity == "error"]
         raise MssegError([_for_this_command(problem, option) for problem in errors])
@@ -277,14 +280,13 @@ def _for_this_command(problem: Problem, option: str) -> Problem:
     return dataclasses.replace(problem, remedy=remedy.partition(", or data.reading.soft_labels")[0])
 
 
-def _header_spacing(path: Path, volume: Volume, gate: GateOptions) -> tuple[float, float, float]:
+def _header_spacing(native: Native, volume: Volume) -> tuple[float, float, float]:
     """Voxel edges from ``pixdim``, which the official tool computes with.
 
     The affine gives the same up to the rounding of its nine products; that matters for a lesion
     exactly at the volume limit. A file whose ``pixdim`` says something else goes by its affine.
     """
-    header, _ = read_header(path, gate)
-    stored = np.frombuffer(header.raw, np.float32, count=3, offset=80)
+    stored = np.frombuffer(native.header, np.float32, count=3, offset=80)
     if np.allclose(stored, volume.spacing_mm, rtol=1e-4):
         return float(stored[0]), float(stored[1]), float(stored[2])
     return volume.spacing_mm

@@ -1,46 +1,22 @@
-"""Apply a trained system to every pair of a data set, and score it where references exist."""
+"""Apply a trained system to a pair, a table or a data set, and score where references exist."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from msseg_lightning.core.files import sha256_file
-from msseg_lightning.core.method import Method
-from msseg_lightning.core.outputs import is_json_with, is_text_with, refuse_overwrites
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.core.subject_map import SupportsSubmit, map_subjects
-from msseg_lightning.evaluate.score import CaseScore
-from msseg_lightning.read.nifti import changed_options
 from msseg_lightning.read.reader import read_subjects
-from msseg_lightning.run.assemble.code import ASSEMBLES, code_hash
-from msseg_lightning.run.assemble.system import build_load, instantiate
-from msseg_lightning.run.config.compose import Config
-from msseg_lightning.run.config.keys import OF_THE_RUN, hardware
+from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.folder import data_name
-from msseg_lightning.run.predict.delivery import (
-    WRITTEN,
-    read_pairs,
-    read_side_car,
-    refuse_foreign_files,
-    side_car,
-    write_prediction,
-)
-from msseg_lightning.run.predict.scores import (
-    digest,
-    is_kept_score,
-    keep_score,
-    kept_score,
-    score_options,
-    score_prediction,
-    write_scores,
-)
+from msseg_lightning.run.predict.application import Application
+from msseg_lightning.run.predict.delivery import read_pairs, read_side_car
+from msseg_lightning.run.predict.scores import score_options, write_scores
 from msseg_lightning.run.predict.trained import (
-    build_stored,
     load_config,
     recorded_settings,
     run_of,
@@ -66,123 +42,6 @@ class Applied:
     summary: dict[str, Any]
     refused: dict[str, MssegError]
     total: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Application:
-    """Predicts one pair, and scores it where it has a reference; what is there is left alone.
-
-    Holds plain values only, so that it can travel to other processes; the system is built at the
-    first pair that needs it.
-
-    Args:
-        model: model folder.
-        config: of the system, with the data set's settings.
-        folder: of masks, maps and side-cars; ``scores/<id>.json`` below it.
-        made_from: digest of everything that decides the result, beside the pair itself.
-        masks_only: neither maps nor scores.
-        outputs: id -> mask file, where it is not ``<folder>/<id>.nii.gz``.
-        settings: what was changed of the system, for the record.
-    """
-
-    model: Path
-    config: Config
-    folder: Path
-    made_from: str
-    masks_only: bool = False
-    outputs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
-    settings: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, model: Path, config: Config, folder: Path, **more: Any) -> Application:
-        """With the digest of the weights, the settings and the program."""
-        decisive = {key: value for key, value in config.items() if key not in OF_THE_RUN}
-        scoring = dataclasses.asdict(score_options(config))
-        where = changed_options(config["data"]["reading"]), hardware(config)
-        code = code_hash(decisive, (ASSEMBLES, __name__))
-        made_from = digest(weights_hash(model), decisive, where, scoring, code)
-        return cls(model, config, folder, made_from, **more)
-
-    @functools.cached_property
-    def method(self) -> Method:
-        """The system with its weights."""
-        return build_stored(self.model, self.config)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))
-
-    def __call__(self, subject: LongitudinalSubject) -> CaseScore | None:
-        """The score; None of a pair without a reference.
-
-        Raises:
-            MssegError: the pair is refused.
-        """
-        load = build_load(self.config)
-        if not all(file.is_file() for file in subject.files().values()):
-            load(subject)  # says what is wrong; hashing a named pipe would wait for ever
-        if self.is_done(subject):
-            return self._kept(subject)
-        made_from, mask = self._made_from(subject), self._mask(subject)
-        prediction = self.method.predict(subject)
-        probability = self._probability(subject)
-        record = {**side_car(prediction, self.model, self.settings), "made_from": made_from}
-        write_prediction(prediction, mask, probability, record)
-        if not self._scored(subject):
-            return None
-        score = score_prediction(prediction, subject, load, score_options(self.config))
-        keep_score(self._score_file(subject), score, made_from)
-        return score
-
-    def is_done(self, subject: LongitudinalSubject) -> bool:
-        """Whether mask, side-car and score of this pair, by this system, are there."""
-        mask = self._mask(subject)
-        record = read_side_car(mask)
-        if not record or record.get("made_from") != self._made_from(subject):
-            return False
-        whole = all(
-            (mask.parent / name).is_file() and sha256_file(mask.parent / name) == content
-            for name, content in record[WRITTEN].items()
-        )
-        return whole and (not self._scored(subject) or self._kept(subject) is not None)
-
-    def refuse_foreign_files(self, subjects: Iterable[LongitudinalSubject]) -> None:
-        """No file of somebody else, and none of these pairs, may be overwritten.
-
-        Raises:
-            MssegError: with every file that would be (exit 2).
-        """
-        pairs = list(subjects)
-        inputs = [file for pair in pairs for file in pair.files().values()]
-        refuse_foreign_files(
-            [(self._mask(pair), self._probability(pair)) for pair in pairs], inputs
-        )
-        if not self.masks_only:
-            of_scores = [(self._score_file(pair), is_kept_score) for pair in pairs]
-            tables = [
-                (self.folder / "scores.json", is_json_with("protocol", "cases")),
-                (self.folder / "scores.csv", is_text_with("case,")),
-            ]
-            refuse_overwrites([*of_scores, *tables], inputs, "--folder")
-
-    def _probability(self, subject: LongitudinalSubject) -> Path | None:
-        return None if self.masks_only else self.folder / f"{subject.id}_probability.nii.gz"
-
-    def _mask(self, subject: LongitudinalSubject) -> Path:
-        return self.outputs.get(subject.id, self.folder / f"{subject.id}.nii.gz")
-
-    def _scored(self, subject: LongitudinalSubject) -> bool:
-        return subject.labelled and not self.masks_only
-
-    def _kept(self, subject: LongitudinalSubject) -> CaseScore | None:
-        if not self._scored(subject):
-            return None
-        return kept_score(self._score_file(subject), self._made_from(subject))
-
-    def _score_file(self, subject: LongitudinalSubject) -> Path:
-        return self.folder / "scores" / f"{subject.id}.json"
-
-    def _made_from(self, subject: LongitudinalSubject) -> str:
-        return digest(self.made_from, data_hash([subject]))
 
 
 def apply_to_data_set(
@@ -279,6 +138,41 @@ def apply_to_table(
     mine = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
     mapped = map_subjects(apply, mine, executor, "predict", pieces)
     return Applied(tuple(mapped.done), {}, mapped.failed, len(subjects))
+
+
+def apply_to_pair(
+    model: Path,
+    subject: LongitudinalSubject,
+    output: Path,
+    probability: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Write the mask of one pair, and the map where wanted; what is there already stays.
+
+    Args:
+        model: model folder, from ``find_model``.
+        subject: the pair.
+        output: mask; ``delivery.check_outputs`` has looked at it.
+        probability: map.
+        overrides: settings as ``load_config`` takes.
+
+    Returns:
+        What the side-car of the mask says.
+
+    Raises:
+        MssegError: the pair is refused.
+    """
+    apply = Application.of(
+        model,
+        load_config(model, overrides),
+        output.parent,
+        masks_only=True,
+        outputs={subject.id: output},
+        maps={} if probability is None else {subject.id: probability},
+        settings=recorded_settings(overrides),
+    )
+    apply(subject)
+    return read_side_car(output)
 
 
 def trained_on(model: Path, subjects: Sequence[LongitudinalSubject]) -> list[str]:

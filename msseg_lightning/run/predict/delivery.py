@@ -1,4 +1,4 @@
-"""Apply a system to pairs and deliver masks on the patients' own grids."""
+"""Files of a prediction: mask, map and side-car, what they may overwrite, and tables of pairs."""
 
 from __future__ import annotations
 
@@ -10,27 +10,11 @@ import numpy as np
 
 from msseg_lightning import __version__
 from msseg_lightning.core.files import DamagedFileError, read_record, sha256_file, write_record
-from msseg_lightning.core.method import Method
 from msseg_lightning.core.outputs import IsOwnFile, refuse_overwrites
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LongitudinalSubject
 from msseg_lightning.run.predict.trained import stored_config, weights_hash
-
-
-def predict_to_file(
-    method: Method, subject: LongitudinalSubject, folder: Path, model: Path
-) -> Prediction:
-    """Predict one pair and write ``<id>.nii.gz``, ``<id>_probability.nii.gz`` and a side-car."""
-    prediction = method.predict(subject)
-    probability = folder / f"{subject.id}_probability.nii.gz"
-    write_prediction(
-        prediction,
-        folder / f"{subject.id}.nii.gz",
-        probability if prediction.probability is not None else None,
-        side_car(prediction, model),
-    )
-    return prediction
 
 
 def write_prediction(
@@ -67,6 +51,10 @@ def write_prediction(
 _OURS = {"written_by": "msseg predict"}
 WRITTEN = "files"
 """Key of the side-car: name -> SHA-256 of mask and map; null while they are being written."""
+
+
+MAP = "probability_map"
+"""Key of the side-car: whether the system gives a map beside its mask."""
 
 
 def side_car_file(mask: Path) -> Path:
@@ -126,6 +114,7 @@ def side_car(prediction: Prediction, model: Path, settings: Sequence[str] = ()) 
             float(prediction.mask.sum()) * prediction.native.grid.voxel_volume_mm3, 3
         ),
         "warnings": list(prediction.warnings),
+        MAP: prediction.probability is not None,
         "use": "research use only; not a medical device",
     }
 

@@ -13,15 +13,14 @@ from typing import Any
 
 from msseg_lightning import __version__
 from msseg_lightning.core.files import DamagedFileError, atomic_write, read_record, write_record
-from msseg_lightning.core.method import Method
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.core.subject import TARGET, LongitudinalSubject
+from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions, score_case
 from msseg_lightning.evaluate.summary import summarise
-from msseg_lightning.run.assemble.system import Load
+from msseg_lightning.read.nifti import GateOptions
+from msseg_lightning.read.reference import read_reference
 from msseg_lightning.run.config.compose import Config
-from msseg_lightning.run.predict.delivery import predict_to_file
 
 log = logging.getLogger(__name__)
 
@@ -33,32 +32,24 @@ def score_options(config: Config) -> ScoreOptions:
     return ScoreOptions(**(config.get("evaluate") or {}))
 
 
-def score_pair(
-    method: Method,
+def score_prediction(
+    prediction: Prediction,
     subject: LongitudinalSubject,
-    load: Load,
-    predictions: Path,
-    model: Path,
+    reading: GateOptions,
     options: ScoreOptions,
 ) -> CaseScore:
-    """Predict one pair, write the files of ``predict_to_file`` and score the mask.
-
-    Raises:
-        MssegError: the pair is refused, or its reference lies on another grid (exit 3).
-    """
-    prediction = predict_to_file(method, subject, predictions, model)
-    return score_prediction(prediction, subject, load, options)
-
-
-def score_prediction(
-    prediction: Prediction, subject: LongitudinalSubject, load: Load, options: ScoreOptions
-) -> CaseScore:
     """Compare the mask with the pair's reference.
+
+    Args:
+        prediction: on the native grid.
+        subject: a labelled pair.
+        reading: how its reference is read.
+        options: thresholds of the scores.
 
     Raises:
         MssegError: the reference is refused, or lies on another grid (exit 3).
     """
-    reference = load(subject).volumes[TARGET]
+    reference = read_reference(subject, reading)
     if not reference.grid.same_as(prediction.native.grid):
         raise MssegError(
             Problem(

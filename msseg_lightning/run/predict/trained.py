@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -47,8 +48,6 @@ OF_A_NETWORK: dict[str, Any] = {
 
 NETWORK_METHOD = "msseg_lightning.method.network_method.NetworkMethod"
 
-LOADER = {"_target_": "msseg_lightning.sample.loader.PatchLoader"}
-
 
 def weights_hash(model: Path) -> str | None:
     """SHA-256 of the weights, over all files where there are several; None without any."""
@@ -56,6 +55,13 @@ def weights_hash(model: Path) -> str | None:
     if len(files) > 1:
         return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
     return sha256_file(files[0]) if files else None
+
+
+def model_hash(model: Path) -> str:
+    """SHA-256 of all that was learned, of whatever kind; the settings beside it do not count."""
+    files = sorted(path for path in model.rglob("*") if path.is_file() and path.suffix != ".yaml")
+    content = {path.relative_to(model).as_posix(): sha256_file(path) for path in files}
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def stored_config(model: Path) -> Config:
@@ -161,8 +167,8 @@ def load_config(model: Path, overrides: Sequence[str] = ()) -> Config:
     wrong = [*_unfit(config, NEEDED), *_unfit_systems(config)]
     if wrong:
         raise _damaged(model / "config.yaml", f"nothing usable under {', '.join(wrong)}")
-    for key, value in {"loader": LOADER, "stages": {}, "uses": {}, "ensemble": None}.items():
-        config.setdefault(key, value)  # systems trained before these settings existed
+    # systems trained before these settings existed
+    config = {"stages": {}, "uses": {}, "ensemble": None, **config}
     reading = config["data"].get("reading") or {}
     config["data"] = {"workers": 2, **config["data"], "reading": {**GATE_DEFAULTS, **reading}}
     config = changed_config({**config, **own_places()}, overrides)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.run.assemble.system import build_load, instantiate
+from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.config.compose import Config, compose_config
 from msseg_lightning.run.config.keys import NAMES_RUN, decides
 from msseg_lightning.run.folder import data_name
@@ -201,9 +201,9 @@ def check_folds(search: Search, config: Config) -> None:
         MssegError: a fold that the division does not have (exit 2), or cannot have with these
             pairs (exit 3).
     """
-    load, subjects = build_load(config), labelled_subjects(config)
+    subjects = labelled_subjects(config)
     for fold in search.folds:
-        make_split({**config, "fold": fold}, subjects, load)
+        make_split({**config, "fold": fold}, subjects)
 
 
 def write_answer(study: SharedStudy) -> Answer:

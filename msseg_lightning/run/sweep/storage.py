@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +26,8 @@ def open_storage(store: str | None, folder: Path) -> optuna.storages.RDBStorage:
     from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if store is None:
+        refuse_damaged(folder / DATABASE)
     url = store_url(store, folder)
     waiting: dict[str, Any] = {"timeout": 120} if url.startswith("sqlite") else {}
     attempts = 5
@@ -40,6 +44,50 @@ def open_storage(store: str | None, folder: Path) -> optuna.storages.RDBStorage:
                 raise
             time.sleep(0.5 * (attempt + 1))
     raise AssertionError("unreachable")
+
+
+def refuse_damaged(file: Path) -> None:
+    """Refuse an SQLite file that is empty, something else, or broken; one that is not there passes.
+
+    Raises:
+        MssegError: with what is wrong (exit 8).
+    """
+    if not file.exists():
+        return
+    wrong = ""
+    try:
+        for _ in range(5):  # another process may be about to write the first page
+            if file.stat().st_size or file.with_name(f"{file.name}-journal").exists():
+                break
+            time.sleep(0.2)
+        else:
+            wrong = "an empty file"
+        if not wrong:
+            with contextlib.closing(
+                sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
+            ) as database:
+                (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            wrong = "" if found == "ok" else str(found)
+    except sqlite3.OperationalError as error:  # locked, or not to be opened: said when it is used
+        if "malformed" in str(error):
+            wrong = str(error)
+    except (sqlite3.DatabaseError, OSError) as error:
+        wrong = str(error)
+    if wrong:
+        raise MssegError(damaged_store(file, wrong))
+
+
+def damaged_store(place: Path | str | None, found: str) -> Problem:
+    """The refusal of a store whose content cannot be read."""
+    return Problem(
+        "sweep.store_damaged",
+        "the store of the trials was changed or damaged",
+        file=place,
+        found=" ".join(found.split())[:300],
+        expected="the trials as they were written",
+        remedy="restore a copy of it, or name=OTHER to begin anew",
+        exit_code=ExitCode.STORE,
+    )
 
 
 def _other_version(url: str, error: RuntimeError) -> Problem:
@@ -105,6 +153,12 @@ def reachable(store: str | None) -> Iterator[None]:
                 found=str(error),
                 remedy="pip install 'msseg-lightning[postgres]'",
                 exit_code=ExitCode.CONFIG,
+            )
+        ) from error
+    except (AssertionError, KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise MssegError(
+            damaged_store(
+                shown_store(store) if store else DATABASE, f"{type(error).__name__}: {error}"
             )
         ) from error
     except (StorageInternalError, SQLAlchemyError) as error:

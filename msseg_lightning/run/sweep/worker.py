@@ -28,7 +28,7 @@ from msseg_lightning.run.sweep.storage import reachable
 from msseg_lightning.run.sweep.study import SharedStudy
 from msseg_lightning.run.train.folds_and_seeds import is_finished
 from msseg_lightning.run.train.mlflow_run import headline_metrics
-from msseg_lightning.run.train.shared_jobs import in_turns
+from msseg_lightning.run.train.shared_jobs import run_shared_jobs
 
 if TYPE_CHECKING:
     import optuna
@@ -39,10 +39,10 @@ Figures = Mapping[str, float]
 Evaluate = Callable[[Mapping[str, Any], int, int, Path], Figures]
 """(values, fold, seed, folder of the trial) -> figures of the run."""
 Watch = Callable[[int], AbstractContextManager[None]]
-"""Is entered before a trial's first fold and left after the store knows how it ended."""
+"""Context that is entered before the first fold of a trial and left after its end is stored."""
 
 MOST_FAILED = 3
-"""So many trials in a row may fail before the search ends with the last one's error."""
+"""Number of failed trials in a row after which the search ends with the last error."""
 
 
 class ExperimentTrial:
@@ -88,12 +88,12 @@ class ExperimentTrial:
 
 
 def chosen_words(values: Mapping[str, Any]) -> list[str]:
-    """Overrides of a trial's values."""
+    """Command line overrides of a trial's values."""
     return [word(key, value) for key, value in values.items()]
 
 
 class Sweep:
-    """One search.
+    """Runs one search.
 
     Args:
         name: of the study; processes with the same name and store work on the same trials.
@@ -122,7 +122,7 @@ class Sweep:
 
     # ------------------------------------------------------------------ the search
     def run(self, watch: Watch = lambda number: contextlib.nullcontext()) -> None:
-        """Work until as many trials as wanted are finished, by this process or others.
+        """Run trials until the wanted number is finished, by all processes together.
 
         Args:
             watch: see ``Watch``.
@@ -144,7 +144,7 @@ class Sweep:
                     failed = 0
                 except Exception as error:
                     failed += 1
-                    if not of_the_candidate(error) or failed == MOST_FAILED:
+                    if not caused_by_values(error) or failed == MOST_FAILED:
                         raise
                     log.warning("trial %d failed: %s", trial.number, error)
             if (ended := len(self.study.counted())) < self.search.trials:
@@ -164,7 +164,7 @@ class Sweep:
         try:
             goals = self._folds(trial, values)
         except BaseException as error:
-            if of_the_candidate(error):
+            if caused_by_values(error):
                 self.study.fail(trial, error=f"{type(error).__name__}: {error}"[:500])
             else:
                 self.study.give_back(trial.number)
@@ -174,7 +174,7 @@ class Sweep:
         log.info("trial %d: %s", trial.number, said)
 
     def _folds(self, trial: optuna.Trial, values: Mapping[str, Any]) -> list[float] | None:
-        """Goals over all folds; None where the trial is not worth the rest of them."""
+        """Goals over all folds; None if the trial is pruned."""
         folder = self.folder / "trials" / trial_name(values)
         found: list[Figures] = []
         for done, fold in enumerate(self.search.folds, start=1):
@@ -182,7 +182,7 @@ class Sweep:
             def train(fold: int) -> None:
                 found.append(self.evaluate(values, fold, self.search.seed, folder))
 
-            in_turns([fold], train)  # another trial may have drawn the same values
+            run_shared_jobs([fold], train)  # another trial may have drawn the same values
             trial.set_user_attr(f"fold{fold}", dict(found[-1]))
             last = done == len(self.search.folds)
             try:
@@ -199,13 +199,13 @@ class Sweep:
 
     # ------------------------------------------------------------------ the best again
     def retrain(self) -> None:
-        """Train the best few again with new seeds; processes share the runs, done ones are kept."""
+        """Train the best trials again with new seeds; processes share the runs."""
         if len(self.search.objective) > 1:
             return
         best = [trial.number for trial in self.study.finished()[: self.search.retrain_best]]
         jobs = itertools.product(best, self.search.retrain_seeds, self.search.folds)
         with reachable(self.store):
-            in_turns(jobs, self._retrain)
+            run_shared_jobs(jobs, self._retrain)
 
     def _retrain(self, job: tuple[int, int, int]) -> None:
         number, seed, fold = job
@@ -219,7 +219,7 @@ class Sweep:
 
 
 class _Fixed:
-    """Gives the values of an old trial to ``Search.suggest``."""
+    """A trial with fixed values for ``Search.suggest``."""
 
     def __init__(self, params: Mapping[str, Any]) -> None:
         self.params = params
@@ -230,8 +230,8 @@ class _Fixed:
     suggest_float = suggest_int = suggest_categorical = _value
 
 
-def of_the_candidate(error: BaseException) -> bool:
-    """Whether other values may do better; else the machine or the user ended the trial."""
+def caused_by_values(error: BaseException) -> bool:
+    """Whether an error is due to the values of a trial, not to the machine or the user."""
     if isinstance(error, MssegError):
         codes = (ExitCode.CONFIG, ExitCode.DATA, ExitCode.MODEL, ExitCode.NUMERICAL)
         return error.exit_code in codes
@@ -239,6 +239,6 @@ def of_the_candidate(error: BaseException) -> bool:
 
 
 def trial_name(values: Mapping[str, Any]) -> str:
-    """Folder of a trial: a repetition finds the checkpoints of the one that was killed."""
+    """Name of a trial's folder; equal for equal values, so that repetitions find checkpoints."""
     text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from msseg_lightning.core.files import require_record, sha256_file, write_settings
+from msseg_lightning.core.files import require_record, write_settings
+from msseg_lightning.core.input_hash import input_hash
 from msseg_lightning.core.method import FitContext, Method, Track, untracked
 from msseg_lightning.core.problem import MssegError, Problem
 from msseg_lightning.core.progress import track
 from msseg_lightning.core.subject import TARGET, LongitudinalSubject
-from msseg_lightning.evaluate.score import CaseScore, ScoreOptions
+from msseg_lightning.core.subject_map import map_subjects
+from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.read.identity import same_patients
-from msseg_lightning.read.load import has_new_lesions
 from msseg_lightning.read.nifti import gate_options
 from msseg_lightning.read.reader import raise_errors, read_subjects, warnings_of
+from msseg_lightning.read.reference import has_new_lesions
 from msseg_lightning.run.assemble.system import (
-    Load,
-    build_load,
     build_method,
     check_buildable,
     further_subjects,
@@ -29,7 +29,8 @@ from msseg_lightning.run.assemble.system import (
 )
 from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.folder import RunFolder
-from msseg_lightning.run.predict.scores import score_options, score_pair, write_scores
+from msseg_lightning.run.predict.application import Application
+from msseg_lightning.run.predict.scores import score_options, write_scores
 from msseg_lightning.run.train.mlflow_run import (
     close_run,
     ending,
@@ -72,21 +73,20 @@ def train_experiment(config: Config, with_report: bool = True) -> Outcome:
     with folder.lock():
         try:
             folder.claim_config(config)
-            load = build_load(config)
             subjects = labelled_subjects(config)
-            split = make_split(config, subjects, load)
+            split = make_split(config, subjects)
             folder.claim_split(split)
             tracking = instantiate(config.get("track")) or None
             check_buildable(config)
         except MssegError:  # what is refused leaves no folder and no failed run in the store
-            folder.disclaim()
+            folder.withdraw_claim()
             raise
         tracker = open_run(config, folder, split, tracking)
         if tracker is None or tracking is None:
-            return Outcome(folder, _run(config, folder, subjects, split, load, with_report), None)
+            return Outcome(folder, _run(config, folder, subjects, split, with_report), None)
         try:
             part = functools.partial(tracked_part, tracking, folder, config)
-            summary = _run(config, folder, subjects, split, load, with_report, tracker, part)
+            summary = _run(config, folder, subjects, split, with_report, tracker, part)
             log_results(tracker, folder, summary, tracking.pseudonyms.name)
         except BaseException as error:
             close_run(tracker, folder, ending(error))
@@ -111,7 +111,8 @@ def labelled_subjects(config: Config) -> dict[str, LongitudinalSubject]:
                 f"none of the {len(subjects)} pairs has a mask of new lesions",
                 file=config["read"].get("root"),
                 field=TARGET,
-                remedy="training needs labelled pairs; `msseg predict` needs none",
+                remedy="put the masks beside the scans (`msseg check` names what was not used), "
+                "or apply a trained system: `msseg predict` needs none",
             )
         )
     if len(labelled) < len(subjects):
@@ -122,7 +123,7 @@ def labelled_subjects(config: Config) -> dict[str, LongitudinalSubject]:
     return labelled
 
 
-def make_split(config: Config, subjects: dict[str, LongitudinalSubject], load: Load) -> Split:
+def make_split(config: Config, subjects: dict[str, LongitudinalSubject]) -> Split:
     """The pairs of this fold; patients never stand on two sides."""
     pairs = list(subjects.values())
     refuse_copies([*pairs, *further_subjects(config)])
@@ -152,7 +153,7 @@ def refuse_copies(subjects: Sequence[LongitudinalSubject]) -> None:
         log.warning("%s", problem)
     for subject in subjects:
         for file in filter(Path.is_file, subject.images.values()):
-            patient, first = owners.setdefault(sha256_file(file), (subject.patient, file))
+            patient, first = owners.setdefault(input_hash(file), (subject.patient, file))
             if patient != subject.patient:
                 problems.append(
                     Problem(
@@ -173,7 +174,6 @@ def _run(
     folder: RunFolder,
     subjects: dict[str, LongitudinalSubject],
     split: Split,
-    load: Load,
     with_report: bool,
     tracker: Any = None,
     part: Track = untracked,
@@ -197,14 +197,13 @@ def _run(
     save_model(method, config, folder)
     folder.update_record(status="predicting", stages=fitted_stages(folder))
     held_out = [subjects[name] for name in split.test]
-    options = score_options(config)
-    scores = score_held_out(method, held_out, load, folder, options)
+    scores = score_held_out(method, held_out, folder, config)
     facts = {
         "split": {"kind": split.kind, "fold": split.fold, "data_hash": split.data_hash},
         "seed": config["seed"],
         "commit": folder.record().get("commit"),
     }
-    summary = write_scores(folder.path, scores, options, facts)
+    summary = write_scores(folder.path, scores, score_options(config), facts)
     if with_report:
         folder.update_record(status="reporting")
         build_report(folder, folder.report_file)
@@ -232,15 +231,26 @@ def save_model(method: Method, config: Config, folder: RunFolder) -> None:
 def score_held_out(
     method: Method,
     subjects: Sequence[LongitudinalSubject],
-    load: Load,
     folder: RunFolder,
-    options: ScoreOptions,
+    config: Config,
 ) -> dict[str, CaseScore]:
-    """Predict each pair on its native grid, write it, score it against its reference."""
-    scores = {
-        subject.id: score_pair(method, subject, load, folder.predictions, folder.model, options)
-        for subject in track(subjects, "predicting held-out pairs")
-    }
+    """Predict each pair on its native grid, write it, score it against its reference.
+
+    Pairs that this system predicted before are left as they are.
+
+    Args:
+        method: the system as it lies in the model folder.
+        subjects: labelled pairs.
+        folder: of the run.
+        config: of the run.
+
+    Raises:
+        MssegError: with every problem of every pair.
+    """
+    apply = Application.of(folder.model, config, folder.predictions, loaded=method)
+    named = {subject.id: subject for subject in subjects}
+    found = map_subjects(apply, named, step="predict").all_done()
+    scores = {name: score for name, score in found.items() if score is not None}
     positive = sum(score.predicted_volume_mm3 > 0 for score in scores.values())
     if scores and not positive:
         log.warning("0 of %d held-out pairs have any predicted lesion", len(scores))

@@ -15,14 +15,14 @@ from filelock import FileLock
 from msseg_lightning.core.files import write_record, write_settings
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.evaluate.case_score import CaseScore
-from msseg_lightning.run.assemble.system import build_load, instantiate
+from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.config.compose import Config, compose_config
 from msseg_lightning.run.config.keys import OF_THE_RUN
 from msseg_lightning.run.folder import RunFolder, relevant
 from msseg_lightning.run.predict.scores import score_options, write_scores
 from msseg_lightning.run.train.experiment import labelled_subjects, make_split, train_experiment
 from msseg_lightning.run.train.mlflow_run import end_unrecorded, without_places
-from msseg_lightning.run.train.shared_jobs import in_turns
+from msseg_lightning.run.train.shared_jobs import run_shared_jobs
 from msseg_lightning.split.split import data_hash
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def train_product(experiment: str, words: Sequence[str]) -> list[Path]:
         log.info("fold %d, seed %d: run %d of %d", fold, seed, runs.index(run) + 1, len(runs))
         train_experiment(config)
 
-    in_turns(runs, train)
+    run_shared_jobs(runs, train)
     return [
         assemble(experiment, [RunFolder.of(configs[seed, fold]) for fold in folds])
         for seed in seeds
@@ -79,10 +79,10 @@ def train_product(experiment: str, words: Sequence[str]) -> list[Path]:
 
 def count_folds(config: Config) -> int:
     """How many folds a division of these pairs has: the number after which it refuses."""
-    load, subjects = build_load(config), labelled_subjects(config)
+    subjects = labelled_subjects(config)
     for fold in range(len(subjects) + 1):
         try:
-            make_split({**config, "fold": fold}, subjects, load)
+            make_split({**config, "fold": fold}, subjects)
         except MssegError as error:
             if fold == 0 or error.exit_code != ExitCode.CONFIG:
                 raise

@@ -1,4 +1,4 @@
-"""What MLflow is told about a run: names, tags, settings, results."""
+"""MLflow runs: names, tags, parameters and results."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def experiment_run(config: Config, folder: RunFolder) -> Parent:
 
 
 def track_experiment(tracking: Any, config: Config, folder: RunFolder) -> None:
-    """Figures of all pairs that the folds finished so far held out, in the run above the folds."""
+    """Track the scores of all finished folds in the parent run."""
     from msseg_lightning.track.journal import run_key
 
     others = re.sub(r"fold\d+", "fold*", glob.escape(folder.path.name))
@@ -114,7 +114,7 @@ def track_experiment(tracking: Any, config: Config, folder: RunFolder) -> None:
         spool=folder.path / "track" / "experiment",
         key=run_key(run.folder),
         tags={**run.tags, "folds": len(found), "pairs": len(cases)},
-        params=tracked_settings({**config, "fold": 0}, RHYTHM),
+        params=tracked_settings({**config, "fold": 0}, ALWAYS_TRACKED),
     )
     tracker.log_metrics(readable({key: figures[key] for key in COMPARED if key in figures}))
     tracker.finish("FINISHED")
@@ -128,7 +128,7 @@ def tracked_part(
     name: str,
     tags: Mapping[str, object],
 ) -> Iterator[list[object]]:
-    """A run below the fold's run for one stage or member; yields its loggers."""
+    """Context of a child run for a stage or member; yields its loggers."""
     from msseg_lightning.track.lightning_logger import TrackerLogger
     from msseg_lightning.track.tracker import Parent
 
@@ -154,14 +154,14 @@ def tracked_part(
     tracker.finish("FINISHED")
 
 
-RHYTHM = ("train.steps", "train.batch_size", "train.optimizer.lr", "seed", "size")
-"""Settings that all systems have; those of one system alone would head MLflow's plots."""
+ALWAYS_TRACKED = ("train.steps", "train.batch_size", "train.optimizer.lr", "seed", "size")
+"""Settings that are always tracked, since all systems have them."""
 
 
 def tracked_settings(
     config: Config, always: tuple[str, ...] = ("train.", "sample.", "fold", "seed", "size")
 ) -> dict[str, Any]:
-    """Settings worth a column in MLflow: ``always`` and whatever the user changed."""
+    """Parameters for MLflow: ``always`` and the settings that the user changed."""
     flat = flatten(without_places(config))
     composed = compose_config([f"size={config['size']}"], config["name"], complete=False)
     default = flatten(without_places(composed))
@@ -181,7 +181,7 @@ def log_results(
     summary: dict[str, Any],
     rename: Callable[[str], str],
 ) -> None:
-    """Numbers, tables, curves, weights and report; patients under the names ``rename`` gives."""
+    """Track scores, tables, curves, weights and report, with renamed patients."""
     tracker.log_metrics(readable(headline_metrics(summary)))
     scores = renamed(folder.scores(), rename)
     tracker.log_text(json.dumps(scores, indent=2), "scores/scores.json")
@@ -203,7 +203,7 @@ def log_results(
 
 
 def close_run(tracker: Any, folder: RunFolder, status: str, tracking: Any = None) -> None:
-    """Deliver what is left; the run folder then knows what MLflow calls the run."""
+    """Send remaining records and store the run id in the run folder."""
     if tracking is not None:
         track_experiment(tracking, folder.config(), folder)
     tracker.finish(status)
@@ -222,7 +222,7 @@ def end_unrecorded(folder: RunFolder) -> bool:
 
 
 def ending(error: BaseException) -> str:
-    """KILLED for signals, FAILED for everything else."""
+    """Status of a run that ended with an error: KILLED for signals, else FAILED."""
     from msseg_lightning.track.tracker import status_of
 
     if isinstance(error, MssegError) and error.exit_code in (
@@ -240,7 +240,7 @@ def scores_of(folder: RunFolder) -> list[str]:
 
 
 def renamed(content: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
-    """``scores.json`` with other names for the pairs."""
+    """``scores.json`` with renamed pairs."""
     summary = {
         group: {**values, "cases": [rename(case) for case in values["cases"]]}
         for group, values in content["summary"].items()
@@ -250,7 +250,7 @@ def renamed(content: dict[str, Any], rename: Callable[[str], str]) -> dict[str, 
 
 
 def renamed_audit(table: Path, rename: Callable[[str], str]) -> str:
-    """The table of which model saw which patient, under other names."""
+    """The audit table with renamed patients."""
     with table.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.reader(stream))
     text = io.StringIO()
@@ -263,7 +263,7 @@ def renamed_audit(table: Path, rename: Callable[[str], str]) -> str:
 
 
 def without_places(config: Config) -> Config:
-    """A configuration that tells neither where anything lies nor how the store is reached.
+    """A configuration without paths and addresses.
 
     Of a place its last name is left, with which `msseg predict` can build the system. The scans
     that a part reads on its own are left out: they are not there where the model is used.
@@ -283,7 +283,7 @@ def _cut(key: str, value: Any) -> Any:
 
 
 def headline_metrics(summary: dict[str, Any]) -> dict[str, float]:
-    """The few numbers by which runs are compared; the two groups of cases apart."""
+    """Main metrics of both groups of cases."""
     present, absent = summary["with_lesions"], summary["without_lesions"]
     found = {
         "result/cases_with_new_lesions": len(present["cases"]),
@@ -309,11 +309,11 @@ COMPARED = (
     "result/lesion_precision",
     "result/false_lesions_per_case_without",
 )
-"""Of a whole experiment, the first first: MLflow begins its plots with what was recorded first."""
+"""Metrics of a whole experiment, in the order in which MLflow plots them."""
 
 
 def readable(figures: Mapping[str, float]) -> dict[str, float]:
-    """MLflow prints all digits of what it is given; the exact figures are in ``scores.json``."""
+    """Round figures for MLflow; the exact ones are in ``scores.json``."""
     return {name: round(value, 4) for name, value in figures.items()}
 
 

@@ -15,7 +15,6 @@ from msseg_lightning.core.subject import (
     BASELINE,
     BRAIN,
     FOLLOWUP,
-    TARGET,
     LoadedSubject,
     LongitudinalSubject,
 )
@@ -23,6 +22,7 @@ from msseg_lightning.core.volume import Volume
 from msseg_lightning.core.wording import counted
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.evaluate.summary import dice_as_published
+from msseg_lightning.read.nifti import GateOptions, gate_options
 from msseg_lightning.report.picture import CaseVolumes
 from msseg_lightning.report.run_page import ReportCase, ReportContext, write_report
 from msseg_lightning.run.assemble.system import build_load, instantiate
@@ -64,13 +64,13 @@ def context_of(folder: RunFolder, rename: Callable[[str], str]) -> ReportContext
         )
     content = folder.scores()
     scores = {case: CaseScore.from_dict(row) for case, row in content["cases"].items()}
-    load = build_load(config)
+    load, reading = build_load(config), gate_options(config["data"]["reading"])
     subjects = {subject.id: subject for subject in instantiate(config["read"]).subjects()}
     return ReportContext(
         setting=setting(config, record, content),
         card=shown_card(config, None if record.get("stages") else _parameters(folder)),
         cases=[
-            ReportCase(rename(case), score, _loader(subjects[case], load, folder))
+            ReportCase(rename(case), score, _loader(subjects[case], load, reading, folder))
             for case, score in scores.items()
         ],
         curves=read_curves(folder.fit / "curves.csv"),
@@ -211,23 +211,34 @@ def notes(config: Config, summary: Mapping[str, Any]) -> tuple[str, ...]:
 def _loader(
     subject: LongitudinalSubject,
     load: Callable[[LongitudinalSubject], LoadedSubject],
+    reading: GateOptions,
     folder: RunFolder,
 ) -> Callable[[], CaseVolumes]:
     def volumes() -> CaseVolumes:
-        from msseg_lightning.read.nifti import GateOptions, read_volume
+        from msseg_lightning.read.geometry import in_order_of
+        from msseg_lightning.read.nifti import read_volume
+        from msseg_lightning.read.reference import read_reference
 
-        loaded = load(subject)
+        prediction = read_volume(
+            folder.predictions / f"{subject.id}.nii.gz",
+            # a system that marks everything is shown, not refused
+            options=GateOptions(largest_mask_fraction=1.0),
+            kind="mask",
+        )
+        # the grid of a pair with known transforms is that of its masks
+        shown = subject.masks if subject.to_native else {BRAIN: subject.masks.get(BRAIN)}
+        masks = {name: path for name, path in shown.items() if path is not None}
+        loaded = load(dataclasses.replace(subject, masks=masks).with_raters(()))
+        volumes = {
+            name: in_order_of(volume, prediction.affine) for name, volume in loaded.volumes.items()
+        }
+        loaded = loaded.replace(volumes=volumes)
         return CaseVolumes(
-            baseline=loaded.volumes[BASELINE],
-            followup=loaded.volumes[FOLLOWUP],
-            prediction=read_volume(
-                folder.predictions / f"{subject.id}.nii.gz",
-                # a system that marks everything is shown, not refused
-                options=GateOptions(largest_mask_fraction=1.0),
-                kind="mask",
-            ),
-            reference=loaded.volumes.get(TARGET),
-            brain=loaded.volumes.get(BRAIN) or _brain(loaded),
+            baseline=volumes[BASELINE],
+            followup=volumes[FOLLOWUP],
+            prediction=prediction,
+            reference=read_reference(subject, reading) if subject.labelled else None,
+            brain=volumes.get(BRAIN) or _brain(loaded),
         )
 
     return volumes

@@ -1,4 +1,4 @@
-"""Runs that several processes share: each does what no other is at, and waits for the rest."""
+"""Runs that are shared by several processes through the locks of run folders."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Job = TypeVar("Job")
 PAUSE_S = 2.0
 
 
-def in_turns(jobs: Iterable[Job], work: Callable[[Job], None]) -> None:
-    """Do every job; one whose run folder another process owns comes again when the rest is done.
+def run_shared_jobs(jobs: Iterable[Job], work: Callable[[Job], None]) -> None:
+    """Do all jobs; those whose run folder is locked are tried again after the others.
 
     Args:
         jobs: in the order wanted.

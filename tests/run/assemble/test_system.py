@@ -7,6 +7,7 @@ import pytest
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.run.assemble.system import (
     build_cache,
+    build_loader,
     build_method,
     further_subjects,
     instantiate,
@@ -14,6 +15,7 @@ from msseg_lightning.run.assemble.system import (
 )
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.train.experiment import refuse_copies
+from msseg_lightning.sample.loader import PatchLoader
 
 TINY = ("read.root=none", "size=tiny")
 
@@ -82,7 +84,7 @@ def test_scans_that_a_part_reads_on_its_own_are_known_by_their_bytes(tiny_cohort
 
     root = shutil.copytree(tiny_cohort, tmp_path / "own")
     reader = {"_target_": "msseg_lightning.read.msseg2.Msseg2", "root": str(root)}
-    node = {"loader": {"visits": {"reader": reader}}, "read": {"reader": {"root": "elsewhere"}}}
+    node = {"sample": {"visits": {"reader": reader}}, "read": {"reader": {"root": "elsewhere"}}}
     before = reader_files(node)
     assert len(before) > 8
     assert reader_files(node) == before
@@ -104,10 +106,10 @@ def test_a_stage_is_the_same_wherever_its_cache_lies(tiny_cohort):
 
     here = settings()
     assert settings("paths.cache=elsewhere", "data.workers=5") == here
-    assert settings("loader.synthesis.painted=[0,2]")[0] != here[0]
+    assert settings("sample.loader.synthesis.painted=[0,2]")[0] != here[0]
     assert all(a != b for a, b in zip(settings("data.reading.trust=qform"), here, strict=True))
     assert settings("train.accumulate=2")[-1] == settings("trainer.devices=2")[-1] != here[-1]
-    inpaint = settings("stages.inpaint.loader.tries=3")
+    inpaint = settings("stages.inpaint.sample.loader.tries=3")
     assert [a != b for a, b in zip(inpaint, here, strict=True)] == [False, True, False]
 
 
@@ -123,7 +125,7 @@ def test_patients_who_are_tested_are_kept_out_of_every_part(tiny_cohort, tmp_pat
         )
     words = (f"read.root={tiny_cohort}", f"paths.cache={tmp_path / 'cache'}", "size=tiny")
     config = compose_config(
-        (*words, f"visits.reader.root={tmp_path}", "+visits.reader.prefix=''"),
+        (*words, f"sample.visits.reader.root={tmp_path}", "+sample.visits.reader.prefix=''"),
         "synthetic_lesions_unet",
     )
     staged = build_method({**config, "ensemble": None})
@@ -142,6 +144,37 @@ def test_patients_who_are_tested_are_kept_out_of_every_part(tiny_cohort, tmp_pat
     shutil.copy(tmp_path / "001" / "flair.nii.gz", tmp_path / "003" / "flair.nii.gz")
     changed = build_method({**config, "ensemble": None}).stages[0].settings["files"]
     assert changed != before
+
+
+def test_masks_of_raters_are_prepared_where_a_setting_names_them():
+    words = ["read.root=unknown", "data.workers=1"]
+    config = compose_config(words, "pre_unet")
+    assert build_cache(config).raters == frozenset()
+    rater = "new_lesions_rater2"
+    named = {**config, "channels": {**config["channels"], "target": rater}}
+    assert build_cache(named).raters == {rater}
+    steps = {**config["preprocess"]["steps"], "keep": None}
+    listed = {**config, "uses": {"a": ["b", rater]}, "preprocess": {"steps": steps}}
+    assert build_cache(listed).raters == {rater}
+
+
+@pytest.mark.parametrize(
+    "name", ["double_pathway_cnn", "residual_attention_unet_2d", "triplanar_unet"]
+)
+def test_validation_batches_are_cut_where_training_patches_lie(name):
+    method = build_method({**compose_config(["read.root=.", "size=tiny"], name), "ensemble": None})
+    cut, patches = method.task.cut.keywords["sampler"], method.patches.keywords["sampler"]
+    assert type(cut) is type(patches) and cut is not patches
+    assert cut.size == patches.size and not hasattr(cut, "loader")
+
+
+def test_a_sampler_without_a_loader_makes_patches():
+    """As of a stage that replaces the sampler, and with it the loader that belonged to it."""
+    config = compose_config(["read.root=.", "size=tiny"], "triplanar_unet")
+    sampler = {"_target_": "msseg_lightning.sample.uniform.UniformSampler", "size": 8}
+    made = build_loader({**config, "sample": sampler, "augment": None})
+    assert made.func.func is PatchLoader and made.keywords["sampler"].size == (8, 8, 8)
+    assert (made.keywords["batch_size"], made.keywords["seed"]) == (4, 0)
 
 
 def seeds_of(*words):

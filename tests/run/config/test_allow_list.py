@@ -218,7 +218,7 @@ def test_a_stored_text_is_plain_and_of_bounded_size(text):
     "config",
     [
         {"paths": {"cache": "/somewhere"}},
-        {"loader": {"visits": {"folder": "../cache"}}},
+        {"sample": {"visits": {"folder": "../cache"}}},
         {"ensemble": {"configs": {"../../other": {}}}},
         {"stages": {"..": {}}},
         {"track": {"uri": "http://elsewhere"}},

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from omegaconf import OmegaConf
 
 from msseg_lightning.core.problem import ExitCode, MssegError
+from msseg_lightning.run.config import compose
 from msseg_lightning.run.config.compose import compose_config, experiment_names
 
 ROOT = "read.root=data"
@@ -69,3 +71,43 @@ def test_a_missing_value_names_the_key_to_give():
         compose_config([], "pre_unet")
     assert caught.value.exit_code == ExitCode.CONFIG
     assert "read.root" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "code", "remedy"),
+    [
+        ("network=ohem", "config.preset", "network=ohem_unet"),
+        ("read=mseg2", "config.preset", "read=msseg2"),
+        ("+trian.steps=3", "config.root", "leave it out"),
+        ("+foo=3", "config.root", "leave it out"),
+        ("+data.foo=3", "config.key", "did you mean data.workers?"),
+        ("+paths.run=x", "config.key", "did you mean paths.runs?"),
+        ("hydra.run.dir=x", "config.key", "`msseg show"),
+        ("~data.workers", "config.compose", "leave ~data.workers out"),
+        ("~seed", "config.compose", "leave ~seed out"),
+        ("~none", "config.compose", "leave ~none out"),
+        ("network=null", "config.compose", "leave network=null out"),
+        ("~train.steps", "config.unresolved", "leave ~train.steps out"),
+        ("read.root=a${b}", "config.word", "rename the folder"),
+    ],
+)
+def test_a_word_that_cannot_be_meant_is_refused_with_what_to_do(word, code, remedy):
+    problem = refused(word, "fold=1").problems[0]
+    assert (problem.code, problem.exit_code) == (code, ExitCode.CONFIG)
+    assert problem.remedy.startswith(remedy)
+    assert word in problem.found or code == "config.root"
+
+
+def test_a_size_gives_lists_with_null_in_them_and_texts_with_blanks(monkeypatch):
+    sizes = {"some": {"sample.size": [8, None], "card.paper": "A b,  c", "train.steps": None}}
+
+    class Composed:
+        pass
+
+    Composed.sizes = OmegaConf.create(sizes)
+    monkeypatch.setattr(compose, "_compose", lambda overrides: Composed)
+    assert compose._size(["size=some"], []) == [
+        "sample.size=[8,null]",
+        "card.paper='A b,  c'",
+        "train.steps=null",
+    ]

@@ -18,7 +18,7 @@ from msseg_lightning.run.train.mlflow_run import tracked_settings
 
 PACKAGE = Path(keys.__file__).parents[1]
 
-SHOWN_FIRST = ("always: ", "RHYTHM = ")
+SHOWN_FIRST = ("always: ", "ALWAYS_TRACKED = ")
 """What MLflow shows first; decides nothing."""
 
 

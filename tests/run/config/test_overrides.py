@@ -2,8 +2,9 @@
 
 import pytest
 
+from msseg_lightning.core.problem import MssegError
 from msseg_lightning.run.config.compose import compose_config
-from msseg_lightning.run.config.overrides import readable, word
+from msseg_lightning.run.config.overrides import readable, refuse_words, word
 
 NAMES = (
     "ms (copy)",
@@ -53,3 +54,56 @@ def test_what_hydra_reads_is_left_alone():
 )
 def test_a_word_of_any_value(value, expected):
     assert word("k", value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ([None, 1], "k=[null,1]"),
+        (["a b", True], "k=['a b',True]"),
+        ([[1, None], {"x": None}], "k=[[1,null],{x:null}]"),
+        ({"a": ["it's"]}, r"k={a:['it\'s']}"),
+    ],
+)
+def test_what_lies_inside_lists_and_mappings_is_the_same_after_hydra_read_it(value, expected):
+    assert word("k", value) == expected
+    assert compose_config([f"+card.{word('k', value)}"], "pre_unet", False)["card"]["k"] == value
+
+
+@pytest.mark.parametrize(
+    ("item", "found"),
+    [
+        ("foo", "this is no setting"),
+        ("=3", "this is no setting"),
+        ("@foo=3", "this is no setting"),
+        ("paths.runs=", "no place is named"),
+        ("paths.cache=null", "no place is named"),
+        ("read.root=''", "no place is named"),
+        (r"read.root=a\${b}", "no path can be given that holds ${"),
+        ("data.reading.label_values={1: 0, 1: 1}", "a key is named twice"),
+        ("data.reading.label_values={1:0,2:1,1:1}", "a key is named twice"),
+        ("train.optimizer={lr: 1, lr: 2}", "a key is named twice"),
+        ("+read.sources.a={_target_: x, root: {a: 1, b: {c: 1, c: 2}}}", "a key is named twice"),
+        ("name=null", "a run has a name"),
+    ],
+)
+def test_words_that_mean_nothing_or_two_things_are_refused(item, found):
+    with pytest.raises(MssegError) as caught:
+        refuse_words([item])
+    (problem,) = caught.value.problems
+    assert problem.message.startswith(found) and problem.found == item and problem.remedy
+
+
+def test_words_that_mean_one_thing_pass():
+    refuse_words(
+        [
+            "data.reading.label_values={1: 0, 2: 1}",
+            "a=[{b: 1}, {b: 2}]",
+            "+c={d: {x: 1}, e: {x: 2}}",
+            "read.root={a: 1, a: 2",
+            "~train.steps",
+            "~x=1",
+            "split.path=null",
+            "name='{a: 1, a: 2'",
+        ]
+    )

@@ -142,7 +142,7 @@ def predicted(monkeypatch):
     """Ids of the pairs that a network really looked at."""
     seen: list[str] = []
     # the program is part of what a prediction is made from, and may be edited while tests run
-    monkeypatch.setattr("msseg_lightning.run.predict.data_set.code_hash", lambda *_: "code")
+    monkeypatch.setattr("msseg_lightning.run.predict.application.code_hash", lambda *_: "code")
     real = NetworkMethod.predict
     monkeypatch.setattr(
         NetworkMethod, "predict", lambda self, pair: seen.append(pair.id) or real(self, pair)

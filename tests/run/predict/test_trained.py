@@ -107,14 +107,14 @@ def test_files_go_where_the_user_says(trained_run, tmp_path):
         "paths": {"cache": "theirs", "runs": "theirs"},
         "track": {"_target_": "msseg_lightning.track.tracking.Tracking", "folder": "theirs"},
         "read": reader,
-        "loader": {**saved["loader"], "visits": visits},
+        "sample": {**saved["sample"], "visits": visits},
         "stages": {"first": part},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
     assert "theirs" not in str({**load_config(tmp_path), "card": {}, "sizes": {}})
     mine = load_config(tmp_path, ["paths.cache=mine"])
     assert (
-        mine["paths"]["cache"] == "mine" and mine["loader"]["visits"]["folder"] == "mine/prepared"
+        mine["paths"]["cache"] == "mine" and mine["sample"]["visits"]["folder"] == "mine/prepared"
     )
 
 

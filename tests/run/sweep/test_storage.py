@@ -11,9 +11,10 @@ import time
 import pytest
 
 from benchmarks.scale import postgres
+from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.run.sweep.answer import status
 from msseg_lightning.run.sweep.space import parse
-from msseg_lightning.run.sweep.storage import shown_store, store_url
+from msseg_lightning.run.sweep.storage import refuse_damaged, shown_store, store_url
 from msseg_lightning.run.sweep.study import SharedStudy
 from msseg_lightning.run.sweep.worker import Sweep
 
@@ -84,3 +85,32 @@ def test_addresses(tmp_path):
     assert store_url("postgresql+psycopg2://host/base", tmp_path).startswith("postgresql+psycopg2:")
     assert store_url(None, tmp_path) == f"sqlite:///{tmp_path.resolve()}/study.db"
     assert "secret" not in shown_store(plain) and "host" in shown_store(plain)
+
+
+@pytest.mark.parametrize("bad", ["empty", "text", "half", "broken"])
+def test_a_file_that_holds_no_trials_is_named_before_optuna_opens_it(tmp_path, bad):
+    file = tmp_path / "study.db"
+    SharedStudy.begin("s", tmp_path, parse(SEARCH), [])
+    whole = file.read_bytes()
+    content = {
+        "empty": b"",
+        "text": b"trials of a search\n" * 500,
+        "half": whole[: len(whole) // 2],
+        "broken": whole[:4096] + bytes(len(whole) - 8192) + whole[-4096:],
+    }[bad]
+    file.write_bytes(content)
+    started = time.monotonic()
+    for action in (
+        lambda: SharedStudy.find("s", tmp_path),
+        lambda: SharedStudy.begin("s", tmp_path, parse(SEARCH), []),
+    ):
+        with pytest.raises(MssegError) as caught:
+            action()
+        (problem,) = caught.value.problems
+        assert (problem.code, problem.file) == ("sweep.store_damaged", file)
+        assert problem.exit_code == ExitCode.STORE
+    assert file.read_bytes() == content and time.monotonic() - started < 30
+    file.unlink()
+    refuse_damaged(file)  # none yet
+    file.write_bytes(whole)
+    assert SharedStudy.find("s", tmp_path).search.trials == SEARCH["trials"]

@@ -153,7 +153,7 @@ def test_what_is_tracked_or_saved_does_not_tell_where_the_data_lies(tmp_path):
         "read.root=/home/someone/hospital",
         "split=file",
         "split.path=/home/someone/split.json",
-        "visits.reader.root=/home/someone/single",
+        "sample.visits.reader.root=/home/someone/single",
         "paths.cache=/home/someone/cache",
         "track.uri=postgresql://u:hunter2@db/x",
         "track.key_file=/home/someone/key",
@@ -172,7 +172,7 @@ def test_what_is_tracked_or_saved_does_not_tell_where_the_data_lies(tmp_path):
     build_method(saved)  # all that is needed to predict is there
     told = [str(saved), str(without_places(config)), str(tracked_settings(config))]
     assert not any("someone" in text or "hunter2" in text for text in told)
-    assert not {"loader.visits.reader.root", "split.path"} & set(tracked_settings(config))
+    assert not {"sample.visits.reader.root", "split.path"} & set(tracked_settings(config))
 
 
 @pytest.mark.parametrize("target", ["ground_truth"])

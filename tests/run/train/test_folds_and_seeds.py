@@ -14,8 +14,9 @@ from msseg_lightning.core.files import read_record
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.folder import RunFolder
+from msseg_lightning.run.train import folds_and_seeds
 from msseg_lightning.run.train.folds_and_seeds import is_finished, is_product
-from msseg_lightning.run.train.shared_jobs import in_turns
+from msseg_lightning.run.train.shared_jobs import run_shared_jobs
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_an_interrupted_product_goes_on_where_it_stopped(words, place, monkeypat
     whole = experiment.score_held_out
 
     def stop_once(*arguments):
-        begun.append(arguments[3].path.name)
+        begun.append(arguments[2].path.name)
         if len(begun) == 2:
             raise KeyboardInterrupt
         return whole(*arguments)
@@ -155,7 +156,23 @@ def test_two_processes_share_the_runs():
             raise MssegError(Problem("run.busy", "another process is running in this folder"))
         done.append(job)
 
-    in_turns([0, 1, 2], work)
+    run_shared_jobs([0, 1, 2], work)
     assert done == [0, 2, 1]
     with pytest.raises(MssegError, match="other"):
-        in_turns([0], lambda job: (_ for _ in ()).throw(MssegError(Problem("x", "other"))))
+        run_shared_jobs([0], lambda job: (_ for _ in ()).throw(MssegError(Problem("x", "other"))))
+
+
+def test_a_finished_fold_whose_end_was_not_recorded_is_taken_again(words, monkeypatch):
+    """Killed between its last file and its end in MLflow: skipped, it would stay KILLED there."""
+    monkeypatch.setattr(folds_and_seeds, "is_finished", lambda folder, config: True)
+    monkeypatch.setattr(folds_and_seeds, "assemble", lambda experiment, runs: runs[0].path)
+    monkeypatch.setattr(
+        folds_and_seeds, "end_unrecorded", lambda folder: "fold1" in folder.path.name
+    )
+    taken = []
+    monkeypatch.setattr(folds_and_seeds, "train_experiment", lambda one: taken.append(one["fold"]))
+    tracked = [word for word in words[1:] if word != "track=off"]
+    folds_and_seeds.train_product(words[0], [*tracked, "fold=0,1"])
+    assert taken == [1]
+    folds_and_seeds.train_product(words[0], [*words[1:], "fold=0,1"])  # nothing is recorded
+    assert taken == [1]

@@ -15,7 +15,13 @@ from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.folder import RunFolder
-from msseg_lightning.run.train.mlflow_run import track_experiment, tracked_settings
+from msseg_lightning.run.train.mlflow_run import (
+    end_unrecorded,
+    track_experiment,
+    tracked_settings,
+)
+from msseg_lightning.track.journal import KINDS, Journal
+from msseg_lightning.track.process import process_tags
 from msseg_lightning.track.store import ensure_store
 
 
@@ -122,3 +128,18 @@ def test_changed_settings_are_recorded_whatever_the_data_s_folder_is_called(root
     found = tracked_settings(compose_config(words, "bsi_subtraction"))
     assert found["split.folds"] == 3 and found["method.rule.rise_sd"] == 2.0
     assert not any("root" in key for key in found)
+
+
+def test_a_run_whose_process_could_not_record_its_end(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert not end_unrecorded(folder)  # never tracked
+    journal = Journal(tmp_path / "track")
+    opening = {"do": "open"} | dict.fromkeys(KINDS["open"], "x") | {"time": 1}
+    journal.append([opening])
+    assert end_unrecorded(folder)
+    for status, expected in (("FAILED", True), ("FINISHED", False)):
+        journal.append([{"do": "close", "status": status, "time": 2}])
+        assert end_unrecorded(folder) is expected
+        journal.append([opening | {"time": 3}])
+    journal.append([opening | {"time": 4, "process": process_tags()}])
+    assert not end_unrecorded(folder)  # another process is at it

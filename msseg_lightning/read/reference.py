@@ -1,0 +1,102 @@
+"""References of new lesions, read without the scans where a file holds them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msseg_lightning.core.input_hash import input_hash
+from msseg_lightning.core.subject import TARGET, LongitudinalSubject
+from msseg_lightning.core.volume import Affine, Kind, Volume
+from msseg_lightning.read.load import load_subject
+from msseg_lightning.read.nifti import DEFAULT, FileFacts, GateOptions, read_volume
+
+MOST_VOXELS = 1 << 22
+"""Voxels of lesions that are kept in all, about 40 MB; a pair has a few thousand."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    """A mask as the places and values of its lesions."""
+
+    shape: tuple[int, ...]
+    where: NDArray[np.int64]
+    values: NDArray[np.generic]
+    affine: Affine
+    kind: Kind
+
+    @classmethod
+    def of(cls, volume: Volume) -> _Kept:
+        flat = np.asarray(volume.data).ravel(order="F")
+        where = np.flatnonzero(flat)
+        return cls(volume.data.shape, where, flat[where], volume.affine, volume.kind)
+
+    def volume(self) -> Volume:
+        flat = np.zeros(int(np.prod(self.shape)), self.values.dtype)
+        flat[self.where] = self.values
+        return Volume(flat.reshape(self.shape, order="F"), self.affine, self.kind)
+
+
+_known: dict[str, _Kept] = {}
+
+
+def read_reference(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -> Volume:
+    """The mask of new lesions of a pair, as ``load_subject`` gives it.
+
+    Only the mask's own file is read; where there is none but a mask of change, the whole pair is. A
+    reference is decoded once per process as long as its files stay the same.
+
+    Args:
+        subject: a labelled pair.
+        options: see ``load_subject``.
+
+    Raises:
+        MssegError: the files are refused.
+    """
+    subject = subject.with_raters(())
+    own = subject.masks.get(TARGET)
+    files = subject.files() if own is None else {TARGET: own}
+    try:
+        present = all(path.is_file() for path in files.values())
+        hashes = {name: input_hash(path) for name, path in files.items()} if present else {}
+    except OSError:  # the gate says what is wrong
+        hashes = {}
+    kept = _known.get(_key(subject, options, hashes))
+    if kept is not None:
+        return kept.volume()
+    if own is None:
+        loaded = load_subject(subject, options)
+        volume, read = loaded.volumes[TARGET], dict(loaded.sha256)
+    else:
+        facts: dict[Path, FileFacts] = {}
+        volume = read_volume(own, "mask", options, subject.root, facts=facts)
+        read = {TARGET: facts[own].sha256}
+    _keep(_key(subject, options, read), _Kept.of(volume))
+    return volume
+
+
+def has_new_lesions(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -> bool | None:
+    """Whether a pair has new lesions; None without a reference.
+
+    Raises:
+        MssegError: the files are refused.
+    """
+    return bool(read_reference(subject, options).data.any()) if subject.labelled else None
+
+
+def _key(subject: LongitudinalSubject, options: GateOptions, hashes: Mapping[str, str]) -> str:
+    ways = sorted((name, way.tolist()) for name, way in subject.to_native.items())
+    files = sorted((name, str(path)) for name, path in subject.files().items())
+    return repr(
+        (files, str(subject.root), subject.registered, ways, options, sorted(hashes.items()))
+    )
+
+
+def _keep(key: str, kept: _Kept) -> None:
+    _known[key] = kept
+    while len(_known) > 1 and sum(len(one.where) for one in list(_known.values())) > MOST_VOXELS:
+        _known.pop(next(iter(_known)), None)  # the oldest

@@ -1,0 +1,178 @@
+"""The one way to predict: a system is applied to a pair, its files are written, its mask scored."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from msseg_lightning.core.files import sha256_file
+from msseg_lightning.core.input_hash import FileState, changed_input
+from msseg_lightning.core.method import Method
+from msseg_lightning.core.outputs import is_json_with, is_text_with, refuse_overwrites
+from msseg_lightning.core.problem import MssegError
+from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.evaluate.score import CaseScore
+from msseg_lightning.read.nifti import changed_options, gate_options
+from msseg_lightning.run.assemble.code import ASSEMBLES, code_hash
+from msseg_lightning.run.assemble.system import build_load
+from msseg_lightning.run.config.compose import Config
+from msseg_lightning.run.config.keys import OF_THE_RUN, hardware
+from msseg_lightning.run.predict.delivery import (
+    MAP,
+    WRITTEN,
+    read_side_car,
+    refuse_foreign_files,
+    side_car,
+    write_prediction,
+)
+from msseg_lightning.run.predict.scores import (
+    digest,
+    is_kept_score,
+    keep_score,
+    kept_score,
+    score_options,
+    score_prediction,
+)
+from msseg_lightning.run.predict.trained import build_stored, model_hash
+from msseg_lightning.split.split import data_hash
+
+
+@dataclasses.dataclass(frozen=True)
+class Application:
+    """Predicts one pair, and scores it where it has a reference; what is there is left alone.
+
+    Held-out pairs of a training, data sets, tables and single pairs all go through it. It can
+    travel to other processes: the system is built there from its folder, at the first pair that
+    needs it.
+
+    Args:
+        model: model folder.
+        config: of the system, with the data set's settings.
+        folder: of masks, maps and side-cars; ``scores/<id>.json`` below it.
+        made_from: digest of everything that decides the result, beside the pair itself.
+        masks_only: neither maps nor scores, but for ``maps``.
+        outputs: id -> mask file, where it is not ``<folder>/<id>.nii.gz``.
+        maps: id -> map file, where it is not ``<folder>/<id>_probability.nii.gz``.
+        settings: what was changed of the system, for the record.
+        loaded: the system of the model folder where it is in memory already.
+    """
+
+    model: Path
+    config: Config
+    folder: Path
+    made_from: str
+    masks_only: bool = False
+    outputs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    maps: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    settings: tuple[str, ...] = ()
+    loaded: Method | None = None
+
+    @classmethod
+    def of(cls, model: Path, config: Config, folder: Path, **more: Any) -> Application:
+        """With the digest of what was learned, the settings and the program."""
+        decisive = {key: value for key, value in config.items() if key not in OF_THE_RUN}
+        scoring = dataclasses.asdict(score_options(config))
+        where = changed_options(config["data"]["reading"]), hardware(config)
+        code = code_hash(decisive, (ASSEMBLES, __name__))
+        made_from = digest(model_hash(model), decisive, where, scoring, code)
+        return cls(model, config, folder, made_from, **more)
+
+    @functools.cached_property
+    def method(self) -> Method:
+        """The system with its weights."""
+        return self.loaded or build_stored(self.model, self.config)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return type(self), tuple({**values, "loaded": None}.values())
+
+    def __call__(self, subject: LongitudinalSubject) -> CaseScore | None:
+        """The score; None of a pair without a reference.
+
+        Raises:
+            MssegError: the pair is refused, or one of its files was changed meanwhile (exit 3).
+        """
+        if not all(file.is_file() for file in subject.files().values()):
+            build_load(self.config)(subject)  # says what is wrong; a named pipe would not end
+        before = _states(subject)
+        made_from = self._made_from(subject)
+        if self._is_done(subject, made_from):
+            return self._kept(subject, made_from)
+        prediction = self.method.predict(subject)
+        _refuse_changed(subject, before)
+        record = {**side_car(prediction, self.model, self.settings), "made_from": made_from}
+        write_prediction(prediction, self._mask(subject), self._map(subject), record)
+        if not self._scored(subject):
+            return None
+        reading, options = gate_options(self.config["data"]["reading"]), score_options(self.config)
+        score = score_prediction(prediction, subject, reading, options)
+        _refuse_changed(subject, before)
+        keep_score(self._score_file(subject), score, made_from)
+        return score
+
+    def is_done(self, subject: LongitudinalSubject) -> bool:
+        """Whether mask, side-car and score of this pair, by this system, are there."""
+        return self._is_done(subject, self._made_from(subject))
+
+    def refuse_foreign_files(self, subjects: Iterable[LongitudinalSubject]) -> None:
+        """No file of somebody else, and none of these pairs, may be overwritten.
+
+        Raises:
+            MssegError: with every file that would be (exit 2).
+        """
+        pairs = list(subjects)
+        inputs = [file for pair in pairs for file in pair.files().values()]
+        refuse_foreign_files([(self._mask(pair), self._map(pair)) for pair in pairs], inputs)
+        if not self.masks_only:
+            of_scores = [(self._score_file(pair), is_kept_score) for pair in pairs]
+            tables = [
+                (self.folder / "scores.json", is_json_with("protocol", "cases")),
+                (self.folder / "scores.csv", is_text_with("case,")),
+            ]
+            refuse_overwrites([*of_scores, *tables], inputs, "--folder")
+
+    def _is_done(self, subject: LongitudinalSubject, made_from: str) -> bool:
+        mask, wanted = self._mask(subject), self._map(subject)
+        record = read_side_car(mask)
+        if record.get("made_from") != made_from:
+            return False
+        files = [mask, *([wanted] if wanted is not None and record.get(MAP) else [])]
+        whole = all(
+            file.is_file() and record[WRITTEN].get(file.name) == sha256_file(file) for file in files
+        )
+        return whole and (not self._scored(subject) or self._kept(subject, made_from) is not None)
+
+    def _map(self, subject: LongitudinalSubject) -> Path | None:
+        usual = None if self.masks_only else self.folder / f"{subject.id}_probability.nii.gz"
+        return self.maps.get(subject.id, usual)
+
+    def _mask(self, subject: LongitudinalSubject) -> Path:
+        return self.outputs.get(subject.id, self.folder / f"{subject.id}.nii.gz")
+
+    def _scored(self, subject: LongitudinalSubject) -> bool:
+        return subject.labelled and not self.masks_only
+
+    def _kept(self, subject: LongitudinalSubject, made_from: str) -> CaseScore | None:
+        if not self._scored(subject):
+            return None
+        return kept_score(self._score_file(subject), made_from)
+
+    def _score_file(self, subject: LongitudinalSubject) -> Path:
+        return self.folder / "scores" / f"{subject.id}.json"
+
+    def _made_from(self, subject: LongitudinalSubject) -> str:
+        return digest(self.made_from, data_hash([subject]))
+
+
+def _states(subject: LongitudinalSubject) -> dict[str, FileState]:
+    return {name: FileState.of(path) for name, path in subject.files().items()}
+
+
+def _refuse_changed(subject: LongitudinalSubject, before: Mapping[str, FileState]) -> None:
+    after, files = _states(subject), subject.files()
+    changed = [name for name, state in before.items() if after[name] != state]
+    if changed:
+        raise MssegError([changed_input(subject.id, name, files[name]) for name in changed])
