@@ -14,14 +14,15 @@ def finest(output: Tensor | DeepLogits) -> Tensor:
     return output if isinstance(output, Tensor) else output.logits
 
 
-def check_network(network: nn.Module, images: Tensor) -> None:
+def check_network(network: nn.Module, images: Tensor, outputs: int = 1) -> None:
     """Shape, determinism, independence of patches, gradients everywhere, safe to copy and save.
 
     Args:
         network: the network under test.
         images: (2, C, X, Y, Z), two different patches of a legal size.
+        outputs: logits per voxel; the first is that of the new lesions.
     """
-    shape = (2, 1, *images.shape[2:])
+    shape = (2, outputs, *images.shape[2:])
     network.train()
     output = network(images)
     assert tuple(finest(output).shape) == shape

@@ -34,7 +34,8 @@ def test_network(name):
     channels = config.get("in_channels") or config.network.in_channels
     network = instantiate(config)
     edge = max(getattr(network, "divisor", (16,)))
-    check_network(network, torch.randn(2, channels, *(max(edge, 16),) * dims))
+    images = torch.randn(2, channels, *(max(edge, 16),) * dims)
+    check_network(network, images, config.get("out_channels") or 1)
 
 
 @pytest.mark.parametrize("name", presets("loss"))

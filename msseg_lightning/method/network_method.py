@@ -39,10 +39,18 @@ class Channels:
     Args:
         images: channels in order.
         target: the mask it learns; None for a stage that learns from the images alone.
+        further: masks that it learns beside ``target``, one for each further output (S04); what is
+            predicted and scored is the first output.
     """
 
     images: tuple[str, ...]
     target: str | None
+    further: tuple[str, ...] = ()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """All masks that it learns, the one that is predicted first."""
+        return (*(() if self.target is None else (self.target,)), *self.further)
 
 
 class Visits(Protocol):
@@ -123,6 +131,8 @@ class NetworkMethod:
         train = [*train, *self._extra_pairs(context.held_out | {pair.patient for pair in val})]
         prepared = self.cache.prepare([*train, *val])
         target = self.channels.target
+        for name in self.channels.targets:
+            self._require_masks(prepared[: len(train)], name)
         if target is not None:
             self._require_lesions(prepared[: len(train)], target)
         prepared = [self._with_images(pair) for pair in prepared]
@@ -253,7 +263,7 @@ class NetworkMethod:
         return torch.device("cuda" if gpu else "cpu")
 
     @staticmethod
-    def _require_lesions(subjects: Sequence[PreparedSubject], target: str) -> None:
+    def _require_masks(subjects: Sequence[PreparedSubject], target: str) -> None:
         missing = [subject.id for subject in subjects if target not in subject.mask_names]
         if missing:
             misspelt = all(TARGET in subject.mask_names for subject in subjects)
@@ -268,6 +278,9 @@ class NetworkMethod:
                     else "leave these pairs out: split=file split.path=FILE with the others",
                 )
             )
+
+    @staticmethod
+    def _require_lesions(subjects: Sequence[PreparedSubject], target: str) -> None:
         if subjects and not any(len(subject.voxels(target)) for subject in subjects):
             raise MssegError(
                 Problem(

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from msseg_lightning.core.subject import BASELINE, BRAIN, LoadedSubject
+from msseg_lightning.core.subject import BASELINE, BRAIN, TARGET, LoadedSubject
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.preprocess.step import common_grid, mask_of
 
@@ -81,3 +81,27 @@ class ApplyMask:
                 data = np.where(inside, volume.data, outside)
                 volumes[name] = Volume(data, volume.affine, volume.kind)
         return subject.replace(volumes=volumes)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConsensusForRaters:
+    """Let the consensus stand for each rater whose mask is missing (S04).
+
+    A pair without a consensus, as in prediction, stays as it is.
+
+    Args:
+        raters: how many masks ``new_lesions_rater1``, ``new_lesions_rater2`` ... there shall be.
+    """
+
+    raters: int = 4
+
+    version: ClassVar[int] = 1
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        names = [f"{TARGET}_rater{number}" for number in range(1, self.raters + 1)]
+        missing = [name for name in names if name not in subject.volumes]
+        if TARGET not in subject.volumes or not missing:
+            return subject
+        made = dict.fromkeys(missing, subject.volumes[TARGET])
+        note = f"the consensus stands for {', '.join(missing)}"
+        return subject.replace(note, volumes={**subject.volumes, **made})

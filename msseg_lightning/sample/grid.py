@@ -210,14 +210,14 @@ class SliceGridLoader(GridLoader):
         subjects: Sequence[PreparedSubject],
         sampler: GridSampler,
         augment: PatchMaker,
-        **others: object,
+        **others: Any,
     ) -> None:
-        super().__init__(subjects, sampler, augment, **others)  # type: ignore[arg-type]  # passed on
+        super().__init__(subjects, sampler, augment, **others)
         if list(sampler.size).count(1) != 1:
             raise ValueError(f"a box of {sampler.size} is no slice: one edge must be 1")
         self.axis = sampler.size.index(1)
 
-    def assemble(self, images: torch.Tensor, labels: torch.Tensor, names: Sequence[str]) -> Batch:
-        """See ``PatchLoader``; the axis of one voxel is left out."""
+    def assemble(self, images: torch.Tensor, labels: torch.Tensor, made: Sequence[Any]) -> Batch:
+        """See ``Loader``; the axis of one voxel is left out."""
         axis = 2 + self.axis
-        return super().assemble(images.squeeze(axis), labels.squeeze(axis), names)
+        return super().assemble(images.squeeze(axis), labels.squeeze(axis), made)

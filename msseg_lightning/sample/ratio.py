@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
@@ -32,6 +33,8 @@ class RatioSampler:
             the padding of its convolutions tells it where that is.
         inside: move patches at the border into the volume, as MONAI and nnU-Net do.
         where: what the other centres are drawn from, ``brain`` or ``volume``.
+        lesion_free: the other patches hold no voxel of the target (S04), drawn anew up to 100
+            times; where none was found, the last one is taken.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class RatioSampler:
         jitter_voxels: int = 0,
         inside: bool = True,
         where: Literal["brain", "volume"] = "brain",
+        lesion_free: bool = False,
     ) -> None:
         if not 0 <= positive_ratio <= 1:
             raise ValueError(f"positive_ratio {positive_ratio} is not between 0 and 1")
@@ -51,6 +55,7 @@ class RatioSampler:
         self.target = target
         self.only_lesional = only_lesional
         self.jitter_voxels = jitter_voxels
+        self.lesion_free = lesion_free
         self._uniform = UniformSampler(self.size, inside, where)
 
     def draw(
@@ -58,7 +63,7 @@ class RatioSampler:
     ) -> PatchSpec:
         """See ``PatchSampler``."""
         if generator.random() >= self.positive_ratio:
-            return self._uniform.draw(subjects, generator)
+            return self._other(subjects, generator)
         choices: Sequence[int] = range(len(subjects))
         if self.only_lesional:
             choices = [i for i, s in enumerate(subjects) if len(s.voxels(self.target))]
@@ -68,9 +73,31 @@ class RatioSampler:
         subject = subjects[index]
         places = subject.voxels(self.target)
         if not len(places):
-            return self._uniform.draw([subject], generator)
+            return self._within(subjects, index, generator)
         voxel = places[generator.integers(len(places))]
         if self.jitter_voxels:
             voxel = voxel + generator.integers(-self.jitter_voxels, self.jitter_voxels + 1, 3)
         centre = lattice_centre(voxel, self.size, subject.grid.shape, self._uniform.inside)
         return PatchSpec(index, centre, self.size, positive=True)
+
+    def _other(
+        self, subjects: Sequence[PreparedSubject], generator: np.random.Generator
+    ) -> PatchSpec:
+        """A patch that was not chosen for a lesion."""
+        spec = self._uniform.draw(subjects, generator)
+        tries = 100 if self.lesion_free else 0
+        while tries and self._holds_target(subjects[spec.subject], spec):
+            spec = self._within(subjects, spec.subject, generator)
+            tries -= 1
+        return spec
+
+    def _within(
+        self, subjects: Sequence[PreparedSubject], index: int, generator: np.random.Generator
+    ) -> PatchSpec:
+        """Any patch of one subject."""
+        spec = self._uniform.draw([subjects[index]], generator)
+        return dataclasses.replace(spec, subject=index)
+
+    def _holds_target(self, subject: PreparedSubject, spec: PatchSpec) -> bool:
+        away = np.abs(subject.voxels(self.target) - spec.centre)
+        return bool((away < np.asarray(self.size) / 2).all(1).any())

@@ -100,3 +100,20 @@ def test_nothing_is_found_in_images_that_are_zero_everywhere(built, subjects, tm
         unasked, level, lambda found, *_: {"dice": float(found.any())}, ["zero"], "new_lesions"
     )
     assert score(built.task.network, pair)["dice"] == 0.0
+
+
+def test_several_masks_are_learned_at_once(tiny_cohort, subjects, tmp_path):
+    """Consensus and raters come as channels, in the order they are named; one that is missing is
+    refused by its name."""
+    raters = [f"new_lesions_rater{number}" for number in (2, 1)]
+    words = [f"read.root={tiny_cohort}", "size=tiny", f"paths.cache={tmp_path}", "data.workers=1"]
+    words += [f"channels.further_targets=[{','.join(raters)}]"]
+    method = build_method(compose_config(words, "pre_unet"))
+    assert method.channels.targets == ("new_lesions", *raters)
+    pair = method.cache.prepare([subjects["002"]])[0]
+    batch = method.patches([pair]).batch(0)
+    assert batch.target.shape[1] == 3
+    pair.layers.pop(raters[1])
+    with pytest.raises(MssegError) as caught:
+        method._require_masks([pair], raters[1])
+    assert caught.value.problems[0].field == raters[1]

@@ -4,7 +4,7 @@ import pytest
 from msseg_lightning.core.problem import MssegError
 from msseg_lightning.core.subject import BASELINE, BRAIN, TARGET
 from msseg_lightning.core.volume import Volume
-from msseg_lightning.preprocess.mask import ApplyMask, CombineMasks
+from msseg_lightning.preprocess.mask import ApplyMask, CombineMasks, ConsensusForRaters
 
 
 @pytest.fixture
@@ -74,3 +74,21 @@ def test_apply_mask_to_labels_too(phantom):
     assert found["soft"].kind == "probability" and found[BRAIN] is volumes[BRAIN]
     left = ApplyMask()(subject.replace(volumes=volumes)).volumes
     assert left["soft"] is volumes["soft"]
+
+
+def test_the_consensus_stands_for_missing_raters(phantom):
+    subject = phantom.pair(phantom.grid("canonical"))
+    target = subject.volumes[TARGET]
+    own = Volume(np.zeros(target.data.shape, np.uint8), target.affine, "mask")
+    one = subject.replace(volumes={**subject.volumes, f"{TARGET}_rater2": own})
+    found = ConsensusForRaters()(one)
+    assert found.volumes[f"{TARGET}_rater2"] is own
+    for number in (1, 3, 4):
+        assert found.volumes[f"{TARGET}_rater{number}"] is target
+    assert f"{TARGET}_rater5" not in found.volumes
+    assert found.notes[-1].startswith("the consensus stands for new_lesions_rater1, ")
+    unlabelled = {name: v for name, v in subject.volumes.items() if name != TARGET}
+    bare = subject.replace(volumes=unlabelled)
+    assert ConsensusForRaters()(bare) is bare
+    whole = ConsensusForRaters()(found)
+    assert whole is found

@@ -27,6 +27,9 @@ def test_subject_first_lowers_the_ratio(cohort):
     specs = draws(RatioSampler(16, 0.5, only_lesional=False), cohort)
     # three of five subjects have lesions: 0.5 * 3 / 5
     assert abs(np.mean([spec.positive for spec in specs]) - 0.3) < 0.06
+    # an empty one gives a patch of its own, not of the first: each a fifth of the draws
+    counts = np.bincount([spec.subject for spec in specs], minlength=5) / len(specs)
+    np.testing.assert_allclose(counts, 0.2, atol=0.06)
 
 
 def test_centres_are_target_voxels(cohort):
@@ -73,3 +76,24 @@ def test_extremes(cohort, ratio):
 def test_ratio_must_be_a_share():
     with pytest.raises(ValueError, match="is not between 0 and 1"):
         RatioSampler(8, 1.5)
+
+
+def test_other_patches_hold_no_lesion_where_that_is_asked_for(cohort):
+    """Of boxes of 12 laid anywhere many meet a lesion by chance."""
+
+    def chance(sampler):
+        held = []
+        for spec in draws(sampler, cohort, 300):
+            start = np.maximum(np.rint(spec.centre - 5.5).astype(int), 0)
+            box = tuple(slice(a, a + 12) for a in start)
+            held.append(cohort[spec.subject].mask(TARGET)[box].any())
+        return np.mean(held)
+
+    assert chance(RatioSampler(12, 0.0)) > 0.05
+    assert chance(RatioSampler(12, 0.0, lesion_free=True)) == 0
+
+
+def test_where_every_patch_holds_a_lesion_one_of_them_is_taken(cohort):
+    sampler = RatioSampler((30, 36, 24), 0.0, lesion_free=True)
+    (spec,) = draws(sampler, [cohort[3]], 1)
+    assert spec.subject == 0 and not spec.positive

@@ -25,6 +25,7 @@ from msseg_lightning.run.config.keys import OF_SEVERAL, TAKES_NETWORK, handed_do
 from msseg_lightning.run.folder import batches_per_step
 
 if TYPE_CHECKING:
+    from msseg_lightning.method.network_method import Channels
     from msseg_lightning.method.staged import FittedStage
 
 BESIDE_SAMPLER = ("loader", "visits", "extra_pairs")
@@ -156,7 +157,6 @@ def _single(config: Config, given: Given | None = None) -> Any:
 
     import torch
 
-    from msseg_lightning.method.network_method import Channels
     from msseg_lightning.train.training import Hardware, Training
 
     extra, images = _given_to(config, given or {})
@@ -181,13 +181,12 @@ def _single(config: Config, given: Given | None = None) -> Any:
         seed=config["seed"],
         **extra["train.task"],
     )
-    channels = Channels(tuple(config["channels"]["images"]), config["channels"]["target"])
     further = ((config.get("sample") or {}).get("extra_pairs") or {}).get("reader") or {}
     return _build(
         _name(config["method"]),
         method,
         cache=cache,
-        channels=channels,
+        channels=_channels(config),
         # built now: a wrong patch size must not wait until every pair is prepared
         patches=build_loader(config, extra),
         task=task,
@@ -215,6 +214,15 @@ def build_sampler(config: Config, arguments: Mapping[str, Any] = MappingProxyTyp
     return _complete(own or None, arguments)
 
 
+def _channels(config: Config) -> Channels:
+    """The images a network is given and the masks it learns."""
+    from msseg_lightning.method.network_method import Channels
+
+    named = config["channels"]
+    further = tuple(named.get("further_targets") or ())
+    return Channels(tuple(named["images"]), named["target"], further)
+
+
 def build_loader(
     config: Config, extra: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 ) -> Callable[..., Any]:
@@ -224,13 +232,13 @@ def build_loader(
         config: of one network.
         extra: node -> objects for arguments that no configuration can hold.
     """
-    target = config["channels"]["target"]
+    channels = _channels(config)
     return functools.partial(
         instantiate((config.get("sample") or {}).get("loader", PATCH_LOADER), partial=True),
         sampler=build_sampler(config, extra.get("sample", {})),
         augment=_complete(config["augment"], extra.get("augment", {})),
-        image_names=tuple(config["channels"]["images"]),
-        target_names=() if target is None else (target,),
+        image_names=channels.images,
+        target_names=channels.targets,
         batch_size=config["train"]["batch_size"],
         seed=config["seed"],
         **extra.get("sample.loader", {}),
