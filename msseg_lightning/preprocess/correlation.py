@@ -88,12 +88,14 @@ class CorrelationRegistration:
         ):
             spacing = finest * shrink
             still, moved = (coarse(volume, spacing) for volume in (fixed, moving))
-            part = resample_array(inside.data, inside.affine, still.grid) >= 0.5
+            part = np.asarray(resample_array(inside.data, inside.affine, still.grid), float) >= 0.5
             if not part.any() or min(still.grid.shape) <= 2 * self.radius:
                 continue  # too coarse for a small volume
             images = [to_itk(volume) for volume in (still, moved)]
             if sigma:
-                images = [sitk.DiscreteGaussian(each, (sigma * finest) ** 2) for each in images]
+                images = [
+                    sitk.DiscreteGaussian(each, [(sigma * finest) ** 2] * 3) for each in images
+                ]
             grid = images[0]
             if field is None:
                 field = sitk.Image(grid.GetSize(), sitk.sitkVectorFloat64)
