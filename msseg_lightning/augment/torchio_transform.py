@@ -146,8 +146,8 @@ def from_torchio(subject: tio.Subject, loaded: LoadedSubject) -> LoadedSubject:
     """
     volumes = {}
     for name, volume in loaded.volumes.items():
-        image = subject.get(name)
-        if not isinstance(image, tio.Image) or image.num_channels != 1:
+        image: Any = subject.get(name)
+        if image is None or image.num_channels != 1:
             raise ValueError(f"{name}: expected a volume of one channel, found {image}")
         volumes[name] = Volume(image.numpy()[0], np.asarray(image.affine), volume.kind)
     return loaded.replace(volumes=volumes)
@@ -243,4 +243,4 @@ def _seed(seed: int) -> Iterator[None]:
 
 
 # the one place where TorchIO sets the state of torch's global generator, for every thread
-tio.Transform._use_seed = staticmethod(_seed)  # type: ignore[method-assign,assignment]
+tio.Transform._use_seed = staticmethod(_seed)  # type: ignore[method-assign]  # see above

@@ -88,7 +88,7 @@ class CorrelationRegistration:
         ):
             spacing = finest * shrink
             still, moved = (coarse(volume, spacing) for volume in (fixed, moving))
-            part = np.asarray(resample_array(inside.data, inside.affine, still.grid)) >= 0.5
+            part = np.asarray(resample_array(inside.data, inside.affine, still.grid), float) >= 0.5
             if not part.any() or min(still.grid.shape) <= 2 * self.radius:
                 continue  # too coarse for a small volume
             images = [to_itk(volume) for volume in (still, moved)]

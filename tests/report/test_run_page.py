@@ -188,17 +188,23 @@ def test_pictures_overwrite_pictures_only(tmp_path):
 
 
 def test_a_card_says_how_unsure_the_system_is_of_its_lesion(tmp_path):
-    """Of the false lesion 9 of 27 voxels have 0.4, the others 0; the found one agrees."""
-    volumes, score = pair()
-    spread = np.ones(volumes.prediction.data.shape, np.float32)
+    """The false lesion lacks a corner of its box; 8 of its 26 voxels have 0.4, the others 0."""
+    volumes, _ = pair()
+    prediction = np.array(volumes.prediction.data)
+    prediction[30, 30, 20] = 0
+    score = score_case(prediction, volumes.reference.data, volumes.followup.spacing_mm)
+    affine = volumes.followup.affine
+    volumes = dataclasses.replace(volumes, prediction=Volume(prediction, affine, "mask"))
+    spread = np.ones(prediction.shape, np.float32)
     spread[8:11, 8:11, 8:11] = 0
     spread[20:23, 20:23, 10:13] = 0.1
     spread[30:33, 30:33, 20:23] = 0
     spread[30, 30:33, 20:23] = 0.4
-    own = dataclasses.replace(volumes, uncertainty=Volume(spread, volumes.followup.affine))
+    spread[30, 30, 20] = 1
+    own = dataclasses.replace(volumes, uncertainty=Volume(spread, affine))
     cases = [ReportCase("a", score, lambda: own)]
     text = write_report(context(cases), tmp_path / "r.html", progress=False).read_text()
-    assert re.findall(r"Mean uncertainty\D+([\d.]+)", text) == ["0.100", "0.133", "0.000"]
+    assert re.findall(r"Mean uncertainty\D+([\d.]+)", text) == ["0.100", "0.123", "0.000"]
     cases = [ReportCase("a", score, lambda: volumes)]
     plain = write_report(context(cases), tmp_path / "p.html", progress=False).read_text()
     assert "Mean uncertainty" not in plain
