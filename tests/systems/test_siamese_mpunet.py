@@ -11,7 +11,7 @@ from torch import nn
 
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import TARGET
-from msseg_lightning.run.assemble.system import instantiate
+from msseg_lightning.run.assemble.system import build_sampler, instantiate
 from msseg_lightning.run.config.compose import compose_config
 from tests.sample.conftest import prepare
 
@@ -70,7 +70,8 @@ def test_four_of_five_patches_of_a_patient_with_lesions_hold_one(tmp_path):
     """2000 draws of patches as large against the brain as the paper's; a patient without lesions
     has none forced upon."""
     pairs = [prepare(tmp_path, "lesions", 3, 0), prepare(tmp_path, "none", 0, 1)]
-    sampler = instantiate({**config()["sample"], "size": [10, 10, 10], "jitter_voxels": 4})
+    small = {**config()["sample"], "size": [10, 10, 10], "jitter_voxels": 4}
+    sampler = build_sampler({**config(), "sample": small})
     held = {0: [], 1: []}
     for number in range(4000):
         spec = sampler.draw(pairs, keyed_generator("draw", number))
