@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from msseg_lightning.run.config.cards import REQUIRED, read_cards
 from msseg_lightning.run.config.compose import conf_dir, experiments_dir
@@ -84,15 +85,23 @@ def test_experiments_share_presets_instead_of_lines():
     assert not {names: count for names, count in alike.items() if count >= 15}
 
 
+def repeated(preset, defaults, place=""):
+    """Settings of a preset that say what its defaults say already."""
+    for key, value in preset.items():
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict):
+            yield from repeated(value, defaults[key], f"{place}{key}.")
+        elif key in defaults and defaults[key] == value and key != "_target_":
+            yield f"{place}{key}"
+
+
 def test_defaults_of_training_are_written_once():
-    presets = sorted((conf_dir() / "train").glob("*.yaml"))
-    settings = {
-        path.stem: {line.split(":")[0] for line in written(path) if line[0] not in " -"}
-        for path in presets
-    }
-    common = settings.pop("defaults") - {"steps", "batch_size", "validate_every", "scheduler"}
-    assert {"stop_after", "monitor", "clip_norm", "accumulate"} <= common
-    assert not {name: common & keys for name, keys in settings.items() if common & keys}
+    folder = conf_dir() / "train"
+    presets = {path.stem: yaml.safe_load(path.read_text()) for path in folder.glob("*.yaml")}
+    defaults = presets.pop("defaults")
+    assert {"stop_after", "monitor", "clip_norm", "accumulate"} <= set(defaults)
+    assert all(set(preset.pop("defaults")) - {"_self_"} for preset in presets.values())
+    found = {name: list(repeated(preset, defaults)) for name, preset in presets.items()}
+    assert not {name: keys for name, keys in found.items() if keys}
 
 
 SMALL_GROUPS = ("infer", "sample", "sizes", "train")
