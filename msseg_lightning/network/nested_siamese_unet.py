@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -64,13 +65,14 @@ class NestedUNet(nn.Module):
         self.heads = nn.ModuleList(CONVOLUTIONS[dims](width, 1, 1) for _ in range(levels - 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        encoder, *decoders = self.nodes
-        features, rows = images, []  # of every level, the nodes so far
-        for level, node in enumerate(encoder):  # type: ignore[arg-type]  # a list of modules
+        encoder, *decoders = (cast(nn.ModuleList, column) for column in self.nodes)
+        features = images
+        rows: list[list[Tensor]] = []  # of every level, the nodes so far
+        for level, node in enumerate(encoder):
             features = node(self.pool(features) if level else features)
             rows.append([features])
         for decoder in decoders:
-            for level, node in enumerate(decoder):  # type: ignore[arg-type]  # a list of modules
+            for level, node in enumerate(decoder):
                 # the row below has one node too many: its column of this decoder comes later
                 below = rows[level + 1][len(rows[level]) - 1]
                 rows[level].append(node(torch.cat([*rows[level], self.up(below)], dim=1)))
