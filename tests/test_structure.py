@@ -95,7 +95,6 @@ def repeated(preset, defaults, place=""):
 
 
 def test_defaults_of_training_are_written_once():
-<<<<<<< HEAD
     folder = conf_dir() / "train"
     presets = {path.stem: yaml.safe_load(path.read_text()) for path in folder.glob("*.yaml")}
     defaults = presets.pop("defaults")
@@ -103,13 +102,6 @@ def test_defaults_of_training_are_written_once():
     assert all(set(preset.pop("defaults")) - {"_self_"} for preset in presets.values())
     found = {name: list(repeated(preset, defaults)) for name, preset in presets.items()}
     assert not {name: keys for name, keys in found.items() if keys}
-=======
-    presets = sorted((conf_dir() / "train").glob("*.yaml"))
-    settings = {path.stem: {line for line in written(path) if ": " in line} for path in presets}
-    defaults = settings.pop("defaults") - {"scheduler: null"}
-    assert {"accumulate: 1", "clip_norm: null", "stop_after: null", "monitor: score"} <= defaults
-    assert not {name: defaults & lines for name, lines in settings.items() if defaults & lines}
->>>>>>> h-splits
 
 
 SMALL_GROUPS = ("infer", "sample", "sizes", "train")
