@@ -65,14 +65,8 @@ class NestedUNet(nn.Module):
         self.heads = nn.ModuleList(CONVOLUTIONS[dims](width, 1, 1) for _ in range(levels - 1))
 
     def forward(self, images: Tensor) -> Tensor:
-<<<<<<< HEAD
         encoder, *decoders = (list(column.children()) for column in self.nodes)
         features, rows = images, []  # of every level, the nodes so far
-=======
-        encoder, *decoders = (cast(nn.ModuleList, column) for column in self.nodes)
-        features = images
-        rows: list[list[Tensor]] = []  # of every level, the nodes so far
->>>>>>> h-sys1
         for level, node in enumerate(encoder):
             features = node(self.pool(features) if level else features)
             rows.append([features])
