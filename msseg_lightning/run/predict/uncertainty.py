@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.run.assemble.system import number_of_maps
-from msseg_lightning.run.config.compose import Config, compose_config, experiment_names
-
-
-def systems_with_several() -> list[str]:
-    """Experiments whose prediction at paper size combines members, views, flips or passes."""
-    return [
-        name
-        for name in experiment_names()
-        if number_of_maps(compose_config(["read.root=."], name)) > 1
-    ]
+from msseg_lightning.run.config.compose import Config
 
 
 def refuse_one_answer(config: Config) -> None:
@@ -31,9 +22,9 @@ def refuse_one_answer(config: Config) -> None:
             "sure it is",
             field="--uncertainty",
             found="one answer",
-            expected="several members, views, flips or passes: "
-            + ", ".join(systems_with_several()),
-            remedy="leave --uncertainty out, or name a trained run of one of these systems",
+            expected="several members, views, flips or passes",
+            remedy="leave --uncertainty out, or name a run of a system with several answers, such "
+            "as segresnet_ensemble or softseg_attention_mc_dropout",
             exit_code=ExitCode.CONFIG,
         )
     )

@@ -14,7 +14,6 @@ from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode
 from msseg_lightning.run.assemble.system import build_method, number_of_maps
 from msseg_lightning.run.config.compose import compose_config
-from msseg_lightning.run.predict.uncertainty import systems_with_several
 from msseg_lightning.run.train.mlflow_run import without_places
 
 
@@ -37,14 +36,6 @@ def models(tmp_path_factory):
         text = yaml.safe_dump(without_places(config), sort_keys=False)
         (place / name / "config.yaml").write_text(text)
     return place
-
-
-@pytest.fixture(autouse=True)
-def few(monkeypatch):
-    """Of all systems a few are looked through for those that have several answers."""
-    names = ["softseg_modified_unet", "softseg_attention_mc_dropout", "bsi_subtraction"]
-    place = "msseg_lightning.run.predict.uncertainty.experiment_names"
-    monkeypatch.setattr(place, lambda: names)
 
 
 @pytest.fixture
@@ -162,7 +153,3 @@ def test_a_name_is_for_one_pair_alone(models, predict, capsys):
 )
 def test_answers_of_members_views_flips_and_passes_count(experiment, maps):
     assert number_of_maps(compose_config(["read.root=."], experiment)) == maps
-
-
-def test_systems_with_several_are_found():
-    assert systems_with_several() == ["softseg_attention_mc_dropout"]
