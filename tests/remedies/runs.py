@@ -394,7 +394,7 @@ def masks_that_training_needs(place: Place) -> None:
     folder = place.folder / "pairs"
     pairs: list[Any] = [prepare(folder, name, 1, seed) for seed, name in enumerate("ab")]
     one = types.SimpleNamespace(id="b", mask_names=())
-    check = NetworkMethod._require_lesions
+    check = NetworkMethod._require_masks
     refusal = place.raised("data.no_reference", lambda: check([pairs[0], one], TARGET))
     assert refusal.remedy == "leave these pairs out: split=file split.path=FILE with the others"
     check(pairs[:1], TARGET)
