@@ -22,14 +22,21 @@ def presets(step):
     return sorted(path.stem for path in (CONF / step).glob("*.yaml"))
 
 
-def build(step, name):
-    return instantiate(OmegaConf.load(CONF / step / f"{name}.yaml"))
+def loaded(step, name):
+    """A preset on the presets that it extends."""
+    config = OmegaConf.load(CONF / step / f"{name}.yaml")
+    bases = [base for base in config.pop("defaults", []) if base != "_self_"]
+    return OmegaConf.merge(*(loaded(step, base) for base in bases), config)
+
+
+def build(step, name, **settings):
+    return instantiate(loaded(step, name), **settings)
 
 
 @pytest.mark.parametrize("name", presets("network"))
 def test_network(name):
     torch.manual_seed(0)
-    config = OmegaConf.load(CONF / "network" / f"{name}.yaml")
+    config = loaded("network", name)
     dims = config.get("dims", 3)
     channels = config.get("in_channels") or config.network.in_channels
     network = instantiate(config)
@@ -47,7 +54,8 @@ def test_loss(name):
 
 @pytest.mark.parametrize("name", presets("infer"))
 def test_infer(name):
-    window = build("infer", name)
+    missing = OmegaConf.is_missing(loaded("infer", name), "size")
+    window = build("infer", name, **({"size": 32} if missing else {}))
     window = getattr(window, "window", window)
     if isinstance(window, SliceWise):
         assert window.level in ("logit", "probability") and window.axes
