@@ -12,7 +12,7 @@ from msseg_lightning.core.subject import (
 )
 from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.evaluate.summary import summarise
-from msseg_lightning.read.nifti import write_volume
+from msseg_lightning.read.nifti import GateOptions, write_volume
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.train.run_report import (
     _brain,
@@ -73,7 +73,7 @@ def test_a_system_that_marks_everything_is_shown_not_refused(tmp_path):
     write_volume(run.predictions / "a.nii.gz", np.ones(grid.shape, np.uint8), native, "mask")
     subject = LongitudinalSubject(id="a", patient="a", images={})
     loaded = LoadedSubject(subject, {BASELINE: scan, FOLLOWUP: scan}, native)
-    volumes = _loader(subject, lambda _: loaded, run)()
+    volumes = _loader(subject, lambda _: loaded, GateOptions(), run)()
     assert volumes.prediction.data.all()
 
 

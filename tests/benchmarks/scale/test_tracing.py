@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tracing import Trace, prediction_words, table, traced_command
+from benchmarks.scale.tracing import Trace, prediction_words, table, traced_command
 from msseg_lightning.core import input_hash
 from msseg_lightning.core.input_hash import Input
 from msseg_lightning.read import reference

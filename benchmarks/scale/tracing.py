@@ -1,8 +1,8 @@
 """How often a training and a prediction open, hash and decode each file of their data.
 
-    python -m benchmarks.tracing                     this checkout
-    python -m benchmarks.tracing --package FOLDER    the package in another checkout
-    python -m benchmarks.tracing --json FILE
+    python -m benchmarks.scale.tracing                     this checkout
+    python -m benchmarks.scale.tracing --package FOLDER    the package in another checkout
+    python -m benchmarks.scale.tracing --json FILE
 
 A tiny ``pre_unet`` is trained on a simulated cohort in one process, its held-out pairs predicted,
 scored and reported; then the run predicts one pair given by its files. Each is a process of its own
@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAIR = "003"
 """A held-out pair of the simulated cohort."""
 KINDS = ("opened", "hashed", "decoded")
