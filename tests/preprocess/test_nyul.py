@@ -48,6 +48,6 @@ def test_problems(phantom):
         Nyul()(subject)
     with pytest.raises(MssegError, match="no training image"):
         Nyul().fit([flat])
-    with pytest.raises(ValueError, match="rise"):
+    with pytest.raises(ValueError, match="ascending"):
         Nyul((10, 10))
     assert "one value" in Nyul(landmarks=tuple(range(11)))(flat).notes[-1]
