@@ -23,6 +23,20 @@ def pytest_xdist_make_scheduler(config, log):
     return ByFileAndExperiment(config, log)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_lesions_drawn():
+    """Tiny systems mark noise by the hundred: a report draws six lesions, not sixty.
+
+    Tests of the report itself draw all, see ``tests/report/conftest.py``.
+    """
+    from msseg_lightning.report import run_page
+
+    every = run_page.select
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_page, "select", lambda findings, limit: every(findings, min(limit, 6)))
+        yield every
+
+
 @pytest.fixture(scope="session")
 def tiny_cohort(tmp_path_factory) -> Path:
     """Two patients to train and two to test, of each kind one without new lesions; 3 mm."""

@@ -11,8 +11,6 @@ import pytest
 
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode
-from msseg_lightning.report import run_page
-from msseg_lightning.report.run_page import select
 from msseg_lightning.run.assemble.system import number_of_maps
 from msseg_lightning.run.config.compose import compose_config, experiment_names
 from msseg_lightning.run.folder import RunFolder
@@ -27,8 +25,6 @@ def workplace(tmp_path_factory):
 @pytest.mark.parametrize("name", experiment_names())
 def test_an_experiment_runs_to_its_report(name, workplace, tiny_cohort, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
-    # tiny networks mark noise by the hundred: a few cards of each kind, not sixty
-    monkeypatch.setattr(run_page, "select", lambda findings, _: select(findings, 6))
     words = [
         "train",
         name,
