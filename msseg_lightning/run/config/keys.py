@@ -48,6 +48,7 @@ KEYS = {
     "card": Key("run", decides=False),
     "sizes": Key("run", decides=False),
     "experiments": Key("run", decides=False),
+    "experiment": Key("run", decides=False),  # the file of experiments/ that was composed
     "seed": Key("run", handed_down=True, names_run=True),
     "fold": Key("run", names_run=True),
     "profile": Key("run", decides=False),
