@@ -12,21 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from msseg_lightning.core.files import read_record, write_record
+from msseg_lightning.core.files import write_record
 from msseg_lightning.core.lesion import Connectivity, label_lesions
 from msseg_lightning.core.method import NO_CONTEXT, FitContext
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.prepared import PreparedSubject
-from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LongitudinalSubject
+from msseg_lightning.method.candidates import RULE_FILE, require_saved
 from msseg_lightning.preprocess.atlas import VENTRICLES
 from msseg_lightning.preprocess.cache import PreparedCache
 from msseg_lightning.preprocess.restore import restore
 from msseg_lightning.preprocess.space import MaskRule
 
 log = logging.getLogger(__name__)
-
-RULE_FILE = "rule.json"
 
 
 class Subtraction(NamedTuple):
@@ -189,32 +187,9 @@ class BsiSubtraction:
         """Check that the saved settings equal the configured ones.
 
         Raises:
-            MssegError: nothing was saved here, or another rule.
+            MssegError: nothing was saved here, or another rule (exit 4).
         """
-        path = folder / RULE_FILE
-        own = dataclasses.asdict(self.rule)
-        try:
-            saved = read_record(path)
-        except (OSError, ValueError) as error:
-            raise self._problem(path, "the saved rule cannot be read", repr(error), "") from error
-        if saved != own:
-            differs = {key for key in {*own, *saved} if own.get(key) != saved.get(key)}
-            name = ", ".join(sorted(differs))
-            raise self._problem(path, "the saved rule is not the configured one", str(saved), name)
-
-    @staticmethod
-    def _problem(path: Path, message: str, found: str, field: str) -> MssegError:
-        return MssegError(
-            Problem(
-                "model.rule",
-                message,
-                file=path,
-                field=field,
-                found=found,
-                remedy="build the method from the configuration it was saved with",
-                exit_code=ExitCode.MODEL,
-            )
-        )
+        require_saved(folder, dataclasses.asdict(self.rule))
 
 
 def _eroded(mask: NDArray[np.bool_], iterations: int) -> NDArray[np.bool_]:
