@@ -139,7 +139,9 @@ class PreparedSubject:
         """(C, X, Y, Z) float32 of several images."""
         return np.stack([self.image(name) for name in names])
 
-    def inside(self, names: Sequence[str] | None = None) -> NDArray[np.bool_]:
+    def inside(
+        self, names: Sequence[str] | None = None, region: str | None = None
+    ) -> NDArray[np.bool_]:
         """(X, Y, Z) bool, where any of some images differs from 0: where systems predict.
 
         It holds no voxel where all of them are 0, e.g. in the difference of two equal visits;
@@ -147,7 +149,10 @@ class PreparedSubject:
 
         Args:
             names: of the images; None takes all.
+            region: a mask that says it instead, for a system that looks at candidates alone.
         """
+        if region is not None:
+            return self.mask(region)
         found = np.zeros(self.grid.shape, bool)
         for name in self.image_names if names is None else names:
             layer = self.layer(name)
