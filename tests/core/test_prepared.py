@@ -248,6 +248,7 @@ def test_inside_is_where_any_of_the_named_images_is_not_zero(tmp_path):
     assert prepared.inside()[:, 0, 0].tolist() == [True, False, True]
     assert prepared.inside([FOLLOWUP])[:, 0, 0].tolist() == [False, False, True]
     assert not prepared.inside(["difference"]).any()
+    assert prepared.inside([FOLLOWUP], TARGET).all()  # a mask says it instead
     for name in (TARGET, "unknown"):
         with pytest.raises(MssegError, match=r"prepared\.name"):
             prepared.inside([name])
