@@ -225,7 +225,7 @@ def killed(folder: Path, up_s: float) -> list[Row]:
             for point in record.get("points", [])
             if point[0] == "step/number"
         ]
-        with journal.sending():  # free when the courier has given up
+        with journal.sending_lock():  # free when the sender process has given up
             unsent = sum(1 for _ in journal.pending(journal.position(uri).sent))
         stack.enter_context(server(folder, port))
         said = [sync(uri, run), sync(uri, run)]

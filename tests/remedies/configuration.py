@@ -33,7 +33,7 @@ from msseg_lightning.simulate.scanner import scanners_named
 from msseg_lightning.track.journal import Journal
 from msseg_lightning.track.pseudonym import Pseudonyms
 from msseg_lightning.track.store import store_uri
-from msseg_lightning.track.tracking import usable
+from msseg_lightning.track.tracking import checked_uri
 from msseg_lightning.train.training import Hardware
 from tests.remedies.place import Place, case, with_settings
 
@@ -528,7 +528,7 @@ def around_tracking(place: Place) -> None:
         ((_, _, other),) = refusal.commands()
         require_free_port("127.0.0.1", int(other))
     place.follow_commands(place.refused("sync.missing", ["sync", "nowhere"]))
-    refusal = place.raised("track.uri", lambda: usable("nonsense"))
+    refusal = place.raised("track.uri", lambda: checked_uri("nonsense"))
     ((word,),) = refusal.settings()
     place.ends_well([*SHOW, word])
     key = place.folder / "key"

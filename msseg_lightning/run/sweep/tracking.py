@@ -50,9 +50,9 @@ class SweepTracking:
             tags={**self.tags, "level": "sweep"},
         )
         try:
-            self.settle()
+            self.update_state()
             yield tracker
-            self.settle()
+            self.update_state()
         except BaseException as error:
             tracker.finish(ending(error))
             raise
@@ -67,13 +67,13 @@ class SweepTracking:
         finally:
             self._close(tracker, self.study.trial(number))
 
-    def settle(self) -> None:
+    def update_state(self) -> None:
         """Close the runs of trials whose process died before it could."""
         from filelock import FileLock
 
         from msseg_lightning.track.journal import Journal
 
-        with FileLock(self.folder / "settle.lock"):
+        with FileLock(self.folder / "update_state.lock"):
             for trial in self.study.trials():
                 spool = self._spool(trial.number)
                 if not trial.state.is_finished() or not spool.is_dir() or not abandoned(trial):

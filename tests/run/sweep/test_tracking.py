@@ -121,11 +121,11 @@ def test_what_a_killed_process_left_open_is_closed_once(tmp_path, tracking):
     sweep.study.study.tell(ended, 0.5)
     sweep.study.give_back(lost.number)
     tracking.runs.clear()
-    tracked.settle()
+    tracked.update_state()
     assert [(run.name, run.status) for run in tracking.runs] == [
         ("toy-trial0", "FINISHED"),
         ("toy-trial1", "KILLED"),
     ]
     tracking.runs.clear()
-    tracked.settle()
+    tracked.update_state()
     assert tracking.runs == []
