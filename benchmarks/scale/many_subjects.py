@@ -181,7 +181,7 @@ def dask_client(way: Way) -> None:
     from msseg_lightning.run.config.compose import compose_config
     from msseg_lightning.run.data.evaluate_files import evaluate_files, find_pairs
     from msseg_lightning.run.data.prepare import prepare_data_set
-    from msseg_lightning.run.predict.data_set import apply_to_data_set
+    from msseg_lightning.run.predict.data_set import predict_data_set
 
     with Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
         executor = client.get_executor(pure=False)
@@ -197,7 +197,7 @@ def dask_client(way: Way) -> None:
         killer = threading.Thread(target=kill)
         killer.start()
         where: dict[str, Any] = {"executor": executor, "pieces": 20}
-        applied = apply_to_data_set(way.model, way.data(), way.folder / "predictions", **where)
+        applied = predict_data_set(way.model, way.data(), way.folder / "predictions", **where)
         killer.join()
         assert not applied.refused, applied.refused
         pairs, _ = find_pairs(way.folder / "predictions", way.cohort)

@@ -80,7 +80,7 @@ def work(folder: Path, store: str | None, trials: int) -> None:
 
 def workers(store: str | None, trials: int) -> list[Row]:
     """Start them together on an empty store and count what is there in the end."""
-    from msseg_lightning.run.sweep.answer import answer, status
+    from msseg_lightning.run.sweep.result import status, sweep_result
     from msseg_lightning.run.sweep.study import SharedStudy
 
     kind = "PostgreSQL" if store else "SQLite"
@@ -120,7 +120,7 @@ def workers(store: str | None, trials: int) -> list[Row]:
                 counts.get("running", 0) + counts.get("waiting", 0),
                 0,
             ),
-            exactly(f"{kind}: candidates trained again", len(answer(study).retrained), 3),
+            exactly(f"{kind}: candidates trained again", len(sweep_result(study).retrained), 3),
         ]
 
 
@@ -177,7 +177,7 @@ LOOKS = ("status", "best", "export")
 def study_rows(
     kind: str, folder: Path, store: str | None, killed_at: Sequence[int], folds: int
 ) -> list[Row]:
-    from msseg_lightning.run.sweep.answer import status
+    from msseg_lightning.run.sweep.result import status
     from msseg_lightning.run.sweep.study import SharedStudy
     from msseg_lightning.run.sweep.worker import trial_name
 
@@ -239,11 +239,11 @@ def mlflow_rows(kind: str, folder: Path) -> list[Row]:
 def finished_in(folder: Path, look: Sequence[str]) -> int:
     """How many trials are finished, from the store itself."""
     from msseg_lightning.core.problem import MssegError
-    from msseg_lightning.run.sweep.answer import status
-    from msseg_lightning.run.sweep.command import Words, find_study
+    from msseg_lightning.run.sweep.command import SweepArguments, find_study
+    from msseg_lightning.run.sweep.result import status
 
     with contextlib.suppress(MssegError), contextlib.chdir(folder):
-        return status(find_study(Words.of(look[0], look[1:]))).get("complete", 0)
+        return status(find_study(SweepArguments.of(look[0], look[1:]))).get("complete", 0)
     return 0
 
 

@@ -265,12 +265,12 @@ def train(work: Path, steps: int, seed: int) -> Path:
 
 def predict(run: Path, open_ms: Path, work: Path, out: Path) -> None:
     """Masks and maps of the real pairs, as ``msseg predict`` writes them."""
-    from msseg_lightning.run.predict.data_set import apply_to_data_set
+    from msseg_lightning.run.predict.data_set import predict_data_set
 
     if (out / "scores.json").exists():
         return
     overrides = ["read=open_ms", f"read.root={open_ms}", f"paths.cache={work / 'cache'}"]
-    apply_to_data_set(run / "model", overrides, out)
+    predict_data_set(run / "model", overrides, out)
 
 
 def real_references(subjects: Sequence[LongitudinalSubject], work: Path) -> dict[str, Reference]:

@@ -26,7 +26,7 @@ from msseg_lightning.read.nifti import GateOptions, read_volume
 from msseg_lightning.read.reader import read_subjects
 from msseg_lightning.run.assemble.system import build_load, instantiate
 from msseg_lightning.run.folder import RunFolder
-from msseg_lightning.run.predict.delivery import uncertainty_file
+from msseg_lightning.run.predict.prediction_files import uncertainty_file
 
 
 def marks(

@@ -113,7 +113,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
         )
     uncertainty = Path(options.uncertainty) if options.uncertainty else None
 
-    from msseg_lightning.run.predict import delivery as predict
+    from msseg_lightning.run.predict import prediction_files as predict
     from msseg_lightning.run.predict import trained as stored
 
     if all(single):  # before anything is loaded
@@ -123,10 +123,10 @@ def main(arguments: Sequence[str]) -> ExitCode:
     model = stored.find_model(options.model, options.mlruns)
     if not all(single):
         return predict_many(model, options)
-    from msseg_lightning.run.predict.data_set import apply_to_pair
+    from msseg_lightning.run.predict.data_set import predict_pair
 
     subject = predict.pair_subject("pair", options.baseline, options.followup, options.brain)
-    record = apply_to_pair(
+    record = predict_pair(
         model, subject, options.output, options.probability, options.settings, uncertainty
     )
     sys.stdout.write(
@@ -139,14 +139,14 @@ def main(arguments: Sequence[str]) -> ExitCode:
 def predict_many(model: Path, options: argparse.Namespace) -> ExitCode:
     """Predict every pair of a table or data set; refused pairs are listed."""
     from msseg_lightning.cli.train import describe
-    from msseg_lightning.run.predict.data_set import apply_to_data_set, apply_to_table
+    from msseg_lightning.run.predict.data_set import predict_data_set, predict_table
 
     where = {"shard": options.shard, "executor": max(options.workers, 1)}
     where["uncertainty"] = options.uncertainty is not None
     if options.table is not None:
-        applied = apply_to_table(model, options.table, options.folder, options.settings, **where)
+        applied = predict_table(model, options.table, options.folder, options.settings, **where)
     else:
-        applied = apply_to_data_set(
+        applied = predict_data_set(
             model, options.settings, options.folder, options.include_training, **where
         )
     log = logging.getLogger("msseg")
@@ -166,7 +166,7 @@ def predict_many(model: Path, options: argparse.Namespace) -> ExitCode:
 
 
 def _uncertainty_first(arguments: Sequence[str]) -> list[str]:
-    """``--uncertainty`` without a name before a setting: the setting is no name of it."""
+    """Move ``--uncertainty`` without a file name to the front, so that no setting is read as its name."""
     words = list(arguments)
     for place, word in enumerate(words[:-1]):
         following = words[place + 1]

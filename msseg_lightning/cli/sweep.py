@@ -46,17 +46,17 @@ def main(arguments: Sequence[str]) -> ExitCode:
     options = parser.parse_intermixed_args(arguments)
 
     from msseg_lightning.run.sweep import command as sweep_command
-    from msseg_lightning.run.sweep.answer import answer, status
+    from msseg_lightning.run.sweep.result import status, sweep_result
 
-    words = sweep_command.Words.of(options.experiment, options.overrides)
+    words = sweep_command.SweepArguments.of(options.experiment, options.overrides)
     if options.status:
         sys.stdout.write(json.dumps(status(sweep_command.find_study(words)), indent=2) + "\n")
     elif options.best:
-        for trial in answer(sweep_command.find_study(words)).best[:5]:
+        for trial in sweep_result(sweep_command.find_study(words)).best[:5]:
             sys.stdout.write(f"trial {trial.number}  {trial.values}  {json.dumps(trial.params)}\n")
     elif options.export:
         study = sweep_command.find_study(words)
-        sweep_command.write_answer(study)
+        sweep_command.write_result(study)
         sys.stdout.write(f"{study.folder}\n")
     else:
         sweep, config = sweep_command.open_sweep(words)

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
 
 def target(uri: str | None, artifacts: str | None) -> tuple[str, str | None]:
-    """The store to which everything goes, and the place of its files.
+    """Address of the store, and the folder or URL of its artifacts.
 
     Args:
         uri: given by the user; None for the store of the settings.
@@ -87,7 +87,7 @@ def target(uri: str | None, artifacts: str | None) -> tuple[str, str | None]:
 
 
 def refuse_other_stores(for_other_stores: Mapping[str, Sequence[Path]], uri: str) -> None:
-    """Say what was recorded for stores that nobody named.
+    """Refuse journals that were recorded for other stores.
 
     Raises:
         MssegError: there is something (exit 2), a problem for every such store.

@@ -196,7 +196,7 @@ class SlidingWindow:
         return self._finish(sums, weights, plan, images)
 
     def _forward(self, network: nn.Module, windows: list[Tensor]) -> Tensor:
-        """(windows, K, *size) float32 at the level asked for."""
+        """(windows, K, *size) float32 at the requested level."""
         device = next((p.device for p in network.parameters()), windows[0].device)
         batch = torch.stack(windows).to(device, memory_format=torch.channels_last_3d)
         precision = PRECISIONS[self.precision]
@@ -247,7 +247,7 @@ def channels_last(network: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def not_normalised(network: nn.Module) -> Iterator[None]:
-    """Networks that normalise their answer by its largest value give it as it is meanwhile."""
+    """Context in which networks do not divide their output by its largest value."""
     modules = [part for part in network.modules() if getattr(part, "normalise", None) is True]
     try:
         for module in modules:

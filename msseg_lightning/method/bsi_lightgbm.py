@@ -264,7 +264,7 @@ def _images(stage: Subtraction) -> list[NDArray[Any]]:
 
 
 def _finished(place: Path, key: str) -> dict[str, Any] | None:
-    """The record of a booster that was fitted on just this, with its file; else None."""
+    """The record of a booster with this key if its file exists; else None."""
     try:
         record = read_record(place)
         text = read_regular(place.with_suffix(".txt"))

@@ -49,7 +49,7 @@ class Channels:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """All masks that it learns, the one that is predicted first."""
+        """All target masks; the predicted one comes first."""
         return (*(() if self.target is None else (self.target,)), *self.further)
 
 
@@ -57,7 +57,7 @@ class Visits(Protocol):
     """Further scans of single visits; ``preprocess.visits.PreparedVisits`` is one."""
 
     def without(self, patients: Collection[str]) -> Visits:
-        """The scans without those of these patients."""
+        """The scans without those of some patients."""
 
     def patients(self) -> set[str]:
         """Patients of all scans."""
@@ -67,7 +67,7 @@ class Pairs(Protocol):
     """Further pairs; a reader is one."""
 
     def subjects(self) -> list[LongitudinalSubject]:
-        """All of them."""
+        """All pairs."""
 
 
 class NetworkMethod:

@@ -70,7 +70,7 @@ def atlas_brain_mask(scan: Volume, smoothness_mm: float | None = 6.0) -> NDArray
 
 
 def _dense_field(scan: Volume, back: Affine, smoothness_mm: float) -> Any:
-    """Displacements in mm (ITK image, 3 mm grid) from the scan to the affinely moved template.
+    """Displacement field in mm (ITK image, 3 mm grid) from the scan to the registered template.
 
     Demons compare intensities, so the template is first given the scan's: each tissue map gets the
     brightness that a least-squares fit of the scan within the rim assigns to it.

@@ -128,7 +128,7 @@ class PreparedCache:
                     shutil.rmtree(temporary, ignore_errors=True)
 
     def _is_prepared(self, subject: LongitudinalSubject) -> bool:
-        """Whether the entry of a pair exists; errors count as no and are raised by ``_ensure``."""
+        """Whether the entry of a pair exists; False on errors, which ``_ensure`` raises."""
         if not all(file.is_file() for file in subject.files().values()):
             return False
         try:
@@ -152,7 +152,7 @@ class PreparedCache:
 
 
 def _refuse_changed(loaded: LoadedSubject, hashes: Mapping[str, str]) -> None:
-    """What was read must be what the entry is named by.
+    """Refuse a pair whose files changed since the key of the entry was computed.
 
     Raises:
         MssegError: with every file that was replaced in between (exit 3).

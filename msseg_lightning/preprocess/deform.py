@@ -63,7 +63,7 @@ class FreeFormRegistration:
             )
 
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
-        """The pair with its baseline's volumes sampled anew, once, on the same grid."""
+        """Register a pair; volumes of the baseline are resampled once, on the same grid."""
         if BASELINE not in subject.volumes:
             return subject
         common_grid(subject, self)

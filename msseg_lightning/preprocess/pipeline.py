@@ -66,7 +66,7 @@ class Preprocess:
         return [describe(step) for step in self.steps]
 
     def key(self, subject: LongitudinalSubject, hashes: Mapping[str, str] | None = None) -> str:
-        """Hex digest of everything that decides the result.
+        """Hex digest of everything that the result depends on.
 
         The bytes of every file, what the subject says about them, and the operators with their
         parameters, versions and landmarks. Paths are not part of it: a moved data set is not

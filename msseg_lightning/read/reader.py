@@ -37,7 +37,7 @@ class Reader(Protocol):
         """Warnings on what the last call of ``subjects`` did not use."""
 
     def order(self) -> list[str]:
-        """How the last call of ``subjects`` ordered the visits, in words."""
+        """Description of how the last call of ``subjects`` ordered the visits."""
 
 
 def read_subjects(reader: Reader) -> list[LongitudinalSubject]:

@@ -114,7 +114,7 @@ class Stream:
             raise MssegError(self._corrupt(0)) from None
 
     def body(self, expected: int) -> tuple[bytes | bytearray | memoryview, int]:
-        """All unpacked bytes up to ``expected``, and how many more there were.
+        """All unpacked bytes up to ``expected``, and the number of further bytes.
 
         The ordinary stream is unpacked in one call; anything else again, bit by bit, to tell why.
 
@@ -179,7 +179,7 @@ class Stream:
         return parts[0] if len(parts) == 1 else b"".join(parts), extra
 
     def _at_once(self, expected: int) -> bytearray | None:
-        """The bytes of one sound stream of ``expected`` bytes that fills the file, else None."""
+        """The bytes of a single valid stream of ``expected`` bytes that fills the file; else None."""
         try:
             whole = deflate.gzip_decompress(self.packed, expected)  # compares checksum and length
         except (deflate.DeflateError, ValueError):

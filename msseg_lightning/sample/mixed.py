@@ -118,7 +118,7 @@ class MixedPairs:
 
 
 class MadeUpPairs(Loader):
-    """Batches of pairs that are made up from single scans.
+    """Batches of synthetic pairs that are made from single scans.
 
     Args:
         visits: scans with masks of all lesions.
@@ -155,12 +155,12 @@ class MadeUpPairs(Loader):
     def make(
         self, step: int, element: int, images: NDArray[np.float32], labels: NDArray[np.float32]
     ) -> Plan:
-        """The plan of one pair; ``assemble`` writes all: networks see them together."""
+        """Plan one pair; ``assemble`` renders all pairs of the batch."""
         generator = keyed_generator(self.seed, "synthesis", step, element)
         return self.synthesis.plan(self.visits, self.donors, generator)
 
     def assemble(self, images: torch.Tensor, labels: torch.Tensor, made: Sequence[Plan]) -> Batch:
-        """Erase and paint what was planned."""
+        """Render the planned pairs."""
         pairs, new = self.synthesis.render(made, self.inpainter, self.generator)
         images.numpy()[:] = pairs[:, self.order]
         labels.numpy()[:] = new

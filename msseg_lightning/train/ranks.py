@@ -1,4 +1,4 @@
-"""Training in several processes: rank 0 leads, the other ranks carry out its fits.
+"""Training in several processes: rank 0 runs the command, the other ranks join its fits.
 
 The leader is the process that was asked to train. It prepares, decides, writes, tracks and predicts
 as if it were alone. Only a fit is shared: the leader sends it to the followers, as it stands, and
@@ -233,7 +233,7 @@ def _started(size: int, work: Work) -> Iterator[ClusterEnvironment]:
 
 @contextlib.contextmanager
 def _ignored(*numbers: signal.Signals) -> Iterator[None]:
-    """Make processes that are started inside ignore these signals until they train.
+    """Context in which started processes ignore these signals until they train.
 
     Ctrl-C reaches all processes of a terminal, SIGUSR1 all of a job; the leader answers.
     """
@@ -246,7 +246,7 @@ def _ignored(*numbers: signal.Signals) -> Iterator[None]:
 
 
 class _FollowerWatch(threading.Thread):
-    """Ends the leader where a follower died and the leader would wait for ever.
+    """Thread that ends the leader if a follower died, since the leader would wait forever.
 
     With gloo the leader's next exchange fails at once and says so. A GPU may wait for a message
     that never comes, where no exception reaches.
