@@ -1,4 +1,4 @@
-"""Put the table of a measurement into docs/performance.md.
+"""Write the table of a measurement into docs/performance.md.
 
     python -m benchmarks.report [FILE ...]     default: benchmarks/results/latest.json
 

@@ -1,4 +1,4 @@
-"""Other windows than the paper's, judged by the truth: the same trained network, four window rules.
+"""Comparison of four sliding-window rules for the same trained networks, by known truth.
 
 Networks that normalise by the statistics of their window answer a little differently when windows
 lie elsewhere, and a mask that differs is not thereby worse. So pairs of a simulated cohort that the
@@ -297,7 +297,7 @@ def judge(
 
 
 def verdict(comparisons: Sequence[Paired]) -> str:
-    """One rule in two words."""
+    """Verdict on a rule."""
     judged = [one.lower for one in comparisons if one.measure in MUST_NOT_FALL]
     if any(judged):
         return "lower"
@@ -340,7 +340,7 @@ def rows_of_rule(rule: str, comparisons: Sequence[Paired], masks: float | None) 
 
 
 def device_name(device: str) -> str:
-    """What the network ran on."""
+    """Name of the device of the network."""
     import torch
 
     gpu = device != "cpu" and torch.cuda.is_available()
@@ -348,7 +348,7 @@ def device_name(device: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Judge, print the table, write ``tiling.json``."""
+    """Compare the rules, print the table, write ``tiling.json``."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.studies.tiling",
         description=__doc__,

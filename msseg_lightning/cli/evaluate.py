@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         "--cases",
         type=Path,
         metavar="FOLDER",
-        help="keep every case's score here; what is there of the same masks is not scored again",
+        help="folder for the score of every case; saved scores of the same masks are reused",
     )
     parser.add_argument("--shard", type=Shard.parse, metavar="I/N", help=SHARD_HELP)
     return parser

@@ -166,7 +166,7 @@ def predict_many(model: Path, options: argparse.Namespace) -> ExitCode:
 
 
 def _uncertainty_first(arguments: Sequence[str]) -> list[str]:
-    """Move ``--uncertainty`` without a file name to the front, so that no setting is read as its name."""
+    """Move ``--uncertainty`` without a file name to the front of the settings."""
     words = list(arguments)
     for place, word in enumerate(words[:-1]):
         following = words[place + 1]

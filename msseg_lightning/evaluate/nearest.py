@@ -113,7 +113,7 @@ def nearest_distances(
 def _transform(
     source: VoxelCells, target: VoxelCells, size: tuple[int, int, int], spacing: Distances
 ) -> Distances:
-    """``nearest_distances`` by an exact distance transform of their bounding box, for large contours."""
+    """``nearest_distances`` by a distance transform of the bounding box, for large contours."""
     from scipy.ndimage import distance_transform_edt
 
     points = [np.array(np.unravel_index(part.index, size[::-1])) for part in (source, target)]

@@ -250,7 +250,7 @@ class SliceWise:
     def _windows(
         self, network: nn.Module, height: int, width: int
     ) -> tuple[int, int, list[tuple[int, int]], tuple[tuple[int, int], tuple[int, int]]]:
-        """Size of the windows, their positions in the padded slice, and the padding (before, total)."""
+        """Size and positions of the windows, and the padding of the slice (before, total)."""
         have = (height, width)
         if self.size is None:
             divisor = tuple(getattr(network, "divisor", (1, 1)))[-2:]

@@ -59,7 +59,7 @@ class SlidingWindow:
             window about its centre (floor 0.001), which trusts the middle of a window more.
         batch_size: windows per forward pass.
         precision: ``fp32``, or ``bf16`` or ``fp16`` inside the network; sums are float32 always.
-            With ``tiling="volume"``, which promises the plain rule's masks, the ``finest_level`` of
+            With ``tiling="volume"``, for the masks of the plain rule, the ``finest_level`` of
             a network that names it stays float32: the visits are compared there, and eight bits of
             each lose much of their small difference.
         level: what is averaged and returned: ``logit`` or ``probability`` (its sigmoid).

@@ -40,8 +40,8 @@ def atlas_brain_mask(scan: Volume, smoothness_mm: float | None = 6.0) -> NDArray
             stops after the affine.
     """
     atlas = mni152()
-    way = affine_from_atlas(scan)  # MNI world -> scan world
-    back = inverse(way)
+    transform = affine_from_atlas(scan)  # MNI world -> scan world
+    back = inverse(transform)
     if smoothness_mm is None:
         return np.asarray(resample_array(atlas.brain, atlas.affine, scan.grid, "mask", back)) != 0
     import SimpleITK as sitk  # noqa: N813

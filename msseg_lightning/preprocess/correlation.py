@@ -63,13 +63,13 @@ class CorrelationRegistration:
         inside = mask_of(subject, self.mask, self)
         if not inside.any():
             return subject.replace(f"{self.mask} is empty: baseline not bent")
-        way = self._bend(
+        transform = self._bend(
             subject.volumes[FOLLOWUP],
             subject.volumes[BASELINE],
             Volume(inside.astype(np.float32), grid.affine),
         )
         volumes = {
-            name: warp_volume(volume, way, cubic=volume.kind == "image")
+            name: warp_volume(volume, transform, cubic=volume.kind == "image")
             if name in OF_BASELINE
             else volume
             for name, volume in subject.volumes.items()

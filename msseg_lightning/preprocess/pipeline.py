@@ -83,7 +83,9 @@ class Preprocess:
             "reversed_time": subject.reversed_time,
             "facts": dataclasses.asdict(subject.facts),
             "files": dict(sorted(hashes.items())),
-            "to_native": {name: way.tolist() for name, way in sorted(subject.to_native.items())},
+            "to_native": {
+                name: transform.tolist() for name, transform in sorted(subject.to_native.items())
+            },
             "steps": self.recipe(),
         }
         text = json.dumps(content, sort_keys=True, default=str)

@@ -247,7 +247,7 @@ class MaskPairLoader(PatchLoader):
                 return
 
     def _deform(self, lesion: Mask, predicted: Mask, generator: np.random.Generator) -> None:
-        """Add an eroded or dilated, shifted lesion; a lesion that erosion would remove is not eroded."""
+        """Add an eroded or dilated, shifted lesion; small lesions are not eroded."""
         steps = int(generator.integers(-self.corruption.most_steps, self.corruption.most_steps + 1))
         most = self.corruption.most_shift
         shift = generator.integers(-most, most + 1, 3)

@@ -142,18 +142,18 @@ class Progress(L.Callback):
                 *(seconds_since_start(), time.process_time(), time.monotonic() - self._began),
             )
         now, step = time.monotonic(), trainer.global_step
-        speak = now - self._said > (2.0 if self._bar else self.interval_s) or step >= self.total
+        due = now - self._said > (2.0 if self._bar else self.interval_s) or step >= self.total
         if self._bar is not None:
-            text = self._describe(trainer) if speak else None
+            text = self._describe(trainer) if due else None
             self._bar.update(self._task, completed=step, **({"description": text} if text else {}))
-        elif speak:
+        elif due:
             rate = (step - self._first) / max(now - self._began, 1e-9)
             left = (self.total - step) / rate if rate else 0.0
             log.info(
                 "step %d of %d  %s  %.2f steps/s, %.1f min left",
                 *(step, self.total, self._describe(trainer), rate, left / 60),
             )
-        if speak:
+        if due:
             self._said = now
 
     @staticmethod

@@ -147,7 +147,7 @@ def max_over_ranks(value: int) -> int:
     """Maximum of a value over all ranks; every rank must call this."""
     if not distributed.is_initialized():
         return value
-    number = torch.tensor(value)  # on the CPU: nobody waits for a device
+    number = torch.tensor(value)  # on the CPU, without waiting for a device
     distributed.all_reduce(number, distributed.ReduceOp.MAX)
     return int(number)
 
@@ -182,7 +182,7 @@ def _serve(place: ClusterEnvironment) -> int:
         sent: list[Any] = [None]
         try:
             distributed.broadcast_object_list(sent, src=0)
-        except RuntimeError:  # the leader is gone, and has said why
+        except RuntimeError:  # the leader ended and has reported the error
             return ExitCode.ENVIRONMENT
         if isinstance(sent[0], int):
             return sent[0]
