@@ -21,24 +21,24 @@ examples
   msseg predict runs/pre_unet/msseg2-fold0-seed0 --folder out read=open_ms read.root=/data/open_ms
       every pair of a data set in any layout; scored where it has references
   msseg predict RUN -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz infer.overlap=0.5
-      as in training but for one setting; what the gate refused and you have checked passes with
-      data.reading.NAME=VALUE (`msseg check --help` lists them)
+      with one changed setting; scans that were refused and that you have checked are accepted
+      with data.reading.NAME=VALUE (`msseg check --help` lists them)
   msseg predict RUN --folder out read=msseg2 read.root=/data/cohort --shard 1/4
-      every fourth pair; the four parts may run anywhere that shares the folder
+      every fourth pair; the four parts may run on different machines that share the folder
   msseg predict RUN -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz --uncertainty u.nii.gz
-      also how far members, views, flips or passes differ: their standard deviation, 0 where all
-      agree; for --table and data sets without a name, NAME_uncertainty.nii.gz beside every mask
+      also the standard deviation of the outputs of members, views, flips or passes; for --table
+      and data sets without a file name, NAME_uncertainty.nii.gz beside every mask
 
-pairs.csv has the columns id, baseline_flair, followup_flair and, if wanted, brain and output.
-A brain mask lies on the follow-up's grid, before any registration. Give one where you have a good
-one: without, the system extracts the brain itself, and what it leaves of the skull may be marked.
-The JSON file says whether it was taken; systems that use no brain, or make their own as their
-paper does, do not take it.
-A pair that is refused is listed and the others go on; the same command again does what is missing.
-The mask lies on the follow-up's own grid (the common grid, where the pair shares one) with its
-geometry; NAME_msseg.json beside it names the model, its hash and every warning. No file is
-overwritten that an earlier prediction did not write. The column output counts from the table's
-folder and leads below it, or below --folder; new folders are made below --folder only.
+pairs.csv has the columns id, baseline_flair, followup_flair and optionally brain and output.
+A brain mask is on the grid of the follow-up scan, before any registration. If you have a good
+one, give it: otherwise the system extracts the brain itself, and remaining parts of the skull may
+be marked as lesions. The JSON file records whether it was used; systems that use no brain mask,
+or make their own as in their paper, ignore it.
+A pair that is refused is listed and skipped; the same command again predicts what is missing.
+The mask has the grid of the follow-up scan (the common grid, if the pair shares one);
+NAME_msseg.json beside it records the model, its hash and all warnings. Only files of earlier
+predictions are overwritten. Paths in the column output are relative to the table's folder and must
+be below it or below --folder; new folders are created below --folder only.
 Research use only; not a medical device.
 """
 
@@ -153,10 +153,10 @@ def predict_many(model: Path, options: argparse.Namespace) -> ExitCode:
     for name, error in applied.refused.items():
         for problem in error.problems:
             log.error("%s: %s", name, problem)
-    mine = len(applied.predicted) + len(applied.refused)
+    total = len(applied.predicted) + len(applied.refused)
     part = f" (part {options.shard} of {applied.total})" if options.shard else ""
     sys.stdout.write(
-        f"{len(applied.predicted)} of {mine} pairs predicted in {options.folder}{part}\n"
+        f"{len(applied.predicted)} of {total} pairs predicted in {options.folder}{part}\n"
     )
     sys.stdout.write(describe(applied.summary))
     if applied.refused:

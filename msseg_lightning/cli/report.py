@@ -16,8 +16,8 @@ examples
   msseg report runs/pre_unet/msseg2-fold0-seed0 --pictures figures
   msseg report 0b1c...                        MLflow's id of a run under runs/
 
-The file needs no network. Its pictures show brains only, never faces; case ids stand in it as they
-are in the data. Research use only.
+The file needs no network. Its pictures show brains only, never faces; it contains the case ids of
+the data. Research use only.
 """
 
 

@@ -19,10 +19,10 @@ examples
   msseg sweep pre_unet name=lr --status           also --best, --export; at any time
 
 The same command again continues; the same command in another shell or on another machine (with
-store=URL) joins. A trial is trained on folds in turn and may be pruned between them; the best few
-are trained again with new seeds. Candidates are compared on the held-out pairs of these folds: the
-score of the winner is no test result, keep patients apart for one. Everything lies in
-sweeps/<name>/: study.db, trials/, trials.csv, best.json, plots/, report.html.
+store=URL) joins. A trial is trained on one fold after the other and may be pruned between them;
+the best trials are trained again with new seeds. Candidates are compared on the held-out pairs of
+these folds, so the score of the winner is not a test result: keep other patients for a test.
+Files are in sweeps/<name>/: study.db, trials/, trials.csv, best.json, plots/, report.html.
 """
 
 

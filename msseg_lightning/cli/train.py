@@ -22,7 +22,7 @@ examples
   msseg train bsi_subtraction read.root=/data/msseg2            nothing to fit, same protocol
 
 The same command again continues an interrupted run and changes nothing in a finished one.
-Results lie in runs/<experiment>/<data>-fold<k>-seed<s>/; `msseg ui` compares runs.
+Results are in runs/<experiment>/<data>-fold<k>-seed<s>/; `msseg ui` compares runs.
 """
 
 

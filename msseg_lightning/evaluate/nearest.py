@@ -218,10 +218,10 @@ def _search(place, start, box, target, target_start, target_box, block_start, bl
             count += 1
         if upper <= enough:
             continue
-        home = near[0]
+        nearest_cell = near[0]
         for p in range(start[c], start[c + 1]):
             x, y, z = place[0, p], place[1, p], place[2, p]
-            first = home  # held the neighbour of the voxel before: a good first guess
+            first = nearest_cell  # held the neighbour of the voxel before: a good first guess
             best = _least(x, y, z, target, target_start[first], target_start[first + 1])
             for k in range(count):
                 if near_lower[k] >= best or best <= enough:
@@ -237,6 +237,6 @@ def _search(place, start, box, target, target_start, target_box, block_start, bl
                 distance = _least(x, y, z, target, target_start[t], target_start[t + 1])
                 if distance < best:
                     best = distance
-                    home = t
+                    nearest_cell = t
             best_of[p] = best
     return best_of

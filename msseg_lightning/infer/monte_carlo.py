@@ -58,8 +58,10 @@ class MonteCarloDropout:
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The mean, and the standard deviation of the passes' probabilities."""
-        told = times(progress, self.passes)
-        maps = (self._one(network, images, inside, told, number) for number in range(self.passes))
+        advance = times(progress, self.passes)
+        maps = (
+            self._one(network, images, inside, advance, number) for number in range(self.passes)
+        )
         with torch.inference_mode():
             return mean_and_spread(maps, self.level, self.level)
 

@@ -178,9 +178,9 @@ class SlidingWindow:
         # sums cover the box of the windows; most of a head scan is air
         sums: Tensor | None = None
         weights = torch.zeros(plan.box_shape, device=images.device)
-        together = 1 if self.tiling == "one_pass" else self.batch_size
-        for start in range(0, len(plan.starts), together):
-            chunk = plan.starts[start : start + together]
+        batch_size = 1 if self.tiling == "one_pass" else self.batch_size
+        for start in range(0, len(plan.starts), batch_size):
+            chunk = plan.starts[start : start + batch_size]
             windows = [padded[(slice(None), *box(corner, plan.size))] for corner in chunk]
             for corner, values in zip(chunk, self._forward(network, windows), strict=True):
                 if sums is None:

@@ -69,7 +69,7 @@ class Placement(Protocol):
         """(3,) position in the volume of the patch's first voxel."""
 
 
-class Turn(Protocol):
+class PatchTransform(Protocol):
     """Protocol of patch makers that return their parameters, as ``augment.fused.FusedAugment``."""
 
     def fill(
@@ -130,7 +130,7 @@ class PairSynthesis:
     def __init__(
         self,
         sampler: PatchSampler,
-        turn: Turn,
+        turn: PatchTransform,
         alter: Alteration | None = None,
         fates: Sequence[float] = (0.25, 0.25, 0.25, 0.25),
         painted: tuple[int, int] = (0, 3),
@@ -164,7 +164,7 @@ class PairSynthesis:
         names = (LESIONS,) if self.places is None else (LESIONS, self.places)
         image = np.empty((1, *size), np.float32)
         masks = np.empty((len(names), *size), np.float32)
-        way = self.turn.fill(visit, spec.centre, (FLAIR,), names, generator, image, masks)
+        placement = self.turn.fill(visit, spec.centre, (FLAIR,), names, generator, image, masks)
         scan, inside = image[0], masks >= 0.5
         copies = np.repeat(image, 2, axis=0)
         if self.alter is not None:
@@ -183,11 +183,11 @@ class PairSynthesis:
             taken = widened(inside[0], 1 + 2 * self.margin_voxels)
             allowed = (scan > self.tissue[0]) & (scan < self.tissue[1]) & (scan != 0)
             white = np.ones(size, bool) if self.places is None else inside[1]
-            origin = way.origin(spec.centre, size)
+            origin = placement.origin(spec.centre, size)
             for _ in range(int(generator.integers(self.painted[0], self.painted[1] + 1))):
                 into = PAINTED[int(generator.integers(len(PAINTED)))]
                 mask = self._place(
-                    visit, donors, origin, way.matrix, generator, taken, allowed, white
+                    visit, donors, origin, placement.matrix, generator, taken, allowed, white
                 )
                 if mask is None:
                     continue

@@ -196,11 +196,11 @@ class Tracker:
 
     def _wait(self, timeout_s: float) -> None:
         """Wait until the store has all records, does not answer, or the time is over."""
-        asked, end = time.time(), time.monotonic() + timeout_s
+        started, end = time.time(), time.monotonic() + timeout_s
         self.sender_process.notify(self.uri, self.journal, urgent=True)
         while not self.journal.complete(self.uri):
             position = self.journal.position(self.uri)
-            if (position.problem and position.tried > asked) or time.monotonic() > end:
+            if (position.problem and position.tried > started) or time.monotonic() > end:
                 self._warn(
                     "unsent",
                     f"the tracking store was not reached ({position.problem or 'no answer'}); "

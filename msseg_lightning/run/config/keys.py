@@ -203,9 +203,9 @@ def hardware(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def precision(trainer: Mapping[str, Any]) -> str:
     """The precision of a training on this machine."""
-    asked = str(trainer.get("precision", "auto"))
-    if asked != "auto":
-        return asked
+    given = str(trainer.get("precision", "auto"))
+    if given != "auto":
+        return given
     from msseg_lightning.train.training import Hardware
 
     return Hardware(accelerator=trainer.get("accelerator", "auto")).resolved_precision()

@@ -93,8 +93,8 @@ def predict_data_set(
     settings = recorded_settings(overrides)
     apply = Predictor.from_config(model, config, folder, settings=settings, uncertainty=uncertainty)
     apply.refuse_foreign_files(subjects)
-    mine = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
-    mapped = map_subjects(apply, mine, executor, "predict", pieces)
+    selected = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
+    mapped = map_subjects(apply, selected, executor, "predict", pieces)
     scores = mapped.done
     if shard is not None and all(apply.is_done(subject) for subject in subjects):
         scores = {subject.id: apply(subject) for subject in subjects}
@@ -139,8 +139,8 @@ def predict_table(
     )
     subjects = [subject for subject, _ in pairs]
     apply.refuse_foreign_files(subjects)
-    mine = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
-    mapped = map_subjects(apply, mine, executor, "predict", pieces)
+    selected = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
+    mapped = map_subjects(apply, selected, executor, "predict", pieces)
     return DataSetResult(tuple(mapped.done), {}, mapped.failed, len(subjects))
 
 

@@ -280,11 +280,11 @@ def changed_config(config: Config, overrides: Sequence[str]) -> Config:
     config = copy.deepcopy(config)
     before = copy.deepcopy({group: config.get(group) for group in PREDICTION_KEYS})
     for group in PREDICTION_KEYS:
-        mine = [item for item in overrides if re.match(rf"{group}[.=]", item)]
-        if (group == "read" and mine) or any(item.startswith(f"{group}=") for item in mine):
-            config[group] = compose_config(mine, complete=group == "read").get(group)
+        given = [item for item in overrides if re.match(rf"{group}[.=]", item)]
+        if (group == "read" and given) or any(item.startswith(f"{group}=") for item in given):
+            config[group] = compose_config(given, complete=group == "read").get(group)
             continue
-        for item in mine:
+        for item in given:
             _set(config, item)
         refuse_types({group: before[group]}, {group: config.get(group)})
     refuse_targets(config)
