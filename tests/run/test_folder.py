@@ -1,4 +1,4 @@
-"""A run folder belongs to one configuration and one process."""
+"""A run folder has one configuration and one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One table says of every key whose it is and whether it decides a result."""
+"""The table of keys states owners and whether they affect results."""
 
 from __future__ import annotations
 

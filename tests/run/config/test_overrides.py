@@ -1,4 +1,4 @@
-"""Paths and texts reach the configuration letter by letter, however they are spelt."""
+"""Paths and texts reach the configuration unchanged, whatever characters they hold."""
 
 import pytest
 

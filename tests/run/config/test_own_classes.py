@@ -1,4 +1,4 @@
-"""What a class is, is read from the file that defines it."""
+"""Properties of classes are read from their source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one way to predict: what is done stays, what changed is done again, and nothing else."""
+"""Finished predictions are kept, changed ones are computed again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a search says what was found, and nothing that a name smuggles in."""
+"""The report of a search shows its result and escapes names."""
 
 from __future__ import annotations
 

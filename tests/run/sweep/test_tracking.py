@@ -1,4 +1,4 @@
-"""What MLflow hears of a trial is what the store knows, also of trials whose process died."""
+"""MLflow runs of trials agree with the store, also of trials whose process died."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A search ends with the number of trials asked for, whoever dies on the way."""
+"""A search ends with the wanted number of trials, also after killed processes."""
 
 from __future__ import annotations
 

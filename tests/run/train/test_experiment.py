@@ -1,4 +1,4 @@
-"""A run leaves everything that is needed to trust and to repeat it."""
+"""Files that a run writes."""
 
 from __future__ import annotations
 
