@@ -15,7 +15,7 @@ from msseg_lightning.compare.table import MEASURES, Group, Row, ScoredRun, compa
 from msseg_lightning.core.files import atomic_write, require_record
 from msseg_lightning.evaluate.case_score import CaseScore
 from msseg_lightning.report import page
-from msseg_lightning.run.config.compose import Config
+from msseg_lightning.run.config.compose import Config, experiment_of
 from msseg_lightning.run.folder import read_scores
 from msseg_lightning.run.predict.trained import stored_config
 from msseg_lightning.run.train.run_report import notes, shown_card
@@ -272,7 +272,7 @@ def _commits(content: Mapping[str, Any]) -> list[str]:
 def _setting(config: Config, seeds: Sequence[SeedResult]) -> dict[str, object]:
     content = seeds[0].content
     return {
-        "experiment": config["name"],
+        "experiment": experiment_of(config),
         "size": config["size"],
         "pairs": len(seeds[0].cases),
         "folds": content["split"]["folds"],

@@ -58,6 +58,15 @@ def experiment_names() -> list[str]:
     return sorted(path.stem for path in experiments_dir().glob("*.yaml"))
 
 
+def experiment_of(config: Mapping[str, Any]) -> str:
+    """Name of the file in ``experiments/`` that a configuration was made of.
+
+    ``name=`` on a command line changes the name of the run folder only. Configurations written
+    before the file was recorded have the name alone.
+    """
+    return str(config.get("experiment") or config["name"])
+
+
 def compose_config(
     overrides: Sequence[str] = (), experiment: str | None = None, complete: bool = True
 ) -> Config:
@@ -114,6 +123,7 @@ def compose_config(
             for key in missing
         )
     config = {str(key): value for key, value in resolved.items()}
+    config["experiment"] = experiment
     refuse_ranges(config)
     refuse_targets(config)  # again, since interpolations are resolved now
     for name in (config["ensemble"] or {}).get("members") or ():

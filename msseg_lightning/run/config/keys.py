@@ -48,6 +48,7 @@ KEYS = {
     "card": Key("run", affects_result=False),
     "sizes": Key("run", affects_result=False),
     "experiments": Key("run", affects_result=False),
+    "experiment": Key("run", affects_result=False),  # the file of experiments/ that was composed
     "seed": Key("run", inherited=True, names_run=True),
     "fold": Key("run", names_run=True),
     "profile": Key("run", affects_result=False),

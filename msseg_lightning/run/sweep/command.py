@@ -12,7 +12,7 @@ import yaml
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.run.assemble.system import instantiate
-from msseg_lightning.run.config.compose import Config, compose_config
+from msseg_lightning.run.config.compose import Config, compose_config, experiment_of
 from msseg_lightning.run.config.keys import NAMING_KEYS, affects_result
 from msseg_lightning.run.folder import data_name
 from msseg_lightning.run.sweep.result import SweepResult, export, sweep_result
@@ -223,7 +223,7 @@ def run_sweep(sweep: Sweep, config: Config) -> SweepResult:
         sweep.run()
         sweep.retrain()
         return write_result(sweep.study)
-    tracked = SweepTracking(tracking, sweep.study, sweep.name, config["name"])
+    tracked = SweepTracking(tracking, sweep.study, sweep.name, experiment_of(config))
     with tracked.sweep_run() as tracker:
         sweep.run(tracked.trial)
         sweep.retrain()

@@ -19,7 +19,7 @@ from msseg_lightning.core.files import sha256_file
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.evaluate.summary import summarise
-from msseg_lightning.run.config.compose import Config, compose_config
+from msseg_lightning.run.config.compose import Config, compose_config, experiment_of
 from msseg_lightning.run.config.keys import affects_result, is_path_key
 from msseg_lightning.run.folder import RunFolder, data_name, flatten, result_settings
 from msseg_lightning.run.predict.scores import PROTOCOL, scores_table
@@ -36,7 +36,7 @@ def open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) -> 
     environment = environment_record()
     git = environment.get("git") or {}
     folder.update_record(
-        experiment=config["name"],
+        experiment=experiment_of(config),
         data=data_name(config),
         version=__version__,
         commit=git.get("commit"),
@@ -79,7 +79,7 @@ def experiment_run(config: Config, folder: RunFolder) -> Parent:
 
     name = f"{config['name']}-{data_name(config)}-{config['size']}-seed{config['seed']}"
     tags = {
-        "system": config["name"],
+        "system": experiment_of(config),
         "system_id": config["card"].get("id", ""),
         "family": config["card"].get("family", ""),
         "data": data_name(config),
@@ -141,7 +141,7 @@ def tracked_part(
         spool=folder.path / "track" / name,
         parent=Parent(folder.path / "track", name, {}),
         tags={
-            "system": config["name"],
+            "system": experiment_of(config),
             "data": data_name(config),
             "fold": config["fold"],
             "seed": config["seed"],
@@ -166,9 +166,10 @@ def tracked_settings(
 ) -> dict[str, Any]:
     """Parameters for MLflow: ``always`` and the settings that the user changed."""
     flat = flatten(without_paths(config))
-    composed = compose_config([f"size={config['size']}"], config["name"], complete=False)
+    experiment = experiment_of(config)
+    composed = compose_config([f"size={config['size']}"], experiment, complete=False)
     default = flatten(without_paths(composed))
-    return {"experiment": config["name"]} | {
+    return {"experiment": experiment} | {
         key: value
         for key, value in flat.items()
         if affects_result(key)

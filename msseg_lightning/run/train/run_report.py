@@ -26,7 +26,7 @@ from msseg_lightning.read.nifti import GateOptions, gate_options
 from msseg_lightning.report.picture import CaseVolumes
 from msseg_lightning.report.run_page import ReportCase, ReportContext, write_report
 from msseg_lightning.run.assemble.system import build_load, instantiate
-from msseg_lightning.run.config.compose import Config
+from msseg_lightning.run.config.compose import Config, experiment_of
 from msseg_lightning.run.folder import RunFolder, data_name
 from msseg_lightning.train.curves import read_curves
 
@@ -132,7 +132,7 @@ def setting(config: Config, record: dict[str, Any], content: dict[str, Any]) -> 
         "needs": "; ".join(config["card"].get("needs") or ()),
     }
     return {
-        "experiment": config["name"],
+        "experiment": experiment_of(config),
         **{name: text for name, text in parts.items() if text},
         "size": config["size"],
         "data": data_name(config),
