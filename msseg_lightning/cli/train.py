@@ -22,7 +22,7 @@ examples
   msseg train bsi_subtraction read.root=/data/msseg2            nothing to fit, same protocol
 
 The same command again continues an interrupted run and changes nothing in a finished one.
-Results lie in runs/<experiment>/<data>-fold<k>-seed<s>/; `msseg ui` compares runs.
+Results are in runs/<experiment>/<data>-fold<k>-seed<s>/; `msseg ui` compares runs.
 """
 
 
@@ -45,9 +45,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
     import_lightning()
     from msseg_lightning.run.config.compose import compose_config
     from msseg_lightning.run.train.experiment import train_experiment
-    from msseg_lightning.run.train.folds_and_seeds import is_product, train_product
+    from msseg_lightning.run.train.folds_and_seeds import is_multirun, train_multirun
 
-    several = is_product(options.overrides)
+    several = is_multirun(options.overrides)
     config = {} if several else compose_config(options.overrides, options.experiment)
 
     from msseg_lightning.train.ranks import releasing_followers, run_follower
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
         return ExitCode(code)
     with releasing_followers():
         if several:
-            folders = train_product(options.experiment, options.overrides)
+            folders = train_multirun(options.experiment, options.overrides)
             sys.stdout.write(describe_product(folders))
             from msseg_lightning.compare.product_report import build_product_report
 

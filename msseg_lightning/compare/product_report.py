@@ -61,7 +61,7 @@ def build_product_report(folders: Sequence[Path]) -> Path:
     """Write ``report.html`` and ``summary.csv`` for all seeds of a system.
 
     Args:
-        folders: one per seed, from ``run.train.folds_and_seeds.train_product``.
+        folders: one per seed, from ``run.train.folds_and_seeds.train_multirun``.
 
     Returns:
         The page: in the folder of the only seed, else in a folder of its own beside them.
