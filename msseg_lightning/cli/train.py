@@ -59,10 +59,10 @@ def main(arguments: Sequence[str]) -> ExitCode:
     with releasing_followers():
         if several:
             folders = train_multirun(options.experiment, options.overrides)
-            sys.stdout.write(describe_product(folders))
-            from msseg_lightning.compare.product_report import build_product_report
+            sys.stdout.write(describe_multirun(folders))
+            from msseg_lightning.compare.multirun_report import build_multirun_report
 
-            sys.stdout.write(f"report  {build_product_report(folders)}\n")
+            sys.stdout.write(f"report  {build_multirun_report(folders)}\n")
             return ExitCode.OK
         outcome = train_experiment(config)
     sys.stdout.write(describe(outcome.summary))
@@ -94,7 +94,7 @@ def describe(summary: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def describe_product(folders: Sequence[Path]) -> str:
+def describe_multirun(folders: Sequence[Path]) -> str:
     """Results of all folds per seed, and the spread over seeds, as text."""
     from msseg_lightning.run.folder import read_scores
 

@@ -254,7 +254,7 @@ def words_of_a_prediction(place: Place) -> None:
 
 @case("predict.output_place")
 def outputs_of_a_table(place: Place) -> None:
-    from tests.run.predict.test_delivery import table_with_outputs
+    from tests.run.predict.test_prediction_files import table_with_outputs
 
     out = place.folder / "out"
     data = place.folder / "data"
