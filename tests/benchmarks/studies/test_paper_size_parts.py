@@ -1,0 +1,120 @@
+"""Parts of a system at paper size: its networks, and how long windows and steps take."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from benchmarks.studies.paper_size_parts import (
+    LAST,
+    PartOfWindows,
+    batch_plan,
+    composed,
+    methods,
+    networks,
+    parameters,
+    patch_of,
+)
+from msseg_lightning.infer.aggregate import Flipped
+from msseg_lightning.infer.slices import SliceWise
+from msseg_lightning.infer.sliding_window import SlidingWindow
+
+
+@pytest.mark.parametrize(
+    ("system", "expected"),
+    [
+        ("pre_unet", [("pre_unet", "", 1)]),
+        ("sc_unet_attention_maps", [("sc_unet_attention_maps", "", 5)]),  # five seeds
+        (
+            "cascaded_probability_difference",  # four folds, and out of fold four more in each
+            [
+                ("cascaded_probability_difference", "lesions", 16),
+                ("cascaded_probability_difference", "", 4),
+            ],
+        ),
+        (
+            "softseg_unet_ensemble",  # three of one kind, one of the other
+            [("softseg_modified_unet", "", 3), ("softseg_attention_unet", "", 1)],
+        ),
+    ],
+)
+def test_every_network_of_a_system_counts(system, expected):
+    found = networks(composed(system))
+    assert [(one.member, one.stage, one.count) for one in found] == expected
+
+
+def test_methods_without_gradients_have_no_step():
+    (one,) = networks(composed("bsi_lightgbm"))
+    assert not one.has_step and parameters(methods(one.config)[LAST]) is None
+
+
+def test_stages_are_built_untrained_with_the_numbers_of_the_paper():
+    made = methods(networks(composed("cascaded_probability_difference"))[-1].config)
+    assert parameters(made["lesions"]) == 31_189_410
+    assert parameters(made[LAST]) == 31_190_274
+    (image,) = made[LAST].derived
+    assert len(image.sources) == 1
+
+
+def test_smaller_batches_add_up_to_the_same_step():
+    assert batch_plan(4, 1) == [(4, 1), (2, 2), (1, 4)]
+    assert batch_plan(2, 3) == [(2, 3), (1, 6)]
+    assert all(batch * ways == 40 for batch, ways in batch_plan(40, 1))
+
+
+def test_edges_of_patches():
+    assert patch_of({"size": 64}) == [64, 64, 64]
+    assert patch_of({"size": [1, 64, 64]}) == [64, 64]
+
+
+class Ticks:
+    """A clock that goes on by a second for every window (of the counted network)."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Counted(torch.nn.Module):
+    """Answers zeros and lets the clock go on."""
+
+    def __init__(self, clock):
+        super().__init__()
+        self.clock, self.shapes = clock, Counter()
+
+    def forward(self, images):
+        self.clock.now += len(images)
+        return images[:, :1] * 0
+
+
+WINDOWS = {
+    "windows": (SlidingWindow(8, 0.0, batch_size=1, skip_empty=False), 8),
+    "flips": (Flipped(SlidingWindow(8, 0.0, batch_size=1, skip_empty=False)), 64),
+    "planes": (SliceWise(batch_size=1), 48),
+}
+
+
+@pytest.mark.parametrize(("rule", "windows"), WINDOWS.values(), ids=WINDOWS)
+def test_windows_are_run_in_part_where_they_would_take_too_long(rule, windows):
+    clock = Ticks()
+    watched = PartOfWindows(rule, clock, most_s=windows - 1, part_s=2)
+    images = torch.ones(2, 16, 16, 16)
+    answer = watched(Counted(clock), images, torch.ones(16, 16, 16, dtype=torch.bool))
+    assert answer.shape == (1, 16, 16, 16)
+    assert watched.spent_s == 3  # the first count above two seconds
+    assert watched.share == pytest.approx(3 / windows)
+    assert watched.whole_s == pytest.approx(windows)
+
+
+@pytest.mark.parametrize(("rule", "windows"), WINDOWS.values(), ids=WINDOWS)
+def test_windows_are_run_whole_where_they_are_quick(rule, windows):
+    clock = Ticks()
+    watched = PartOfWindows(rule, clock, most_s=windows, part_s=2)
+    images = torch.ones(2, 16, 16, 16)
+    answer = watched(Counted(clock), images, torch.ones(16, 16, 16, dtype=torch.bool))
+    assert (watched.spent_s, watched.whole_s, watched.share) == (windows, windows, 1.0)
+    assert torch.equal(answer, rule(Counted(clock), images))
