@@ -1,20 +1,21 @@
 """Does every system run at its paper's own size, and what would it cost to train?
 
     python -m benchmarks.paper_size [--systems NAME,NAME] [--folder FOLDER]
-                                    [--open-ms DATA/open_ms] [--status] [--page FILE]
+                                    [--open-ms DATA/open_ms] [--short] [--status] [--page FILE]
 
 Every system of ``msseg list`` is taken with ``size=paper`` on a simulated pair of 1 mm and on a
 real pair of open_ms: the pair is prepared as the paper says, each network makes one optimiser step
 with the paper's patch, and the pair is predicted. The batch is the paper's where it fits the
 memory, else the largest part of it that does, and the rest is accumulated. Each part runs in a
-process of its own with one thread; it is killed where it takes longer than ``--limit`` minutes or
-holds more than ``--memory`` GB (20, and never more than 70 % of what is free when it starts), and
+process of its own with one thread; it is killed where it takes longer than ``--limit`` minutes of
+the processor (or three times that in all: the machine may be busy, the process may wait) or holds
+more than ``--memory`` GB (20, and never more than 70 % of what is free when it starts), and
 the others go on. What is resident is read every 100 ms.
 
 Every answer is kept below the folder, one JSON per system, pair and part. A stopped command goes
-on; what failed is tried again, what did not end in time only with a larger limit. Parts of two
-systems with equal settings are measured once. ``benchmarks.studies.paper_size_parts`` holds what
-runs in the processes.
+on; what failed is tried again, what did not end in time or was run in part only with larger limits.
+Parts of two systems with equal settings are measured once. What runs in the processes lies in
+``benchmarks.studies.paper_size_parts``.
 """
 
 from __future__ import annotations
@@ -50,8 +51,12 @@ ENDED = ("done", "nothing to train")
 GB = 1e9
 MOST_OF_FREE = 0.7
 POLL_S = 0.1
+WALL = 3
+"""A part may wait so many times its limit for the processor."""
 OUT_OF_MEMORY = 77
 DAY_S = 86400
+SMALL = 4
+"""A small batch is this part of the paper's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,16 +90,18 @@ class Limits:
     """What a part may take, and how much of it is enough.
 
     Args:
-        minutes: of the wall, after which a part is killed.
+        minutes: of the processor, after which a part is killed; of the wall three times as many.
         memory_gb: it may hold at most.
         whole_minutes: a prediction that takes longer is run in part.
         gpu: whether networks run on a GPU.
+        short: of every step only one small batch is run.
     """
 
     minutes: float = 15.0
     memory_gb: float = 20.0
     whole_minutes: float = 10.0
     gpu: bool = False
+    short: bool = False
 
     def bytes(self) -> int:
         """Memory that a part may hold now."""
@@ -115,10 +122,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of answers and prepared pairs")
     parser.add_argument("--open-ms", type=Path, default=SHARED / "data" / "open_ms")
     parser.add_argument("--pairs", default=",".join(KINDS), help="simulated, real or both")
-    parser.add_argument("--limit", type=float, default=15.0, help="minutes of a part")
+    parser.add_argument("--limit", type=float, default=15.0, help="CPU minutes of a part")
     parser.add_argument("--memory", type=float, default=20.0, help="GB of a part")
     parser.add_argument(
         "--whole", type=float, default=10.0, help="minutes: longer predictions run in part"
+    )
+    parser.add_argument(
+        "--short", action="store_true", help="run one small batch of each step, for a first look"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--page", type=Path, default=PAGE)
@@ -135,7 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.status:
         sys.stdout.write("\n".join(status(every, folder)) + "\n")
         return 0
-    limits = Limits(options.limit, options.memory, options.whole, options.device == "cuda")
+    gpu = options.device == "cuda"
+    limits = Limits(options.limit, options.memory, options.whole, gpu, options.short)
     for kind in kinds:
         root = pair_root(kind, options.folder, options.open_ms)
         if root is None:
@@ -205,7 +216,7 @@ def measure(part: Part, root: Path, folder: Path, limits: Limits) -> None:
         ready = answer(Part(part.system, part.kind, "prepare").file(folder))
         if ready is None or ready["outcome"] != "done":
             return  # it would only prepare the pair again
-    if (twin := equal_answer(part, folder)) is not None:
+    if (twin := equal_answer(part, folder, limits)) is not None:
         write_json(file, twin)
         return
     log.info("%s, %s pair: %s %s %s", part.system, part.kind, part.part, part.member, part.stage)
@@ -234,14 +245,18 @@ def is_known(found: Mapping[str, Any] | None, part: Part, limits: Limits) -> boo
         return False
     if found["outcome"] == "not in time":
         return bool(found["limit_minutes"] >= limits.minutes)
+    if found.get("share_of_windows", 1) < 1 and found["seconds"] <= limits.whole_minutes * 60:
+        return False  # all windows are wanted now
+    if found.get("short") and not limits.short:
+        return False
     return bool(found["outcome"] == "done")
 
 
-def equal_answer(part: Part, folder: Path) -> dict[str, Any] | None:
+def equal_answer(part: Part, folder: Path, limits: Limits) -> dict[str, Any] | None:
     """The finished answer of another system with equal settings."""
     for file in sorted(folder.glob(f"{part.kind}/*/{part.part}*.json")):
         found = answer(file)
-        if found and found.get("key") == part.key and found["outcome"] == "done":
+        if is_known(found, part, limits):
             return found
     return None
 
@@ -249,8 +264,8 @@ def equal_answer(part: Part, folder: Path) -> dict[str, Any] | None:
 def run_step(part: Part, root: Path, folder: Path, limits: Limits) -> dict[str, Any]:
     """A step with the largest batch that fits.
 
-    Where a step does not end in time, one batch of it is run alone and counted as often as the step
-    has batches.
+    Where a step does not end in time, one batch of at most a quarter of the paper's is run alone
+    and counted as often as the step has batches; a short run does nothing else.
     """
     from benchmarks.studies.paper_size_parts import batch_plan, composed, networks
 
@@ -263,24 +278,24 @@ def run_step(part: Part, root: Path, folder: Path, limits: Limits) -> dict[str, 
     if train is None:
         return run(part, root, folder, limits)
     plan = batch_plan(train["batch_size"], train["accumulate"])
-    facts: dict[str, Any] = {}
-    times, late = 1, False
+    small = max(1, train["batch_size"] // SMALL)
+    facts: dict[str, Any] = {"outcome": "failed", "reason": "no batch"}
+    if not limits.short:
+        for batch, accumulate in plan:
+            facts = run(part, root, folder, limits, batch=batch, accumulate=accumulate)
+            facts |= {"batch": batch, "accumulate": accumulate, "times": 1}
+            if facts["outcome"] != "too much memory":
+                break
+        if facts["outcome"] != "not in time":
+            return facts
+        small = min(small, facts["batch"])
     for batch, accumulate in plan:
-        if late and batch > train["batch_size"] / 4:
-            continue
-        times, ways = (accumulate, 1) if late else (1, accumulate)
-        facts = run(part, root, folder, limits, batch=batch, accumulate=ways)
-        if facts["outcome"] == "not in time" and not late:
-            late = True
-            if accumulate > 1:
-                times = accumulate
-                facts = run(part, root, folder, limits, batch=batch, accumulate=1)
-        facts |= {"batch": batch, "accumulate": accumulate, "times": times}
-        if facts["outcome"] == "done":
-            return facts
-        if facts["outcome"] == "failed" or (facts["outcome"] == "not in time" and times > 1):
-            return facts
-    return facts
+        if batch <= small:
+            facts = run(part, root, folder, limits, batch=batch, accumulate=1)
+            facts |= {"batch": batch, "accumulate": accumulate, "times": accumulate}
+            if facts["outcome"] != "too much memory":
+                break
+    return facts | {"short": limits.short and facts["times"] > 1}
 
 
 def run(part: Part, root: Path, folder: Path, limits: Limits, **more: Any) -> dict[str, Any]:
@@ -351,10 +366,11 @@ def watch(
     try:
         while process.poll() is None and not outcome:
             time.sleep(POLL_S)
-            peak = max(peak, resident(process.pid))
+            held, used = resources(process.pid)
+            peak = max(peak, held)
             if peak > most and not gpu:
                 outcome = "too much memory"
-            elif time.monotonic() - began > seconds:
+            elif used > seconds or time.monotonic() - began > WALL * seconds:
                 outcome = "not in time"
     finally:
         if process.poll() is None:
@@ -366,12 +382,14 @@ def watch(
     return outcome, peak, time.monotonic() - began
 
 
-def resident(process: int) -> int:
-    """Bytes of a process."""
+def resources(process: int) -> tuple[int, float]:
+    """Bytes that a process holds, and seconds of the processor that it has used."""
     try:
-        return int(psutil.Process(process).memory_info().rss)
+        one = psutil.Process(process)
+        times = one.cpu_times()
+        return int(one.memory_info().rss), float(times.user + times.system)
     except psutil.Error:  # it has ended meanwhile
-        return 0
+        return 0, 0.0
 
 
 def status(names: Sequence[str], folder: Path) -> list[str]:
@@ -401,6 +419,7 @@ says, every network makes one optimiser step with the paper's patch, and the pai
 ```bash
 python -m benchmarks.paper_size            # hours; goes on where it stopped, then writes this page
 python -m benchmarks.paper_size --status   # what was measured
+python -m benchmarks.paper_size --short    # one small batch of each step, for a first look
 python -m benchmarks.paper_size --systems pre_unet,ohem_unet
 python -m benchmarks.paper_size --device cuda
 ```
@@ -413,8 +432,9 @@ The command is `benchmarks.studies.paper_size`; what runs in its processes lies 
   included (0.6 GB), read every 100 ms.
 - **Batch.** The paper's where it fits 20 GB (and 70 % of what is free), else the largest part of it
   that does; the rest is accumulated: *2 x 10* adds up two batches of ten patches. Where a step
-  takes longer than the limit of its process, one of its batches was run and counted as often as the
-  step has batches; the table says so (*1 of 2 run*).
+  takes longer than the limit of its process, or for a first look (`--short`), one small batch was
+  run and counted as often as the step has it; the table says so (*1 of 4 run*), and memory is that
+  of the small batch.
 - **Step.** Where three are quick, the mean of the later two, else the one; patches are drawn and
   augmented within. **Training** is that times the steps of the configuration times the networks
   that the paper trains; validation during training is not in it.
@@ -487,7 +507,7 @@ def environment(names: Sequence[str], folder: Path) -> list[str]:
     return [
         f"Measured {dates[0]} to {dates[-1]}, commits {', '.join(commits)}; "
         f"{'; '.join(machines)}; one thread. "
-        f"Limit of a part: {' or '.join(limits)} min, {free[0]:.0f} to {free[-1]:.0f} GB.",
+        f"Limit of a part: {' or '.join(limits)} CPU min, {free[0]:.0f} to {free[-1]:.0f} GB.",
         "",
     ]
 
@@ -509,7 +529,7 @@ def told(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "not run"
     if found["outcome"] == "not in time":
-        return f"did not end in {found['limit_minutes']:g} min"
+        return f"did not end in {found['limit_minutes']:g} CPU min"
     if found["outcome"] == "too much memory":
         return f"needs more than {found['limit_bytes'] / GB:.0f} GB"
     return "failed" if found["outcome"] == "failed" else ""

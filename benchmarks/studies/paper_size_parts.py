@@ -37,7 +37,12 @@ from msseg_lightning.infer.sliding_window import UNSEEN_LOGIT
 from msseg_lightning.method.derived_image import FittedNetwork
 from msseg_lightning.method.network_method import NetworkMethod
 from msseg_lightning.method.staged import FittedStage, StagedMethod
-from msseg_lightning.run.assemble.system import build_cache, build_method, stage_config
+from msseg_lightning.run.assemble.system import (
+    build_cache,
+    build_has_lesions,
+    build_method,
+    stage_config,
+)
 from msseg_lightning.run.config.compose import Config, compose_config
 from msseg_lightning.run.config.keys import handed_down
 
@@ -254,18 +259,18 @@ def batch_plan(batch: int, accumulate: int) -> list[tuple[int, int]]:
     return [(batch // part, accumulate * part) for part in parts]
 
 
-def subject_of(task: Mapping[str, Any]) -> LongitudinalSubject:
-    """The pair that a task is about."""
+def subject_of(task: Mapping[str, Any], config: Config) -> LongitudinalSubject:
+    """The first pair with new lesions: without any, most networks refuse to learn."""
     from msseg_lightning.read.msseg2 import Msseg2
     from msseg_lightning.read.open_ms import OpenMs
 
     reader = OpenMs if task["data"] == "real" else Msseg2
-    return reader(task["root"]).subjects()[0]
+    return next(filter(build_has_lesions(config), reader(task["root"]).subjects()))
 
 
 def prepare(task: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """Prepare the pair as every network of the system needs it, each way once."""
-    subject = subject_of(task)
+    subject = subject_of(task, config)
     caches = [build_cache(network.config) for network in networks(config)]
     places = {cache.place(subject): cache for cache in caches}
     began, shapes, notes = time.process_time(), [], []
@@ -283,7 +288,7 @@ def step(task: Mapping[str, Any], config: Config) -> dict[str, Any]:
     member, stage = members(config)[task["member"]][0], task["stage"]
     method = methods(member)[stage]
     facts: dict[str, Any] = {"parameters": parameters(method)}
-    subject, clock = subject_of(task), Clock(task["gpu"])
+    subject, clock = subject_of(task, config), Clock(task["gpu"])
     if not isinstance(method, NetworkMethod):
         return facts | booster(task, method, subject)
     own = stage_config(member, stage) if stage else member
@@ -341,7 +346,7 @@ def booster(task: Mapping[str, Any], method: Any, subject: LongitudinalSubject) 
 def predict(task: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """Predict the pair with one member, all of its stages included."""
     member, _ = members(config)[task["member"]]
-    subject, clock = subject_of(task), Clock(task["gpu"])
+    subject, clock = subject_of(task, config), Clock(task["gpu"])
     watch = functools.partial(
         PartOfWindows, clock=clock, most_s=task["most_s"], part_s=task["part_s"]
     )

@@ -69,9 +69,14 @@ def test_a_process_that_ends_is_done_and_its_memory_is_known():
 
 def test_a_process_that_hangs_is_killed_and_said_to_be_late():
     process = started("import time; time.sleep(60)")
-    outcome, _, seconds = watch(process, 0.3, 10**9)
-    assert outcome == "not in time" and seconds < 5
+    outcome, _, seconds = watch(process, 0.2, 10**9)
+    assert outcome == "not in time" and 0.6 < seconds < 5
     assert process.returncode == -9
+
+
+def test_a_process_that_works_is_killed_after_seconds_of_the_processor(monkeypatch):
+    monkeypatch.setattr(paper_size, "WALL", 1000)
+    assert watch(started("while True: pass"), 0.2, 10**9)[0] == "not in time"
 
 
 def test_a_process_that_takes_too_much_memory_is_killed():
@@ -103,6 +108,9 @@ def test_what_is_tried_again():
     late = known | {"outcome": "not in time"}
     assert is_known(late, part, Limits(minutes=15))
     assert not is_known(late, part, Limits(minutes=16))
+    some = known | {"outcome": "done", "share_of_windows": 0.1, "seconds": 300.0}
+    assert is_known(some, part, Limits(whole_minutes=4))
+    assert not is_known(some, part, Limits(whole_minutes=5))
 
 
 def test_an_equal_part_is_measured_once(tmp_path, monkeypatch):
@@ -112,8 +120,8 @@ def test_an_equal_part_is_measured_once(tmp_path, monkeypatch):
     twin = Part("two", "real", "prepare", key="k")
     measure(twin, tmp_path, tmp_path, Limits())
     assert json.loads(twin.file(tmp_path).read_text())["seconds"] == 12
-    assert equal_answer(Part("two", "simulated", "prepare", key="k"), tmp_path) is None
-    assert equal_answer(Part("two", "real", "prepare", key="other"), tmp_path) is None
+    assert equal_answer(Part("two", "simulated", "prepare", key="k"), tmp_path, Limits()) is None
+    assert equal_answer(Part("two", "real", "prepare", key="other"), tmp_path, Limits()) is None
 
 
 def test_nothing_follows_a_preparation_that_failed(tmp_path, monkeypatch):
@@ -146,6 +154,33 @@ def test_a_step_that_is_late_is_measured_by_one_of_its_batches(tmp_path, monkeyp
     found = run_step(Part(SYSTEM, "real", "step", SYSTEM), tmp_path, tmp_path, Limits())
     assert asked == [(32, 1), (8, 1)]
     assert (found["batch"], found["accumulate"], found["times"]) == (8, 4, 4)
+    assert not found["short"]
+
+
+def test_a_small_batch_is_never_larger_than_what_fits(tmp_path, monkeypatch):
+    ends = {32: "too much memory", 16: "too much memory", 8: "too much memory", 4: "not in time"}
+    asked = answers(
+        monkeypatch, lambda batch, ways: ends[batch] if ways > 1 or batch > 4 else "done"
+    )
+    found = run_step(Part(SYSTEM, "real", "step", SYSTEM), tmp_path, tmp_path, Limits())
+    assert asked == [(32, 1), (16, 2), (8, 4), (4, 8), (4, 1)]
+    assert (found["batch"], found["accumulate"], found["times"]) == (4, 8, 8)
+
+
+def test_a_batch_of_two_is_measured_by_its_half(tmp_path, monkeypatch):
+    asked = answers(monkeypatch, lambda batch, _: "done" if batch == 1 else "not in time")
+    part = Part("nnunet_pair_baseline", "real", "step", "nnunet_pair_baseline")
+    assert run_step(part, tmp_path, tmp_path, Limits())["times"] == 2
+    assert asked == [(2, 1), (1, 1)]
+
+
+def test_a_short_run_takes_one_small_batch_and_is_done_again_by_a_full_one(tmp_path, monkeypatch):
+    asked = answers(monkeypatch, lambda *_: "done")
+    part = Part(SYSTEM, "real", "step", SYSTEM, key="k")
+    found = run_step(part, tmp_path, tmp_path, Limits(short=True))
+    assert asked == [(8, 1)] and (found["times"], found["short"]) == (4, True)
+    assert is_known(found | {"key": "k"}, part, Limits(short=True))
+    assert not is_known(found | {"key": "k"}, part, Limits())
 
 
 def test_a_step_that_fails_is_not_tried_with_other_batches(tmp_path, monkeypatch):
@@ -179,7 +214,7 @@ def test_words_of_numbers_and_edges():
 
 def test_why_there_is_no_figure():
     assert told(None) == "not run"
-    assert told({"outcome": "not in time", "limit_minutes": 15.0}) == "did not end in 15 min"
+    assert told({"outcome": "not in time", "limit_minutes": 15.0}) == "did not end in 15 CPU min"
     assert told({"outcome": "too much memory", "limit_bytes": 16e9}) == "needs more than 16 GB"
     assert told({"outcome": "done"}) == ""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +12,11 @@ import torch
 from benchmarks.studies.paper_size_parts import (
     LAST,
     PartOfWindows,
+    StepTimes,
     batch_plan,
+    booster,
     composed,
+    main,
     methods,
     networks,
     parameters,
@@ -118,3 +123,87 @@ def test_windows_are_run_whole_where_they_are_quick(rule, windows):
     answer = watched(Counted(clock), images, torch.ones(16, 16, 16, dtype=torch.bool))
     assert (watched.spent_s, watched.whole_s, watched.share) == (windows, windows, 1.0)
     assert torch.equal(answer, rule(Counted(clock), images))
+
+
+@pytest.fixture(scope="module")
+def tiny(coarse_cohort, tmp_path_factory):
+    """Runs one part of a system, at its tiny size."""
+    folder = tmp_path_factory.mktemp("parts")
+    words = ["size=tiny", f"read.root={coarse_cohort}", f"paths.cache={folder / 'cache'}"]
+    words += ["data.workers=1", "trainer.accelerator=cpu"]
+
+    def run(system, part, stage=LAST, **more):
+        task = {
+            **{"system": system, "part": part, "member": system, "stage": stage},
+            **{"data": "simulated", "root": str(coarse_cohort), "words": words},
+            **{"folder": str(folder), "answer": str(folder / "answer"), "threads": 1},
+            **{"model": str(folder / "model"), "gpu": False, "enough_s": 100.0},
+            **{"most_s": 1e6, "part_s": 0.0, **more},
+        }
+        (folder / "task").write_text(json.dumps(task))
+        assert main([str(folder / "task")]) == 0
+        return json.loads((folder / "answer").read_text())
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_system_of_stages_is_measured_by_parts(tiny):
+    system = "cascaded_probability_difference"
+    ready = tiny(system, "prepare")
+    assert ready["seconds"] > 0 and len(ready["grids"]) == 1
+    first = tiny(system, "step", "lesions", batch=1, accumulate=2)
+    assert len(first["seconds"]) == 3 and first["steps"] == 3
+    last = tiny(system, "step", batch=2, accumulate=1, enough_s=0.0)
+    assert len(last["seconds"]) == 1 and last["paper_batch"] == 2
+    assert last["parameters"] > first["parameters"]
+    found = tiny(system, "predict")
+    assert found["share_of_windows"] == 1
+    # two networks out of fold stand behind the image, one was run
+    assert found["seconds"] > found["measured_s"]
+
+
+@pytest.mark.slow
+def test_rules_are_measured_without_a_step(tiny):
+    tiny("bsi_subtraction", "prepare")
+    assert tiny("bsi_subtraction", "step")["boosters"] == 0
+    assert tiny("bsi_subtraction", "predict")["share_of_windows"] == 1
+
+
+class Rules:
+    """A method that learns nothing."""
+
+    def __init__(self, texts=()):
+        self.cache, self.texts = self, list(texts)
+
+    def prepare(self, subjects):
+        return subjects
+
+    def fit(self, train, val, folder):
+        assert len(train) == 1 and not val
+
+    def save(self, folder):
+        folder.mkdir()
+
+
+@pytest.mark.parametrize("texts", [(), ("tree", "tree")])
+def test_methods_without_gradients_are_fitted_for_the_prediction(tmp_path, texts):
+    found = booster({"model": str(tmp_path / "model")}, Rules(texts), None)
+    assert found["boosters"] == len(texts) and found["fit_s"] >= 0
+    assert (tmp_path / "model").is_dir()
+
+
+@pytest.mark.parametrize(("enough_s", "steps"), [(2.5, 2), (0.0, 1), (100.0, 3)])
+def test_steps_are_timed_until_there_are_enough(enough_s, steps):
+    clock = Ticks()
+    times = StepTimes(clock, enough_s)
+    trainer = SimpleNamespace(global_step=0, should_stop=False)
+    while trainer.global_step < 3 and not trainer.should_stop:
+        times.on_train_epoch_start(trainer)
+        clock.now += 1.0
+        times.on_train_batch_end(trainer)  # the first of two batches that make a step
+        clock.now += 0.5
+        trainer.global_step += 1
+        times.on_train_batch_end(trainer)
+        clock.now += 100  # beside the steps
+    assert times.seconds == [1.5] * steps
