@@ -21,6 +21,7 @@ Parts of two systems with equal settings are measured once. What runs in the pro
 from __future__ import annotations
 
 import argparse
+import ctypes
 import dataclasses
 import json
 import logging
@@ -50,10 +51,12 @@ PATIENT = 1
 ENDED = ("done", "nothing to train")
 GB = 1e9
 MOST_OF_FREE = 0.7
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 POLL_S = 0.1
 WALL = 3
 """A part may wait so many times its limit for the processor."""
 OUT_OF_MEMORY = 77
+"""Exit code of a process whose GPU has no more memory to give."""
 DAY_S = 86400
 SMALL = 4
 """A small batch is this part of the paper's."""
@@ -320,6 +323,7 @@ def run(part: Part, root: Path, folder: Path, limits: Limits, **more: Any) -> di
         "answer": str(answer_file),
         "model": str(place.parent / "model"),
         "threads": 1,
+        "parent": os.getpid(),
         "gpu": limits.gpu,
         "limit_bytes": most,
         "most_s": limits.whole_minutes * 60,
@@ -380,6 +384,13 @@ def watch(
         codes = {0: "done", OUT_OF_MEMORY: "too much memory"}
         outcome = codes.get(process.returncode, "failed")
     return outcome, peak, time.monotonic() - began
+
+
+def end_with_parent(parent: int) -> None:
+    """Let this process be killed when its parent ends, however that is ended (Linux)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended already
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def resources(process: int) -> tuple[int, float]:

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.studies.paper_size import OUT_OF_MEMORY, end_with_parent
 from msseg_lightning.core.files import write_json
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.subject import LongitudinalSubject
@@ -51,9 +52,6 @@ LAST = ""
 
 KEY = uuid.uuid4().hex[:12]
 """Names the untrained networks of this process, and the images that they make."""
-
-OUT_OF_MEMORY = 77
-"""Exit code of a process whose GPU has no more memory to give."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -393,6 +391,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the part of a task and write its answer beside it."""
     (file,) = sys.argv[1:] if arguments is None else arguments
     task = json.loads(Path(file).read_text(encoding="utf-8"))
+    if task["parent"]:
+        end_with_parent(task["parent"])
     torch.set_num_threads(task["threads"])
     if task["gpu"]:
         free = torch.cuda.get_device_properties(0).total_memory

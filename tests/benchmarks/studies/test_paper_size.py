@@ -6,7 +6,9 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 from benchmarks.studies import paper_size
@@ -49,6 +51,9 @@ STEP = {
 }
 
 
+WORK = "from time import process_time as now\nwhile now() < 2: pass"
+
+
 def started(code: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
 
@@ -76,7 +81,7 @@ def test_a_process_that_hangs_is_killed_and_said_to_be_late():
 
 def test_a_process_that_works_is_killed_after_seconds_of_the_processor(monkeypatch):
     monkeypatch.setattr(paper_size, "WALL", 1000)
-    assert watch(started("while True: pass"), 0.2, 10**9)[0] == "not in time"
+    assert watch(started(WORK), 0.2, 10**9)[0] == "not in time"
 
 
 def test_a_process_that_takes_too_much_memory_is_killed():
@@ -88,6 +93,31 @@ def test_a_process_that_takes_too_much_memory_is_killed():
 def test_an_error_is_a_failure_and_a_full_gpu_is_not():
     assert watch(started("raise SystemExit(3)"), 9, 10**9)[0] == "failed"
     assert watch(started("raise SystemExit(77)"), 9, 10**9)[0] == "too much memory"
+
+
+CHILD = """
+import os, sys, time
+from benchmarks.studies.paper_size import end_with_parent
+end_with_parent(int(sys.argv[1]))
+print("ready", os.getpid(), flush=True)
+time.sleep(20)
+"""
+PARENT = f"""
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {CHILD!r}, str(os.getpid())], start_new_session=True)
+time.sleep(20)
+"""
+
+
+def test_a_part_ends_with_the_command_that_started_it():
+    command = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline().split()[1])
+        assert psutil.pid_exists(child)
+        began = time.monotonic()
+        parent.kill()
+        assert parent.stdout.read() == ""  # waits until the child has closed it, too
+        assert time.monotonic() - began < 10
 
 
 def test_memory_is_limited_by_what_is_free(monkeypatch):

@@ -137,6 +137,7 @@ def tiny(coarse_cohort, tmp_path_factory):
             **{"system": system, "part": part, "member": system, "stage": stage},
             **{"data": "simulated", "root": str(coarse_cohort), "words": words},
             **{"folder": str(folder), "answer": str(folder / "answer"), "threads": 1},
+            **{"parent": 0},
             **{"model": str(folder / "model"), "gpu": False, "enough_s": 100.0},
             **{"most_s": 1e6, "part_s": 0.0, **more},
         }
