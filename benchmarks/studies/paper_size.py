@@ -662,15 +662,13 @@ def pair_row(system: str, kind: str, folder: Path) -> list[str] | None:
 
 
 def left_out(names: Sequence[str], folder: Path) -> list[str]:
-    """The systems that were not run or did not succeed, and the command that completes them."""
+    """What was not run or only in short, with the command that completes it, and what failed."""
     lines = []
     for kind in KINDS:
-        missing = [
-            name for name in names if answer(Part(name, kind, "prepare").file(folder)) is None
-        ]
+        missing = [name for name in names if is_unfinished(name, kind, folder)]
         if missing:
             lines += [
-                f"Not run on the {kind} pair: {', '.join(missing)}. To complete:",
+                f"Not run on the {kind} pair, or only in part: {', '.join(missing)}. To complete:",
                 "",
                 "```bash",
                 f"python -m benchmarks.paper_size --pairs {kind} --systems {','.join(missing)}",
@@ -685,6 +683,21 @@ def left_out(names: Sequence[str], folder: Path) -> list[str]:
         }
     )
     return lines + (["What failed:", "", *reasons] if reasons else [])
+
+
+def is_unfinished(system: str, kind: str, folder: Path) -> bool:
+    """Whether a part of a system was not run, or only in short."""
+    from benchmarks.studies.paper_size_parts import composed, networks
+
+    ready = answer(Part(system, kind, "prepare").file(folder))
+    if ready is None or told(ready):
+        return ready is None
+    found = []
+    for one in networks(composed(system)):
+        found.append(answer(Part(system, kind, "step", one.member, one.stage).file(folder)))
+        if not one.stage:
+            found.append(answer(Part(system, kind, "predict", one.member).file(folder)))
+    return any(one is None or one.get("short", False) for one in found)
 
 
 if __name__ == "__main__":

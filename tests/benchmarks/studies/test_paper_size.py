@@ -19,6 +19,7 @@ from benchmarks.studies.paper_size import (
     edges,
     equal_answer,
     is_known,
+    is_unfinished,
     measure,
     number_words,
     page,
@@ -271,6 +272,21 @@ def test_the_page_has_costs_and_names_what_is_missing(tmp_path):
     assert f"--pairs real --systems {SYSTEM},pre_unet\n" in text
     assert "commits abc1234; one, 2 cores, 24 GiB; one thread" in text
     assert "No GPU was at hand" in text
+
+
+def test_what_was_not_run_or_only_in_short_is_unfinished(tmp_path):
+    ready = Part(SYSTEM, "real", "prepare")
+    step, answered = (Part(SYSTEM, "real", part, SYSTEM) for part in ("step", "predict"))
+    assert is_unfinished(SYSTEM, "real", tmp_path)
+    put(tmp_path, ready, outcome="not in time")
+    assert not is_unfinished(SYSTEM, "real", tmp_path)
+    put(tmp_path, ready)
+    put(tmp_path, step)
+    assert is_unfinished(SYSTEM, "real", tmp_path)
+    put(tmp_path, answered)
+    assert not is_unfinished(SYSTEM, "real", tmp_path)
+    put(tmp_path, step, short=True)
+    assert is_unfinished(SYSTEM, "real", tmp_path)
 
 
 def test_the_page_has_a_column_of_gpu_days_where_a_gpu_was_measured(tmp_path):
