@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from msseg_lightning.cli.main import main
-from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.run.assemble.system import build_method, number_of_maps
 from msseg_lightning.run.config.compose import compose_config
+from msseg_lightning.run.predict.uncertainty import refuse_one_answer
 from msseg_lightning.run.train.mlflow_run import without_places
 
 
@@ -153,3 +154,10 @@ def test_a_name_is_for_one_pair_alone(models, predict, capsys):
 )
 def test_answers_of_members_views_flips_and_passes_count(experiment, maps):
     assert number_of_maps(compose_config(["read.root=."], experiment)) == maps
+
+
+def test_what_is_refused_names_the_system():
+    config = {"name": "rules", "infer": None}
+    with pytest.raises(MssegError, match="rules gives a single answer") as caught:
+        refuse_one_answer(config)
+    assert caught.value.exit_code == ExitCode.CONFIG
