@@ -165,16 +165,16 @@ class BsiSubtraction:
         prepared = self.cache.prepare([subject])[0]
         stage = self.rule.subtract(prepared)
 
-        def home(mask: NDArray[np.bool_]) -> NDArray[np.generic]:
+        def to_native(mask: NDArray[np.bool_]) -> NDArray[np.generic]:
             return restore(
                 mask, prepared.grid, prepared.native, prepared.to_native, "mask", self.mask_rule
             )
 
         prediction = Prediction(
             subject=subject.id,
-            mask=home(stage.candidates).astype(np.uint8),
+            mask=to_native(stage.candidates).astype(np.uint8),
             native=prepared.native,
-            inside=home(stage.inclusion) != 0,
+            inside=to_native(stage.inclusion) != 0,
             warnings=prepared.notes,
         )
         for rule in self.postprocess:

@@ -153,16 +153,17 @@ class AffineToAtlas:
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
         atlas = mni152()
         grid = covering_grid(atlas.grid, (self.spacing_mm,) * 3)
-        way = affine_from_atlas(mean_of_visits(subject, self), self.levels_mm)
+        transform = affine_from_atlas(mean_of_visits(subject, self), self.levels_mm)
         volumes = {
-            name: resample_volume(volume, grid, way, self.mask_rule)
+            name: resample_volume(volume, grid, transform, self.mask_rule)
             for name, volume in subject.volumes.items()
             if name != BRAIN
         }
         for name, mask in ((BRAIN, atlas.brain), (VENTRICLES, atlas.ventricles)):
             volumes[name] = resample_volume(Volume(mask, atlas.affine, "mask"), grid)
+        ratio = abs(np.linalg.det(transform[:3, :3]))
         return subject.replace(
-            f"moved to MNI152 by an affine of volume ratio {abs(np.linalg.det(way[:3, :3])):.2f}",
+            f"moved to MNI152 by an affine of volume ratio {ratio:.2f}",
             volumes=volumes,
-            to_native=subject.to_native @ way,
+            to_native=subject.to_native @ transform,
         )

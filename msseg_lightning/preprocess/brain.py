@@ -41,8 +41,8 @@ def atlas_brain_mask(scan: Volume, smoothness_mm: float | None = 6.0) -> NDArray
             stops after the affine.
     """
     atlas = mni152()
-    way = affine_from_atlas(scan)  # MNI world -> scan world
-    back = inverse(way)
+    transform = affine_from_atlas(scan)  # MNI world -> scan world
+    back = inverse(transform)
     if smoothness_mm is None:
         return np.asarray(resample_array(atlas.brain, atlas.affine, scan.grid, "mask", back)) != 0
     import SimpleITK as sitk  # noqa: N813
@@ -79,7 +79,7 @@ def _coarse_maps() -> tuple[Volume, ...]:
 
 
 def _dense_field(scan: Volume, back: Affine, smoothness_mm: float) -> Any:
-    """Displacements in mm (ITK image, 3 mm grid) from the scan to the affinely moved template.
+    """Displacement field in mm (ITK image, 3 mm grid) from the scan to the registered template.
 
     Demons compare intensities, so the template is first given the scan's: each tissue map gets the
     brightness that a least-squares fit of the scan within the rim assigns to it.

@@ -268,7 +268,7 @@ class HalfwayRegistration:
         levels_mm: working spacing of the registration by information, coarse to fine.
         mask_rule: how masks are resampled.
         by: ``difference`` (``fast_rigid``: two scans of one sequence) or ``information`` (any two
-            scans). Where the first leaves the scans unlike, the second is tried.
+            scans). If the loss of the first stays large, the second is used.
 
     Reference:
         SimpleITK's Mattes mutual information; the half by the matrix square root.
@@ -294,14 +294,14 @@ class HalfwayRegistration:
         baseline, followup = subject.volumes[BASELINE], subject.volumes[FOLLOWUP]
         if baseline.grid.same_as(followup.grid):
             return subject
-        way = self._way(baseline, followup)
-        half = half_transform(way)  # halfway world -> follow-up world
+        transform = self._rigid_transform(baseline, followup)
+        half = half_transform(transform)  # halfway world -> follow-up world
         back = inverse(half)  # halfway world -> baseline world
         by_baseline = _is_of(subject, BASELINE, FOLLOWUP)
         to_native = subject.to_native @ (back if by_baseline else half)
-        home = baseline if by_baseline else followup
+        native = baseline if by_baseline else followup
         grid = covering_grid(
-            home.grid, self._spacing(baseline.grid, followup.grid), half if by_baseline else back
+            native.grid, self._spacing(baseline.grid, followup.grid), half if by_baseline else back
         )
         volumes = {
             name: resample_volume(
@@ -310,24 +310,24 @@ class HalfwayRegistration:
             for name, volume in subject.volumes.items()
         }
         self._check(subject, volumes)
-        angle, distance = motion_size(way, centre_of_mass_mm(baseline))
+        angle, distance = motion_size(transform, centre_of_mass_mm(baseline))
         return subject.replace(
             f"visits registered rigidly: {angle:.1f} degrees, {distance:.1f} mm apart",
             volumes=volumes,
             to_native=to_native,
         )
 
-    def _way(self, baseline: Volume, followup: Volume) -> Affine:
+    def _rigid_transform(self, baseline: Volume, followup: Volume) -> Affine:
         """(4, 4) rigid, baseline world -> follow-up world."""
         guesses = [np.eye(4), shift_between(baseline, followup)]
         if self.by == "difference":
-            way, unlike = fast_rigid(baseline, followup, guesses)
-            if unlike <= FAILURE_LOSS:
-                return way
+            transform, loss = fast_rigid(baseline, followup, guesses)
+            if loss <= FAILURE_LOSS:
+                return transform
             log.warning(
                 "the visits differ strongly (loss %.2f of 1): registered by mutual information; "
                 "are they of one head and one sequence?",
-                unlike,
+                loss,
             )
         return linear_registration(baseline, followup, "rigid", guesses, self.levels_mm)
 
@@ -373,10 +373,10 @@ def _world_spacing(grid: Grid) -> NDArray[np.float64]:
     return np.array(canonical_grid(grid).spacing_mm)
 
 
-def motion_size(way: Affine, centre: NDArray[np.float64]) -> tuple[float, float]:
+def motion_size(transform: Affine, centre: NDArray[np.float64]) -> tuple[float, float]:
     """Angle of a rigid motion in degrees and displacement of a point in mm."""
-    turn = np.clip((np.trace(way[:3, :3]) - 1) / 2, -1, 1)
-    moved = way[:3, :3] @ centre + way[:3, 3] - centre
+    turn = np.clip((np.trace(transform[:3, :3]) - 1) / 2, -1, 1)
+    moved = transform[:3, :3] @ centre + transform[:3, 3] - centre
     return float(np.degrees(np.arccos(turn))), float(np.linalg.norm(moved))
 
 

@@ -102,13 +102,13 @@ def order_sessions(
     undecided: dict[str, None] = {}
     trusted = True
     for first, second in itertools.combinations(sorted(sessions), 2):
-        said = {name: told for name, compare in sources if (told := compare(first, second))}
-        if not said:
+        signs = {name: sign for name, compare in sources if (sign := compare(first, second))}
+        if not signs:
             undecided |= dict.fromkeys((first, second))
             continue
-        winner, *others = said
+        winner, *others = signs
         used[winner] = None
-        against = [name for name in others if said[name] * said[winner] < 0]
+        against = [name for name in others if signs[name] * signs[winner] < 0]
         if not against:
             continue
         dated = any(name.startswith("dates") for name in against)
@@ -120,8 +120,8 @@ def order_sessions(
     problems += _different_dates(sessions, dates, subject)
 
     def compare(first: str, second: str) -> int:
-        for _, told in sources:
-            if sign := told(first, second):
+        for _, compare in sources:
+            if sign := compare(first, second):
                 return sign
         return 0
 

@@ -1,4 +1,4 @@
-"""The command line teaches, and its exit codes tell the truth."""
+"""Help texts and exit codes of the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fit can be stopped at any step and goes on as if nothing had happened."""
+"""A fit that is interrupted at any step continues with the same result."""
 
 from __future__ import annotations
 

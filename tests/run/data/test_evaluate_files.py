@@ -259,7 +259,7 @@ def test_no_other_file_is_taken_for_a_prediction(name, tmp_path, caplog):
         find_pairs(tmp_path / "p", tmp_path / "t")
     write(tmp_path / "p" / "a" / "result.nii.gz", cube(4))
     (pair,) = find_pairs(tmp_path / "p", tmp_path / "t")[0]
-    assert pair.prediction.name == "result.nii.gz" and "taken for the prediction" in caplog.text
+    assert pair.prediction.name == "result.nii.gz" and "used as the prediction" in caplog.text
 
 
 def test_files_of_other_names_beside_the_cases_are_no_cases(tmp_path):

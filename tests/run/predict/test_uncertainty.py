@@ -14,7 +14,7 @@ from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode
 from msseg_lightning.run.assemble.system import build_method, number_of_maps
 from msseg_lightning.run.config.compose import compose_config
-from msseg_lightning.run.train.mlflow_run import without_places
+from msseg_lightning.run.train.mlflow_run import without_paths
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def models(tmp_path_factory):
         small += ["infer.size=32"] if name == "one" else ["infer.window.size=32", "infer.passes=3"]
         config = compose_config(["read.root=unknown", *chosen, *small, *more], experiment)
         build_method(config).save(place / name)
-        text = yaml.safe_dump(without_places(config), sort_keys=False)
+        text = yaml.safe_dump(without_paths(config), sort_keys=False)
         (place / name / "config.yaml").write_text(text)
     return place
 
