@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
 from collections.abc import Iterator
@@ -100,14 +101,54 @@ def shift_between(fixed: Volume, moving: Volume) -> Affine:
     return guess
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fixed:
+    """The fixed image of registrations; what they need of it is computed once and kept.
+
+    Args:
+        volume: the image, whose world the results start from.
+        inside: mask of it where the metric is taken; its whole field of view where None.
+    """
+
+    volume: Volume
+    inside: Volume | None = None
+    _levels: dict[float, tuple[Volume, Volume | None]] = dataclasses.field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    @functools.cached_property
+    def centre(self) -> NDArray[np.float64]:
+        """World position of the image's centre of mass."""
+        return centre_of_mass_mm(self.volume)
+
+    @functools.cached_property
+    def has_one_value(self) -> bool:
+        """Whether there is nothing to register to."""
+        return has_one_value(self.volume)
+
+    def at(self, spacing_mm: float) -> tuple[Volume, Volume | None]:
+        """Image and mask on an isotropic grid of this spacing; the mask is soft."""
+        if spacing_mm not in self._levels:
+            part = None
+            if self.inside is not None:
+                part = coarse(dataclasses.replace(self.inside, kind="image"), spacing_mm)
+            self._levels[spacing_mm] = coarse(self.volume, spacing_mm), part
+        return self._levels[spacing_mm]
+
+
+def has_one_value(volume: Volume) -> bool:
+    """Whether all voxels are equal."""
+    data = np.asarray(volume.data)
+    return bool(data.min() == data.max())
+
+
 @single_thread()
 def linear_registration(
-    fixed: Volume,
+    fixed: Volume | Fixed,
     moving: Volume,
     model: Literal["rigid", "affine"],
     guesses: list[Affine],
     levels_mm: tuple[float, ...] = (6.0, 3.0, 2.0),
-    inside: Volume | None = None,
     sampling: float = 0.25,
     bins: int = 40,
     iterations: int = 200,
@@ -119,12 +160,12 @@ def linear_registration(
     the same input gives the same matrix.
 
     Args:
-        fixed: image whose world the result starts from.
+        fixed: image whose world the result starts from; a ``Fixed`` where many are registered to
+            it, or where the metric is taken in a part of it.
         moving: the other.
         model: six or twelve parameters.
         guesses: (4, 4) each, fixed world -> moving world.
         levels_mm: isotropic working spacing, coarse to fine.
-        inside: mask of ``fixed`` where the metric is taken; its whole field of view where None.
         sampling: share of voxels in the metric at the finest level; all at coarser ones.
         bins: of the joint histogram.
         iterations: most steps per level.
@@ -139,16 +180,15 @@ def linear_registration(
     """
     import SimpleITK as sitk  # noqa: N813
 
-    for what, volume in (("fixed", fixed), ("moving", moving)):
-        if np.asarray(volume.data).min() == np.asarray(volume.data).max():
+    fixed = fixed if isinstance(fixed, Fixed) else Fixed(fixed)
+    for what, empty in (("fixed", fixed.has_one_value), ("moving", has_one_value(moving))):
+        if empty:
             raise MssegError(_unregistered(f"the {what} scan has one value everywhere"))
     best = [np.asarray(guess, float) for guess in guesses]
     for level, spacing in enumerate(levels_mm):
-        still, moved = to_itk(coarse(fixed, spacing)), to_itk(coarse(moving, spacing))
-        mask = None
-        if inside is not None:
-            part = coarse(dataclasses.replace(inside, kind="image"), spacing)
-            mask = sitk.Cast(to_itk(part) > 0.5, sitk.sitkUInt8)
+        image, part = fixed.at(spacing)
+        still, moved = to_itk(image), to_itk(coarse(moving, spacing))
+        mask = None if part is None else sitk.Cast(to_itk(part) > 0.5, sitk.sitkUInt8)
         last = level == len(levels_mm) - 1
         found = []
         for start in best:
@@ -168,7 +208,7 @@ def linear_registration(
                 gradientMagnitudeTolerance=gradient_tolerance,
             )
             method.SetOptimizerScalesFromPhysicalShift()
-            method.SetInitialTransform(_transform(start, model, fixed), inPlace=False)
+            method.SetInitialTransform(_transform(start, model, fixed.centre), inPlace=False)
             try:
                 result = method.Execute(still, moved)
             except RuntimeError as error:  # every sample fell outside the moving scan
@@ -189,10 +229,9 @@ def _unregistered(message: str) -> Problem:
     )
 
 
-def _transform(start: Affine, model: str, fixed: Volume) -> Any:
+def _transform(start: Affine, model: str, centre: NDArray[np.float64]) -> Any:
     import SimpleITK as sitk  # noqa: N813
 
-    centre = centre_of_mass_mm(fixed)
     shift = start[:3, :3] @ centre + start[:3, 3] - centre
     transform: Any
     if model == "affine":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.run.config.allow_list import (
@@ -30,6 +32,9 @@ from msseg_lightning.run.config.overrides import (
     to_hydra,
 )
 from msseg_lightning.run.config.setting_checks import leaves, refuse_ranges, refuse_types
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 Config = dict[str, Any]
 
@@ -259,10 +264,52 @@ def _hydra_errors() -> tuple[type[Exception], ...]:
 
 
 def _try(overrides: Sequence[str]) -> Any:
-    return _composed(tuple(overrides), root(), conf_dir())
+    search, folder, words = root(), conf_dir(), tuple(overrides)
+    try:
+        return _with_values(words, search, folder)
+    except _faults():
+        return _composed(words, search, folder)  # for Hydra's own words of what is wrong
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=128)
+def _with_values(overrides: tuple[str, ...], search: Path, folder: Path) -> Any:
+    """What Hydra makes of overrides, to be read only.
+
+    Hydra first composes the presets and then sets the values, one after the other; so the presets
+    are composed once for all values. Additions and deletions are left to Hydra.
+    """
+    from omegaconf import OmegaConf
+
+    is_value = [_sets_a_value(item, search, folder) for item in overrides]
+    if not any(is_value) or any(item.startswith(("+", "~")) for item in overrides):
+        return _composed(overrides, search, folder)
+    presets = [item for item, value in zip(overrides, is_value, strict=True) if not value]
+    config = copy.deepcopy(_composed(tuple(presets), search, folder))
+    for item in itertools.compress(overrides, is_value):
+        override = _parsed(item)
+        if override.is_sweep_override():
+            raise ValueError(f"{item} is several values")
+        OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+    return config
+
+
+def _sets_a_value(item: str, search: Path, folder: Path) -> bool:
+    """Whether a word is ``key=value``, and no choice of a preset in the group of that name."""
+    key, _, _ = item.partition("=")
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", key) or key.partition(".")[0] == "hydra":
+        return False
+    is_group = (search / key).is_dir() or (folder / key).is_dir()
+    return not is_group or isinstance(_parsed(item).value(), dict)
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(item: str) -> Override:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return OverridesParser.create().parse_override(item)
+
+
+@functools.lru_cache(maxsize=128)
 def _composed(overrides: tuple[str, ...], search: Path, folder: Path) -> Any:
     """Result of Hydra, cached since it takes 0.2 s of processor time; it must not be changed."""
     from hydra import compose, initialize_config_dir
