@@ -1,4 +1,4 @@
-"""Put the tables of a measurement into docs/performance.md.
+"""Write the tables of a measurement into docs/performance.md.
 
     python -m benchmarks.report [FILE ...]     default: benchmarks/results/latest.json
 

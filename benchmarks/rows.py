@@ -1,4 +1,4 @@
-"""One shape for every benchmark's result: rows with their limits."""
+"""Conversion of results of benchmarks to rows with limits."""
 
 from __future__ import annotations
 

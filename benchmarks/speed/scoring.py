@@ -133,7 +133,7 @@ def _case(size: int, lesions: int, rounds: int) -> dict[str, Any]:
 
 
 def _limits(size: int, lesions: int, times: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """What the project promises at this size."""
+    """Limits at this size."""
     if size != 256:
         return []
     limits = []
@@ -305,7 +305,7 @@ def _version(package: str) -> str | None:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result for people."""
+    """The result as a text table."""
     lines = []
     for case in result["cases"]:
         lines.append(f"scoring, {case['size']}^3, {case['lesions']} lesions")

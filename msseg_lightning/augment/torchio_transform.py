@@ -106,7 +106,7 @@ class TorchioTransform:
         return self.visits is None or visit in self.visits
 
     def apply(self, subject: tio.Subject, seed: int) -> tio.Subject:
-        """All transforms with the draws of a seed, those TorchIO makes after ``manual_seed``.
+        """Apply all transforms with random numbers as after ``torch.manual_seed``.
 
         Args:
             subject: is left as it is.
@@ -199,7 +199,7 @@ _RANDOM = frozenset(
 
 
 class _Draws(TorchFunctionMode):
-    """Torch's random functions take their numbers from one generator, on this thread alone."""
+    """Context in which torch's random functions of this thread use one generator."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class _Draws(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Hand the generator to what draws."""
+        """Pass the generator to functions that draw random numbers."""
         named = dict(kwargs or {})
         if func in _RANDOM:
             named.setdefault("generator", self.generator)
@@ -238,7 +238,7 @@ _seed_global: Callable[[int], Any] = tio.Transform._use_seed
 
 @contextlib.contextmanager
 def _seed(seed: int) -> Iterator[None]:
-    """TorchIO's noise seeds the generator for the time of its draw: here that of the patch."""
+    """Context for TorchIO's noise, which seeds a generator; it seeds that of the patch."""
     draws = _current.draws
     if draws is None:
         with _seed_global(seed):

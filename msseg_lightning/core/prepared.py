@@ -149,17 +149,15 @@ class PreparedSubject:
 
         Args:
             names: of the images; None takes all.
-            region: a mask that says it instead, for a system that looks at candidates alone.
+            region: a mask outside of which nothing is sought, such as candidates.
         """
-        if region is not None:
-            return self.mask(region)
         found = np.zeros(self.grid.shape, bool)
         for name in self.image_names if names is None else names:
             layer = self.layer(name)
             if layer.kind != "image":
                 raise self._unknown(name, "image")
             found |= _bits(self.array(layer.file), layer) != layer.zero
-        return found
+        return found if region is None else found & self.mask(region)
 
     def patch(self, names: Sequence[str], box: tuple[slice, slice, slice]) -> NDArray[np.float32]:
         """(C, x, y, z) float32 of several images inside a box; reads only that box.

@@ -99,7 +99,7 @@ class LesionsOfVisit:
     connectivity: Connectivity = 26
 
     def __call__(self, pair: PreparedSubject) -> Proposal:
-        found = pair.mask(f"{self.visit}_hyperintense")
+        found = pair.mask(f"{self.visit}_hyperintense") & pair.inside((BASELINE, FOLLOWUP))
         candidates = Candidates.of(found, pair.grid.spacing_mm, self.connectivity)
         maps = {f"{visit}_tissue": tissue_map(pair, visit) for visit in ("baseline", "followup")}
         return Proposal(candidates, pair.mask(BRAIN), maps)

@@ -41,7 +41,7 @@ def _crop(
 def _cut(
     subject: LoadedSubject, grid: Grid, low: NDArray[np.int64], high: NDArray[np.int64]
 ) -> LoadedSubject:
-    """The box from one voxel to before another."""
+    """Crop to the box from one voxel up to another, exclusive."""
     window = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
     affine = grid.affine.copy()
     affine[:3, 3] = grid.affine[:3, :3] @ low + grid.affine[:3, 3]
@@ -94,7 +94,7 @@ class CropToMask:
 
 @dataclasses.dataclass(frozen=True)
 class CropToSize:
-    """Keep at most so many voxels along each axis, from the middle (S17).
+    """Crop to at most a given number of voxels along each axis, around the centre (S17).
 
     An axis that is not longer stays whole; nothing is added around it.
 

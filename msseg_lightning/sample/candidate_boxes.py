@@ -22,8 +22,8 @@ from msseg_lightning.sample.patch import PatchSampler
 
 log = logging.getLogger(__name__)
 
-PADDING = -1.0
-"""Target of voxels that were added to a box; ``loss.padded`` does not count them."""
+WITHIN = "within"
+"""Name in ``Batch.extra``: 1 in the voxels of a box, 0 where it was padded."""
 
 
 class CandidateBox(NamedTuple):
@@ -47,7 +47,7 @@ class CandidateBoxLoader(Loader):
 
     The set has every true candidate and as many false ones, drawn once. Further boxes are drawn
     to it, of which most lie below the tentorium. Boxes of a batch are padded to the largest of
-    them, images with 0 and targets with ``PADDING``.
+    them with zeros; ``extra["within"]`` tells which voxels belong to a box (``train.padded``).
 
     Args:
         subjects: prepared pairs with a mask of candidates.
@@ -86,7 +86,7 @@ class CandidateBoxLoader(Loader):
         infratentorial_from: float = 0.65,
         **others: Any,
     ) -> None:
-        super().__init__(subjects, image_names, target_names, **others)
+        super().__init__(subjects, image_names, target_names[:1], (WITHIN,), **others)
         self.augment = augment
         self.further, self.infratentorial = further, infratentorial
         self.infratentorial_true = infratentorial_true
@@ -150,7 +150,7 @@ class CandidateBoxLoader(Loader):
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Of the largest box of the training set in every direction."""
         largest = _largest(self.boxes)
-        return (len(self.image_names), *largest), (1, *largest)
+        return (len(self.image_names), *largest), (2, *largest)
 
     def element(self, step: int, element: int) -> CandidateBox:
         """The box of an element; every epoch sees each box of the set once."""
@@ -168,11 +168,11 @@ class CandidateBoxLoader(Loader):
         target = np.empty((1, *size), np.float32)
         centre = np.array([(part.start + part.stop - 1) / 2 for part in chosen.box])
         generator = keyed_generator(self.seed, "augment", step, element)
-        names = self.target_names[:1]
+        names = self.target_names
         self.augment.fill(pair, centre, self.image_names, names, generator, own, target)
-        images[:], labels[:] = 0.0, PADDING
+        images[:], labels[:] = 0.0, 0.0
         corner = (slice(None), *(slice(0, edge) for edge in size))
-        images[corner], labels[corner] = own, target
+        images[corner], labels[:1][corner], labels[1:][corner] = own, target, 1.0
         return pair.id
 
     def whole(self, step: int, first: int) -> Batch:
@@ -180,7 +180,7 @@ class CandidateBoxLoader(Loader):
         numbers = range(first, first + self.batch_size)
         largest = _largest([self.element(step, number) for number in numbers])
         images = torch.empty((self.batch_size, len(self.image_names), *largest))
-        labels = torch.empty((self.batch_size, 1, *largest))
+        labels = torch.empty((self.batch_size, 2, *largest))
         made = [
             self.make(step, number, image.numpy(), label.numpy())
             for number, image, label in zip(numbers, images, labels, strict=True)

@@ -43,10 +43,10 @@ class Visit(PreparedSubject):
 
 
 class VisitSource(Protocol):
-    """Prepared scans of one visit from elsewhere; ``preprocess.visits.PreparedVisits`` is one."""
+    """Protocol of further prepared scans, as ``preprocess.visits.PreparedVisits``."""
 
     def subjects(self) -> list[PreparedSubject]:
-        """All of them; none where nothing was given."""
+        """All scans."""
 
 
 def visits_of(

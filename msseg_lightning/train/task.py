@@ -89,7 +89,7 @@ class Task(L.LightningModule):
         self._val_rows: dict[str, dict[str, float]] = {}
 
     def step(self, batch: Batch) -> StepOutput:
-        """Loss of one batch. Override this to learn in another way."""
+        """Loss of one batch; subclasses override it."""
         return StepOutput(self.loss(self.network(batch.images), batch.target), {})
 
     # ------------------------------------------------------------------ training

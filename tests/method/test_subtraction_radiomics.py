@@ -36,6 +36,9 @@ class Pair:
     def mask(self, name):
         return self.masks[name]
 
+    def inside(self, names):
+        return np.any([self.images[name] != 0 for name in names], axis=0)
+
 
 def test_mutual_information_by_hand():
     """Two values each: equal ones share log 2, crossed evenly they share nothing; of three
@@ -94,5 +97,8 @@ def test_lesions_of_a_visit_and_the_map_of_its_tissue():
     found = LesionsOfVisit()(pair)
     np.testing.assert_array_equal(found.candidates.mask, pair.mask("followup_hyperintense"))
     assert list(found.maps) == ["baseline_tissue", "followup_tissue"]
+    for name in (BASELINE, FOLLOWUP):  # where all images are 0 nothing is found
+        pair.image(name)[:] = 0
+    assert len(LesionsOfVisit()(pair).candidates) == 0
     tissue = tissue_map(pair, "baseline")
     assert tissue[9, 9, 9] == 4 and tissue[8, 8, 8] == 3 and tissue.sum() == 7

@@ -14,7 +14,7 @@ from msseg_lightning.core.subject import (
     Native,
 )
 from msseg_lightning.core.volume import Volume
-from msseg_lightning.sample.candidate_boxes import PADDING, CandidateBoxLoader
+from msseg_lightning.sample.candidate_boxes import WITHIN, CandidateBoxLoader
 
 SHAPE = (60, 60, 40)
 IMAGES = (BASELINE, FOLLOWUP, "neck_map")
@@ -91,8 +91,10 @@ def test_a_batch_is_padded_to_its_largest_box(pairs):
     chosen = [made.element(3, number) for number in range(8)]
     sizes = np.array([[part.stop - part.start for part in box.box] for box in chosen])
     assert batch.images.shape == (8, 3, *sizes.max(0)) and len(set(map(tuple, sizes))) > 1
-    for box, size, images, target, name in zip(
-        chosen, sizes, batch.images, batch.target, batch.subjects, strict=True
+    within = batch.extra[WITHIN]
+    assert batch.target.shape == within.shape == (8, 1, *sizes.max(0))
+    for box, size, images, target, own_voxels, name in zip(
+        chosen, sizes, batch.images, batch.target, within, batch.subjects, strict=True
     ):
         own = made.subjects[box.subject]
         assert own.id == name
@@ -104,9 +106,10 @@ def test_a_batch_is_padded_to_its_largest_box(pairs):
             assert not outside.any()
         np.testing.assert_array_equal(target[0][corner], own.mask(TARGET)[box.box])
         assert bool(target[0][corner].any()) or not box.true
+        assert bool(own_voxels[0][corner].all()) and own_voxels.sum() == size.prod()
         rest = target[0].clone()
-        rest[corner] = PADDING
-        assert bool((rest == PADDING).all())
+        rest[corner] = 0
+        assert not rest.any()
     again = made.batch(3)
     assert bool((batch.images == again.images).all())
     assert made.shapes()[0] == (3, 8, 5, 5)

@@ -12,10 +12,10 @@ from msseg_lightning.core.candidates import CANDIDATES
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.subject import FOLLOWUP, TARGET, LongitudinalSubject
 from msseg_lightning.core.volume import Volume
-from msseg_lightning.loss.padded import PADDING as IGNORED
 from msseg_lightning.run.assemble.system import build_loader, build_method, instantiate
 from msseg_lightning.run.config.compose import compose_config
-from msseg_lightning.sample.candidate_boxes import PADDING
+from msseg_lightning.sample.candidate_boxes import WITHIN
+from msseg_lightning.train import padded
 from tests.preprocess.test_ratio_candidates import pair
 
 SHAPE = (40, 36, 30)
@@ -67,7 +67,7 @@ def test_batches_of_32_with_five_channels_of_which_only_the_visits_are_changed(p
     assert len(made.own) == 2 * true and len(made.extra) == round(0.3 * len(made.own))
     batch = made.batch(0)
     assert batch.images.shape[:2] == (32, 5)
-    assert IGNORED == PADDING
+    assert padded.WITHIN == WITHIN
     changed = 0
     for number in range(32):
         box = made.element(0, number).box
@@ -83,13 +83,13 @@ def test_batches_of_32_with_five_channels_of_which_only_the_visits_are_changed(p
 def test_the_loss_of_a_batch_is_that_of_its_boxes_alone(prepared):
     method = build_method(config("network.widths=[2,2,2,2,2,2,1]"))
     batch = build_loader(config())([prepared]).batch(1)
-    assert bool((batch.target < 0).any())
-    logits = torch.randn(batch.target.shape)
-    counted = batch.target >= 0
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(
-        logits[counted], batch.target[counted]
-    )
-    torch.testing.assert_close(method.task.loss(logits, batch.target), expected)
+    within = batch.extra[WITHIN] > 0
+    assert not bool(within.all())
+    with torch.no_grad():
+        logits = method.task.network(batch.images)[within]
+        loss = method.task.step(batch).loss
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.target[within])
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_rates_fall_to_a_tenth_four_times(prepared):

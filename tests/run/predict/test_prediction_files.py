@@ -21,7 +21,7 @@ from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.read.nifti import native_from_grid
 from msseg_lightning.run.assemble.system import build_method, instantiate
 from msseg_lightning.run.config.compose import compose_config
-from msseg_lightning.run.predict.delivery import (
+from msseg_lightning.run.predict.prediction_files import (
     check_outputs,
     read_pairs,
     side_car_file,
@@ -30,7 +30,7 @@ from msseg_lightning.run.predict.delivery import (
     write_prediction,
 )
 from msseg_lightning.run.predict.trained import find_model, load_config, load_method
-from msseg_lightning.run.train.mlflow_run import without_places
+from msseg_lightning.run.train.mlflow_run import without_paths
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def brain_model(tmp_path_factory):
     words += ["preprocess.steps.resample.spacing_mm=3.0", "infer.size=32", "read.root=unknown"]
     config = compose_config([*words, "data.workers=1"], "pre_unet")
     build_method(config).save(place / "model")
-    text = yaml.safe_dump(without_places(config), sort_keys=False)  # steps stand in their order
+    text = yaml.safe_dump(without_paths(config), sort_keys=False)  # steps stand in their order
     (place / "model" / "config.yaml").write_text(text)
     return place / "model"
 

@@ -48,7 +48,7 @@ class SeedResult:
 
     @classmethod
     def read(cls, folder: Path) -> SeedResult:
-        """Read the scores that ``run.train.folds_and_seeds.assemble`` wrote."""
+        """Read the scores that ``run.train.folds_and_seeds.combine_folds`` wrote."""
         content = read_scores(folder / "scores.json")
         cases = {case: CaseScore.from_dict(row) for case, row in content.pop("cases").items()}
         origin = require_record(
@@ -57,11 +57,11 @@ class SeedResult:
         return cls(int(content["seed"]), folder, cases, origin, content)
 
 
-def build_product_report(folders: Sequence[Path]) -> Path:
+def build_multirun_report(folders: Sequence[Path]) -> Path:
     """Write ``report.html`` and ``summary.csv`` for all seeds of a system.
 
     Args:
-        folders: one per seed, from ``run.train.folds_and_seeds.train_product``.
+        folders: one per seed, from ``run.train.folds_and_seeds.train_multirun``.
 
     Returns:
         The page: in the folder of the only seed, else in a folder of its own beside them.
