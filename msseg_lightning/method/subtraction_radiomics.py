@@ -32,8 +32,11 @@ def mutual_information(
     if not len(first) or np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
     ends = [np.percentile(values, (0.5, 99.5)) for values in (first, second)]
-    clipped = [np.clip(v, *end) for v, end in zip((first, second), ends, strict=True)]
-    counts, _, _ = np.histogram2d(*clipped, bins=bins)
+    one, other = (
+        np.clip(np.asarray(values, np.float64), *end)
+        for values, end in zip((first, second), ends, strict=True)
+    )
+    counts, _, _ = np.histogram2d(one, other, bins=bins)
     joint = counts / counts.sum()
     alone = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
     seen = joint > 0
