@@ -96,9 +96,10 @@ class TissueModel:
     """Add masks of white matter, grey matter, fluid and lesions of both visits (S16).
 
     MNI152's maps are registered affinely to the mean of the visits; smoothed, they are the priors
-    of both. Where that failed, the box of the template's brain is laid onto that of the brain. Each visit has a Gaussian mixture of its own. A lesion is what is brighter than grey
-    matter where white matter is likely. Images are not changed, but must be 0 outside the brain
-    and of an even brightness (``N4``).
+    of both. Where that failed, the box of the template's brain is laid onto that of the brain.
+    Each visit has a Gaussian mixture of its own. A lesion is what is brighter than grey matter
+    where white matter is likely. Images are not changed, but must be 0 outside the brain and of an
+    even brightness (``N4``).
 
     Args:
         lesion_deviations: standard deviations of grey matter above its mean.
