@@ -118,7 +118,7 @@ def test_places_below_home_are_read_in_full(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     for key in ("paths.cache", "paths.runs", "read.root", "split.path"):
-        assert readable([f"{key}=~/x y"]) == readable([f"{key}={tmp_path}/x y"])
+        assert to_hydra([f"{key}=~/x y"]) == to_hydra([f"{key}={tmp_path}/x y"])
     (tmp_path / "~" / "x").mkdir(parents=True)
-    assert readable(["read.root=~/x"]) != readable([f"read.root={tmp_path}/x"])
-    assert readable(["a.b=~/x"]) != readable([f"a.b={tmp_path}/x"])
+    assert to_hydra(["read.root=~/x"]) != to_hydra([f"read.root={tmp_path}/x"])
+    assert to_hydra(["a.b=~/x"]) != to_hydra([f"a.b={tmp_path}/x"])
