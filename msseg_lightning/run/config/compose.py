@@ -267,7 +267,7 @@ def _try(overrides: Sequence[str]) -> Any:
     search, folder, words = root(), conf_dir(), tuple(overrides)
     try:
         return _with_values(words, search, folder)
-    except _faults():
+    except _hydra_errors():
         return _composed(words, search, folder)  # for Hydra's own words of what is wrong
 
 
