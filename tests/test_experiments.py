@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sqlite3
 
@@ -22,8 +24,18 @@ def workplace(tmp_path_factory):
     return tmp_path_factory.mktemp("work")
 
 
+@pytest.fixture(scope="module")
+def listed():
+    """The words that ``msseg list`` prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(["list"]) == ExitCode.OK
+    return out.getvalue().split()
+
+
 @pytest.mark.parametrize("name", experiment_names())
-def test_an_experiment_runs_to_its_report(name, workplace, tiny_cohort, monkeypatch, capsys):
+def test_an_experiment_runs_to_its_report(
+    name, workplace, tiny_cohort, listed, monkeypatch, capsys
+):
     monkeypatch.chdir(workplace)
     words = [
         "train",
@@ -68,8 +80,8 @@ def test_an_experiment_runs_to_its_report(name, workplace, tiny_cohort, monkeypa
     check_predictions(run, tiny_cohort, workplace / f"{name}-predictions")
     assert main(["report", str(run), "--output", f"{name}.html"]) == ExitCode.OK
     assert "Research use only" in (workplace / f"{name}.html").read_text(encoding="utf-8")
+    assert name in listed
     capsys.readouterr()
-    assert main(["list"]) == ExitCode.OK and name in capsys.readouterr().out
     assert main(["show", name]) == ExitCode.OK and f"name: {name}" in capsys.readouterr().out
 
 
