@@ -45,7 +45,7 @@ from msseg_lightning.run.assemble.system import (
     stage_config,
 )
 from msseg_lightning.run.config.compose import Config, compose_config
-from msseg_lightning.run.config.keys import handed_down
+from msseg_lightning.run.config.keys import inherited_settings
 
 LAST = ""
 """Name of the stage that predicts."""
@@ -90,7 +90,7 @@ def members(config: Config) -> dict[str, tuple[Config, int]]:
     every = [name for name in configs for _ in range(ensemble["folds"])]
     counts = Counter(ensemble.get("of_fold") or every)
     seeds = ensemble.get("seeds") or 1
-    shared = handed_down(config)
+    shared = inherited_settings(config)
     return {
         name: ({**member, **shared, "ensemble": None}, counts[name] * seeds)
         for name, member in configs.items()

@@ -59,7 +59,10 @@ def main(arguments: Sequence[str]) -> ExitCode:
             parser.error(f"--{name.replace('_', '-')}: {error}")
     thresholds = ScoreOptions(options.min_lesion_volume, options.alpha, options.beta, options.gamma)
     pairs, unmatched = find_pairs(options.prediction, options.reference)
-    _refuse_overwrites(options, [file for pair in pairs for file in pair.files])
+    used = [file for pair in pairs for file in pair.files]
+    if options.cases:
+        used += [options.cases / f"{pair.case}.json" for pair in pairs]
+    _refuse_overwrites(options, used)
     scores = evaluate_files(
         pairs,
         thresholds,

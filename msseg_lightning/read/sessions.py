@@ -155,7 +155,11 @@ def read_date(text: str) -> datetime.datetime | None:
 
 def by_number(first: str, second: str) -> int:
     """Compare labels by their numbers, where both have the same form or are durations."""
+    if re.search(r"[A-Za-z]-\d", first[4:] + " " + second[4:]):  # m-6: six months before
+        return 0
     one, other = _plain(first), _plain(second)
+    if _is_date(one) != _is_date(other) and (one + other).isdigit():
+        return 0
     dates = _dates_in_labels(one, other)
     if dates is not None:
         return dates
@@ -267,6 +271,10 @@ def _dates_in_labels(one: str, other: str) -> int | None:
         if signs:
             return signs.pop() if len(signs) == 1 else 0
     return None
+
+
+def _is_date(label: str) -> bool:
+    return len(label) == 8 and _date_in(label, "%Y%m%d") is not None
 
 
 def _date_in(label: str, form: str) -> datetime.datetime | None:

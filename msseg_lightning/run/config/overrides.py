@@ -131,8 +131,16 @@ def _readable(item: str) -> str:
         return item
     names_place = is_path_key(key.rpartition(".")[2]) and value not in ("null", "???")
     if names_place and "${" not in value:
+        value = _from_home(value)
         return f"{found['sign']}{override(key, value)}"
     return item if _is_grammatical(item) else f"{found['sign']}{override(key, value)}"
+
+
+def _from_home(place: str) -> str:
+    """A place with ``~/`` at its start in full, unless there is a folder of that name."""
+    if not place.startswith("~/") or Path(place).exists():
+        return place
+    return str(Path(place).expanduser())
 
 
 def _is_grammatical(item: str) -> bool:

@@ -32,7 +32,9 @@ REFERENCE = re.compile(r"ground_truth|new_lesions|(?!.*desc-).*_label-newlesion_
 CHANGE_NAME = re.compile(r"gt|change")
 """Stems of masks of change in both directions (open_ms, tables)."""
 OTHER = re.compile(
-    r"ground_truth_.+|new_lesions_rater.*|lesions_time\d+|(baseline|followup|all|old)_lesions?|lesions?"
+    r"(.*[-_])?ground_truth_.+|(.*[-_])?new_lesions_rater.*|(.*[-_])?lesions_time\d+(_.*)?"
+    r"|(.*[-_])?(baseline|followup|all|old|wm)_lesions?(_.*)?|lesions?|(.*[-_])?wmh([-_].*)?"
+    r"|(.*[-_])?(ventricles?|tissue|head|skull|bet|hdbet|gm|wm|csf)([-_]?(mask|seg))?"
     r"|(.*[-_])?brain(_?mask)?(_.*)?|.*_label-(brain|lesion)_mask|.*_desc-.*_mask|.*desc-rater.*"
     r"|(.*_)?prob(ability|abilities)?(_map)?|(.*_)?logits|flair_.*"
 )

@@ -1,5 +1,7 @@
 """Paths and texts reach the configuration unchanged, whatever characters they hold."""
 
+from pathlib import Path
+
 import pytest
 
 from msseg_lightning.core.problem import MssegError
@@ -34,7 +36,8 @@ NAMES = (
 def test_a_path_is_taken_as_it_was_typed(name, folder):
     path = folder.format(name)
     config = compose_config([f"read.root={path}", f"paths.cache={path}"], "pre_unet")
-    assert config["read"]["root"] == path and config["paths"]["cache"] == path
+    full = str(Path(path).expanduser())  # as a shell reads it
+    assert config["read"]["root"] == full and config["paths"]["cache"] == full
     assert compose_config([override("read.root", path)], "pre_unet")["read"]["root"] == path
 
 
@@ -109,3 +112,13 @@ def test_words_that_mean_one_thing_pass():
             "name='{a: 1, a: 2'",
         ]
     )
+
+
+def test_places_below_home_are_read_in_full(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for key in ("paths.cache", "paths.runs", "read.root", "split.path"):
+        assert readable([f"{key}=~/x y"]) == readable([f"{key}={tmp_path}/x y"])
+    (tmp_path / "~" / "x").mkdir(parents=True)
+    assert readable(["read.root=~/x"]) != readable([f"read.root={tmp_path}/x"])
+    assert readable(["a.b=~/x"]) != readable([f"a.b={tmp_path}/x"])

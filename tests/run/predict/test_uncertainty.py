@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from msseg_lightning.cli.main import main
-from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.run.assemble.system import build_method, number_of_maps
 from msseg_lightning.run.config.compose import compose_config
+from msseg_lightning.run.predict.uncertainty import require_uncertainty
 from msseg_lightning.run.train.mlflow_run import without_paths
 
 
@@ -153,3 +154,10 @@ def test_a_name_is_for_one_pair_alone(models, predict, capsys):
 )
 def test_answers_of_members_views_flips_and_passes_count(experiment, maps):
     assert number_of_maps(compose_config(["read.root=."], experiment)) == maps
+
+
+def test_what_is_refused_names_the_system():
+    config = {"name": "rules", "infer": None}
+    with pytest.raises(MssegError, match="rules has a single output") as caught:
+        require_uncertainty(config)
+    assert caught.value.exit_code == ExitCode.CONFIG

@@ -11,12 +11,11 @@ import pytest
 
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.files import read_record
-from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.problem import ExitCode
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.train import folds_and_seeds
 from msseg_lightning.run.train.folds_and_seeds import is_finished, is_multirun
-from msseg_lightning.run.train.shared_jobs import run_shared_jobs
 
 
 @pytest.fixture(scope="module")
@@ -145,22 +144,6 @@ def test_a_division_without_a_last_fold_is_refused(words, capsys):
     drawn = [word for word in words if not word.startswith("split")]
     assert main(["train", *drawn, "split=hold_out", "fold=all"]) == ExitCode.CONFIG
     assert "no last fold" in capsys.readouterr().err
-
-
-def test_two_processes_share_the_runs():
-    """A run that another process owns comes again when the others are done."""
-    busy, done = {1}, []
-
-    def work(job):
-        if job in busy:
-            busy.clear()
-            raise MssegError(Problem("run.busy", "another process is running in this folder"))
-        done.append(job)
-
-    run_shared_jobs([0, 1, 2], work)
-    assert done == [0, 2, 1]
-    with pytest.raises(MssegError, match="other"):
-        run_shared_jobs([0], lambda job: (_ for _ in ()).throw(MssegError(Problem("x", "other"))))
 
 
 def test_a_finished_fold_whose_end_was_not_recorded_is_taken_again(words, monkeypatch):
