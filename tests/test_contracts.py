@@ -25,7 +25,7 @@ from msseg_lightning.core.subject import (
 from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.infer.slices import SliceWise
 from msseg_lightning.loss.deep_supervision import DeepSupervision
-from msseg_lightning.preprocess import atlas, atlas_box, brain, white_matter
+from msseg_lightning.preprocess import atlas, atlas_box, brain, tissue, white_matter
 from msseg_lightning.preprocess.step import describe
 from msseg_lightning.read.load import load_subject
 from msseg_lightning.read.msseg2 import Msseg2
@@ -122,7 +122,7 @@ def quick_atlas():
         return way
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (atlas, atlas_box, brain, white_matter):
+        for module in (atlas, atlas_box, brain, tissue, white_matter):
             patch.setattr(module, "affine_from_atlas", middle)
         yield
 

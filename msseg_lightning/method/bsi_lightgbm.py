@@ -187,6 +187,10 @@ class BsiLightgbm:
             probability=probability,
             inside=to_native(stage.brain, "mask") != 0,
             warnings=prepared.notes,
+            steps={
+                name: to_native(data, "image" if data.dtype == np.float32 else "mask")
+                for name, data in {**stage.maps, "candidates": stage.candidates}.items()
+            },
         )
         for rule in self.postprocess:
             prediction = rule(prediction)

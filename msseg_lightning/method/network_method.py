@@ -192,7 +192,7 @@ class NetworkMethod:
         prepared = self._with_images(self.cache.prepare([subject])[0])
         network = self.task.network.to(device)
         images = prepared.stack(self.channels.images)
-        inside = prepared.inside(self.channels.images)
+        inside = prepared.inside(self.channels.images, getattr(infer, "region", None))
         logit = infer.level == "logit"
         outside = UNSEEN_LOGIT if logit else 0.0  # what the map is where no window looked
         found = np.full(inside.shape, outside, np.float32)

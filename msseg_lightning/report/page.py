@@ -179,11 +179,22 @@ def lesion_card(
     facts: Mapping[str, object],
     picture: str | None,
     locator: str | None,
+    steps: str | None,
 ) -> Markup:
     """Card of one lesion with its facts and pictures."""
     title = KINDS[kind]
     return piece(
-        "lesion_card", kind, title, case, why, facts, picture, locator, COLUMNS, tuple(PLANES)
+        "lesion_card",
+        kind,
+        title,
+        case,
+        why,
+        facts,
+        picture,
+        locator,
+        steps,
+        COLUMNS,
+        tuple(PLANES),
     )
 
 

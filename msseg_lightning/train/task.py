@@ -320,7 +320,7 @@ class WholeVolumeValidator:
         """
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         images = subject.stack(self.images)
-        inside = subject.inside(self.images)
+        inside = subject.inside(self.images, getattr(self.infer, "region", None))
         found = np.zeros(inside.shape, bool)  # also the answer to images that are 0 everywhere
         if inside.any():
             answer = self.infer(

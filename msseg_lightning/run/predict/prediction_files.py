@@ -14,6 +14,7 @@ from msseg_lightning.core.outputs import IsOwnFile, refuse_overwrites
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LongitudinalSubject
+from msseg_lightning.core.volume import Kind
 from msseg_lightning.run.predict.trained import stored_config, weights_hash
 
 
@@ -23,11 +24,21 @@ def write_prediction(
     probability: Path | None,
     record: Mapping[str, Any],
     uncertainty: Path | None = None,
+    steps: bool = False,
 ) -> None:
     """Write the mask, the requested maps that exist, and the side-car beside the mask.
 
+    Args:
+        prediction: of one pair.
+        mask: the file.
+        probability: where its map is written.
+        record: of the side-car.
+        uncertainty: where the map of its spread is written.
+        steps: write the maps of its steps too, see ``step_file``.
+
     Raises:
-        MssegError: the map is not finite (exit 7); nothing is written then.
+        MssegError: the map is not finite (exit 7), or the map of a step would overwrite a file of
+            somebody else (exit 2); nothing is written then.
     """
     from msseg_lightning.read.nifti import write_volume
 
@@ -43,14 +54,24 @@ def write_prediction(
         )
     wanted = ((probability, prediction.probability), (uncertainty, prediction.spread))
     maps = [(file, data) for file, data in wanted if file is not None and data is not None]
+    kept = dict(prediction.steps) if steps else {}
+    names = {name: step_file(mask, name) for name in kept}
+    refuse_foreign_files([(mask, *names.values())])
+    kinds: dict[str, Kind] = {
+        name: "mask" if data.dtype == np.uint8 else "image" for name, data in kept.items()
+    }
+    maps += [(file, kept[name]) for name, file in names.items()]
     files = [mask, *(file for file, _ in maps)]
     # written first, so that files of a killed command are recognised as this package's own
     write_record(side_car_file(mask), {**_MARKER, FILES_KEY: {file.name: None for file in files}})
     write_volume(mask, prediction.mask, prediction.native, "mask")
     for file, data in maps:
-        write_volume(file, data, prediction.native, "probability")
+        file.parent.mkdir(exist_ok=True)
+        kind: Kind = "mask" if data.dtype == np.uint8 else "probability"
+        write_volume(file, data, prediction.native, kind)
     written = {file.name: sha256_file(file) for file in files}
-    write_record(side_car_file(mask), {**_MARKER, **record, FILES_KEY: written})
+    told = {STEPS_KEY: list(kinds.items())} if kinds else {}
+    write_record(side_car_file(mask), {**_MARKER, **record, **told, FILES_KEY: written})
 
 
 _MARKER = {"written_by": "msseg predict"}
@@ -60,6 +81,22 @@ FILES_KEY = "files"
 
 MAP_KEY = "probability_map"
 """Key of the side-car: whether the system outputs a probability map."""
+
+
+STEPS_KEY = "steps"
+"""Key of the side-car: name and kind of every step, in order; folder of their maps."""
+
+
+def step_file(mask: Path, name: str) -> Path:
+    """The map of a step of a system of rules: ``steps/<stem>_<name>.nii.gz``."""
+    stem = mask.name.removesuffix(".gz").removesuffix(".nii")
+    return mask.parent / STEPS_KEY / f"{stem}_{name}.nii.gz"
+
+
+def step_files(mask: Path) -> dict[str, tuple[Path, Kind]]:
+    """Map and kind of the steps that were written with a mask, by name and in order."""
+    told = read_side_car(mask).get(STEPS_KEY, [])
+    return {name: (step_file(mask, name), kind) for name, kind in told}
 
 
 def uncertainty_file(mask: Path) -> Path:

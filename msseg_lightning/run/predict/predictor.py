@@ -26,6 +26,7 @@ from msseg_lightning.run.predict.prediction_files import (
     read_side_car,
     refuse_foreign_files,
     side_car,
+    step_files,
     uncertainty_file,
     write_prediction,
 )
@@ -115,7 +116,9 @@ class Predictor:
         _refuse_changed(subject, before)
         record = {**side_car(prediction, self.model, self.settings), "made_from": made_from}
         files = self._mask(subject), self._map(subject)
-        write_prediction(prediction, *files, record, self._uncertainty(subject))
+        write_prediction(
+            prediction, *files, record, self._uncertainty(subject), steps=not self.masks_only
+        )
         if not self._scored(subject):
             return None
         reading, options = gate_options(self.config["data"]["reading"]), score_options(self.config)
@@ -153,7 +156,8 @@ class Predictor:
         if record.get("made_from") != made_from:
             return False
         maps = [map_file if record.get(MAP_KEY) else None, self._uncertainty(subject)]
-        files = [mask, *(file for file in maps if file is not None)]
+        steps = [] if self.masks_only else [file for file, _ in step_files(mask).values()]
+        files = [mask, *(file for file in maps if file is not None), *steps]
         complete = all(
             file.is_file() and record[FILES_KEY].get(file.name) == sha256_file(file)
             for file in files

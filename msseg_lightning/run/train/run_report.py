@@ -240,6 +240,7 @@ def _loader(
             reference=read_reference(subject, reading) if subject.labelled else None,
             brain=volumes.get(BRAIN) or _brain(loaded),
             uncertainty=_uncertainty(folder.predictions / f"{subject.id}.nii.gz"),
+            steps=_steps(folder.predictions / f"{subject.id}.nii.gz"),
         )
 
     return volumes
@@ -252,6 +253,17 @@ def _uncertainty(mask: Path) -> Volume | None:
 
     file = uncertainty_file(mask)
     return read_volume(file, kind="probability") if file.is_file() else None
+
+
+def _steps(mask: Path) -> dict[str, Volume]:
+    """The maps of a system's steps beside a mask, in order."""
+    from msseg_lightning.read.nifti import read_volume
+    from msseg_lightning.run.predict.prediction_files import step_files
+
+    options = GateOptions(largest_mask_fraction=1.0)
+    return {
+        name: read_volume(file, kind, options) for name, (file, kind) in step_files(mask).items()
+    }
 
 
 def _brain(loaded: LoadedSubject) -> Volume | None:
