@@ -190,6 +190,8 @@ class NetworkMethod:
         assert infer is not None, "this stage predicts nothing"
         device = self._device()
         prepared = self._with_images(self.cache.prepare([subject])[0])
+        if hasattr(infer, "on_grid"):  # a rule on volumes in mm3
+            infer = infer.on_grid(prepared.grid.spacing_mm)
         network = self.task.network.to(device)
         images = prepared.stack(self.channels.images)
         inside = prepared.inside(self.channels.images, getattr(infer, "region", None))
