@@ -33,7 +33,7 @@ def mutual_information(
         return 0.0
     ends = [np.percentile(values, (0.5, 99.5)) for values in (first, second)]
     clipped = [np.clip(v, *end) for v, end in zip((first, second), ends, strict=True)]
-    counts, _, _ = np.histogram2d(*clipped, bins=bins)
+    counts, _, _ = np.histogram2d(clipped[0], clipped[1], bins=bins)
     joint = counts / counts.sum()
     alone = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
     seen = joint > 0

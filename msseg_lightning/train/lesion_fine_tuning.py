@@ -85,7 +85,7 @@ class LesionFineTuning(Task):
         near = functional.max_pool3d(old, width, stride=1, padding=self.ring_voxels)
         ring = (near > 0) & (target <= 0)
         logits = self.network(scan).masked_fill(ring, SURE_BACKGROUND)
-        return self.loss(logits, target)  # type: ignore[no-any-return]  # losses return a tensor
+        return self.loss(logits, target)
 
     def train(self, mode: bool = True) -> LesionFineTuning:
         """Set the mode of the network; the first one stays in evaluation mode."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from msseg_lightning import __version__
 from msseg_lightning.core.files import DamagedFileError, read_record, sha256_file, write_record
@@ -53,7 +54,9 @@ def write_prediction(
             )
         )
     wanted = ((probability, prediction.probability), (uncertainty, prediction.spread))
-    maps = [(file, data) for file, data in wanted if file is not None and data is not None]
+    maps: list[tuple[Path, NDArray[np.generic]]] = [
+        (file, data) for file, data in wanted if file is not None and data is not None
+    ]
     kept = dict(prediction.steps) if steps else {}
     names = {name: step_file(mask, name) for name in kept}
     refuse_foreign_files([(mask, *names.values())])
