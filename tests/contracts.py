@@ -286,12 +286,22 @@ def check_fit(
         written_in: folders below it, besides ``folder``, in which others write meanwhile.
     """
     pairs = [*train, *val]
-    told = [fingerprint(pairs), fingerprint(context.held_out), list(context.loggers), context.track]
+    told = [
+        fingerprint([*train, None, *val]),
+        fingerprint(context.held_out),
+        list(context.loggers),
+        context.track,
+    ]
     inputs = _hashes(pairs)
     may = [path.absolute() for path in (folder, *written_in)]
     before = _states(place, may)
     fit(train, val, folder, context)
-    now = [fingerprint(pairs), fingerprint(context.held_out), list(context.loggers), context.track]
+    now = [
+        fingerprint([*train, None, *val]),
+        fingerprint(context.held_out),
+        list(context.loggers),
+        context.track,
+    ]
     assert told == now, "a fit changes what it is told"
     assert _hashes(pairs) == inputs, "a fit changes its input files"
     written = {file for file, _ in _states(place, may).items() ^ before.items()}

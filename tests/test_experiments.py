@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import sqlite3
 from unittest import mock
@@ -31,9 +32,17 @@ def workplace(tmp_path_factory):
     return tmp_path_factory.mktemp("work")
 
 
+@pytest.fixture(scope="module")
+def listed():
+    """The words that ``msseg list`` prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(["list"]) == ExitCode.OK
+    return out.getvalue().split()
+
+
 @pytest.mark.parametrize("name", experiment_names())
 def test_an_experiment_runs_to_its_report(
-    name, workplace, tiny_cohort, coarse_cohort, monkeypatch, capsys
+    name, workplace, tiny_cohort, coarse_cohort, listed, monkeypatch, capsys
 ):
     monkeypatch.chdir(workplace)
     words = [
@@ -81,8 +90,8 @@ def test_an_experiment_runs_to_its_report(
     check_contracts(run, *fitted, coarse_cohort, workplace / f"{name}-contract")
     assert main(["report", str(run), "--output", f"{name}.html"]) == ExitCode.OK
     assert "Research use only" in (workplace / f"{name}.html").read_text(encoding="utf-8")
+    assert name in listed
     capsys.readouterr()
-    assert main(["list"]) == ExitCode.OK and name in capsys.readouterr().out
     assert main(["show", name]) == ExitCode.OK and f"name: {name}" in capsys.readouterr().out
 
 

@@ -190,6 +190,9 @@ class NetworkMethod:
         assert infer is not None, "this stage predicts nothing"
         device = self._device()
         prepared = self._with_images(self.cache.prepare([subject])[0])
+        on_grid = getattr(infer, "on_grid", None)
+        if on_grid is not None:  # a rule on volumes in mm3
+            infer = on_grid(prepared.grid.spacing_mm)
         network = self.task.network.to(device)
         images = prepared.stack(self.channels.images)
         inside = prepared.inside(self.channels.images, getattr(infer, "region", None))
@@ -201,7 +204,7 @@ class NetworkMethod:
         if inside.any():
             given = torch.from_numpy(images).to(device), torch.from_numpy(inside).to(device)
             if several:
-                answer, differ = infer.with_spread(network, *given)  # type: ignore[attr-defined]  # of rules with maps
+                answer, differ = infer.with_spread(network, *given)  # type: ignore[union-attr]  # of rules with maps
                 spread = differ[0].float().cpu().numpy()
             else:
                 answer = infer(network, *given)

@@ -32,11 +32,8 @@ def mutual_information(
     if not len(first) or np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
     ends = [np.percentile(values, (0.5, 99.5)) for values in (first, second)]
-    one, other = (
-        np.clip(np.asarray(values, np.float64), *end)
-        for values, end in zip((first, second), ends, strict=True)
-    )
-    counts, _, _ = np.histogram2d(one, other, bins=bins)
+    clipped = [np.clip(v, *end) for v, end in zip((first, second), ends, strict=True)]
+    counts, _, _ = np.histogram2d(clipped[0], clipped[1], bins=bins)
     joint = counts / counts.sum()
     alone = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
     seen = joint > 0

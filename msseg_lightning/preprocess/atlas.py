@@ -118,14 +118,15 @@ def affine_from_atlas(scan: Volume, levels_mm: tuple[float, ...] = (6.0, 4.0, 3.
 
 
 def mean_of_visits(subject: LoadedSubject, step: object) -> Volume:
-    """The mean of two visits on one grid, each divided by its 95th percentile."""
+    """The mean of the visits on one grid, each divided by its 95th percentile."""
     grid = common_grid(subject, step)
     total = np.zeros(grid.shape, np.float32)
-    for name in (BASELINE, FOLLOWUP):
+    visits = [name for name in (BASELINE, FOLLOWUP) if name in subject.volumes]
+    for name in visits:
         data = np.asarray(subject.volumes[name].data, np.float32)
         bright = data[data > 0]
         total += data / (np.percentile(bright, 95) if bright.size else 1.0)
-    return Volume(total / 2, grid.affine)
+    return Volume(total / len(visits), grid.affine)
 
 
 @dataclasses.dataclass(frozen=True)

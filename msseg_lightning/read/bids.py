@@ -380,15 +380,15 @@ class Bids:
                 problems.append(_dated_twice(row["session_id"], f"{name}, line {line}"))
         folders = [path.name for path in folder.glob("ses-*") if path.is_dir()]
         assigned, strange = match(rows, folders, "ses-")
-        for row in strange:
-            self._unused.add("row", "session_id", f"{name}, {ascii(row)[1:-1][:64]}")
+        for label in strange:
+            self._unused.add("row", "session_id", f"{name}, {ascii(label)[1:-1][:64]}")
         for column in next(iter(rows.values()), {}):
             if column not in ("session_id", "acq_time"):
                 self._unused.add("column", column, name)
         dates = {}
-        for session, row in assigned.items():
-            text = row and rows[row].get("acq_time", "")
-            when = _cell_date(text, f"{name}, {row}", problems)
+        for session, label in assigned.items():
+            text = label and rows[label].get("acq_time", "")
+            when = _cell_date(text, f"{name}, {label}", problems)
             if when is not None and session in scans:
                 dates[session] = when
         return {table.name: dates} if dates else {}

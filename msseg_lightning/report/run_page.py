@@ -389,6 +389,6 @@ def _dropped_at(finding: Finding, own: Volume, volumes: CaseVolumes) -> str:
     inside = lesion_voxels(own, finding.lesion)
     for name, volume in volumes.steps.items():
         comparable = volume.kind == "mask" and volume.data.shape == own.data.shape
-        if comparable and not (volume.data[box][inside] != 0).any():
+        if comparable and not np.asarray(volume.data)[box][inside].any():
             return name.replace("_", " ")
     return ""

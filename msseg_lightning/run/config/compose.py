@@ -286,10 +286,10 @@ def _with_values(overrides: tuple[str, ...], search: Path, folder: Path) -> Any:
     presets = [item for item, value in zip(overrides, is_value, strict=True) if not value]
     config = copy.deepcopy(_composed(tuple(presets), search, folder))
     for item in itertools.compress(overrides, is_value):
-        override = _parsed(item)
-        if override.is_sweep_override():
+        parsed = _parsed(item)
+        if parsed.is_sweep_override():
             raise ValueError(f"{item} is several values")
-        OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        OmegaConf.update(config, parsed.key_or_group, parsed.value(), merge=True)
     return config
 
 

@@ -135,7 +135,7 @@ def outcome(function, *arguments):
     """A composed configuration as text, or the words of its refusal."""
     try:
         return OmegaConf.to_yaml(function(*arguments))
-    except compose._faults() as error:
+    except compose._hydra_errors() as error:
         return f"{type(error).__name__}: {error}"
 
 

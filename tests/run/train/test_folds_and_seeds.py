@@ -77,6 +77,7 @@ def test_all_folds_give_one_table_and_one_model(words, place, tiny_cohort, capsy
     files = [str(pair / f"flair_time0{visit}_on_middle_space.nii.gz") for visit in (1, 2)]
     single = []
     command = ["--baseline", files[0], "--followup", files[1]]
+    command += ["--brain", str(pair / "brain_mask.nii.gz")]  # as in training; none is looked for
 
     def predict(run, name):
         maps = [
