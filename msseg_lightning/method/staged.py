@@ -89,7 +89,9 @@ class FittedStage:
                     exit_code=ExitCode.CONFIG,
                 )
             )
-        return DerivedImage(name, self.maps, self.sources)
+        for_image = getattr(self.maps, "for_image", None)  # of a stage that makes several
+        maps = self.maps if for_image is None else for_image(name)
+        return DerivedImage(name, maps, self.sources)
 
 
 def _unknown(subject: LongitudinalSubject) -> None:
