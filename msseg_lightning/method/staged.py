@@ -117,7 +117,8 @@ class Stage:
         has_lesions: whether a pair has new lesions, None where that is unknown; spreads patients
             over the parts that are left out.
         uses: earlier stages it builds upon.
-        maps: turns a fitted network into an image of a pair.
+        maps: turns a fitted network into an image of a pair; with ``for_image(name)`` into several,
+            told apart by their names.
     """
 
     name: str

@@ -156,7 +156,10 @@ class SlabUNet(nn.Module):
         if log_variance:
             self.log_variance = nn.Conv2d(channels, out_channels, 1).requires_grad_(False)
         if pretrained is not None:
-            self.load_state_dict(_widened(pretrained.state_dict(), self.state_dict()))
+            try:
+                self.load_state_dict(_widened(pretrained.state_dict(), self.state_dict()))
+            except (RuntimeError, KeyError) as error:
+                raise ValueError("pretrained has another layout; give both the same") from error
 
     def forward(self, images: Tensor) -> Tensor:
         self._check(images)

@@ -96,6 +96,9 @@ def test_pretrained_weights_of_other_input_channels_give_equal_features():
     torch.testing.assert_close(network(scan.expand(-1, 4, -1, -1, -1)), expected)
     same = small(3, pretrained=first).state_dict()
     assert torch.equal(same[widened], given[widened])
+    for other in (small(3, width=4), nn.Identity()):
+        with pytest.raises(ValueError, match="another layout"):
+            small(4, pretrained=other)
 
 
 def test_slabs_that_do_not_fit_are_refused():
