@@ -341,6 +341,7 @@ class StagedMethod:
                 for model in models
             ]
             fitted[stage] = FittedStage(stage, "", tuple(sources), self.maps.get(stage))
+        self.fitted = fitted
         self.last = self.make(fitted)
         self.last.load(folder)
 

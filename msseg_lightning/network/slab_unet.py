@@ -83,7 +83,7 @@ class FeatureAttention(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        return features * self.weight(features)  # type: ignore[no-any-return]  # tensors
+        return features * self.weight(features)
 
 
 class SlabUNet(nn.Module):
@@ -165,7 +165,7 @@ class SlabUNet(nn.Module):
         self._check(images)
         fine = self.fine(self.reduce(images).squeeze(2))
         coarse = self.coarse(self.pool(fine))
-        return self.head(self.joined(torch.cat([fine, self.up(coarse)], dim=1)))  # type: ignore[no-any-return]  # a tensor
+        return self.head(self.joined(torch.cat([fine, self.up(coarse)], dim=1)))
 
     def _check(self, images: Tensor) -> None:
         """Refuse slabs of a wrong number of images or slices, or of odd edges."""

@@ -107,8 +107,8 @@ def test_the_map_of_a_planted_patient_comes_from_a_network_that_never_saw_it(fit
     for source in stage.sources:
         image = stage.maps.for_image("followup_probability")(source.network(), prepared)
         at_spot["001" in source.patients] = float(image[spot].mean())
-    assert at_spot[True] > 0.5, f"the network that saw the plant has memorised it {at_spot}"
-    assert at_spot[False] < 0.2, f"and no other {at_spot}"
+    assert at_spot[True] > 0.3, f"the network that saw the plant has memorised it {at_spot}"
+    assert at_spot[False] < 0.1, f"and no other {at_spot}"
     stored = float(prepared.image("followup_probability")[spot].mean())
     assert stored == pytest.approx(at_spot[False], abs=1e-3)
     # the last stage begins with weights of its own, from no network that saw a patient
