@@ -1,4 +1,4 @@
-"""What the benchmarks share: fair timing, rows with limits, what was measured on what.
+"""Timing of contenders, rows with limits, and records of measurements, for all benchmarks.
 
 Contenders run in turn (A B C A B C ...) in one process and one thread, and ratios of CPU seconds
 are compared: a busy neighbour then slows all alike. A row holds or falls short of its limit; one
@@ -107,7 +107,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """One word for people."""
+        """The verdict as one word."""
         if self.holds is None:
             return "not measured" if self.limit else ""
         return "holds" if self.holds else "FALLS SHORT"
@@ -160,7 +160,7 @@ def alternate(
 
 
 def timed(contender: Callable[[], Any]) -> tuple[float, float]:
-    """CPU and wall seconds of one call in this process; what it returns is dropped afterwards."""
+    """CPU and wall seconds of one call in this process."""
     gc.collect()
     began, began_cpu = time.perf_counter(), time.process_time()
     answer = contender()
@@ -170,7 +170,7 @@ def timed(contender: Callable[[], Any]) -> tuple[float, float]:
 
 
 class Apart:
-    """A contender in a process of its own: what it does to its process touches no other.
+    """A contender in a process of its own.
 
     Args:
         build: makes the contender, there; can be pickled. ``ready`` waits for it.
@@ -184,7 +184,7 @@ class Apart:
         theirs.close()
 
     def ready(self) -> None:
-        """Wait until it is built.
+        """Wait until the contender is built.
 
         Raises:
             ImportError: it needs what is not installed.
@@ -192,7 +192,7 @@ class Apart:
         self._answer()
 
     def __call__(self) -> Any:
-        """What one call returns."""
+        """Result of one call."""
         self._pipe.send("call")
         return self._answer()
 
@@ -203,7 +203,7 @@ class Apart:
         return cpu_s, wall_s
 
     def _answer(self) -> Any:
-        """Raises: what was raised there."""
+        """Receive a result; raises the error of the other process."""
         answer = self._pipe.recv()
         if isinstance(answer, Exception):
             raise answer
@@ -211,7 +211,7 @@ class Apart:
 
 
 def _serve(pipe: Any, build: Callable[[], Callable[[], Any]]) -> None:
-    """Answer until nobody asks any more."""
+    """Serve calls until the connection is closed."""
     try:
         contender = build()
         pipe.send(None)
@@ -256,7 +256,7 @@ def peak_mib(function: Callable[[], Any]) -> float:
 
 
 def _high_water_kib() -> int:
-    """The most this process ever held, or held since its peak was reset."""
+    """Peak memory of this process since its start or since the last reset."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.split("VmHWM:")[1].split()[0])
 
@@ -307,7 +307,7 @@ def processor() -> str:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """A free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -321,7 +321,7 @@ def _git(*arguments: str) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Rows for people."""
+    """The rows as a text table."""
     heads = ("", "ours", "peer", "ratio", "limit", "", "")
     cells = [
         (
@@ -350,7 +350,7 @@ def _number(value: float | None, unit: str) -> str:
 
 
 def write_result(result: Mapping[str, Any], path: Path) -> None:
-    """JSON, indented."""
+    """Write a result as indented JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

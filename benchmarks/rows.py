@@ -1,4 +1,4 @@
-"""One shape for every benchmark's result: rows with their limits."""
+"""Conversion of results of benchmarks to rows with limits."""
 
 from __future__ import annotations
 
@@ -52,9 +52,6 @@ def _from_cases(result: Mapping[str, Any]) -> list[Row]:
         ours = by_name["ours"]
         spread = f"spread {(ours['cpu_max_ms'] - ours['cpu_min_ms']) / ours['cpu_ms']:.0%}"
         limits = {entry["what"]: entry for entry in case["limits"]}
-        absolute = limits.pop("CPU ms", None)
-        if absolute is not None:
-            rows.append(Row.at_most(place, ours["cpu_ms"], absolute["limit"], "CPU ms", spread))
         for name, row in by_name.items():
             if name != "ours":
                 limit = limits.pop(f"x {name}", None)
@@ -64,20 +61,9 @@ def _from_cases(result: Mapping[str, Any]) -> list[Row]:
                         ours["cpu_ms"],
                         row["cpu_ms"],
                         None if limit is None else limit["limit"],
+                        note=spread,
                     )
                 )
-        rows += [
-            Row(
-                f"{place}, against {what.removeprefix('x ')}",
-                ours["cpu_ms"],
-                None,
-                entry["found"],
-                f">= {entry['limit']:g} x",
-                "CPU ms",
-                entry["held"],
-            )
-            for what, entry in limits.items()
-        ]
         rows += [
             Row(
                 f"{place}, against {entry['name']}",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from msseg_lightning.run.data.simulate import load_recipe
 from msseg_lightning.simulate.cohort import write_cohort
@@ -38,16 +43,80 @@ def few_lesions_drawn():
 
 
 @pytest.fixture(scope="session")
-def tiny_cohort(tmp_path_factory) -> Path:
-    """Two patients to train and two to test, of each kind one without new lesions; 3 mm."""
-    return write_cohort(tmp_path_factory.mktemp("cohort") / "tiny", load_recipe("tiny"), seed=0)
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A folder that one process of the session makes; the others wait for it and read it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        place, done = base / "shared" / name, base / f"{name}.done"
+        place.mkdir(parents=True, exist_ok=True)
+        with FileLock(base / f"{name}.lock"):
+            if not done.exists():
+                make(place)
+                done.touch()
+        return place
+
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stores_are_copies(made_once):
+    """MLflow's migrations take seconds: one store is created, the others are copies of it.
+
+    Tests of the creation itself use what this yields, see ``tests/track/conftest.py``.
+    """
+    from msseg_lightning.track import store
+
+    create = store._create
+
+    def copy(database: Path) -> None:
+        template = made_once("store", lambda place: create(place / store.DATABASE))
+        fresh = database.with_name(f".new-{store.DATABASE}")
+        shutil.copy(template / store.DATABASE, fresh)
+        place = f"{(database.parent / store.ARTIFACTS).as_uri()}/0"  # of experiment 0, "Default"
+        with contextlib.closing(sqlite3.connect(fresh)) as content, content:
+            content.execute("update experiments set artifact_location = ?", (place,))
+        fresh.rename(database)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "_create", copy)
+        yield create
+
+
+@pytest.fixture(scope="module", autouse=True)
+def checkout_stays_clean():
+    """Tests write to folders of their own: runs and caches in the checkout would pile up."""
+    yield
+    left = sorted(written_in_checkout() - THERE_BEFORE)
+    assert not left, f"a test left {', '.join(left)} in the checkout: use tmp_path"
+
+
+def written_in_checkout() -> set[str]:
+    """Of the places where commands write by default those that are in the checkout."""
+    checkout = Path(__file__).parents[1]
+    places = ("cache", "cohorts", "demo", "mlruns/mlflow.db", "runs", "sweeps")
+    return {name for name in places if (checkout / name).exists()}
+
+
+THERE_BEFORE = written_in_checkout()
 
 
 @pytest.fixture(scope="session")
-def coarse_cohort(tmp_path_factory) -> Path:
+def tiny_cohort(made_once) -> Path:
+    """Two patients to train and two to test, of each kind one without new lesions; 3 mm."""
+    return made_once(
+        "tiny_cohort", lambda place: write_cohort(place / "tiny", load_recipe("tiny"), seed=0)
+    ).joinpath("tiny")
+
+
+@pytest.fixture(scope="session")
+def coarse_cohort(made_once) -> Path:
     """The same patients in voxels of 6 mm: for what is about files and processes, not scores."""
     recipe = load_recipe("tiny", ["spacing_floor_mm=6.0", "sampling_mm=3.0"])
-    return write_cohort(tmp_path_factory.mktemp("cohort") / "coarse", recipe, seed=0)
+    return made_once(
+        "coarse_cohort", lambda place: write_cohort(place / "coarse", recipe, seed=0)
+    ).joinpath("coarse")
 
 
 @pytest.fixture(scope="session")
@@ -61,18 +130,16 @@ def open_ms() -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained_run(tiny_cohort, tmp_path_factory) -> Path:
+def trained_run(tiny_cohort, made_once) -> Path:
     """A finished run of a tiny pre_unet on the tiny cohort, made by the real command."""
     from msseg_lightning.cli.main import main
 
-    place = tmp_path_factory.mktemp("trained")
-    before = Path.cwd()
-    os.chdir(place)
-    try:
-        assert main(["train", "pre_unet", *tiny_words(tiny_cohort), "track=off"]) == 0
-    finally:
-        os.chdir(before)
-    (run,) = (place / "runs" / "pre_unet").iterdir()
+    def train(place: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(place)
+            assert main(["train", "pre_unet", *tiny_words(tiny_cohort), "track=off"]) == 0
+
+    (run,) = (made_once("trained_run", train) / "runs" / "pre_unet").iterdir()
     return run
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import json
 import sqlite3
+from unittest import mock
 
 import nibabel as nib
 import numpy as np
@@ -11,9 +15,15 @@ import pytest
 
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode
-from msseg_lightning.run.assemble.system import number_of_maps
+from msseg_lightning.method.ensemble import EnsembleMethod
+from msseg_lightning.method.network_method import NetworkMethod
+from msseg_lightning.method.staged import StagedMethod
+from msseg_lightning.read.msseg2 import Msseg2
+from msseg_lightning.run.assemble.system import build_method, number_of_maps
 from msseg_lightning.run.config.compose import compose_config, experiment_names
 from msseg_lightning.run.folder import RunFolder
+from msseg_lightning.run.train import experiment
+from tests.contracts import check_batches, check_fit, check_method
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +32,18 @@ def workplace(tmp_path_factory):
     return tmp_path_factory.mktemp("work")
 
 
+@pytest.fixture(scope="module")
+def listed():
+    """The words that ``msseg list`` prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(["list"]) == ExitCode.OK
+    return out.getvalue().split()
+
+
 @pytest.mark.parametrize("name", experiment_names())
-def test_an_experiment_runs_to_its_report(name, workplace, tiny_cohort, monkeypatch, capsys):
+def test_an_experiment_runs_to_its_report(
+    name, workplace, tiny_cohort, coarse_cohort, listed, monkeypatch, capsys
+):
     monkeypatch.chdir(workplace)
     words = [
         "train",
@@ -38,7 +58,8 @@ def test_an_experiment_runs_to_its_report(name, workplace, tiny_cohort, monkeypa
     infer = compose_config((*words[2:], "track=off"), name).get("infer") or {}
     # all windows, and none twice: that they overlap well is looked at where windows are tested
     words += ["infer.overlap=0"] if "overlap" in infer else []
-    assert main(words) == ExitCode.OK, capsys.readouterr().err
+    with watched_fit(workplace) as fitted:
+        assert main(words) == ExitCode.OK, capsys.readouterr().err
     (run,) = (workplace / "runs" / name).glob("tiny*")
     scores = json.loads((run / "scores.json").read_text())
     assert set(scores["cases"]) == {"003", "004"}
@@ -66,11 +87,67 @@ def test_an_experiment_runs_to_its_report(name, workplace, tiny_cohort, monkeypa
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "finished"
     check_predictions(run, tiny_cohort, workplace / f"{name}-predictions")
+    check_contracts(run, *fitted, coarse_cohort, workplace / f"{name}-contract")
     assert main(["report", str(run), "--output", f"{name}.html"]) == ExitCode.OK
     assert "Research use only" in (workplace / f"{name}.html").read_text(encoding="utf-8")
+    assert name in listed
     capsys.readouterr()
-    assert main(["list"]) == ExitCode.OK and name in capsys.readouterr().out
     assert main(["show", name]) == ExitCode.OK and f"name: {name}" in capsys.readouterr().out
+
+
+@contextlib.contextmanager
+def watched_fit(workplace):
+    """Holds the run's one fit to the contract of methods; gives a list of the method it fitted."""
+    fitted = []
+
+    def build_watched(config):
+        method = build_method(config)
+        fit = method.fit
+
+        def watched(train, val, folder, context):
+            fitted.append(method)
+            runs = folder.absolute().parents[
+                1
+            ]  # where the run and its tracking keep records meanwhile
+            check_fit(fit, train, val, folder, context, workplace, [runs, *shared])
+
+        method.fit = watched
+        return method
+
+    shared = [workplace / "mlruns", workplace / "cache"]
+    with mock.patch.object(experiment, "build_method", build_watched):
+        yield fitted
+    assert len(fitted) == 1
+
+
+def check_contracts(run, fitted, cohort, place):
+    """The method answers as all must, and so do the loaders of its networks."""
+    config = RunFolder(run).config()
+    (pair,) = (pair for pair in Msseg2(cohort).subjects() if pair.id == "003")
+    place.mkdir()
+    make = functools.partial(build_method, config)
+    check_method(make, run / "model", pair, place, place.parent / "cache")
+    for network in networks(fitted):
+        (prepared,) = network.cache.prepare([pair])
+        for image in network.derived:
+            prepared = image.add(prepared)
+        more = {} if network.visits is None else {"visits": network.visits}
+        loader = functools.partial(network.patches, [prepared], **more)
+        check_batches(loader, [prepared], len(network.channels.targets))
+
+
+def networks(method):
+    """The networks of a fitted system that predict: those of members too."""
+    if isinstance(method, NetworkMethod):
+        yield method
+    elif isinstance(method, StagedMethod):
+        yield method.last
+    elif isinstance(method, EnsembleMethod):
+        for name, make in method.members.items():
+            member = make()
+            member.load(next(method.models.glob(f"{name}-fold*")) / "model")
+            if not isinstance(member, StagedMethod):  # its loaders may need networks of stages
+                yield from networks(member)
 
 
 def check_predictions(run, cohort, out):

@@ -1,4 +1,4 @@
-"""An installed wheel works from any folder as a checkout does."""
+"""An installed wheel works from any folder."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ make_element, validate_pair = PatchLoader.make, Task.validate
 
 
 def noted_make(self: PatchLoader, step: int, element: int, images: Any, labels: Any) -> str:
-    """Notes step, number, process and bytes of every element."""
+    """Record step, number, process and bytes of every element."""
     name = make_element(self, step, element, images, labels)
     digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16]
     note("patches", f"{step} {element} {os.getpid()} {digest}")
@@ -54,7 +54,7 @@ def noted_make(self: PatchLoader, step: int, element: int, images: Any, labels: 
 
 
 def noted_validate(self: Task, subject: PreparedSubject) -> dict[str, float]:
-    """Notes step, pair and process of every validation."""
+    """Record step, pair and process of every validation."""
     note("volumes", f"{self.global_step} {subject.id} {os.getpid()}")
     return validate_pair(self, subject)
 
@@ -120,7 +120,7 @@ class Job:
         return found
 
     def rank_of(self, first: int) -> int:
-        """The process whose elements begin with this number."""
+        """The process whose elements start at this number."""
         rows = noted(self.folder / "notes", "patches")
         return next(
             int(process) for _, number, process, _ in reversed(rows) if int(number) == first
@@ -139,7 +139,7 @@ class Job:
 
 
 def msseg(*arguments: str) -> list[str]:
-    """The command, from this file, so that it takes notes."""
+    """The command ``msseg``, started from this file so that its events are recorded."""
     return [sys.executable, "-m", "benchmarks.scale.distributed", *arguments]
 
 

@@ -1,4 +1,4 @@
-"""Prepare, predict and evaluate many subjects in four ways, with deaths on the way: the same bytes?
+"""Check that four ways to process many subjects, with killed processes, give the same bytes.
 
     python -m benchmarks.scale.many_subjects --work work/many [--patients 200]
 
@@ -42,7 +42,7 @@ FOLDERS = ("cache", "predictions", "evaluation")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do it in all ways and compare."""
+    """Process the subjects in all ways and compare the files."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -100,38 +100,38 @@ class Way:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def data(self) -> list[str]:
-        """The words for the data set."""
+        """Arguments that name the data set."""
         cache = f"paths.cache={self.folder / 'cache'}"
         return ["read=msseg2", f"read.root={self.cohort}", cache, "data.workers=1"]
 
     def prepare(self) -> list[str]:
-        """The first command."""
+        """The command that prepares the subjects."""
         return ["prepare", "pre_unet", *NETWORK, *self.data()]
 
     def predict(self) -> list[str]:
-        """The second."""
+        """The command that predicts."""
         predictions = str(self.folder / "predictions")
         return ["predict", str(self.model), "--folder", predictions, *self.data()]
 
     def evaluate(self) -> list[str]:
-        """The third."""
+        """The command that evaluates."""
         out = self.folder / "evaluation"
         words = ["evaluate", str(self.folder / "predictions"), str(self.cohort), "--workers", "1"]
         words += ["--cases", str(out / "cases"), "--csv", str(out / "all.csv")]
         return [*words, "--json", str(out / "all.json"), "--summary", str(out / "summary.json")]
 
     def masks(self) -> int:
-        """How many masks there are."""
+        """Number of masks so far."""
         return len(list((self.folder / "predictions").glob("*_probability.nii.gz")))
 
     def wait(self) -> None:
-        """Until it is time for something to die."""
+        """Wait until enough masks exist to kill a process."""
         while self.masks() < self.enough:
             time.sleep(0.02)
 
 
 def serial(way: Way) -> None:
-    """One process after the other."""
+    """Run in one process after the other."""
     for words in (way.prepare(), way.predict(), way.evaluate()):
         assert msseg(*words).wait() == 0
 
@@ -181,7 +181,7 @@ def dask_client(way: Way) -> None:
     from msseg_lightning.run.config.compose import compose_config
     from msseg_lightning.run.data.evaluate_files import evaluate_files, find_pairs
     from msseg_lightning.run.data.prepare import prepare_data_set
-    from msseg_lightning.run.predict.data_set import apply_to_data_set
+    from msseg_lightning.run.predict.data_set import predict_data_set
 
     with Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
         executor = client.get_executor(pure=False)
@@ -197,7 +197,7 @@ def dask_client(way: Way) -> None:
         killer = threading.Thread(target=kill)
         killer.start()
         where: dict[str, Any] = {"executor": executor, "pieces": 20}
-        applied = apply_to_data_set(way.model, way.data(), way.folder / "predictions", **where)
+        applied = predict_data_set(way.model, way.data(), way.folder / "predictions", **where)
         killer.join()
         assert not applied.refused, applied.refused
         pairs, _ = find_pairs(way.folder / "predictions", way.cohort)
@@ -243,7 +243,7 @@ def commands_below(process: int, word: str) -> Iterator[psutil.Process]:
 
 
 def files_of(folder: Path) -> Iterator[Path]:
-    """Everything but locks and logs."""
+    """All files except locks and logs."""
     for name in FOLDERS:
         for path in sorted((folder / name).rglob("*")):
             hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -252,7 +252,7 @@ def files_of(folder: Path) -> Iterator[Path]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Name -> bytes."""
+    """Content of all files by name."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in files_of(folder)}
 
 
@@ -266,7 +266,7 @@ def _unfinished(file: str, before: Mapping[str, int]) -> bool:
 
 
 def stamps(folder: Path) -> dict[str, int]:
-    """Name -> when it was written."""
+    """Modification time of all files by name."""
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files_of(folder)}
 
 

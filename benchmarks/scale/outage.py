@@ -1,4 +1,4 @@
-"""The tracking server is away for a minute in the middle of a training: what is lost, what waits?
+"""Effects of an outage of the tracking server during a training: lost points and waiting times.
 
 A real ``mlflow server`` on this computer is stopped and started again while ``Training.fit`` logs
 every step of a small network. Counted are the points that the server has at the end, against the
@@ -45,7 +45,7 @@ ENVIRONMENT = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": 
 
 
 class Same:
-    """The same batch for ever."""
+    """Loader that repeats the same batch."""
 
     def __init__(self) -> None:
         shape = (2, 1, 24, 24, 24)
@@ -152,7 +152,7 @@ def training(uri: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def recorded(uri: str, journal: Journal) -> list[int]:
-    """The steps that the server knows, in the order of its answer."""
+    """Steps that the server has recorded, in the order of its response."""
     run_id = journal.position(uri).run_id
     history = open_client(uri).get_metric_history(run_id, "step/number")
     return [point.step for point in history]
@@ -164,7 +164,7 @@ def sync(uri: str, folder: Path) -> str:
 
 
 def outage(folder: Path, up_s: float, away_s: float) -> list[Row]:
-    """Rows of the training that lives through the outage."""
+    """Rows of a training that continues during an outage."""
     port, run = harness.free_port(), folder / "run"
     journal = Journal(run / "track")
     with contextlib.ExitStack() as stack:
@@ -207,7 +207,7 @@ def outage(folder: Path, up_s: float, away_s: float) -> list[Row]:
 
 
 def killed(folder: Path, up_s: float) -> list[Row]:
-    """Rows of the training that is killed while the server is away."""
+    """Rows of a training that is killed during an outage."""
     port, run = harness.free_port(), folder / "killed"
     journal = Journal(run / "track")
     with contextlib.ExitStack() as stack:
@@ -225,7 +225,7 @@ def killed(folder: Path, up_s: float) -> list[Row]:
             for point in record.get("points", [])
             if point[0] == "step/number"
         ]
-        with journal.sending():  # free when the courier has given up
+        with journal.sending_lock():  # free when the sender process has given up
             unsent = sum(1 for _ in journal.pending(journal.position(uri).sent))
         stack.enter_context(server(folder, port))
         said = [sync(uri, run), sync(uri, run)]

@@ -19,7 +19,7 @@ PACKAGED = Path("/usr/lib/postgresql")
 
 
 def absent() -> str:
-    """Why there can be no cluster; empty where there can."""
+    """Reason why no cluster can be started; empty if one can."""
     if importlib.util.find_spec("psycopg") is None:
         return "psycopg is not installed (pip install 'msseg-lightning[postgres]')"
     if program("initdb") is None:
@@ -30,7 +30,7 @@ def absent() -> str:
 
 
 def program(name: str) -> str | None:
-    """One of PostgreSQL's programs."""
+    """Path of a program of PostgreSQL."""
     newest_first = sorted(PACKAGED.glob(f"*/bin/{name}"), reverse=True)
     return shutil.which(name) or next(map(str, newest_first), None)
 

@@ -1,4 +1,4 @@
-"""Whether a search loses or doubles trials: workers at once, kills, an SQLite file, PostgreSQL.
+"""Check that searches lose and repeat no trials, with several workers, kills and both stores.
 
     python -m benchmarks.scale.sweep                  all, some twenty minutes on two cores
     python -m benchmarks.scale.sweep --only workers   seconds to minutes
@@ -67,7 +67,7 @@ def toy_search(trials: int) -> Any:
 
 
 def work(folder: Path, store: str | None, trials: int) -> None:
-    """One worker: until the study has as many trials as wanted."""
+    """Run a worker until the study has the wanted number of trials."""
     from msseg_lightning.run.sweep.worker import Sweep
 
     def toy(values: Mapping[str, Any], fold: int, seed: int, place: Path) -> dict[str, float]:
@@ -79,8 +79,8 @@ def work(folder: Path, store: str | None, trials: int) -> None:
 
 
 def workers(store: str | None, trials: int) -> list[Row]:
-    """Start them together on an empty store and count what is there in the end."""
-    from msseg_lightning.run.sweep.answer import answer, status
+    """Start workers together on an empty store and count the trials at the end."""
+    from msseg_lightning.run.sweep.result import status, sweep_result
     from msseg_lightning.run.sweep.study import SharedStudy
 
     kind = "PostgreSQL" if store else "SQLite"
@@ -120,13 +120,13 @@ def workers(store: str | None, trials: int) -> list[Row]:
                 counts.get("running", 0) + counts.get("waiting", 0),
                 0,
             ),
-            exactly(f"{kind}: candidates trained again", len(answer(study).retrained), 3),
+            exactly(f"{kind}: candidates trained again", len(sweep_result(study).retrained), 3),
         ]
 
 
 # ---------------------------------------------------------------------- killed and given again
 def kills(store: str | None, folds: int, seed: int) -> list[Row]:
-    """Kill the real command twice, finish it, and look at the study, the folders and MLflow."""
+    """Kill the command twice, finish it, and check the study, the folders and MLflow."""
     kind = "PostgreSQL" if store else "SQLite"
     with tempfile.TemporaryDirectory(prefix="sweep-") as name:
         folder = Path(name)
@@ -177,7 +177,7 @@ LOOKS = ("status", "best", "export")
 def study_rows(
     kind: str, folder: Path, store: str | None, killed_at: Sequence[int], folds: int
 ) -> list[Row]:
-    from msseg_lightning.run.sweep.answer import status
+    from msseg_lightning.run.sweep.result import status
     from msseg_lightning.run.sweep.study import SharedStudy
     from msseg_lightning.run.sweep.worker import trial_name
 
@@ -237,18 +237,18 @@ def mlflow_rows(kind: str, folder: Path) -> list[Row]:
 
 
 def finished_in(folder: Path, look: Sequence[str]) -> int:
-    """How many trials are finished, from the store itself."""
+    """Number of finished trials in the store."""
     from msseg_lightning.core.problem import MssegError
-    from msseg_lightning.run.sweep.answer import status
-    from msseg_lightning.run.sweep.command import Words, find_study
+    from msseg_lightning.run.sweep.command import SweepArguments, find_study
+    from msseg_lightning.run.sweep.result import status
 
     with contextlib.suppress(MssegError), contextlib.chdir(folder):
-        return status(find_study(Words.of(look[0], look[1:]))).get("complete", 0)
+        return status(find_study(SweepArguments.of(look[0], look[1:]))).get("complete", 0)
     return 0
 
 
 def begin(words: Sequence[str], folder: Path) -> subprocess.Popen[str]:
-    """The command in a process group of its own, all of which a kill ends."""
+    """Start the command in its own process group, which can be killed as a whole."""
     with (folder / "log.txt").open("a") as log:
         return subprocess.Popen(
             [*MSSEG, *words],
@@ -284,7 +284,7 @@ def folds(seed: int) -> list[Row]:
         runs = folder / "runs" / EXPERIMENT
 
         def finished() -> dict[str, int]:
-            """Run -> when its weights were written, of the runs that were carried to their end."""
+            """Finished runs and the modification times of their weights."""
             records = {
                 file.parent: json.loads(file.read_text()) for file in runs.glob("*/run.json")
             }

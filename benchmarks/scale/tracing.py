@@ -1,4 +1,4 @@
-"""How often a training and a prediction open, hash and decode each file of their data.
+"""Counts of how often a training and a prediction open, hash and decode each data file.
 
     python -m benchmarks.scale.tracing                     this checkout
     python -m benchmarks.scale.tracing --package FOLDER    the package in another checkout
@@ -44,7 +44,7 @@ class Trace:
         self.counts: Counts = collections.defaultdict(lambda: dict.fromkeys(KINDS, 0))
 
     def count(self, kind: str, path: Any) -> None:
-        """One more of a kind."""
+        """Count one event."""
         if isinstance(path, str | os.PathLike):
             real = Path(os.fsdecode(path)).resolve()
             if real.is_relative_to(self.folder) and real.suffix in (".gz", ".nii"):

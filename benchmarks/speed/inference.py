@@ -101,7 +101,7 @@ def contenders(tiny: bool) -> tuple[dict[str, Callable[[], Tensor]], Tensor]:
         return run
 
     def plain() -> Tensor:
-        """What every text book writes: windows one by one, all of them, added up."""
+        """Plain sliding window: all windows one by one, averaged."""
         inferer = SlidingWindowInferer(size, 1, overlap=0.5, mode="gaussian", sigma_scale=0.125)
         with torch.inference_mode():
             return inferer(images[None], ours)[0, 0]
@@ -152,7 +152,7 @@ def apart(name: str, tiny: bool, kept: bool = False) -> harness.Apart:
 
 
 def alone(name: str, tiny: bool, kept: bool) -> Callable[[], Tensor]:
-    """What runs in that process."""
+    """Function that runs in that process."""
     torch.set_num_threads(1)
     if kept:
         keep_freed_memory()
@@ -188,7 +188,7 @@ def status_mib(field: str) -> float:
 
 
 def agreement(answer: Tensor, plain: Tensor, brain: Tensor) -> dict[str, float]:
-    """How far logits inside the brain are from the plain rule's: the largest, and all of them."""
+    """Differences of the logits in the brain from those of the plain rule: largest and all."""
     wrong, right = (answer - plain)[brain], plain[brain]
     return {
         "largest_error": wrong.abs().max().item(),

@@ -476,7 +476,7 @@ def alternate(
 
 
 def several(make: Callable[[], Any], calls: int) -> tuple[Callable[[], Any], int]:
-    """That many calls, and the samples they make."""
+    """Several calls as one, and the number of their samples."""
 
     def run() -> None:
         for _ in range(calls):

@@ -37,7 +37,7 @@ SLACK = 1.1
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """A synthetic pair with everything known.
+    """A synthetic pair with known truth.
 
     Args:
         fixed: baseline.
@@ -56,7 +56,7 @@ class Head:
     field: NDArray[np.float64]
 
     def distance_mm(self, found: Affine) -> float:
-        """Mean distance of brain voxels from where they belong."""
+        """Mean registration error of brain voxels in mm."""
         points = np.argwhere(self.brain)[::199].astype(float)
         gap = points @ (found - self.way)[:3, :3].T + (found - self.way)[:3, 3]
         return float(np.linalg.norm(gap, axis=1).mean())
@@ -266,7 +266,7 @@ def real_rows(folder: Path) -> list[Row]:
 
 
 def thinning(spacing_mm: tuple[float, ...], shrink: int) -> tuple[int, int, int]:
-    """As the N4 step thins out."""
+    """Subsampling factors as in the N4 step."""
     x, y, z = (max(1, round(shrink * min(spacing_mm) / edge)) for edge in spacing_mm)
     return x, y, z
 

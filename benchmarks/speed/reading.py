@@ -133,7 +133,7 @@ PatchReader = Callable[[tuple[slice, ...]], NDArray[np.float32]]
 
 
 def store_blosc2(images: NDArray[np.float32], edge: int, folder: Path) -> int:
-    """Write nnU-Net's store; the bytes it takes."""
+    """Write nnU-Net's store; returns its size in bytes."""
     import blosc2
     from nnunetv2.training.dataloading.nnunet_dataset import (
         comp_blosc2_params,
@@ -151,7 +151,7 @@ def store_blosc2(images: NDArray[np.float32], edge: int, folder: Path) -> int:
 
 
 def blosc2_reader(folder: Path) -> PatchReader:
-    """From nnU-Net's store."""
+    """Reader of nnU-Net's store."""
     import blosc2
 
     blosc2.set_nthreads(1)

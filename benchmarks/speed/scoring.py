@@ -35,8 +35,12 @@ from msseg_lightning.evaluate.score import score_case
 log = logging.getLogger(__name__)
 
 SPACING = (1.0, 1.0, 1.0)
-OFFICIAL_TOOL_CPU_S = 6.3
-"""The official tool on a comparable pair (256^3, 30 lesions), on such a machine."""
+LEAST = {
+    30: {"plain scipy definition": 300.0, "panoptica": 50.0, "cc3d + MONAI": 50.0},
+    300: {"plain scipy definition": 80.0},
+}
+"""Lesions -> how many times as long each peer must take at 256^3. The plain definition needs no
+package that this project does not need: its rows hold or fall short on every machine."""
 
 Contender = Callable[[], Any]
 
@@ -129,24 +133,15 @@ def _case(size: int, lesions: int, rounds: int) -> dict[str, Any]:
 
 
 def _limits(size: int, lesions: int, times: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """What the project promises at this size."""
+    """Limits at this size."""
     if size != 256:
         return []
-    base = times["ours"]["cpu_ms"]
-    most = {30: 15.0, 300: 35.0}[lesions]
-    limits = [{"what": "CPU ms", "found": base, "limit": most, "held": base <= most}]
-    if lesions == 30:
-        limits += [
-            {"what": f"x {name}", "found": ratio, "limit": least, "held": ratio >= least}
-            for name, least, ratio in (
-                *(
-                    (peer, 50.0, times[peer]["cpu_ms"] / base)
-                    for peer in ("panoptica", "cc3d + MONAI")
-                    if peer in times
-                ),
-                ("official tool (recorded)", 300.0, OFFICIAL_TOOL_CPU_S * 1000 / base),
-            )
-        ]
+    limits = []
+    for peer, least in LEAST[lesions].items():
+        if peer in times:
+            ratio = times[peer]["cpu_ms"] / times["ours"]["cpu_ms"]
+            held = ratio >= least
+            limits.append({"what": f"x {peer}", "found": ratio, "limit": least, "held": held})
     return limits
 
 
@@ -310,7 +305,7 @@ def _version(package: str) -> str | None:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result for people."""
+    """The result as a text table."""
     lines = []
     for case in result["cases"]:
         lines.append(f"scoring, {case['size']}^3, {case['lesions']} lesions")

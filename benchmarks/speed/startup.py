@@ -1,4 +1,4 @@
-"""How long a person waits: help, list, the first training step, one predicted pair, the trainer.
+"""Start-up times: help, list, first training step, prediction of one pair; overhead of the trainer.
 
 Seconds differ from one processor to another, so every limit is a ratio: commands to a bare
 ``import torch, lightning`` in a process of its own, the trainer's share to a bare loop over the
@@ -43,7 +43,7 @@ FIRST_STEP = re.compile(r"first step ([\d.]+) s after .* \(([\d.]+) CPU s\)")
 
 
 class Same:
-    """The same batch for ever."""
+    """Loader that repeats the same batch."""
 
     def __init__(self) -> None:
         self.batch = Batch(
@@ -223,7 +223,7 @@ def prediction(cohort: Path, folder: Path, run: Path, turn: int) -> list[str]:
 def said(
     command: list[str], environment: dict[str, str], folder: Path
 ) -> tuple[re.Match[str] | None, str]:
-    """The line of the first step, after which the training is stopped; and all that was said."""
+    """Log line of the first step, after which the training is stopped, and all output."""
     lines = []
     with subprocess.Popen(
         command,

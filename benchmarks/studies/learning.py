@@ -1,4 +1,4 @@
-"""Does every system learn? Each is trained small, on simulated patients, and scored on others.
+"""Check that every system learns, by short trainings on simulated patients.
 
 Every experiment is trained with ``size=cpu`` through the real command on the training patients of
 the simulated ``small`` cohort and scored on its held-out ones; with ``--open-ms`` each is trained
@@ -48,7 +48,7 @@ PARTS_OF_OTHERS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train what is missing, then write the page."""
+    """Run missing trainings and write the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -163,7 +163,7 @@ def train(name: str, kind: str, work: Path, cohort: Path, open_ms: Path | None) 
 
 
 def run_folder(name: str, kind: str, work: Path) -> Path | None:
-    """Where a training left its results."""
+    """Run folder of a training."""
     folders = sorted((work / kind / name).glob("*/scores.json"))
     return folders[0].parent if folders else None
 

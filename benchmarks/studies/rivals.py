@@ -1,4 +1,4 @@
-"""How many other places of a brain look as much like a new lesion as a reference lesion does.
+"""Number of other places of a brain that look as much like a new lesion as a reference lesion.
 
 The references of open_ms were marked with other sequences at hand, too, and the sign of a change is
 derived. A lesion that rises in FLAIR no more than a thousand other places of the brain cannot be

@@ -1,4 +1,4 @@
-"""How bsi_subtraction behaves on simulated pairs and on real ones: bright and faint lesions.
+"""Results of bsi_subtraction on simulated and real pairs, by brightness of lesions.
 
 The paper's rule is applied to the first patients of a simulated cohort that have new lesions and to
 the public open_ms pairs. Lesions are split at the median of their contrast: of the simulated ones
@@ -76,7 +76,7 @@ def drawn_contrasts(
 def measured(
     subject: Subject, config: Mapping[str, Any], rows: Sequence[Mapping[str, str]], kept: Path
 ) -> dict[str, Any]:
-    """What the paper's rule does to one pair; kept as a file."""
+    """Results of the paper's rule for one pair, cached in a file."""
     if kept.exists():
         return dict(json.loads(kept.read_text(encoding="utf-8")))
     cache = build_cache(config)

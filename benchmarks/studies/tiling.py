@@ -1,4 +1,4 @@
-"""Other windows than the paper's, judged by the truth: the same trained network, four window rules.
+"""Comparison of four sliding-window rules for the same trained networks, by known truth.
 
 Networks that normalise by the statistics of their window answer a little differently when windows
 lie elsewhere, and a mask that differs is not thereby worse. So pairs of a simulated cohort that the
@@ -45,11 +45,11 @@ from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.read.nifti import gate_options
 from msseg_lightning.run.assemble.system import build_cache
 from msseg_lightning.run.config.compose import Config
-from msseg_lightning.run.predict.data_set import Application, trained_on
+from msseg_lightning.run.predict.data_set import Predictor, trained_on
 from msseg_lightning.run.predict.scores import (
     digest,
-    keep_score,
-    kept_score,
+    load_score,
+    save_score,
     score_options,
     score_prediction,
 )
@@ -184,7 +184,7 @@ def scored(
 
     Scores and voxels are kept in ``folder``.
     """
-    apply = Application.of(model, config, folder)
+    apply = Predictor.from_config(model, config, folder)
     reading, options = gate_options(config["data"]["reading"]), score_options(config)
     scores: dict[str, CaseScore] = {}
     masks: dict[str, Voxels] = {}
@@ -195,7 +195,7 @@ def scored(
             digest(apply.made_from, data_hash([subject])),
         )
         marked = file.with_suffix(".npy")
-        score = kept_score(file, made_from)
+        score = load_score(file, made_from)
         if score is None or not marked.exists():
             method = apply.method
             began = time.perf_counter()
@@ -204,7 +204,7 @@ def scored(
             score = score_prediction(prediction, subject, reading, options)
             with atomic_write(marked) as temporary, temporary.open("wb") as stream:
                 np.save(stream, np.flatnonzero(prediction.mask))
-            keep_score(file, score, made_from)
+            save_score(file, score, made_from)
         scores[subject.id], masks[subject.id] = score, np.load(marked)
         log.info("%-20s %s %s", folder.name, subject.id, score.official.get("F1_score"))
     return scores, masks, seconds
@@ -297,7 +297,7 @@ def judge(
 
 
 def verdict(comparisons: Sequence[Paired]) -> str:
-    """One rule in two words."""
+    """Verdict on a rule."""
     judged = [one.lower for one in comparisons if one.measure in MUST_NOT_FALL]
     if any(judged):
         return "lower"
@@ -340,7 +340,7 @@ def rows_of_rule(rule: str, comparisons: Sequence[Paired], masks: float | None) 
 
 
 def device_name(device: str) -> str:
-    """What the network ran on."""
+    """Name of the device of the network."""
     import torch
 
     gpu = device != "cpu" and torch.cuda.is_available()
@@ -348,7 +348,7 @@ def device_name(device: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Judge, print the table, write ``tiling.json``."""
+    """Compare the rules, print the table, write ``tiling.json``."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.studies.tiling",
         description=__doc__,

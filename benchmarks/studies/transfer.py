@@ -1,4 +1,4 @@
-"""Learned on simulated scans alone, tested on real ones, beside a system that learns nothing.
+"""A network trained on simulated scans only, tested on real ones and compared with fixed rules.
 
 A small pre_unet is trained on a simulated cohort of thick slices and applied to the public open_ms
 pairs (``msseg predict MODEL read=open_ms``). Its threshold is swept, and so is the rule of
@@ -116,7 +116,7 @@ TICKS = (0, 1, 3, 10, 30, 100, 300, 1000)
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """What is true about one pair, within the box of its brain.
+    """Reference lesions of one pair, within the box of its brain.
 
     Args:
         patient: who it is.
@@ -246,7 +246,7 @@ def make_cohort(folder: Path, workers: int) -> None:
 
 
 def train(work: Path, steps: int, seed: int) -> Path:
-    """Fit the network on the cohort alone, or go on; returns the run folder."""
+    """Train the network on the cohort, or continue; returns the run folder."""
     from msseg_lightning.run.train.experiment import train_experiment
 
     write_json(work / "split.json", SPLIT)
@@ -265,16 +265,16 @@ def train(work: Path, steps: int, seed: int) -> Path:
 
 def predict(run: Path, open_ms: Path, work: Path, out: Path) -> None:
     """Masks and maps of the real pairs, as ``msseg predict`` writes them."""
-    from msseg_lightning.run.predict.data_set import apply_to_data_set
+    from msseg_lightning.run.predict.data_set import predict_data_set
 
     if (out / "scores.json").exists():
         return
     overrides = ["read=open_ms", f"read.root={open_ms}", f"paths.cache={work / 'cache'}"]
-    apply_to_data_set(run / "model", overrides, out)
+    predict_data_set(run / "model", overrides, out)
 
 
 def real_references(subjects: Sequence[LongitudinalSubject], work: Path) -> dict[str, Reference]:
-    """What is true about each real pair; the rivals are kept in ``rivals.json``."""
+    """Reference lesions of each real pair; rivals are cached in ``rivals.json``."""
     kept = work / "rivals.json"
     known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     references: dict[str, Reference] = {}

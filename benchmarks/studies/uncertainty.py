@@ -1,4 +1,4 @@
-"""Is a system less sure of its wrong marks than of its right ones?
+"""Comparison of the uncertainty of correct and of false lesions of a system.
 
 Reads the held-out predictions of a run: every mark (connected component of a mask) is right where
 it shares a voxel with the reference, and its uncertainty is the mean of the map over its voxels.
@@ -26,13 +26,13 @@ from msseg_lightning.read.nifti import GateOptions, read_volume
 from msseg_lightning.read.reader import read_subjects
 from msseg_lightning.run.assemble.system import build_load, instantiate
 from msseg_lightning.run.folder import RunFolder
-from msseg_lightning.run.predict.delivery import uncertainty_file
+from msseg_lightning.run.predict.prediction_files import uncertainty_file
 
 
 def marks(
     mask: NDArray[np.generic], reference: NDArray[np.generic], spread: NDArray[np.floating]
 ) -> tuple[list[float], list[float]]:
-    """Mean uncertainty of each right and of each wrong mark."""
+    """Mean uncertainty of each correct and of each false lesion."""
     labels, count = label_lesions(mask)
     right, wrong = [], []
     for number in range(1, count + 1):
@@ -43,7 +43,7 @@ def marks(
 
 
 def summary(right: Sequence[float], wrong: Sequence[float]) -> dict[str, Any]:
-    """Numbers, means, and how often a wrong mark is less sure than a right one."""
+    """Numbers, means, and how often a false lesion is more uncertain than a correct one."""
     pairs = [(w > r) + 0.5 * (w == r) for w in wrong for r in right]
     return {
         "right marks": len(right),

@@ -1,4 +1,4 @@
-"""Make new lesions brighter or fainter and leave everything else as it is."""
+"""Random contrast of new lesions, without change of other voxels."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Augmentation by MONAI transforms, for operations that the fused engines lack.
 
 MONAI's transforms draw from a random state of their own, which is set from the patch's generator
-here, so the promise that a batch depends on its step alone holds. ``augment.torchio_transform``
+here, so a batch depends on its step only. ``augment.torchio_transform``
 does the same for TorchIO.
 """
 

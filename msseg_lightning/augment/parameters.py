@@ -167,7 +167,10 @@ def _affine(
     if generator.random() < recipe.scale_probability:
         factors = generator.uniform(*recipe.scale, 1 if recipe.same_scale else 3)
         matrix = matrix * factors[None, :]
-    if recipe.shear:
+    always = (
+        recipe.shear_probability >= 1
+    )  # takes no draw: batches of other recipes stay as they are
+    if recipe.shear and (always or generator.random() < recipe.shear_probability):
         shear = np.eye(3)
         shear[~np.eye(3, dtype=bool)] = generator.uniform(-recipe.shear, recipe.shear, 6)
         matrix = matrix @ shear

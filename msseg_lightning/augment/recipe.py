@@ -66,6 +66,7 @@ class Affine:
         scale_probability: given the operation happens, that it scales; nnU-Net draws rotation and
             scaling apart.
         rotation_probability: likewise for the rotation.
+        shear_probability: likewise for the shear.
     """
 
     probability: float = 1.0
@@ -76,6 +77,7 @@ class Affine:
     translation_mm: float | tuple[float, float, float] = 0.0
     scale_probability: float = 1.0
     rotation_probability: float = 1.0
+    shear_probability: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,7 +83,7 @@ def _positions(
 def _interior(
     x: Array, y: Array, z: Array, nx: int, ny: int, nz: int, straight: bool
 ) -> tuple[int, int]:
-    """First run of voxels whose eight neighbours all exist; voxels after it are done one by one."""
+    """First run of voxels whose eight neighbours all exist; later voxels are done one by one."""
     end_x, end_y, end_z = np.float32(nx - 1), np.float32(ny - 1), np.float32(nz - 1)
     last = x.size - 1
     if (

@@ -74,7 +74,7 @@ class SliceMap:
 
 
 def _along(values: Points, source: Points, target: Points) -> Points:
-    """Piecewise linear, going on with the slope of the outermost bands."""
+    """Piecewise linear map, extrapolated with the slopes of the outermost bands."""
     inside = np.interp(values, source, target)
     first = (target[1] - target[0]) / (source[1] - source[0])
     last = (target[-1] - target[-2]) / (source[-1] - source[-2])
@@ -118,7 +118,7 @@ def draw_map(
 
 
 def _ratio(recipe: SliceRecipe, ratio: float, generator: np.random.Generator) -> float:
-    """How much the second axis is stretched against the first."""
+    """Ratio of the stretching of the second axis to that of the first."""
     aspect = recipe.aspect
     if aspect is None:
         return 1.0

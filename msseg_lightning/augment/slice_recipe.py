@@ -19,7 +19,7 @@ Range = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Aspect:
-    """Stretch the plane so that its pixels become square, or as if it had other pixels.
+    """Stretch the plane to square pixels or to another pixel aspect ratio.
 
     The ratio of a slice is the length of its pixels along the second axis over that along the
     first. The axis with the longer pixels is stretched; nothing is ever shrunk.
@@ -54,7 +54,7 @@ class Rotate:
 
 @dataclasses.dataclass(frozen=True)
 class GridDistortion:
-    """Each of a few equal bands of rows, and of columns, is stretched or squeezed on its own.
+    """Grid distortion: bands of rows and of columns are stretched or compressed independently.
 
     Args:
         probability: of the operation.
@@ -69,7 +69,7 @@ class GridDistortion:
 
 @dataclasses.dataclass(frozen=True)
 class ScaleCrop:
-    """Cut a crop of another extent and bring it to the size of the crop.
+    """Cut a crop of another extent and resize it to the size of the crop.
 
     Args:
         probability: of the operation.
@@ -138,7 +138,7 @@ class GaussianNoise:
 
 @dataclasses.dataclass(frozen=True)
 class LocalEqualisation:
-    """Contrast-limited adaptive histogram equalisation (CLAHE) of the stack, alike on its slices.
+    """Contrast-limited adaptive histogram equalisation (CLAHE), equal for all slices of a stack.
 
     Args:
         probability: of the operation.

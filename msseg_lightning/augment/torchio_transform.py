@@ -44,6 +44,8 @@ class TorchioTransform:
         per_visit: an intensity transform is called for each visit apart, so that its probability,
             too, is drawn for each; False calls it once with both, and TorchIO draws its strength
             for each visit. A group with a transform that moves voxels is always called once.
+        visits: whose intensities may change; images of other names are moved with the masks and
+            keep their values. None is all of them.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class TorchioTransform:
         transforms: Mapping[str, tio.Transform],
         first: FusedAugment | None = None,
         per_visit: bool = True,
+        visits: Sequence[str] | None = None,
     ) -> None:
         self.transforms, self.per_visit = dict(transforms), per_visit
+        self.visits = None if visits is None else tuple(visits)
         self.first = first if first is not None else FusedAugment()
 
     def fill(
@@ -82,7 +86,9 @@ class TorchioTransform:
         start = np.asarray(centre, float) - (np.array(images.shape[1:]) - 1) / 2
         affine[:3, 3] += affine[:3, :3] @ start
         parts: dict[str, tio.Image] = {
-            visit: tio.ScalarImage(tensor=torch.tensor(images[own]), affine=affine)
+            visit: (tio.ScalarImage if self._changes(visit) else tio.LabelMap)(
+                tensor=torch.tensor(images[own]), affine=affine
+            )
             for visit, own in channels.items()
         }
         for name, label in zip(label_names, labels, strict=True):
@@ -95,8 +101,12 @@ class TorchioTransform:
             label[:] = values > 0.5 if subject.layer(name).kind == "mask" else values.clip(0, 1)
         return seed
 
+    def _changes(self, visit: str) -> bool:
+        """Whether the intensities of a visit's images may change."""
+        return self.visits is None or visit in self.visits
+
     def apply(self, subject: tio.Subject, seed: int) -> tio.Subject:
-        """All transforms with the draws of a seed, those TorchIO makes after ``manual_seed``.
+        """Apply all transforms with random numbers as after ``torch.manual_seed``.
 
         Args:
             subject: is left as it is.
@@ -189,7 +199,7 @@ _RANDOM = frozenset(
 
 
 class _Draws(TorchFunctionMode):
-    """Torch's random functions take their numbers from one generator, on this thread alone."""
+    """Context in which torch's random functions of this thread use one generator."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -198,7 +208,7 @@ class _Draws(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Hand the generator to what draws."""
+        """Pass the generator to functions that draw random numbers."""
         named = dict(kwargs or {})
         if func in _RANDOM:
             named.setdefault("generator", self.generator)
@@ -228,7 +238,7 @@ _seed_global: Callable[[int], Any] = tio.Transform._use_seed
 
 @contextlib.contextmanager
 def _seed(seed: int) -> Iterator[None]:
-    """TorchIO's noise seeds the generator for the time of its draw: here that of the patch."""
+    """Context for TorchIO's noise, which seeds a generator; it seeds that of the patch."""
     draws = _current.draws
     if draws is None:
         with _seed_global(seed):

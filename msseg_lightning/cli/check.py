@@ -23,19 +23,19 @@ examples
   msseg check read=table read.manifest=pairs.csv --json -
   msseg check read=msseg2 read.root=/data data.reading.trust=sform
 
-options of the gate, as data.reading.NAME=VALUE; `train` and `predict` take the same
+options of the checks, as data.reading.NAME=VALUE; `train` and `predict` take the same
   strict                   refuse also misleading file endings and negative scaling
   trust                    sform or qform: which to follow where they conflict
   allow_nan_outside_brain  set NaN outside the brain mask to 0
-  confirm_mirrored         accept pairs that look mirrored left-right; you have looked
+  confirm_mirrored         accept pairs that look mirrored left-right, after checking them by eye
   allow_external_links     files may lie outside the data root, behind links
   soft_labels              masks may hold any value from 0 to 1
   label_values             what values of references mean, e.g. '{255: 1}' or '{1: 0, 2: 1}'
   largest_mask_fraction    share of all voxels a lesion mask may cover (0.1)
 
-The order of visits that was found, and why, is printed first; read=bids takes
-`read.session_order=[pre,post]` where dates and labels do not tell it.
-Every finding names file, field, what was found and expected, and what to do.
+The order of visits, and how it was found, is printed first; read=bids takes
+`read.session_order=[pre,post]` if dates and labels do not give it.
+Every finding names file, field, found and expected value, and a remedy.
 exit codes: 0 sound (perhaps with warnings), 2 wrong options, 3 data refused, 5 unreadable,
 6 a path or device that must not be opened
 """

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
     from msseg_lightning.cli import simulate, train
     from msseg_lightning.run.config.compose import compose_config
     from msseg_lightning.run.data.simulate import load_recipe
-    from msseg_lightning.run.train.folds_and_seeds import is_product
+    from msseg_lightning.run.train.folds_and_seeds import is_multirun
 
     began = time.monotonic()
     cohort = options.cohort or Path("cohorts") / options.preset
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
         *options.overrides,
     ]
     load_recipe(options.preset)  # what is misspelt is refused before anything is said or written
-    if not is_product(settings):
+    if not is_multirun(settings):
         compose_config(settings, options.experiment)
     say(f"1  a cohort whose every lesion is known -> {cohort}")
     simulate.main([str(cohort), f"preset={options.preset}", f"workers={workers}"])

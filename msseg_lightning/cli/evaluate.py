@@ -29,10 +29,10 @@ examples
   msseg evaluate p.nii.gz truth.nii.gz --label-value=1=0 --label-value=2=1     old, new lesions
   msseg evaluate predictions/ truths/ --cases done/ --shard 1/4 --csv all.csv   a part of the cases
 
-The measures carry the names of the challenge's own tool and agree with it. A reference without
-lesions has only NbTestedLesions and VolTestedLesions; such cases are never averaged with others.
+The measures have the names of the challenge's tool and agree with it. Cases with an empty
+reference have only NbTestedLesions and VolTestedLesions and are never averaged with others.
 --json writes a list with one object per case, also for a single pair; `official` holds the tool's
-measures, null where one has no value. --summary writes means, spread and bootstrap intervals.
+measures, null if undefined. --summary writes means, spread and bootstrap intervals.
 exit codes: 0 all scored, 2 wrong options, 3 a mask was refused, 9 some cases had no counterpart
 """
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.shard and not options.cases:
-        parser.error("--shard needs --cases FOLDER, where the parts meet")
+        parser.error("--shard needs --cases FOLDER, which collects the parts")
 
     from msseg_lightning.evaluate.case_score import ScoreOptions
     from msseg_lightning.evaluate.summary import summarise
@@ -59,7 +59,10 @@ def main(arguments: Sequence[str]) -> ExitCode:
             parser.error(f"--{name.replace('_', '-')}: {error}")
     thresholds = ScoreOptions(options.min_lesion_volume, options.alpha, options.beta, options.gamma)
     pairs, unmatched = find_pairs(options.prediction, options.reference)
-    _refuse_overwrites(options, [file for pair in pairs for file in pair.files])
+    used = [file for pair in pairs for file in pair.files]
+    if options.cases:
+        used += [options.cases / f"{pair.case}.json" for pair in pairs]
+    _refuse_overwrites(options, used)
     scores = evaluate_files(
         pairs,
         thresholds,
@@ -102,7 +105,7 @@ def _refuse_overwrites(options: argparse.Namespace, masks: Sequence[Path]) -> No
         (options.summary, is_json_with("with_lesions", "without_lesions")),
         (Path(options.json) if options.json not in (None, "-") else None, is_json_with("official")),
     ]
-    wanted = [(file, ours) for file, ours in outputs if file is not None]
+    wanted = [(file, is_own) for file, is_own in outputs if file is not None]
     refuse_overwrites(wanted, masks, "--csv, --json, --summary")
 
 
@@ -152,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
         "--cases",
         type=Path,
         metavar="FOLDER",
-        help="keep every case's score here; what is there of the same masks is not scored again",
+        help="folder for the score of every case; saved scores of the same masks are reused",
     )
     parser.add_argument("--shard", type=Shard.parse, metavar="I/N", help=SHARD_HELP)
     return parser

@@ -22,7 +22,7 @@ def import_lightning() -> None:
 
 
 def import_without(module: str, packages: tuple[str, ...]) -> None:
-    """Import a module while packages look absent; a release that needs them gets them."""
+    """Import a module with packages hidden; imports it again with them if it needs them."""
     try:
         with hidden(*packages):
             importlib.import_module(module)

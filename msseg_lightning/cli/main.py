@@ -54,7 +54,7 @@ first steps
 
 Many subjects or GPUs: `--shard 1/8`, `launcher=slurm`; see docs/scaling.md.
 Every setting can be changed: `msseg show pre_unet` prints them, `key=value` sets one.
-`msseg COMMAND --help` teaches each command. Research use only; not a medical device.
+`msseg COMMAND --help` explains each command. Research use only; not a medical device.
 exit codes: {codes}
 """
 
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             return _unforeseen()
-        return _told(
+        return _report(
             Problem(
                 "environment.memory",
                 "out of memory; nothing is half written",
@@ -155,7 +155,7 @@ def _unwinding() -> Iterator[None]:
 def _environment(error: OSError) -> int:
     """Error (exit 5) for a full disk, missing permissions and the like."""
     in_the_way = isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError)
-    return _told(
+    return _report(
         Problem(
             "environment.in_the_way" if in_the_way else "environment.files",
             error.strerror or str(error),
@@ -170,7 +170,7 @@ def _environment(error: OSError) -> int:
     )
 
 
-def _told(problem: Problem) -> int:
+def _report(problem: Problem) -> int:
     sys.stderr.write(f"msseg: {problem}\n")
     return int(problem.exit_code)
 
@@ -204,13 +204,13 @@ class OncePerText(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: set[str] = set()
+        self._seen: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether this message is new."""
         text = record.getMessage()
-        new = text not in self._said
-        self._said.add(text)
+        new = text not in self._seen
+        self._seen.add(text)
         return new
 
 

@@ -21,24 +21,24 @@ examples
   msseg predict runs/pre_unet/msseg2-fold0-seed0 --folder out read=open_ms read.root=/data/open_ms
       every pair of a data set in any layout; scored where it has references
   msseg predict RUN -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz infer.overlap=0.5
-      as in training but for one setting; what the gate refused and you have checked passes with
-      data.reading.NAME=VALUE (`msseg check --help` lists them)
+      with one changed setting; scans that were refused and that you have checked are accepted
+      with data.reading.NAME=VALUE (`msseg check --help` lists them)
   msseg predict RUN --folder out read=msseg2 read.root=/data/cohort --shard 1/4
-      every fourth pair; the four parts may run anywhere that shares the folder
+      every fourth pair; the four parts may run on different machines that share the folder
   msseg predict RUN -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz --uncertainty u.nii.gz
-      also how far members, views, flips or passes differ: their standard deviation, 0 where all
-      agree; for --table and data sets without a name, NAME_uncertainty.nii.gz beside every mask
+      also the standard deviation of the outputs of members, views, flips or passes; for --table
+      and data sets without a file name, NAME_uncertainty.nii.gz beside every mask
 
-pairs.csv has the columns id, baseline_flair, followup_flair and, if wanted, brain and output.
-A brain mask lies on the follow-up's grid, before any registration. Give one where you have a good
-one: without, the system extracts the brain itself, and what it leaves of the skull may be marked.
-The JSON file says whether it was taken; systems that use no brain, or make their own as their
-paper does, do not take it.
-A pair that is refused is listed and the others go on; the same command again does what is missing.
-The mask lies on the follow-up's own grid (the common grid, where the pair shares one) with its
-geometry; NAME_msseg.json beside it names the model, its hash and every warning. No file is
-overwritten that an earlier prediction did not write. The column output counts from the table's
-folder and leads below it, or below --folder; new folders are made below --folder only.
+pairs.csv has the columns id, baseline_flair, followup_flair and optionally brain and output.
+A brain mask is on the grid of the follow-up scan, before any registration. If you have a good
+one, give it: otherwise the system extracts the brain itself, and remaining parts of the skull may
+be marked as lesions. The JSON file records whether it was used; systems that use no brain mask,
+or make their own as in their paper, ignore it.
+A pair that is refused is listed and skipped; the same command again predicts what is missing.
+The mask has the grid of the follow-up scan (the common grid, if the pair shares one);
+NAME_msseg.json beside it records the model, its hash and all warnings. Only files of earlier
+predictions are overwritten. Paths in the column output are relative to the table's folder and must
+be below it or below --folder; new folders are created below --folder only.
 Research use only; not a medical device.
 """
 
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
         )
     uncertainty = Path(options.uncertainty) if options.uncertainty else None
 
-    from msseg_lightning.run.predict import delivery as predict
+    from msseg_lightning.run.predict import prediction_files as predict
     from msseg_lightning.run.predict import trained as stored
 
     if all(single):  # before anything is loaded
@@ -123,10 +123,10 @@ def main(arguments: Sequence[str]) -> ExitCode:
     model = stored.find_model(options.model, options.mlruns)
     if not all(single):
         return predict_many(model, options)
-    from msseg_lightning.run.predict.data_set import apply_to_pair
+    from msseg_lightning.run.predict.data_set import predict_pair
 
     subject = predict.pair_subject("pair", options.baseline, options.followup, options.brain)
-    record = apply_to_pair(
+    record = predict_pair(
         model, subject, options.output, options.probability, options.settings, uncertainty
     )
     sys.stdout.write(
@@ -139,24 +139,24 @@ def main(arguments: Sequence[str]) -> ExitCode:
 def predict_many(model: Path, options: argparse.Namespace) -> ExitCode:
     """Predict every pair of a table or data set; refused pairs are listed."""
     from msseg_lightning.cli.train import describe
-    from msseg_lightning.run.predict.data_set import apply_to_data_set, apply_to_table
+    from msseg_lightning.run.predict.data_set import predict_data_set, predict_table
 
     where = {"shard": options.shard, "executor": max(options.workers, 1)}
     where["uncertainty"] = options.uncertainty is not None
     if options.table is not None:
-        applied = apply_to_table(model, options.table, options.folder, options.settings, **where)
+        applied = predict_table(model, options.table, options.folder, options.settings, **where)
     else:
-        applied = apply_to_data_set(
+        applied = predict_data_set(
             model, options.settings, options.folder, options.include_training, **where
         )
     log = logging.getLogger("msseg")
     for name, error in applied.refused.items():
         for problem in error.problems:
             log.error("%s: %s", name, problem)
-    mine = len(applied.predicted) + len(applied.refused)
+    total = len(applied.predicted) + len(applied.refused)
     part = f" (part {options.shard} of {applied.total})" if options.shard else ""
     sys.stdout.write(
-        f"{len(applied.predicted)} of {mine} pairs predicted in {options.folder}{part}\n"
+        f"{len(applied.predicted)} of {total} pairs predicted in {options.folder}{part}\n"
     )
     sys.stdout.write(describe(applied.summary))
     if applied.refused:
@@ -166,7 +166,7 @@ def predict_many(model: Path, options: argparse.Namespace) -> ExitCode:
 
 
 def _uncertainty_first(arguments: Sequence[str]) -> list[str]:
-    """``--uncertainty`` without a name before a setting: the setting is no name of it."""
+    """Move ``--uncertainty`` without a file name to the front of the settings."""
     words = list(arguments)
     for place, word in enumerate(words[:-1]):
         following = words[place + 1]

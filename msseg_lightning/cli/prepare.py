@@ -16,10 +16,10 @@ examples
   msseg prepare pre_unet read.root=/data/msseg2 --shard 1/4        a quarter, on any machine
   msseg prepare pre_unet read.root=/data/msseg2 launcher=slurm launcher.array=50
 
-What is there already is left alone: the same command again does what is missing. Prepared pairs lie
-in paths.cache (cache), named by the content of the scans and by the chain, and are found by every
-run and prediction with the same chain. A pair that is refused is listed and the others go on.
-exit codes: 0 all there, 2 wrong settings, 9 some pairs were refused
+Existing pairs are kept: the same command again prepares what is missing. Prepared pairs are stored
+in paths.cache (cache) by the content of the scans and the preprocessing, and are used by every
+run and prediction with the same preprocessing. A pair that is refused is listed and skipped.
+exit codes: 0 complete, 2 wrong settings, 9 some pairs were refused
 """
 
 

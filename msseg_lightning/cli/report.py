@@ -16,8 +16,8 @@ examples
   msseg report runs/pre_unet/msseg2-fold0-seed0 --pictures figures
   msseg report 0b1c...                        MLflow's id of a run under runs/
 
-The file needs no network. Its pictures show brains only, never faces; case ids stand in it as they
-are in the data. Research use only.
+The file needs no network. Its pictures show brains only, never faces; it contains the case ids of
+the data. Research use only.
 """
 
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
     from msseg_lightning.report.page import GENERATOR
     from msseg_lightning.report.run_page import write_pictures
     from msseg_lightning.run.folder import RunFolder
-    from msseg_lightning.run.train.run_report import build_report, context_of
+    from msseg_lightning.run.train.run_report import build_report, report_context
 
     folder = RunFolder.find(str(run_path(options.run, Path(options.runs))))
     output = Path(options.output) if options.output else folder.report_file
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
         refuse_overwrites([(Path(options.pictures), lambda _: False)], field="--pictures")
     sys.stdout.write(f"{build_report(folder, output)}\n")
     if options.pictures:
-        files = write_pictures(context_of(folder, str), Path(options.pictures))
+        files = write_pictures(report_context(folder, str), Path(options.pictures))
         sys.stdout.write(f"{len(files)} pictures in {options.pictures}\n")
     return ExitCode.OK
 

@@ -14,7 +14,7 @@ examples
   msseg show pre_unet size=cpu train.steps=1000        what a run with these overrides would use
   msseg show segresnet_shallow loss=dice_focal_deep    another preset of conf/loss/
 
-??? stands where only you can give the value, such as read.root=FOLDER.
+??? marks settings without a default, such as read.root=FOLDER.
 """
 
 

@@ -19,10 +19,10 @@ examples
   msseg sweep pre_unet name=lr --status           also --best, --export; at any time
 
 The same command again continues; the same command in another shell or on another machine (with
-store=URL) joins. A trial is trained on folds in turn and may be pruned between them; the best few
-are trained again with new seeds. Candidates are compared on the held-out pairs of these folds: the
-score of the winner is no test result, keep patients apart for one. Everything lies in
-sweeps/<name>/: study.db, trials/, trials.csv, best.json, plots/, report.html.
+store=URL) joins. A trial is trained on one fold after the other and may be pruned between them;
+the best trials are trained again with new seeds. Candidates are compared on the held-out pairs of
+these folds, so the score of the winner is not a test result: keep other patients for a test.
+Files are in sweeps/<name>/: study.db, trials/, trials.csv, best.json, plots/, report.html.
 """
 
 
@@ -46,17 +46,17 @@ def main(arguments: Sequence[str]) -> ExitCode:
     options = parser.parse_intermixed_args(arguments)
 
     from msseg_lightning.run.sweep import command as sweep_command
-    from msseg_lightning.run.sweep.answer import answer, status
+    from msseg_lightning.run.sweep.result import status, sweep_result
 
-    words = sweep_command.Words.of(options.experiment, options.overrides)
+    words = sweep_command.SweepArguments.of(options.experiment, options.overrides)
     if options.status:
         sys.stdout.write(json.dumps(status(sweep_command.find_study(words)), indent=2) + "\n")
     elif options.best:
-        for trial in answer(sweep_command.find_study(words)).best[:5]:
+        for trial in sweep_result(sweep_command.find_study(words)).best[:5]:
             sys.stdout.write(f"trial {trial.number}  {trial.values}  {json.dumps(trial.params)}\n")
     elif options.export:
         study = sweep_command.find_study(words)
-        sweep_command.write_answer(study)
+        sweep_command.write_result(study)
         sys.stdout.write(f"{study.folder}\n")
     else:
         sweep, config = sweep_command.open_sweep(words)

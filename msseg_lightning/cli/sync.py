@@ -17,12 +17,12 @@ examples
   msseg sync --uri http://tracking.example:5000 to this store instead of mlruns/, everything
   msseg sync --uri sqlite:////data/mlruns/mlflow.db runs
 
-Nothing is sent twice: the second call finds nothing to send. Every run gets the state that its
-records tell; one whose process died without a word is marked KILLED. A run that is being recorded
-now is left to its own process. Only the store of the settings, or of --uri, is written to: a run
-folder of somebody else does not say where anything goes.
-exit codes: 0 everything is sent, 2 something was recorded for another store, 8 the store is away
-(what was sent before stays sent)
+Nothing is sent twice: a second call finds nothing to send. Every run gets the state that follows
+from its records; one whose process died without recording an end is marked KILLED. A run that is
+being recorded now is left to its own process. Only the store of the settings, or of --uri, is
+written to, whatever store a run folder names.
+exit codes: 0 everything is sent, 2 something was recorded for another store, 8 the store is
+unavailable (what was sent before stays sent)
 """
 
 WORDS = {"points": "metric points", "artifact": "files", "text": "texts"}
@@ -48,12 +48,12 @@ def main(arguments: Sequence[str]) -> ExitCode:
     uri, artifacts = target(options.uri, options.artifacts)
     journals = find_journals(options.runs or [Path("runs"), Path("sweeps")])
     complete = busy = sent = 0
-    elsewhere: dict[str, list[Path]] = {}
+    for_other_stores: dict[str, list[Path]] = {}
     for result in replay(journals, uri, artifacts, everything=options.uri is not None):
         busy += result.busy
-        if result.elsewhere:
-            elsewhere.setdefault(result.uri, []).append(result.folder)
-        elif result.sent or result.settled:
+        if result.for_other_store:
+            for_other_stores.setdefault(result.uri, []).append(result.folder)
+        elif result.sent or result.state_updated:
             sent += 1
             place = os.path.relpath(result.folder)
             what = describe(result.sent) if result.sent else "its state"
@@ -62,12 +62,12 @@ def main(arguments: Sequence[str]) -> ExitCode:
         else:
             complete += not result.busy
     sys.stdout.write(f"{sent} sent, {complete} had been, {busy} in progress\n")
-    refuse_other_stores(elsewhere, uri)
+    refuse_other_stores(for_other_stores, uri)
     return ExitCode.OK
 
 
 def target(uri: str | None, artifacts: str | None) -> tuple[str, str | None]:
-    """The store to which everything goes, and the place of its files.
+    """Address of the store, and the folder or URL of its artifacts.
 
     Args:
         uri: given by the user; None for the store of the settings.
@@ -82,12 +82,12 @@ def target(uri: str | None, artifacts: str | None) -> tuple[str, str | None]:
         tracking = instantiate(compose_config(complete=False)["track"])
     else:
         tracking = Tracking(uri=uri)
-    beside = store_folder(tracking.uri) is not None  # an SQLite file has them beside it
-    return tracking.uri, artifacts or (None if beside else tracking.artifacts)
+    local = store_folder(tracking.uri) is not None  # an SQLite file has its artifacts beside it
+    return tracking.uri, artifacts or (None if local else tracking.artifacts)
 
 
-def refuse_other_stores(elsewhere: Mapping[str, Sequence[Path]], uri: str) -> None:
-    """Say what was recorded for stores that nobody named.
+def refuse_other_stores(for_other_stores: Mapping[str, Sequence[Path]], uri: str) -> None:
+    """Refuse journals that were recorded for other stores.
 
     Raises:
         MssegError: there is something (exit 2), a problem for every such store.
@@ -96,9 +96,9 @@ def refuse_other_stores(elsewhere: Mapping[str, Sequence[Path]], uri: str) -> No
     from msseg_lightning.track.store import sync_command, without_password
 
     problems = []
-    for other, folders in elsewhere.items():
-        homes = {Journal(folder).home for folder in folders}
-        place = homes.pop() if len(homes) == 1 else Path(os.path.commonpath(homes))
+    for other, folders in for_other_stores.items():
+        runs = {Journal(folder).run_folder for folder in folders}
+        place = runs.pop() if len(runs) == 1 else Path(os.path.commonpath(runs))
         problems.append(
             Problem(
                 "sync.other_store",
@@ -119,7 +119,7 @@ def describe(sent: dict[str, int]) -> str:
     """Summary of what was sent."""
     parts = [f"{count} {WORDS[kind]}" for kind, count in sent.items() if kind in WORDS]
     others = sum(count for kind, count in sent.items() if kind not in WORDS)
-    return ", ".join([*parts, f"{others} other notes"])
+    return ", ".join([*parts, f"{others} other records"])
 
 
 def require_folders(folders: Sequence[Path]) -> None:

@@ -22,7 +22,7 @@ examples
   msseg train bsi_subtraction read.root=/data/msseg2            nothing to fit, same protocol
 
 The same command again continues an interrupted run and changes nothing in a finished one.
-Results lie in runs/<experiment>/<data>-fold<k>-seed<s>/; `msseg ui` compares runs.
+Results are in runs/<experiment>/<data>-fold<k>-seed<s>/; `msseg ui` compares runs.
 """
 
 
@@ -45,9 +45,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
     import_lightning()
     from msseg_lightning.run.config.compose import compose_config
     from msseg_lightning.run.train.experiment import train_experiment
-    from msseg_lightning.run.train.folds_and_seeds import is_product, train_product
+    from msseg_lightning.run.train.folds_and_seeds import is_multirun, train_multirun
 
-    several = is_product(options.overrides)
+    several = is_multirun(options.overrides)
     config = {} if several else compose_config(options.overrides, options.experiment)
 
     from msseg_lightning.train.ranks import releasing_followers, run_follower
@@ -58,11 +58,11 @@ def main(arguments: Sequence[str]) -> ExitCode:
         return ExitCode(code)
     with releasing_followers():
         if several:
-            folders = train_product(options.experiment, options.overrides)
-            sys.stdout.write(describe_product(folders))
-            from msseg_lightning.compare.product_report import build_product_report
+            folders = train_multirun(options.experiment, options.overrides)
+            sys.stdout.write(describe_multirun(folders))
+            from msseg_lightning.compare.multirun_report import build_multirun_report
 
-            sys.stdout.write(f"report  {build_product_report(folders)}\n")
+            sys.stdout.write(f"report  {build_multirun_report(folders)}\n")
             return ExitCode.OK
         outcome = train_experiment(config)
     sys.stdout.write(describe(outcome.summary))
@@ -94,7 +94,7 @@ def describe(summary: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def describe_product(folders: Sequence[Path]) -> str:
+def describe_multirun(folders: Sequence[Path]) -> str:
     """Results of all folds per seed, and the spread over seeds, as text."""
     from msseg_lightning.run.folder import read_scores
 

@@ -18,7 +18,7 @@ examples
   msseg ui --port 5001            when port 5000 is taken
   msseg ui --folder /data/mlruns  another store
 
-The server has no password, so it answers this computer only. From another one, forward the port:
+The server has no password and answers this computer only. From another one, forward the port:
   ssh -L 5000:127.0.0.1:5000 THIS_COMPUTER    and open http://127.0.0.1:5000
 In MLflow choose the experiment, tick runs and press Compare. Stop the server with Ctrl-C.
 """

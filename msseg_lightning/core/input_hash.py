@@ -1,4 +1,4 @@
-"""SHA-256 of files that are read and never written here: computed once while a file stays the same.
+"""SHA-256 of input files, computed again only if a file has changed.
 
 A file stays the same as long as its place on the disk, its size and both its times do. A file that
 was changed a moment ago is computed anew each time: it could change again within the same tick of
@@ -20,7 +20,7 @@ SETTLED_S = 2.0
 
 
 class FileState(NamedTuple):
-    """What changes when somebody writes to a file or puts another in its place."""
+    """Metadata of a file that change when it is written to or replaced."""
 
     device: int
     inode: int
@@ -30,7 +30,7 @@ class FileState(NamedTuple):
 
     @classmethod
     def of(cls, file: Path | BinaryIO) -> FileState:
-        """Of a path, or of an open file whatever lies at its path by now."""
+        """The state of a path or of an open file."""
         found = file.stat() if isinstance(file, Path) else os.fstat(file.fileno())
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
@@ -52,7 +52,7 @@ def input_hash(path: Path) -> str:
 
 
 class Input:
-    """The bytes of a file, and what they are.
+    """The bytes of a file with their hash.
 
     Args:
         path: a regular file.
@@ -67,7 +67,7 @@ class Input:
             self._after = FileState.of(stream)
 
     def sha256(self) -> str:
-        """Hex digest of these bytes; that of their file where it is known and stayed the same."""
+        """Hex digest of the bytes; that of the file if it is known and the file has not changed."""
         known = _known.get(self._before) if self._before == self._after else None
         if known is None:
             known = self._digest()

@@ -56,7 +56,7 @@ class Method(Protocol):
         folder: Path,
         context: FitContext = NO_CONTEXT,
     ) -> None:
-        """Fit on labelled pairs; state for resuming lives in ``folder``."""
+        """Fit on labelled pairs; state for resuming is stored in ``folder``."""
 
     def predict(self, subject: LongitudinalSubject) -> Prediction:
         """Predict one pair on its native grid."""

@@ -27,10 +27,10 @@ def refuse_overwrites(
     """
     seen = {key: "an input" for file in inputs for key in _identity(file)}
     problems = []
-    for output, ours in outputs:
+    for output, is_own in outputs:
         keys = _identity(output)
         met = next((seen[key] for key in keys if key in seen), "")
-        if not met and os.path.lexists(output) and not (output.is_file() and ours(output)):
+        if not met and os.path.lexists(output) and not (output.is_file() and is_own(output)):
             met = "a file that this package did not write" if not output.is_dir() else "a folder"
         if met:
             problems.append(
@@ -53,7 +53,7 @@ def refuse_overwrites(
 def is_json_with(*keys: str) -> IsOwnFile:
     """A check for JSON files: an object, or a list of objects, with these keys."""
 
-    def ours(path: Path) -> bool:
+    def is_own(path: Path) -> bool:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -61,13 +61,13 @@ def is_json_with(*keys: str) -> IsOwnFile:
         items = content if isinstance(content, list) else [content]
         return all(isinstance(item, dict) and set(keys) <= item.keys() for item in items)
 
-    return ours
+    return is_own
 
 
 def is_text_with(*parts: str) -> IsOwnFile:
     """A check for text files whose first thousand characters contain these parts."""
 
-    def ours(path: Path) -> bool:
+    def is_own(path: Path) -> bool:
         try:
             with path.open(encoding="utf-8") as stream:
                 head = stream.read(1000)
@@ -75,7 +75,7 @@ def is_text_with(*parts: str) -> IsOwnFile:
             return False
         return all(part in head for part in parts)
 
-    return ours
+    return is_own
 
 
 def _identity(path: Path) -> set[str | tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ class Prediction:
         warnings: what a reader of the result must know.
         spread: (X, Y, Z) float32, native grid: the standard deviation of the probabilities that
             members, views, flips or passes gave, 0 where all agree; None of a single answer.
+        steps: name -> (X, Y, Z), native grid, in order: what a system of rules had on the way to
+            its mask, as float32 images and uint8 masks of the candidates that were left.
     """
 
     subject: str
@@ -32,3 +35,4 @@ class Prediction:
     inside: NDArray[np.bool_] | None = None
     warnings: tuple[str, ...] = ()
     spread: NDArray[np.float32] | None = None
+    steps: Mapping[str, NDArray[np.generic]] = dataclasses.field(default_factory=dict)

@@ -139,7 +139,9 @@ class PreparedSubject:
         """(C, X, Y, Z) float32 of several images."""
         return np.stack([self.image(name) for name in names])
 
-    def inside(self, names: Sequence[str] | None = None) -> NDArray[np.bool_]:
+    def inside(
+        self, names: Sequence[str] | None = None, region: str | None = None
+    ) -> NDArray[np.bool_]:
         """(X, Y, Z) bool, where any of some images differs from 0: where systems predict.
 
         It holds no voxel where all of them are 0, e.g. in the difference of two equal visits;
@@ -147,6 +149,7 @@ class PreparedSubject:
 
         Args:
             names: of the images; None takes all.
+            region: a mask outside of which nothing is sought, such as candidates.
         """
         found = np.zeros(self.grid.shape, bool)
         for name in self.image_names if names is None else names:
@@ -154,7 +157,7 @@ class PreparedSubject:
             if layer.kind != "image":
                 raise self._unknown(name, "image")
             found |= _bits(self.array(layer.file), layer) != layer.zero
-        return found
+        return found if region is None else found & self.mask(region)
 
     def patch(self, names: Sequence[str], box: tuple[slice, slice, slice]) -> NDArray[np.float32]:
         """(C, x, y, z) float32 of several images inside a box; reads only that box.

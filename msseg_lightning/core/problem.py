@@ -36,7 +36,7 @@ class Problem:
         message: one plain sentence.
         file: what it is about; only the part below the data root is shown where a root is known.
         field: header field, column, config key or voxel property.
-        found: what is there.
+        found: the value that was found.
         expected: what should be there.
         remedy: what the user can do about it.
         severity: an ``error`` refuses the input, a ``warning`` is logged and kept with the result.

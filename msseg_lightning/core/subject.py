@@ -52,7 +52,7 @@ class LongitudinalSubject:
             without an entry lies in the common space already.
         reversed_time: the visits were exchanged on reading (vanished lesions become new ones).
         root: data root; paths are shown relative to it.
-        registered: the data set promises that both visits lie on one grid, as the challenge does;
+        registered: the data set states that both visits lie on one grid, as the challenge does;
             a pair that does not is refused. Others are registered by preprocessing.
     """
 
@@ -111,7 +111,7 @@ class LoadedSubject:
         native: where predictions belong.
         to_native: (4, 4) world of the working space -> world of the native grid; the identity
             unless a registration moved the native image.
-        notes: what happened, in plain words; travels with the prediction.
+        notes: remarks on the preprocessing, which are copied to the prediction.
         sha256: name of a file -> hex digest of the bytes that were read.
     """
 

@@ -71,7 +71,7 @@ def map_subjects(
     its argument only. It should write its files whole (``core.files``) and return at once where
     they exist, so that a second call does only what is missing.
 
-    A worker that dies (killed, out of memory, its machine gone) takes no other subject with it: the
+    A worker that dies (killed, out of memory, machine lost) does not affect other subjects: the
     subjects it had are tried once more, each by itself, and listed if that fails too.
 
     Args:

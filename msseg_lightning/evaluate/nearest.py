@@ -113,7 +113,7 @@ def nearest_distances(
 def _transform(
     source: VoxelCells, target: VoxelCells, size: tuple[int, int, int], spacing: Distances
 ) -> Distances:
-    """The same by an exact distance transform of the box around both, for very large contours."""
+    """``nearest_distances`` by a distance transform of the bounding box, for large contours."""
     from scipy.ndimage import distance_transform_edt
 
     points = [np.array(np.unravel_index(part.index, size[::-1])) for part in (source, target)]
@@ -218,10 +218,10 @@ def _search(place, start, box, target, target_start, target_box, block_start, bl
             count += 1
         if upper <= enough:
             continue
-        home = near[0]
+        nearest_cell = near[0]
         for p in range(start[c], start[c + 1]):
             x, y, z = place[0, p], place[1, p], place[2, p]
-            first = home  # held the neighbour of the voxel before: a good first guess
+            first = nearest_cell  # held the neighbour of the voxel before: a good first guess
             best = _least(x, y, z, target, target_start[first], target_start[first + 1])
             for k in range(count):
                 if near_lower[k] >= best or best <= enough:
@@ -237,6 +237,6 @@ def _search(place, start, box, target, target_start, target_box, block_start, bl
                 distance = _least(x, y, z, target, target_start[t], target_start[t + 1])
                 if distance < best:
                     best = distance
-                    home = t
+                    nearest_cell = t
             best_of[p] = best
     return best_of

@@ -82,7 +82,7 @@ def mean_and_spread(
     rule: Rule = "mean",
     threshold: float = 0.5,
 ) -> tuple[Tensor, Tensor]:
-    """``combine``, and how far the maps differ.
+    """Combined map of ``combine``, and the standard deviation of the maps.
 
     Returns:
         The combined map; (K, X, Y, Z) standard deviation of the maps' probabilities (of their
@@ -93,7 +93,7 @@ def mean_and_spread(
 
 
 class Spread:
-    """Standard deviation of maps that come one after the other, in the memory of two.
+    """Running standard deviation of maps, in the memory of two.
 
     Welford's sums: maps that are all equal leave exactly 0, which a mean of squares would not.
     """
@@ -102,7 +102,7 @@ class Spread:
         self.count, self.mean, self.squares = 0, torch.zeros(()), torch.zeros(())
 
     def add(self, values: Tensor) -> None:
-        """One more map of probabilities."""
+        """Add a map of probabilities."""
         self.count += 1
         if self.count == 1:
             self.mean, self.squares = values.clone(), torch.zeros_like(values)
@@ -112,18 +112,18 @@ class Spread:
         self.squares.addcmul_(away, values - self.mean)
 
     def variance(self) -> Tensor:
-        """Of all maps so far, dividing by their number."""
+        """Variance of all maps so far (divided by their number)."""
         return (self.squares / max(self.count, 1)).clamp_min_(0)
 
     def deviation(self) -> Tensor:
-        """Its square root."""
+        """Standard deviation of all maps so far."""
         return self.variance().sqrt_()
 
 
 def times(
     progress: Callable[[int, int], None] | None, copies: int
 ) -> Callable[[int, int], None] | None:
-    """What a rule of several passes tells each of them: windows of all passes are counted."""
+    """Progress callback of one of several passes, which counts the windows of all passes."""
     if progress is None:
         return None
     before = 0
@@ -318,7 +318,7 @@ class Ensemble:
         inside: Tensor | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The combined map, and the standard deviation of what it was combined of."""
+        """The combined map, and the standard deviation of the maps of members and flips."""
         maps = self._maps(networks, images, inside, progress)
         given: Level = getattr(self.window, "level", "logit")
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Several passes of one network with its dropout on: their mean, and how far they differ (S17)."""
+"""Monte Carlo dropout: mean and standard deviation of several passes with dropout (S17)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)
 
 
 class MonteCarloDropout:
-    """Mean of passes in which nothing but dropout behaves as in training.
+    """Mean of several passes with active dropout.
 
     The draws of pass ``n`` are those of a seed and ``n``, so that a prediction can be repeated.
     During training volumes are validated with one plain pass (``for_validation``).
@@ -58,8 +58,10 @@ class MonteCarloDropout:
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The mean, and the standard deviation of the passes' probabilities."""
-        told = times(progress, self.passes)
-        maps = (self._one(network, images, inside, told, number) for number in range(self.passes))
+        advance = times(progress, self.passes)
+        maps = (
+            self._one(network, images, inside, advance, number) for number in range(self.passes)
+        )
         with torch.inference_mode():
             return mean_and_spread(maps, self.level, self.level)
 
@@ -79,7 +81,7 @@ class MonteCarloDropout:
 
 @contextlib.contextmanager
 def dropout_on(network: nn.Module) -> Iterator[None]:
-    """Dropout draws although the network is in evaluation mode; nothing else changes."""
+    """Context in which the dropout layers of a network in evaluation mode are active."""
     layers = [module for module in network.modules() if isinstance(module, DROPOUTS)]
     handles = [layer.register_forward_pre_hook(_draw) for layer in layers]
     training = [layer.training for layer in layers]

@@ -171,7 +171,7 @@ class SliceWise:
             network.train(training)
 
     def views(self) -> list[SliceWise]:
-        """One rule per plane, which gives the probabilities of that plane."""
+        """One inference rule per plane, which returns the probabilities of that plane."""
         single = []
         for axis in self.axes:
             view = copy.copy(self)
@@ -252,7 +252,7 @@ class SliceWise:
     def _windows(
         self, network: nn.Module, height: int, width: int
     ) -> tuple[int, int, list[tuple[int, int]], tuple[tuple[int, int], tuple[int, int]]]:
-        """Window, its places in the padded slice, and (before, in all) of the padding."""
+        """Size and positions of the windows, and the padding of the slice (before, total)."""
         have = (height, width)
         if self.size is None:
             divisor = tuple(getattr(network, "divisor", (1, 1)))[-2:]

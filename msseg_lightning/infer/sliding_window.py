@@ -59,7 +59,7 @@ class SlidingWindow:
             window about its centre (floor 0.001), which trusts the middle of a window more.
         batch_size: windows per forward pass.
         precision: ``fp32``, or ``bf16`` or ``fp16`` inside the network; sums are float32 always.
-            With ``tiling="volume"``, which promises the plain rule's masks, the ``finest_level`` of
+            With ``tiling="volume"``, for the masks of the plain rule, the ``finest_level`` of
             a network that names it stays float32: the visits are compared there, and eight bits of
             each lose much of their small difference.
         level: what is averaged and returned: ``logit`` or ``probability`` (its sigmoid).
@@ -178,9 +178,9 @@ class SlidingWindow:
         # sums cover the box of the windows; most of a head scan is air
         sums: Tensor | None = None
         weights = torch.zeros(plan.box_shape, device=images.device)
-        together = 1 if self.tiling == "one_pass" else self.batch_size
-        for start in range(0, len(plan.starts), together):
-            chunk = plan.starts[start : start + together]
+        batch_size = 1 if self.tiling == "one_pass" else self.batch_size
+        for start in range(0, len(plan.starts), batch_size):
+            chunk = plan.starts[start : start + batch_size]
             windows = [padded[(slice(None), *box(corner, plan.size))] for corner in chunk]
             for corner, values in zip(chunk, self._forward(network, windows), strict=True):
                 if sums is None:
@@ -196,7 +196,7 @@ class SlidingWindow:
         return self._finish(sums, weights, plan, images)
 
     def _forward(self, network: nn.Module, windows: list[Tensor]) -> Tensor:
-        """(windows, K, *size) float32 at the level asked for."""
+        """(windows, K, *size) float32 at the requested level."""
         device = next((p.device for p in network.parameters()), windows[0].device)
         batch = torch.stack(windows).to(device, memory_format=torch.channels_last_3d)
         precision = PRECISIONS[self.precision]
@@ -247,7 +247,7 @@ def channels_last(network: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def not_normalised(network: nn.Module) -> Iterator[None]:
-    """Networks that normalise their answer by its largest value give it as it is meanwhile."""
+    """Context in which networks do not divide their output by its largest value."""
     modules = [part for part in network.modules() if getattr(part, "normalise", None) is True]
     try:
         for module in modules:

@@ -1,4 +1,4 @@
-"""Make a loss over classes out of one lesion logit."""
+"""Adapter of losses over classes to a single lesion logit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class BothClasses(nn.Module):
-    """Hand background and lesion to a loss over classes, e.g. one of MONAI's.
+    """Loss over background and lesion, e.g. of MONAI, applied to a single lesion logit.
 
     The sigmoid of ``-z`` is one minus that of ``z``: as two channels ``(-z, z)``, with the targets
     ``(1 - g, g)``, a single logit is what such losses expect with their option ``sigmoid``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -42,3 +43,34 @@ class CrossEntropy(nn.Module):
         lesion = self.lesion * target * functional.logsigmoid(logits)
         other = self.background * (1 - target) * functional.logsigmoid(-logits)
         return -(lesion + other).mean()
+
+
+class BalancedCrossEntropy(nn.Module):
+    """Binary cross-entropy in which lesion voxels weigh as much as their rarity asks for.
+
+    A lesion voxel weighs the number of background voxels of the batch for each of its lesion
+    voxels, at most ``most`` and at least 1; a background voxel weighs 1. See ``CrossEntropy``.
+
+    Args:
+        most: largest weight, 1 or more.
+
+    Shapes:
+        logits: (B, K, X, Y, Z), before the sigmoid.
+        target: (B, K, X, Y, Z), in [0, 1].
+        returns: scalar, mean over all voxels (not divided by the weights).
+    """
+
+    def __init__(self, most: float = 100.0) -> None:
+        super().__init__()
+        if most < 1:
+            raise ValueError(f"a largest weight of {most} is below that of background")
+        self.most = most
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        if logits.shape != target.shape:
+            raise ValueError(f"logits {tuple(logits.shape)}, target {tuple(target.shape)}")
+        logits, target = logits.float(), target.float()
+        share = target.mean()
+        weight = torch.clamp((1 - share) / share.clamp_min(1e-12), 1.0, self.most)
+        lesion = weight * target * functional.logsigmoid(logits)
+        return -(lesion + (1 - target) * functional.logsigmoid(-logits)).mean()

@@ -41,7 +41,7 @@ class PairReconstruction(nn.Module):
 
     Shapes:
         drawn: see ``ReconstructedPair``.
-        target: not looked at.
+        target: not used.
         returns: scalar, float32.
 
     Reference:

@@ -176,17 +176,21 @@ class BsiLightgbm:
             each = [booster.predict(features) for booster in self._boosters]
             answer[tuple(part.T)] = np.mean(each, axis=0)
 
-        def home(data: NDArray[Any], kind: Any) -> NDArray[np.generic]:
+        def to_native(data: NDArray[Any], kind: Any) -> NDArray[np.generic]:
             return restore(data, prepared.grid, prepared.native, prepared.to_native, kind)
 
-        probability = np.clip(np.asarray(home(answer, "probability"), np.float32), 0.0, 1.0)
+        probability = np.clip(np.asarray(to_native(answer, "probability"), np.float32), 0.0, 1.0)
         prediction = Prediction(
             subject=subject.id,
             mask=(probability > 0.5).astype(np.uint8),
             native=prepared.native,
             probability=probability,
-            inside=home(stage.brain, "mask") != 0,
+            inside=to_native(stage.brain, "mask") != 0,
             warnings=prepared.notes,
+            steps={
+                name: to_native(data, "image" if data.dtype == np.float32 else "mask")
+                for name, data in {**stage.maps, "candidates": stage.candidates}.items()
+            },
         )
         for rule in self.postprocess:
             prediction = rule(prediction)
@@ -264,7 +268,7 @@ def _images(stage: Subtraction) -> list[NDArray[Any]]:
 
 
 def _finished(place: Path, key: str) -> dict[str, Any] | None:
-    """The record of a booster that was fitted on just this, with its file; else None."""
+    """The record of a booster with this key if its file exists; else None."""
     try:
         record = read_record(place)
         text = read_regular(place.with_suffix(".txt"))

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from msseg_lightning.core.files import read_record, write_record
+from msseg_lightning.core.candidates import Candidates, Proposal
 from msseg_lightning.core.lesion import Connectivity, label_lesions
-from msseg_lightning.core.method import NO_CONTEXT, FitContext
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.prepared import PreparedSubject
-from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LongitudinalSubject
+from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP
+from msseg_lightning.method.candidates import CandidateMethod, RuleChain
 from msseg_lightning.preprocess.atlas import VENTRICLES
 from msseg_lightning.preprocess.cache import PreparedCache
-from msseg_lightning.preprocess.restore import restore
 from msseg_lightning.preprocess.space import MaskRule
-
-log = logging.getLogger(__name__)
-
-RULE_FILE = "rule.json"
 
 
 class Subtraction(NamedTuple):
@@ -44,6 +36,12 @@ class Subtraction(NamedTuple):
     brain: NDArray[np.bool_]
     inclusion: NDArray[np.bool_]
     candidates: NDArray[np.bool_]
+
+    @property
+    def maps(self) -> dict[str, NDArray[Any]]:
+        """The maps before the candidates, for a report."""
+        difference = np.where(self.brain, self.followup - self.baseline, 0).astype(np.float32)
+        return {"difference": difference, "inclusion": self.inclusion.astype(np.uint8)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +77,12 @@ class BsiRule:
     larger_than: int = 5
     survives: Literal["whole", "eroded", "off"] = "whole"
     connectivity: Connectivity = 6
+
+    def __call__(self, pair: PreparedSubject) -> Proposal:
+        """The candidates of a pair prepared in the template's space, with the maps before them."""
+        stage = self.subtract(pair)
+        found = Candidates.of(stage.candidates, pair.grid.spacing_mm, self.connectivity)
+        return Proposal(found, stage.inclusion, stage.maps)
 
     def subtract(self, prepared: PreparedSubject) -> Subtraction:
         """Apply the rules to a pair prepared in the template's space."""
@@ -125,13 +129,13 @@ class BsiRule:
         return kept & core if self.survives == "eroded" else kept
 
 
-class BsiSubtraction:
+class BsiSubtraction(CandidateMethod):
     """The first stage of S01 as a system of its own, without learning.
 
     The pair is prepared in MNI space (``conf/preprocess/bsi.yaml``), where the template's brain and
-    ventricles lie; the candidates come back to the native grid by nearest neighbour. There is no
-    probability: the rules are yes or no. ``inside`` of the prediction is where candidates were
-    allowed.
+    ventricles lie; the candidates come back to the native grid by nearest neighbour, and all of
+    them are lesions. There is no probability: the rules are yes or no. ``inside`` of the
+    prediction is where candidates were allowed.
 
     Args:
         cache: prepares pairs; its chain must leave ``brain`` and ``ventricles`` on the grid.
@@ -147,74 +151,12 @@ class BsiSubtraction:
         mask_rule: MaskRule = "nearest",
         postprocess: Sequence[Callable[[Prediction], Prediction]] = (),
     ) -> None:
-        self.cache, self.rule, self.mask_rule = cache, rule, mask_rule
-        self.postprocess = tuple(postprocess)
+        super().__init__(cache, rule, RuleChain({}), mask_rule, postprocess)
+        self.rule = rule
 
-    def fit(
-        self,
-        train: Sequence[LongitudinalSubject],
-        val: Sequence[LongitudinalSubject],
-        folder: Path,
-        context: FitContext = NO_CONTEXT,
-    ) -> None:
-        """Do nothing: the rules need no fitting."""
-        log.info("%d training pairs given; nothing is fitted", len(train))
-
-    def predict(self, subject: LongitudinalSubject) -> Prediction:
-        """Predict the candidates of one pair on its native grid."""
-        prepared = self.cache.prepare([subject])[0]
-        stage = self.rule.subtract(prepared)
-
-        def home(mask: NDArray[np.bool_]) -> NDArray[np.generic]:
-            return restore(
-                mask, prepared.grid, prepared.native, prepared.to_native, "mask", self.mask_rule
-            )
-
-        prediction = Prediction(
-            subject=subject.id,
-            mask=home(stage.candidates).astype(np.uint8),
-            native=prepared.native,
-            inside=home(stage.inclusion) != 0,
-            warnings=prepared.notes,
-        )
-        for rule in self.postprocess:
-            prediction = rule(prediction)
-        return prediction
-
-    def save(self, folder: Path) -> None:
-        """Write the settings of the rules."""
-        write_record(folder / RULE_FILE, dataclasses.asdict(self.rule))
-
-    def load(self, folder: Path) -> None:
-        """Check that the saved settings equal the configured ones.
-
-        Raises:
-            MssegError: nothing was saved here, or another rule.
-        """
-        path = folder / RULE_FILE
-        own = dataclasses.asdict(self.rule)
-        try:
-            saved = read_record(path)
-        except (OSError, ValueError) as error:
-            raise self._problem(path, "the saved rule cannot be read", repr(error), "") from error
-        if saved != own:
-            differs = {key for key in {*own, *saved} if own.get(key) != saved.get(key)}
-            name = ", ".join(sorted(differs))
-            raise self._problem(path, "the saved rule is not the configured one", str(saved), name)
-
-    @staticmethod
-    def _problem(path: Path, message: str, found: str, field: str) -> MssegError:
-        return MssegError(
-            Problem(
-                "model.rule",
-                message,
-                file=path,
-                field=field,
-                found=found,
-                remedy="build the method from the configuration it was saved with",
-                exit_code=ExitCode.MODEL,
-            )
-        )
+    def settings(self) -> dict[str, Any]:
+        """The settings of the rule."""
+        return dataclasses.asdict(self.rule)
 
 
 def _eroded(mask: NDArray[np.bool_], iterations: int) -> NDArray[np.bool_]:

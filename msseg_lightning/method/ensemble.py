@@ -70,7 +70,7 @@ RULES = {"probability": ("mean",), "binary": ("mean", "majority"), "view": ("maj
 
 
 def _spread(between: Spread, within: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    """Of all single answers: between the members' maps, and within the answers of each member."""
+    """Standard deviation of all outputs, between members and within each member."""
     variance = between.variance().numpy()
     return np.sqrt(variance if within is None else variance + within / np.float32(between.count))
 
@@ -91,7 +91,7 @@ def _refuse_unknown(name: str, value: object, known: Sequence[str], where: str =
 
 
 class EnsembleMethod:
-    """Ensemble whose members are fitted and applied one after the other, in the memory of one.
+    """Ensemble whose members are fitted and applied one after the other.
 
     Each member answers on the pair's native grid; answers are combined there (averages commute with
     the linear resampling that brought them).

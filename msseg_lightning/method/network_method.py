@@ -49,7 +49,7 @@ class Channels:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """All masks that it learns, the one that is predicted first."""
+        """All target masks; the predicted one comes first."""
         return (*(() if self.target is None else (self.target,)), *self.further)
 
 
@@ -57,7 +57,7 @@ class Visits(Protocol):
     """Further scans of single visits; ``preprocess.visits.PreparedVisits`` is one."""
 
     def without(self, patients: Collection[str]) -> Visits:
-        """The scans without those of these patients."""
+        """The scans without those of some patients."""
 
     def patients(self) -> set[str]:
         """Patients of all scans."""
@@ -67,7 +67,7 @@ class Pairs(Protocol):
     """Further pairs; a reader is one."""
 
     def subjects(self) -> list[LongitudinalSubject]:
-        """All of them."""
+        """All pairs."""
 
 
 class NetworkMethod:
@@ -190,9 +190,12 @@ class NetworkMethod:
         assert infer is not None, "this stage predicts nothing"
         device = self._device()
         prepared = self._with_images(self.cache.prepare([subject])[0])
+        on_grid = getattr(infer, "on_grid", None)
+        if on_grid is not None:  # a rule on volumes in mm3
+            infer = on_grid(prepared.grid.spacing_mm)
         network = self.task.network.to(device)
         images = prepared.stack(self.channels.images)
-        inside = prepared.inside(self.channels.images)
+        inside = prepared.inside(self.channels.images, getattr(infer, "region", None))
         logit = infer.level == "logit"
         outside = UNSEEN_LOGIT if logit else 0.0  # what the map is where no window looked
         found = np.full(inside.shape, outside, np.float32)
@@ -201,19 +204,19 @@ class NetworkMethod:
         if inside.any():
             given = torch.from_numpy(images).to(device), torch.from_numpy(inside).to(device)
             if several:
-                answer, differ = infer.with_spread(network, *given)  # type: ignore[attr-defined]  # of rules with maps
+                answer, differ = infer.with_spread(network, *given)  # type: ignore[union-attr]  # of rules with maps
                 spread = differ[0].float().cpu().numpy()
             else:
                 answer = infer(network, *given)
             found = answer[0].float().cpu().numpy()
-        home = restore(
+        restored = restore(
             found - outside,
             prepared.grid,
             prepared.native,
             prepared.to_native,
             "probability",
         )
-        native = np.asarray(home, np.float32) + np.float32(outside)
+        native = np.asarray(restored, np.float32) + np.float32(outside)
         probability = _sigmoid(native) if logit else np.clip(native, 0.0, 1.0)
         prediction = Prediction(
             subject=subject.id,
@@ -222,7 +225,7 @@ class NetworkMethod:
             probability=probability.astype(np.float32),
             inside=self._brain(prepared),
             warnings=prepared.notes,
-            spread=None if spread is None else self._home(spread, prepared),
+            spread=None if spread is None else self._native_spread(spread, prepared),
         )
         for rule in self.postprocess:
             prediction = rule(prediction)
@@ -237,11 +240,13 @@ class NetworkMethod:
         load_weights(self.task.network, folder, self.name)
 
     @staticmethod
-    def _home(spread: NDArray[np.float32], prepared: PreparedSubject) -> NDArray[np.float32]:
+    def _native_spread(
+        spread: NDArray[np.float32], prepared: PreparedSubject
+    ) -> NDArray[np.float32]:
         """(X, Y, Z) standard deviations on the native grid."""
-        way = prepared.to_native
-        home = restore(spread, prepared.grid, prepared.native, way, "probability")
-        return np.clip(np.asarray(home, np.float32), 0, None)
+        transform = prepared.to_native
+        restored = restore(spread, prepared.grid, prepared.native, transform, "probability")
+        return np.clip(np.asarray(restored, np.float32), 0, None)
 
     @staticmethod
     def _brain(prepared: PreparedSubject) -> NDArray[np.bool_] | None:
@@ -249,8 +254,8 @@ class NetworkMethod:
         if BRAIN not in prepared.mask_names:
             return None
         brain = prepared.mask(BRAIN)
-        home = restore(brain, prepared.grid, prepared.native, prepared.to_native, "mask")
-        return np.asarray(home) != 0
+        restored = restore(brain, prepared.grid, prepared.native, prepared.to_native, "mask")
+        return np.asarray(restored) != 0
 
     def _with_images(self, prepared: PreparedSubject) -> PreparedSubject:
         for image in self.derived:

@@ -93,7 +93,7 @@ class FittedStage:
 
 
 def _unknown(subject: LongitudinalSubject) -> None:
-    """Nothing is known about the lesions of a pair."""
+    """Default of ``has_lesions``: unknown for every pair."""
 
 
 Make = Callable[[Mapping[str, FittedStage]], NetworkMethod]
@@ -175,7 +175,7 @@ class Stage:
         return FittedStage(self.name, digest(keys), tuple(sources), self.maps)
 
     def _left_out(self, pairs: Pairs) -> list[frozenset[str]]:
-        """The patients that each network does not see: each has its share of every kind."""
+        """Patients held out from each network, stratified by whether they have new lesions."""
         if self.out_of_fold == 1:
             return [frozenset()]
         known = {subject.id: self.has_lesions(subject) for subject in pairs}

@@ -31,7 +31,7 @@ def _enlarge(before: int, after: int) -> nn.Sequential:
 
 
 class ResidualLevel(nn.Module):
-    """A convolution, then twice norm, activation and *one* convolution; the input is added.
+    """Residual block of a convolution and two steps of norm, activation and the same convolution.
 
     Both passes use the same weights, with dropout between them.
 
@@ -53,7 +53,7 @@ class ResidualLevel(nn.Module):
 
 
 class GridGate(nn.Module):
-    """Weigh the places of a skip by what it and the bottleneck say of them together.
+    """Attention gate: weights the positions of a skip by itself and the bottleneck.
 
     The skip is taken to half its size by a convolution of stride 2, the gating signal is enlarged
     to that; of their sum a ReLU, a convolution to one channel and a sigmoid make the map, which is
@@ -86,7 +86,7 @@ class GridGate(nn.Module):
 
 
 class ModifiedUNet(nn.Module):
-    """Five levels down by strided convolutions, four up by nearest neighbours.
+    """U-Net of five levels with strided convolutions and nearest-neighbour upsampling (S17).
 
     Two lower levels of the decoder have outputs of their own, which are enlarged and added to the
     last one. The answer is the *normalised* ReLU: ``ReLU(x)`` divided by its largest value in the

@@ -1,4 +1,4 @@
-"""Nested light U-Net of shared weights for both visits, and a block that compares them (S04)."""
+"""Nested siamese U-Net with shared weights for both visits and a refinement block (S04)."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class NestedUNet(nn.Module):
 
 
 class NestedSiameseUNet(nn.Module):
-    """The same ``NestedUNet`` maps both visits; a refinement block reads all maps of both.
+    """Siamese ``NestedUNet`` with a refinement block that combines the maps of both visits.
 
     The block is one dropout and then convolutions, each with a batch norm, between which stands a
     ReLU. There is no label for the maps of a visit: the U-Net learns through the block alone.

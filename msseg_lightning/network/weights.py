@@ -31,7 +31,7 @@ def save_weights(
 ) -> Path:
     """Write ``weights.safetensors`` and ``card.json`` atomically.
 
-    The weights come first: a card never speaks of a file that is not there, and a crash between
+    The weights come first: a card never describes a missing file, and a crash between
     the two leaves a hash that does not fit, which ``load_weights`` refuses.
 
     Args:

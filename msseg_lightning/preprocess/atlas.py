@@ -14,6 +14,7 @@ from msseg_lightning.core.lesion import label_lesions
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LoadedSubject
 from msseg_lightning.core.volume import Affine, Grid, Volume
 from msseg_lightning.preprocess.register import (
+    Fixed,
     centre_of_mass_mm,
     linear_registration,
     pitched,
@@ -82,6 +83,14 @@ def mni152() -> Atlas:
     return Atlas(grey, white, brain, labels == sizes.argmax(), np.asarray(brain_image.affine))
 
 
+@functools.cache
+def _fixed() -> Fixed:
+    """The FLAIR-like template, with its brain and 8 mm around it as the place of the metric."""
+    atlas = mni152()
+    rim = ndimage.binary_dilation(atlas.brain, iterations=8)
+    return Fixed(atlas.flair(), Volume(rim, atlas.affine))
+
+
 def affine_from_atlas(scan: Volume, levels_mm: tuple[float, ...] = (6.0, 4.0, 3.0)) -> Affine:
     """Affine registration of the template to a FLAIR scan with or without its head.
 
@@ -92,10 +101,8 @@ def affine_from_atlas(scan: Volume, levels_mm: tuple[float, ...] = (6.0, 4.0, 3.
     Returns:
         (4, 4), MNI world -> world of the scan.
     """
-    atlas = mni152()
-    template = atlas.flair()
-    rim = Volume(ndimage.binary_dilation(atlas.brain, iterations=8), atlas.affine)
-    centre = centre_of_mass_mm(template)
+    template = _fixed()
+    centre = template.centre
     middle = np.eye(4)
     middle[:3, 3] = np.mean(scan.grid.corners_mm(), axis=0) - centre
     weight = np.eye(4)
@@ -103,7 +110,7 @@ def affine_from_atlas(scan: Volume, levels_mm: tuple[float, ...] = (6.0, 4.0, 3.
     guesses = pitched(weight, centre, (-20.0, 0.0, 20.0))
     guesses += [*shifted([weight], (25.0,)), middle]
     fit = functools.partial(
-        linear_registration, template, scan, inside=rim, iterations=60, gradient_tolerance=1e-4
+        linear_registration, template, scan, iterations=60, gradient_tolerance=1e-4
     )
     rigid = fit("rigid", guesses, levels_mm[:1])
     rigid = fit("rigid", [rigid], levels_mm[1:2])
@@ -111,14 +118,15 @@ def affine_from_atlas(scan: Volume, levels_mm: tuple[float, ...] = (6.0, 4.0, 3.
 
 
 def mean_of_visits(subject: LoadedSubject, step: object) -> Volume:
-    """The mean of two visits on one grid, each divided by its 95th percentile."""
+    """The mean of the visits on one grid, each divided by its 95th percentile."""
     grid = common_grid(subject, step)
     total = np.zeros(grid.shape, np.float32)
-    for name in (BASELINE, FOLLOWUP):
+    visits = [name for name in (BASELINE, FOLLOWUP) if name in subject.volumes]
+    for name in visits:
         data = np.asarray(subject.volumes[name].data, np.float32)
         bright = data[data > 0]
         total += data / (np.percentile(bright, 95) if bright.size else 1.0)
-    return Volume(total / 2, grid.affine)
+    return Volume(total / len(visits), grid.affine)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,16 +154,17 @@ class AffineToAtlas:
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
         atlas = mni152()
         grid = covering_grid(atlas.grid, (self.spacing_mm,) * 3)
-        way = affine_from_atlas(mean_of_visits(subject, self), self.levels_mm)
+        transform = affine_from_atlas(mean_of_visits(subject, self), self.levels_mm)
         volumes = {
-            name: resample_volume(volume, grid, way, self.mask_rule)
+            name: resample_volume(volume, grid, transform, self.mask_rule)
             for name, volume in subject.volumes.items()
             if name != BRAIN
         }
         for name, mask in ((BRAIN, atlas.brain), (VENTRICLES, atlas.ventricles)):
             volumes[name] = resample_volume(Volume(mask, atlas.affine, "mask"), grid)
+        ratio = abs(np.linalg.det(transform[:3, :3]))
         return subject.replace(
-            f"moved to MNI152 by an affine of volume ratio {abs(np.linalg.det(way[:3, :3])):.2f}",
+            f"moved to MNI152 by an affine of volume ratio {ratio:.2f}",
             volumes=volumes,
-            to_native=subject.to_native @ way,
+            to_native=subject.to_native @ transform,
         )

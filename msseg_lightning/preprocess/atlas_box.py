@@ -46,18 +46,18 @@ class AffineToAtlasBox:
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
         atlas = mni152()
         grid = brain_box(atlas, self.shape, self.margin_mm)
-        way = affine_from_atlas(mean_of_visits(subject, self), self.levels_mm)
+        transform = affine_from_atlas(mean_of_visits(subject, self), self.levels_mm)
         volumes = {
-            name: resample_volume(volume, grid, way, self.mask_rule)
+            name: resample_volume(volume, grid, transform, self.mask_rule)
             for name, volume in subject.volumes.items()
             if name != BRAIN
         }
         volumes[BRAIN] = resample_volume(Volume(atlas.brain, atlas.affine, "mask"), grid)
-        ratio = abs(np.linalg.det(way[:3, :3]))
+        ratio = abs(np.linalg.det(transform[:3, :3]))
         return subject.replace(
             f"moved to a box around the brain of MNI152 by an affine of volume ratio {ratio:.2f}",
             volumes=volumes,
-            to_native=subject.to_native @ way,
+            to_native=subject.to_native @ transform,
         )
 
 

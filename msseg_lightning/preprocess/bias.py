@@ -185,7 +185,7 @@ class DifferentialBias:
 
 @dataclasses.dataclass(frozen=True)
 class Denoise:
-    """Smooth each image but not across edges, by curvature anisotropic diffusion.
+    """Smooth each image by curvature anisotropic diffusion, which preserves edges.
 
     Stands for the denoising of S01, whose tool and settings are not published.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 import numpy as np
@@ -40,8 +41,8 @@ def atlas_brain_mask(scan: Volume, smoothness_mm: float | None = 6.0) -> NDArray
             stops after the affine.
     """
     atlas = mni152()
-    way = affine_from_atlas(scan)  # MNI world -> scan world
-    back = inverse(way)
+    transform = affine_from_atlas(scan)  # MNI world -> scan world
+    back = inverse(transform)
     if smoothness_mm is None:
         return np.asarray(resample_array(atlas.brain, atlas.affine, scan.grid, "mask", back)) != 0
     import SimpleITK as sitk  # noqa: N813
@@ -69,24 +70,27 @@ def atlas_brain_mask(scan: Volume, smoothness_mm: float | None = 6.0) -> NDArray
     return np.asarray(resample_array(data, middle.affine, scan.grid)) >= 0.5
 
 
+@functools.cache
+def _coarse_maps() -> tuple[Volume, ...]:
+    """Grey matter, white matter and brain of the template at the spacing of the dense field."""
+    atlas = mni152()
+    maps = (atlas.grey, atlas.white, atlas.brain)
+    return tuple(coarse(Volume(data, atlas.affine), FIELD_MM) for data in maps)
+
+
 def _dense_field(scan: Volume, back: Affine, smoothness_mm: float) -> Any:
-    """Displacements in mm (ITK image, 3 mm grid) from the scan to the affinely moved template.
+    """Displacement field in mm (ITK image, 3 mm grid) from the scan to the registered template.
 
     Demons compare intensities, so the template is first given the scan's: each tissue map gets the
     brightness that a least-squares fit of the scan within the rim assigns to it.
     """
     import SimpleITK as sitk  # noqa: N813
 
-    atlas = mni152()
     fixed = coarse(scan, FIELD_MM)
-
-    def moved(data: NDArray[np.generic]) -> NDArray[np.float32]:
-        part = coarse(Volume(data, atlas.affine), FIELD_MM)
-        return np.asarray(
-            resample_array(part.data, part.affine, fixed.grid, "image", back), np.float32
-        )
-
-    grey, white, brain = moved(atlas.grey), moved(atlas.white), moved(atlas.brain)
+    grey, white, brain = (
+        np.asarray(resample_array(part.data, part.affine, fixed.grid, "image", back), np.float32)
+        for part in _coarse_maps()
+    )
     rim = ndimage.binary_dilation(brain > 0.5, iterations=round(RIM_MM / FIELD_MM))
     maps = np.stack([grey, white, np.clip(brain - grey - white, 0, 1), 1 - brain], axis=-1)
     values = np.asarray(fixed.data)

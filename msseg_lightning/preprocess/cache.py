@@ -85,7 +85,7 @@ class PreparedCache:
         """Build missing entries; report the pairs that exist now and the errors of the others."""
         named = {subject.id: subject.with_raters(self.raters) for subject in subjects}
         missing = dict(named)
-        if executor is None:  # a process takes seconds to start, only to find that all is there
+        if executor is None:  # starting processes takes seconds and may not be necessary
             with ThreadPoolExecutor(self.workers) as threads:
                 made = threads.map(self._is_prepared, named.values())
                 missing = {
@@ -103,7 +103,7 @@ class PreparedCache:
 
     def _ensure(self, subject: LongitudinalSubject) -> None:
         if not all(file.is_file() for file in subject.files().values()):
-            self.load(subject)  # says what is wrong; hashing a named pipe would wait for ever
+            self.load(subject)  # reports the error; hashing a named pipe would block
         hashes = file_hashes(subject)
         place = self._place(subject, hashes)
         if self._is_complete(place):
@@ -128,7 +128,7 @@ class PreparedCache:
                     shutil.rmtree(temporary, ignore_errors=True)
 
     def _is_prepared(self, subject: LongitudinalSubject) -> bool:
-        """Whether the entry of a pair exists; errors count as no and are raised by ``_ensure``."""
+        """Whether the entry of a pair exists; False on errors, which ``_ensure`` raises."""
         if not all(file.is_file() for file in subject.files().values()):
             return False
         try:
@@ -152,7 +152,7 @@ class PreparedCache:
 
 
 def _refuse_changed(loaded: LoadedSubject, hashes: Mapping[str, str]) -> None:
-    """What was read must be what the entry is named by.
+    """Refuse a pair whose files changed since the key of the entry was computed.
 
     Raises:
         MssegError: with every file that was replaced in between (exit 3).

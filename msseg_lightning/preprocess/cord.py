@@ -1,4 +1,4 @@
-"""The spinal cord below the brain: found by region growing, aligned slice by slice (S17)."""
+"""Segmentation of the spinal cord by region growing, and its alignment slice by slice (S17)."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class GrowCord:
 
 @dataclasses.dataclass(frozen=True)
 class AlignCord:
-    """Shift slices of the baseline so that its cord meets that of the follow-up.
+    """Shift slices of the baseline to align its spinal cord with that of the follow-up.
 
     The shift of a slice within its plane is the distance of the two cords' middles, 0 where either
     visit has no cord; it is smoothed along the cord, so that it fades out towards the brain, which
@@ -168,7 +168,7 @@ class AlignCord:
 
 @dataclasses.dataclass(frozen=True)
 class JointMask:
-    """Make ``brain`` from the follow-up's brain and the cords of both visits, each enlarged.
+    """Add the mask ``brain``: union of the follow-up's brain and both cords, each dilated.
 
     Without cords it is the enlarged brain alone.
 

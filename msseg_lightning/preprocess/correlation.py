@@ -1,4 +1,4 @@
-"""The baseline bent onto the follow-up by local correlation, displacement by displacement (S17)."""
+"""Deformable registration of the baseline to the follow-up by local correlation (S17)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class CorrelationRegistration:
-    """Bend the baseline of a pair on one grid onto its follow-up by SimpleITK (S17).
+    """Deformable registration of the baseline to the follow-up on one grid by SimpleITK (S17).
 
     A dense field of displacements rises the neighbourhood correlation of ANTs by gradient descent,
     coarse to fine; every update is smoothed. It stands for SyN, which moves both scans towards each
@@ -56,20 +56,20 @@ class CorrelationRegistration:
             raise ValueError(f"{self}: one number per level in shrink, iterations and smoothing")
 
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
-        """The pair with its baseline's volumes sampled anew, once, on the same grid."""
+        """Register a pair; volumes of the baseline are resampled once, on the same grid."""
         if BASELINE not in subject.volumes:
             return subject
         grid = common_grid(subject, self)
         inside = mask_of(subject, self.mask, self)
         if not inside.any():
             return subject.replace(f"{self.mask} is empty: baseline not bent")
-        way = self._bend(
+        transform = self._bend(
             subject.volumes[FOLLOWUP],
             subject.volumes[BASELINE],
             Volume(inside.astype(np.float32), grid.affine),
         )
         volumes = {
-            name: warp_volume(volume, way, cubic=volume.kind == "image")
+            name: warp_volume(volume, transform, cubic=volume.kind == "image")
             if name in OF_BASELINE
             else volume
             for name, volume in subject.volumes.items()
@@ -78,7 +78,7 @@ class CorrelationRegistration:
 
     @single_thread()
     def _bend(self, fixed: Volume, moving: Volume, inside: Volume) -> sitk.Transform:
-        """World of ``fixed`` -> world of ``moving``."""
+        """Deformable transform from the world of ``fixed`` to that of ``moving``."""
         import SimpleITK as sitk  # noqa: N813
 
         finest = min(fixed.spacing_mm)

@@ -41,7 +41,7 @@ def _crop(
 def _cut(
     subject: LoadedSubject, grid: Grid, low: NDArray[np.int64], high: NDArray[np.int64]
 ) -> LoadedSubject:
-    """The box from one voxel to before another."""
+    """Crop to the box from one voxel up to another, exclusive."""
     window = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
     affine = grid.affine.copy()
     affine[:3, 3] = grid.affine[:3, :3] @ low + grid.affine[:3, 3]
@@ -94,7 +94,7 @@ class CropToMask:
 
 @dataclasses.dataclass(frozen=True)
 class CropToSize:
-    """Keep at most so many voxels along each axis, from the middle (S17).
+    """Crop to at most a given number of voxels along each axis, around the centre (S17).
 
     An axis that is not longer stays whole; nothing is added around it.
 
@@ -115,3 +115,36 @@ class CropToSize:
         grid = common_grid(subject, self)
         low = np.maximum(np.array(grid.shape) - self.shape, 0) // 2
         return _cut(subject, grid, low, low + np.minimum(grid.shape, self.shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class CropOrPad:
+    """Give every volume exactly so many voxels around its middle (S06).
+
+    A longer axis is cut, a shorter one continued with 0, as evenly as whole voxels allow.
+
+    Args:
+        shape: voxels along the array axes (right, anterior, superior after ``Reorient``).
+    """
+
+    shape: tuple[int, int, int]
+
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ValueError(f"shape {self.shape} is not three numbers of voxels")
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        cut = CropToSize(self.shape)(subject)
+        missing = np.array(self.shape) - cut.grid.shape
+        before = missing // 2
+        affine = cut.grid.affine.copy()
+        affine[:3, 3] -= affine[:3, :3] @ before
+        around = list(zip(before, missing - before, strict=True))
+        volumes = {
+            name: Volume(np.pad(volume.data, around), affine, volume.kind)
+            for name, volume in cut.volumes.items()
+        }
+        return cut.replace(volumes=volumes)

@@ -63,7 +63,7 @@ class FreeFormRegistration:
             )
 
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
-        """The pair with its baseline's volumes sampled anew, once, on the same grid."""
+        """Register a pair; volumes of the baseline are resampled once, on the same grid."""
         if BASELINE not in subject.volumes:
             return subject
         common_grid(subject, self)
@@ -71,9 +71,9 @@ class FreeFormRegistration:
         start = linear_registration(
             fixed, moving, "affine", [np.eye(4)], (5.0, 3.0), gradient_tolerance=1e-4
         )
-        way = self._bend(fixed, moving, start)
+        transform = self._bend(fixed, moving, start)
         volumes = {
-            name: warp_volume(volume, way) if name in OF_BASELINE else volume
+            name: warp_volume(volume, transform) if name in OF_BASELINE else volume
             for name, volume in subject.volumes.items()
         }
         return subject.replace("baseline bent onto the follow-up", volumes=volumes)
@@ -98,7 +98,7 @@ class FreeFormRegistration:
 
 
 @single_thread()
-def warp_volume(volume: Volume, way: sitk.Transform, cubic: bool = False) -> Volume:
+def warp_volume(volume: Volume, transform: sitk.Transform, cubic: bool = False) -> Volume:
     """Resample a volume on its own grid through a transform; 0 outside its field of view.
 
     Images are linear, or ``cubic`` splines; masks linear and cut at one half.
@@ -109,6 +109,6 @@ def warp_volume(volume: Volume, way: sitk.Transform, cubic: bool = False) -> Vol
     matrix = volume.affine[:3, :3] / np.array(volume.spacing_mm)
     image.SetDirection(matrix.ravel().tolist())
     rule = sitk.sitkBSpline if cubic else sitk.sitkLinear
-    values = sitk.GetArrayFromImage(sitk.Resample(image, image, way, rule, 0.0))
+    values = sitk.GetArrayFromImage(sitk.Resample(image, image, transform, rule, 0.0))
     data = values.transpose(2, 1, 0)
     return dataclasses.replace(volume, data=data >= 0.5 if volume.kind == "mask" else data)

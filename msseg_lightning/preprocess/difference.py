@@ -16,7 +16,7 @@ DIFFERENCE = "flair_difference"
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Add the follow-up minus the baseline scan (S24): what became brighter is positive.
+    """Add the difference image, follow-up minus baseline (S24).
 
     Args:
         name: of the new image.
@@ -40,7 +40,7 @@ RISES = ("baseline_rise", "followup_rise")
 
 @dataclasses.dataclass(frozen=True)
 class RiseProducts:
-    """Add each visit times what became brighter (S05): ``B * D`` and ``F * D``.
+    """Add the products ``B * D`` and ``F * D`` of each visit and the positive difference (S05).
 
     ``D`` is the follow-up minus the baseline scan where that is positive, 0 elsewhere: a value, not
     a mask. The authors call the products attention maps.

@@ -14,7 +14,7 @@ from msseg_lightning.preprocess.step import map_images
 
 @dataclasses.dataclass(frozen=True)
 class AnisotropicDiffusion:
-    """Smooth each image by anisotropic diffusion, less where its gradient is steep (S24).
+    """Smooth each image by anisotropic diffusion, which preserves edges (S24).
 
     SimpleITK's curvature diffusion on the lattice of voxels, whatever their size: the conductance
     is in units of the image's mean gradient, so the scale of intensities does not matter.

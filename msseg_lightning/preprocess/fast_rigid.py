@@ -1,12 +1,12 @@
 """Fast rigid registration of two scans of one sequence by locally normalised intensities.
 
 Mutual information is for scans whose contrasts have nothing in common. Two FLAIR scans of one head
-look alike, so their difference can be made small directly: Gauss-Newton on six numbers, whose steps
-go straight to the goal, where a gradient descent on a histogram feels its way.
+look alike, so their difference is minimised directly, by Gauss-Newton on six parameters, which
+needs fewer steps than gradient descent on a histogram.
 
 Three things make the difference robust. Both scans are normalised by their local mean and spread,
 which takes away coil, gain and contrast. Residuals are weighted by Tukey's function, so new
-lesions and moving tissue do not pull. And only the voxels with the strongest edges are looked at,
+lesions and moving tissue have little influence. Only voxels with strong edges are compared,
 coarse to fine.
 """
 
@@ -71,7 +71,7 @@ def fast_rigid(
         levels: coarse to fine.
 
     Returns:
-        (4, 4), fixed world -> moving world; and how unlike the edges remain, from 0 to 1 (see
+        (4, 4), fixed world -> moving world; and the remaining loss of the edges, from 0 to 1 (see
         ``FAILURE_LOSS``).
 
     Reference:
@@ -79,19 +79,26 @@ def fast_rigid(
         https://doi.org/10.1023/B:VISI.0000011205.11775.fd
     """
     centre = fixed.grid.corners_mm().mean(0)
-    ways, unlike = guesses, 1.0
+    transforms, loss = guesses, 1.0
     for level in levels:
         places, values, slopes = edge_voxels(fixed, inside, level)
         image, to_index = normalised(moving, level.spacing_mm)
         found = [
             gauss_newton(
-                np.ascontiguousarray(image), to_index, places, values, slopes, way, centre, level
+                np.ascontiguousarray(image),
+                to_index,
+                places,
+                values,
+                slopes,
+                transform,
+                centre,
+                level,
             )
-            for way in ways
+            for transform in transforms
         ]
-        best, unlike = min(found, key=lambda pair: pair[1])
-        ways = [best]
-    return ways[0], unlike
+        best, loss = min(found, key=lambda pair: pair[1])
+        transforms = [best]
+    return transforms[0], loss
 
 
 def edge_voxels(
@@ -157,15 +164,15 @@ def gauss_newton(
     places: Points,
     values: Points,
     slopes: Points,
-    way: Affine,
+    transform: Affine,
     centre: Points,
     level: Level,
 ) -> tuple[Affine, float]:
     """Gauss-Newton from one guess: the transform, and its mean loss as a share of the largest."""
     relative = places - centre
-    best, best_cost = way, 1.0
+    best, best_cost = transform, 1.0
     for _ in range(level.steps):
-        matrix = to_index @ way
+        matrix = to_index @ transform
         hessian, force, cost, count = normal_equations(
             image, places, relative, values, slopes, matrix, level.cut
         )
@@ -173,11 +180,11 @@ def gauss_newton(
             break
         cost /= count * level.cut**2 / 3
         if cost < best_cost:
-            best, best_cost = way, cost
+            best, best_cost = transform, cost
         elif cost > 1.02 * best_cost:  # it wanders: the best so far is the answer
             break
         step = -np.linalg.solve(hessian + 1e-6 * np.trace(hessian) * np.eye(6), force)
-        way = way @ about_centre(rigid_matrix(step), centre)
+        transform = transform @ about_centre(rigid_matrix(step), centre)
         if (
             np.abs(step[:3]).max() * TURN_RADIUS_MM + np.abs(step[3:]).max()
             < 0.002 * level.spacing_mm
@@ -197,10 +204,10 @@ def rigid_matrix(step: Points) -> Affine:
     return moved
 
 
-def about_centre(way: Affine, centre: Points) -> Affine:
+def about_centre(transform: Affine, centre: Points) -> Affine:
     """The same motion with its rotation about a point."""
-    moved = way.copy()
-    moved[:3, 3] += centre - way[:3, :3] @ centre
+    moved = transform.copy()
+    moved[:3, 3] += centre - transform[:3, :3] @ centre
     return moved
 
 
@@ -218,7 +225,7 @@ def normal_equations(
     width, height, depth = image.shape
     hessian, force = np.zeros((6, 6)), np.zeros(6)
     cost, count = 0.0, 0
-    way = np.empty(6)
+    jacobian = np.empty(6)
     for point in range(places.shape[0]):
         a, b, c = places[point]
         x = matrix[0, 0] * a + matrix[0, 1] * b + matrix[0, 2] * c + matrix[0, 3]
@@ -244,12 +251,12 @@ def normal_equations(
         cost += cut * cut / 3 * (1 - (1 - ratio * ratio) ** 3)
         p, q, r = relative[point]
         gx, gy, gz = slopes[point]
-        way[0], way[1], way[2] = q * gz - r * gy, r * gx - p * gz, p * gy - q * gx
-        way[3], way[4], way[5] = gx, gy, gz
+        jacobian[0], jacobian[1], jacobian[2] = q * gz - r * gy, r * gx - p * gz, p * gy - q * gx
+        jacobian[3], jacobian[4], jacobian[5] = gx, gy, gz
         for row in range(6):
-            force[row] += weight * way[row] * residual
+            force[row] += weight * jacobian[row] * residual
             for column in range(row + 1):
-                hessian[row, column] += weight * way[row] * way[column]
+                hessian[row, column] += weight * jacobian[row] * jacobian[column]
     for row in range(6):
         for column in range(row):
             hessian[column, row] = hessian[row, column]

@@ -63,7 +63,7 @@ class SplineField:
         return cls(np.zeros((3, *counts)), tuple(middle.tolist()), control_mm)
 
     def basis(self, grid: Grid) -> list[Array]:
-        """For each axis of an axis-aligned grid (voxels, control points), the splines' values."""
+        """Values of the splines for each axis of an axis-aligned grid: (voxels, control points)."""
         found = []
         for axis in range(3):
             world = grid.affine[axis, 3] + grid.affine[axis, axis] * np.arange(grid.shape[axis])

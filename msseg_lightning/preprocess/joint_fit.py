@@ -1,4 +1,4 @@
-"""Bring the follow-up scan to the brightness of the baseline by one straight line."""
+"""Linear intensity matching of the follow-up to the baseline scan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from msseg_lightning.preprocess.step import common_grid, mask_of
 
 @dataclasses.dataclass(frozen=True)
 class JointLinearFit:
-    """Change the follow-up scan to ``a F + b`` so that it fits the baseline by least squares (S02).
+    """Replace the follow-up scan by ``a F + b``, its least squares fit to the baseline (S02).
 
     After it, the regression of the baseline on the follow-up scan over the same voxels is the line
     ``y = x``. Zeros of the follow-up scan outside the mask stay 0.

@@ -85,7 +85,7 @@ class ApplyMask:
 
 @dataclasses.dataclass(frozen=True)
 class ConsensusForRaters:
-    """Let the consensus stand for each rater whose mask is missing (S04).
+    """Use the consensus as mask of each rater whose mask is missing (S04).
 
     A pair without a consensus, as in prediction, stays as it is.
 

@@ -16,7 +16,7 @@ from msseg_lightning.preprocess.step import common_grid, image_names
 
 
 def _closed(mask: NDArray[np.bool_], iterations: int) -> NDArray[np.bool_]:
-    """Binary closing without loss at the border of the volume."""
+    """Binary closing with padding at the border of the volume."""
     padded = np.pad(mask, iterations)
     inner = tuple(slice(iterations, -iterations) for _ in range(mask.ndim))
     return np.asarray(ndimage.binary_closing(padded, iterations=iterations)[inner])

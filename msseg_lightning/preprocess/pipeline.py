@@ -66,7 +66,7 @@ class Preprocess:
         return [describe(step) for step in self.steps]
 
     def key(self, subject: LongitudinalSubject, hashes: Mapping[str, str] | None = None) -> str:
-        """Hex digest of everything that decides the result.
+        """Hex digest of everything that the result depends on.
 
         The bytes of every file, what the subject says about them, and the operators with their
         parameters, versions and landmarks. Paths are not part of it: a moved data set is not
@@ -83,7 +83,9 @@ class Preprocess:
             "reversed_time": subject.reversed_time,
             "facts": dataclasses.asdict(subject.facts),
             "files": dict(sorted(hashes.items())),
-            "to_native": {name: way.tolist() for name, way in sorted(subject.to_native.items())},
+            "to_native": {
+                name: transform.tolist() for name, transform in sorted(subject.to_native.items())
+            },
             "steps": self.recipe(),
         }
         text = json.dumps(content, sort_keys=True, default=str)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
 from collections.abc import Iterator
@@ -100,14 +101,54 @@ def shift_between(fixed: Volume, moving: Volume) -> Affine:
     return guess
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fixed:
+    """The fixed image of registrations; what they need of it is computed once and kept.
+
+    Args:
+        volume: the image, whose world the results start from.
+        inside: mask of it where the metric is taken; its whole field of view where None.
+    """
+
+    volume: Volume
+    inside: Volume | None = None
+    _levels: dict[float, tuple[Volume, Volume | None]] = dataclasses.field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    @functools.cached_property
+    def centre(self) -> NDArray[np.float64]:
+        """World position of the image's centre of mass."""
+        return centre_of_mass_mm(self.volume)
+
+    @functools.cached_property
+    def has_one_value(self) -> bool:
+        """Whether there is nothing to register to."""
+        return has_one_value(self.volume)
+
+    def at(self, spacing_mm: float) -> tuple[Volume, Volume | None]:
+        """Image and mask on an isotropic grid of this spacing; the mask is soft."""
+        if spacing_mm not in self._levels:
+            part = None
+            if self.inside is not None:
+                part = coarse(dataclasses.replace(self.inside, kind="image"), spacing_mm)
+            self._levels[spacing_mm] = coarse(self.volume, spacing_mm), part
+        return self._levels[spacing_mm]
+
+
+def has_one_value(volume: Volume) -> bool:
+    """Whether all voxels are equal."""
+    data = np.asarray(volume.data)
+    return bool(data.min() == data.max())
+
+
 @single_thread()
 def linear_registration(
-    fixed: Volume,
+    fixed: Volume | Fixed,
     moving: Volume,
     model: Literal["rigid", "affine"],
     guesses: list[Affine],
     levels_mm: tuple[float, ...] = (6.0, 3.0, 2.0),
-    inside: Volume | None = None,
     sampling: float = 0.25,
     bins: int = 40,
     iterations: int = 200,
@@ -119,12 +160,12 @@ def linear_registration(
     the same input gives the same matrix.
 
     Args:
-        fixed: image whose world the result starts from.
+        fixed: image whose world the result starts from; a ``Fixed`` where many are registered to
+            it, or where the metric is taken in a part of it.
         moving: the other.
         model: six or twelve parameters.
         guesses: (4, 4) each, fixed world -> moving world.
         levels_mm: isotropic working spacing, coarse to fine.
-        inside: mask of ``fixed`` where the metric is taken; its whole field of view where None.
         sampling: share of voxels in the metric at the finest level; all at coarser ones.
         bins: of the joint histogram.
         iterations: most steps per level.
@@ -139,16 +180,15 @@ def linear_registration(
     """
     import SimpleITK as sitk  # noqa: N813
 
-    for what, volume in (("fixed", fixed), ("moving", moving)):
-        if np.asarray(volume.data).min() == np.asarray(volume.data).max():
+    fixed = fixed if isinstance(fixed, Fixed) else Fixed(fixed)
+    for what, empty in (("fixed", fixed.has_one_value), ("moving", has_one_value(moving))):
+        if empty:
             raise MssegError(_unregistered(f"the {what} scan has one value everywhere"))
     best = [np.asarray(guess, float) for guess in guesses]
     for level, spacing in enumerate(levels_mm):
-        still, moved = to_itk(coarse(fixed, spacing)), to_itk(coarse(moving, spacing))
-        mask = None
-        if inside is not None:
-            part = coarse(dataclasses.replace(inside, kind="image"), spacing)
-            mask = sitk.Cast(to_itk(part) > 0.5, sitk.sitkUInt8)
+        image, part = fixed.at(spacing)
+        still, moved = to_itk(image), to_itk(coarse(moving, spacing))
+        mask = None if part is None else sitk.Cast(to_itk(part) > 0.5, sitk.sitkUInt8)
         last = level == len(levels_mm) - 1
         found = []
         for start in best:
@@ -168,7 +208,7 @@ def linear_registration(
                 gradientMagnitudeTolerance=gradient_tolerance,
             )
             method.SetOptimizerScalesFromPhysicalShift()
-            method.SetInitialTransform(_transform(start, model, fixed), inPlace=False)
+            method.SetInitialTransform(_transform(start, model, fixed.centre), inPlace=False)
             try:
                 result = method.Execute(still, moved)
             except RuntimeError as error:  # every sample fell outside the moving scan
@@ -189,10 +229,9 @@ def _unregistered(message: str) -> Problem:
     )
 
 
-def _transform(start: Affine, model: str, fixed: Volume) -> Any:
+def _transform(start: Affine, model: str, centre: NDArray[np.float64]) -> Any:
     import SimpleITK as sitk  # noqa: N813
 
-    centre = centre_of_mass_mm(fixed)
     shift = start[:3, :3] @ centre + start[:3, 3] - centre
     transform: Any
     if model == "affine":
@@ -229,7 +268,7 @@ class HalfwayRegistration:
         levels_mm: working spacing of the registration by information, coarse to fine.
         mask_rule: how masks are resampled.
         by: ``difference`` (``fast_rigid``: two scans of one sequence) or ``information`` (any two
-            scans). Where the first leaves the scans unlike, the second is tried.
+            scans). If the loss of the first stays large, the second is used.
 
     Reference:
         SimpleITK's Mattes mutual information; the half by the matrix square root.
@@ -255,14 +294,14 @@ class HalfwayRegistration:
         baseline, followup = subject.volumes[BASELINE], subject.volumes[FOLLOWUP]
         if baseline.grid.same_as(followup.grid):
             return subject
-        way = self._way(baseline, followup)
-        half = half_transform(way)  # halfway world -> follow-up world
+        transform = self._rigid_transform(baseline, followup)
+        half = half_transform(transform)  # halfway world -> follow-up world
         back = inverse(half)  # halfway world -> baseline world
         by_baseline = _is_of(subject, BASELINE, FOLLOWUP)
         to_native = subject.to_native @ (back if by_baseline else half)
-        home = baseline if by_baseline else followup
+        native = baseline if by_baseline else followup
         grid = covering_grid(
-            home.grid, self._spacing(baseline.grid, followup.grid), half if by_baseline else back
+            native.grid, self._spacing(baseline.grid, followup.grid), half if by_baseline else back
         )
         volumes = {
             name: resample_volume(
@@ -271,24 +310,24 @@ class HalfwayRegistration:
             for name, volume in subject.volumes.items()
         }
         self._check(subject, volumes)
-        angle, distance = motion_size(way, centre_of_mass_mm(baseline))
+        angle, distance = motion_size(transform, centre_of_mass_mm(baseline))
         return subject.replace(
             f"visits registered rigidly: {angle:.1f} degrees, {distance:.1f} mm apart",
             volumes=volumes,
             to_native=to_native,
         )
 
-    def _way(self, baseline: Volume, followup: Volume) -> Affine:
+    def _rigid_transform(self, baseline: Volume, followup: Volume) -> Affine:
         """(4, 4) rigid, baseline world -> follow-up world."""
         guesses = [np.eye(4), shift_between(baseline, followup)]
         if self.by == "difference":
-            way, unlike = fast_rigid(baseline, followup, guesses)
-            if unlike <= FAILURE_LOSS:
-                return way
+            transform, loss = fast_rigid(baseline, followup, guesses)
+            if loss <= FAILURE_LOSS:
+                return transform
             log.warning(
                 "the visits differ strongly (loss %.2f of 1): registered by mutual information; "
                 "are they of one head and one sequence?",
-                unlike,
+                loss,
             )
         return linear_registration(baseline, followup, "rigid", guesses, self.levels_mm)
 
@@ -334,10 +373,10 @@ def _world_spacing(grid: Grid) -> NDArray[np.float64]:
     return np.array(canonical_grid(grid).spacing_mm)
 
 
-def motion_size(way: Affine, centre: NDArray[np.float64]) -> tuple[float, float]:
+def motion_size(transform: Affine, centre: NDArray[np.float64]) -> tuple[float, float]:
     """Angle of a rigid motion in degrees and displacement of a point in mm."""
-    turn = np.clip((np.trace(way[:3, :3]) - 1) / 2, -1, 1)
-    moved = way[:3, :3] @ centre + way[:3, 3] - centre
+    turn = np.clip((np.trace(transform[:3, :3]) - 1) / 2, -1, 1)
+    moved = transform[:3, :3] @ centre + transform[:3, 3] - centre
     return float(np.degrees(np.arccos(turn))), float(np.linalg.norm(moved))
 
 

@@ -63,8 +63,10 @@ class Resample:
         )
 
     def _resample(self, volume: Volume) -> Volume:
-        asked = self.spacing_mm
-        per_axis = asked if isinstance(asked, tuple) else (asked, asked, asked)
+        spacing_mm = self.spacing_mm
+        per_axis = (
+            spacing_mm if isinstance(spacing_mm, tuple) else (spacing_mm, spacing_mm, spacing_mm)
+        )
         x, y, z = (
             old if new is None or abs(new - old) <= self.tolerance_mm else float(new)
             for new, old in zip(per_axis, volume.spacing_mm, strict=True)

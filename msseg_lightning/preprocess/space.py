@@ -21,9 +21,9 @@ LATTICE_TOLERANCE = 1e-3
 float32, which leaves errors of 1e-5 voxels; a thousandth of a voxel changes nothing visible."""
 
 
-def inverse(way: Affine) -> Affine:
+def inverse(transform: Affine) -> Affine:
     """(4, 4) inverse of a transform."""
-    return np.asarray(np.linalg.inv(way), np.float64)
+    return np.asarray(np.linalg.inv(transform), np.float64)
 
 
 def index_map(source: Affine, target: Affine, to_source: Affine | None = None) -> Affine:
@@ -34,8 +34,8 @@ def index_map(source: Affine, target: Affine, to_source: Affine | None = None) -
         target: voxel -> world of the target.
         to_source: world of the target -> world of the source; the same world where None.
     """
-    way = np.eye(4) if to_source is None else to_source
-    return np.asarray(np.linalg.solve(source, way @ target))
+    transform = np.eye(4) if to_source is None else to_source
+    return np.asarray(np.linalg.solve(source, transform @ target))
 
 
 def lattice_steps(
@@ -153,13 +153,15 @@ def _interpolate(
     import SimpleITK as sitk  # noqa: N813 - its documented short name; heavy, so imported late
 
     image = sitk.GetImageFromArray(np.ascontiguousarray(data, dtype=np.float32))
-    way = sitk.AffineTransform(3)  # its axes run Z, Y, X: the array is handed over without a copy
-    way.SetMatrix(matrix[:3, :3][::-1, ::-1].ravel().tolist())
-    way.SetTranslation(matrix[:3, 3][::-1].tolist())
+    transform = sitk.AffineTransform(
+        3
+    )  # its axes run Z, Y, X: the array is handed over without a copy
+    transform.SetMatrix(matrix[:3, :3][::-1, ::-1].ravel().tolist())
+    transform.SetTranslation(matrix[:3, 3][::-1].tolist())
     resampled = sitk.Resample(
         image,
         [int(size) for size in shape[::-1]],
-        way,
+        transform,
         {
             "linear": sitk.sitkLinear,
             "nearest": sitk.sitkNearestNeighbor,
@@ -185,8 +187,8 @@ def covering_grid(
         to_world: world of ``grid`` -> world of the new grid; the same where None.
     """
     edges = np.array(np.meshgrid(*((-0.5, size - 0.5) for size in grid.shape))).reshape(3, -1).T
-    way = grid.affine if to_world is None else to_world @ grid.affine
-    world = edges @ way[:3, :3].T + way[:3, 3]
+    transform = grid.affine if to_world is None else to_world @ grid.affine
+    world = edges @ transform[:3, :3].T + transform[:3, 3]
     spacing = np.array(spacing_mm, float)
     low, high = world.min(0), world.max(0)
     x, y, z = (max(1, int(size)) for size in np.ceil((high - low) / spacing - 1e-3))

@@ -25,7 +25,7 @@ class Step(Protocol):
     version: int
 
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
-        """Apply the operator; the input stays as it was."""
+        """Apply the operator; the input is not changed."""
 
 
 @runtime_checkable

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import itertools
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -215,6 +216,7 @@ class Bids:
             if len(files) > 1:
                 problems.append(_ambiguous(files, root))
             if files:
+                problems += _misplaced(files[0], root)
                 scans[session.name] = files[0]
             else:
                 self._left_out.append(session)
@@ -308,6 +310,7 @@ class Bids:
             if not files:
                 continue
             masks[name] = files[0]
+            problems += _misplaced(files[0], root)
             problems += self._unspecific(files[0], scans[session], root)
         return masks
 
@@ -370,18 +373,22 @@ class Bids:
         if not table.exists():
             return {}
         name = shown(table, root)
-        rows = {row["session_id"]: row for _, row in read_tsv(table, "session_id", root)}
+        rows: dict[str, dict[str, str]] = {}
+        for line, row in read_tsv(table, "session_id", root):
+            first = rows.setdefault(row["session_id"], row)
+            if first.get("acq_time") != row.get("acq_time"):
+                problems.append(_dated_twice(row["session_id"], f"{name}, line {line}"))
         folders = [path.name for path in folder.glob("ses-*") if path.is_dir()]
         assigned, strange = match(rows, folders, "ses-")
-        for row in strange:
-            self._unused.add("row", "session_id", f"{name}, {ascii(row)[1:-1][:64]}")
+        for label in strange:
+            self._unused.add("row", "session_id", f"{name}, {ascii(label)[1:-1][:64]}")
         for column in next(iter(rows.values()), {}):
             if column not in ("session_id", "acq_time"):
                 self._unused.add("column", column, name)
         dates = {}
-        for session, row in assigned.items():
-            text = row and rows[row].get("acq_time", "")
-            when = _cell_date(text, f"{name}, {row}", problems)
+        for session, label in assigned.items():
+            text = label and rows[label].get("acq_time", "")
+            when = _cell_date(text, f"{name}, {label}", problems)
             if when is not None and session in scans:
                 dates[session] = when
         return {table.name: dates} if dates else {}
@@ -390,19 +397,45 @@ class Bids:
 def _scans_tables(
     folder: Path, scans: Mapping[str, Path], root: Path, problems: list[Problem]
 ) -> dict[str, dict[str, datetime.datetime]]:
-    """Dates of the scans taken, from the tables of the subject and its sessions."""
+    """Dates of the scans taken, from the tables of the subject and its sessions.
+
+    A session whose scan has no date there has that of its earliest other file.
+    """
     dates: dict[str, datetime.datetime] = {}
     for session, scan in scans.items():
+        others: list[datetime.datetime] = []
         tables = [*scan.parents[1].glob("*_scans.tsv"), *folder.glob("*_scans.tsv")]
         for table in sorted(tables):
             for line, row in read_tsv(table, "filename", root):
-                if table.parent / row["filename"] != scan:
+                file = Path(os.path.normpath(table.parent / row["filename"].replace("\\", "/")))
+                if not file.is_relative_to(scan.parents[1]):
                     continue
                 where = f"{shown(table, root)}, line {line}"
                 when = _cell_date(row.get("acq_time", ""), where, problems)
-                if when is not None:
+                if when is not None and _bare(file) == _bare(scan):
                     dates[session] = when
+                elif when is not None:
+                    others.append(when)
+        if others:
+            dates.setdefault(session, min(others, key=lambda when: when.date()))
     return {"the scans.tsv files": dates} if dates else {}
+
+
+def _bare(file: Path) -> Path:
+    """File without the ending of NIfTI."""
+    return file.with_name(re.sub(r"\.nii(\.gz)?$", "", file.name))
+
+
+def _dated_twice(session: str, where: str) -> Problem:
+    return Problem(
+        "bids.dated_twice",
+        "a session has two rows with different dates",
+        file=where,
+        field="session_id",
+        found=ascii(session)[1:-1][:64],
+        expected="one row for each session",
+        remedy="remove the row that is wrong",
+    )
 
 
 def _cell_date(text: str, where: str, problems: list[Problem]) -> datetime.datetime | None:
@@ -447,9 +480,22 @@ def _side_car_date(scan: Path, root: Path, problems: list[Problem]) -> datetime.
             )
         )
         return None
-    for key in _SIDE_CAR_DATES:
-        if when := read_date(str(record.get(key, ""))):
+    stated = [key for key in _SIDE_CAR_DATES if record.get(key)]
+    for key in stated:
+        if when := read_date(str(record[key])):
             return when
+    if stated:
+        problems.append(
+            Problem(
+                "bids.side_car",
+                "the date in the side-car of a scan cannot be read; it is not known",
+                file=shown(path, root),
+                field=stated[0],
+                expected="YYYY-MM-DD, YYYYMMDD or YYYY-MM-DDThh:mm:ss",
+                remedy="write it again, or remove it",
+                severity="warning",
+            )
+        )
     return None
 
 
@@ -537,6 +583,26 @@ def _incomplete(folder: Path, scans: Mapping[str, Path]) -> Problem:
         remedy="nothing to do, or add the missing session",
         severity="warning",
     )
+
+
+def _misplaced(file: Path, root: Path) -> list[Problem]:
+    """Problem of a file whose name tells another subject or session than its folders."""
+    subject, session = file.parts[-4], file.parts[-3]
+    entities = _entities(file)
+    named = [f"{key}-{entities[key]}" for key in ("sub", "ses") if key in entities]
+    if all(name in (subject, session) for name in named):
+        return []
+    return [
+        Problem(
+            "bids.misplaced",
+            "name and folder of a file tell different subjects or sessions",
+            file=shown(file, root),
+            field="file name",
+            found="_".join(named),
+            expected=f"{subject}_{session}",
+            remedy="rename the file, or move it to the folders of its subject and session",
+        )
+    ]
 
 
 def _ambiguous(files: Sequence[Path], root: Path) -> Problem:

@@ -38,13 +38,13 @@ def match(
     """
     open_ids = dict.fromkeys(wanted)
     found: dict[str, str] = {}
-    ways: tuple[Callable[[str], str], ...] = (
+    reductions: tuple[Callable[[str], str], ...] = (
         str,
         lambda name: folded(name, prefix),
         lambda name: reduced(name, prefix),
     )
-    for way in ways:
-        left, right = _groups(open_ids, way), _groups(known, way)
+    for reduction in reductions:
+        left, right = _groups(open_ids, reduction), _groups(known, reduction)
         for key, names in left.items():
             places = right.get(key, ())
             if len(names) == 1 and len(places) == 1 and places[0] not in found:
@@ -107,8 +107,8 @@ def shared_scans(subjects: Iterable[LongitudinalSubject], where: str) -> Iterato
                 break
 
 
-def _groups(names: Iterable[str], way: Callable[[str], str]) -> dict[str, Sequence[str]]:
+def _groups(names: Iterable[str], reduction: Callable[[str], str]) -> dict[str, Sequence[str]]:
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        groups[way(name)].append(name)
+        groups[reduction(name)].append(name)
     return dict(groups)

@@ -203,7 +203,7 @@ def read_volume(
 
 @dataclasses.dataclass(frozen=True)
 class FileFacts:
-    """What is known of a file that was read, beside its voxels.
+    """Header and checksum of a file that was read.
 
     Args:
         native: its space.

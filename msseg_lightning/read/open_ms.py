@@ -102,7 +102,7 @@ class OpenMs:
 
     def _pairs(self, folder: Path, root: Path) -> Iterator[LongitudinalSubject]:
         scans: dict[int, Path] = {}
-        ways: dict[int, Affine] = {}
+        transforms: dict[int, Affine] = {}
         missing = [
             shown(folder / name, root)
             for name in ("gt.nii.gz", "brainmask.nii.gz")
@@ -111,15 +111,17 @@ class OpenMs:
         for study in (1, 2):
             name = f"study{study}_FLAIR.nii.gz"
             ready, raw = folder / name, root / _RAW / folder.name / name
-            way = folder / f"study{study}_FLAIR_to_common_space.txt"
+            transform = folder / f"study{study}_FLAIR_to_common_space.txt"
             if ready.exists() and not self.raw:
                 scans[study] = ready
-            elif raw.exists() and way.exists():
+            elif raw.exists() and transform.exists():
                 scans[study] = raw
-                self._used.append(way)
-                ways[study] = read_itk_affine(resolve_file(way, root), shown(way, root))
+                self._used.append(transform)
+                transforms[study] = read_itk_affine(
+                    resolve_file(transform, root), shown(transform, root)
+                )
             else:
-                missing.append(shown(raw if way.exists() else way, root))
+                missing.append(shown(raw if transform.exists() else transform, root))
         if missing:
             self._skipped.append(
                 Problem(
@@ -137,9 +139,9 @@ class OpenMs:
         for reverse in (False, True) if self.reverse else (False,):
             first, second = (2, 1) if reverse else (1, 2)
             to_native = {
-                name: ways[study]
+                name: transforms[study]
                 for name, study in ((BASELINE, first), (FOLLOWUP, second))
-                if study in ways
+                if study in transforms
             }
             yield LongitudinalSubject(
                 id=f"{folder.name}_reversed" if reverse else folder.name,

@@ -37,7 +37,7 @@ class Reader(Protocol):
         """Warnings on what the last call of ``subjects`` did not use."""
 
     def order(self) -> list[str]:
-        """How the last call of ``subjects`` ordered the visits, in words."""
+        """Description of how the last call of ``subjects`` ordered the visits."""
 
 
 def read_subjects(reader: Reader) -> list[LongitudinalSubject]:
@@ -104,10 +104,10 @@ def check_ids(subjects: Sequence[LongitudinalSubject], where: str) -> Iterator[P
             if problem is not None:
                 yield problem
         folded[subject.id.casefold()].append(subject.id)
-    told = set()
+    reported = set()
     for names in folded.values():
         if len(names) > 1:
-            told.add(", ".join(names))
+            reported.add(", ".join(names))
             same = len(set(names)) == 1
             yield Problem(
                 "id.twice" if same else "id.case",
@@ -119,7 +119,7 @@ def check_ids(subjects: Sequence[LongitudinalSubject], where: str) -> Iterator[P
                 remedy="rename one of them",
             )
     for problem in same_patients((subject.patient for subject in subjects), where):
-        if problem.found not in told:
+        if problem.found not in reported:
             yield problem
 
 

@@ -89,10 +89,10 @@ def has_new_lesions(subject: LongitudinalSubject, options: GateOptions = DEFAULT
 
 
 def _key(subject: LongitudinalSubject, options: GateOptions, hashes: Mapping[str, str]) -> str:
-    ways = sorted((name, way.tolist()) for name, way in subject.to_native.items())
+    transforms = sorted((name, transform.tolist()) for name, transform in subject.to_native.items())
     files = sorted((name, str(path)) for name, path in subject.files().items())
     return repr(
-        (files, str(subject.root), subject.registered, ways, options, sorted(hashes.items()))
+        (files, str(subject.root), subject.registered, transforms, options, sorted(hashes.items()))
     )
 
 

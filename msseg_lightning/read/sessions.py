@@ -102,13 +102,13 @@ def order_sessions(
     undecided: dict[str, None] = {}
     trusted = True
     for first, second in itertools.combinations(sorted(sessions), 2):
-        said = {name: told for name, compare in sources if (told := compare(first, second))}
-        if not said:
+        signs = {name: sign for name, compare in sources if (sign := compare(first, second))}
+        if not signs:
             undecided |= dict.fromkeys((first, second))
             continue
-        winner, *others = said
+        winner, *others = signs
         used[winner] = None
-        against = [name for name in others if said[name] * said[winner] < 0]
+        against = [name for name in others if signs[name] * signs[winner] < 0]
         if not against:
             continue
         dated = any(name.startswith("dates") for name in against)
@@ -120,8 +120,8 @@ def order_sessions(
     problems += _different_dates(sessions, dates, subject)
 
     def compare(first: str, second: str) -> int:
-        for _, told in sources:
-            if sign := told(first, second):
+        for _, compare in sources:
+            if sign := compare(first, second):
                 return sign
         return 0
 
@@ -155,7 +155,11 @@ def read_date(text: str) -> datetime.datetime | None:
 
 def by_number(first: str, second: str) -> int:
     """Compare labels by their numbers, where both have the same form or are durations."""
+    if re.search(r"[A-Za-z]-\d", first[4:] + " " + second[4:]):  # m-6: six months before
+        return 0
     one, other = _plain(first), _plain(second)
+    if _is_date(one) != _is_date(other) and (one + other).isdigit():
+        return 0
     dates = _dates_in_labels(one, other)
     if dates is not None:
         return dates
@@ -267,6 +271,10 @@ def _dates_in_labels(one: str, other: str) -> int | None:
         if signs:
             return signs.pop() if len(signs) == 1 else 0
     return None
+
+
+def _is_date(label: str) -> bool:
+    return len(label) == 8 and _date_in(label, "%Y%m%d") is not None
 
 
 def _date_in(label: str, form: str) -> datetime.datetime | None:

@@ -114,7 +114,7 @@ class Stream:
             raise MssegError(self._corrupt(0)) from None
 
     def body(self, expected: int) -> tuple[bytes | bytearray | memoryview, int]:
-        """All unpacked bytes up to ``expected``, and how many more there were.
+        """All unpacked bytes up to ``expected``, and the number of further bytes.
 
         The ordinary stream is unpacked in one call; anything else again, bit by bit, to tell why.
 
@@ -179,12 +179,12 @@ class Stream:
         return parts[0] if len(parts) == 1 else b"".join(parts), extra
 
     def _at_once(self, expected: int) -> bytearray | None:
-        """The bytes of one sound stream of ``expected`` bytes that fills the file, else None."""
+        """The bytes of a single valid stream that fills the file; else None."""
         try:
             whole = deflate.gzip_decompress(self.packed, expected)  # compares checksum and length
         except (deflate.DeflateError, ValueError):
             return None
-        # nobody looked behind the stream: its trailer must end the file and stand nowhere else
+        # bytes after the stream were not read: its trailer must end the file and occur only there
         trailer = deflate.crc32(whole).to_bytes(4, "little") + len(whole).to_bytes(4, "little")
         alone = self.packed.endswith(trailer) and _once(self.packed, trailer)
         return whole if len(whole) == expected and alone else None

@@ -101,19 +101,19 @@ def add_files(
         unused: where they are counted.
         root: of the data set.
         used: files of the pairs.
-        left_out: files or folders about which something was said already.
+        left_out: files or folders with a problem of their own.
     """
     kept = {os.path.normpath(path) for path in used}
-    said = {os.path.normpath(path) for path in left_out}
+    reported = {os.path.normpath(path) for path in left_out}
     stems = {_stem(path) for path in kept}
     parents = {str(parent) for path in kept for parent in Path(path).parents}
     for place, folders, files in os.walk(os.path.normpath(root)):
         for folder in sorted(folders):
             path = str(Path(place, folder))
-            if path in parents and path not in said:
+            if path in parents and path not in reported:
                 continue
             folders.remove(folder)
-            if not folder.startswith(".") and path not in said:
+            if not folder.startswith(".") and path not in reported:
                 masks = _masks_below(path)
                 for mask in masks:
                     unused.add("mask", _name(mask.name), shown(mask, root))
@@ -122,7 +122,7 @@ def add_files(
         folders.sort()
         for file in sorted(files):
             path = str(Path(place, file))
-            if path in kept or path in said or file.startswith("."):
+            if path in kept or path in reported or file.startswith("."):
                 continue
             if _DESCRIBING.fullmatch(file) or _SIMULATED.fullmatch(file):
                 continue
@@ -146,7 +146,7 @@ def add_unnamed(unused: Unused, root: Path, used: Iterable[Path]) -> None:
     for folder in sorted({Path(path).parent for path in kept}):
         try:
             files = sorted(file.name for file in folder.iterdir())
-        except OSError:  # said where the file is opened
+        except OSError:  # reported when the file is opened
             continue
         for file in files:
             path = str(Path(folder, file))

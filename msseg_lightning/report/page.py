@@ -163,13 +163,13 @@ def lesions(cards: Sequence[Markup], counts: Mapping[str, int], shown: Mapping[s
     parts = ", ".join(
         f"{shown[kind]} of {counts[kind]} {KINDS[kind].lower()}" for kind in KINDS if counts[kind]
     )
-    said = (
+    text = (
         f"{counted(total, 'lesion')}, all shown ({parts})."
         if drawn == total
         else f"{drawn} of {total} lesions are shown: {parts}; large ones and mistakes first."
     )
     buttons = [(kind, f"{KINDS[kind]} ({shown[kind]})") for kind in KINDS if shown[kind]]
-    return piece("lesions", said, buttons, cards)
+    return piece("lesions", text, buttons, cards)
 
 
 def lesion_card(
@@ -179,11 +179,22 @@ def lesion_card(
     facts: Mapping[str, object],
     picture: str | None,
     locator: str | None,
+    steps: str | None,
 ) -> Markup:
     """Card of one lesion with its facts and pictures."""
     title = KINDS[kind]
     return piece(
-        "lesion_card", kind, title, case, why, facts, picture, locator, COLUMNS, tuple(PLANES)
+        "lesion_card",
+        kind,
+        title,
+        case,
+        why,
+        facts,
+        picture,
+        locator,
+        steps,
+        COLUMNS,
+        tuple(PLANES),
     )
 
 

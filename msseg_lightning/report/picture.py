@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,8 @@ class CaseVolumes:
         probability: in [0, 1]; None where a system has none.
         brain: mask. Without one no picture is made: a head scan shows a face.
         uncertainty: standard deviation of the system's answers; None where it has one answer.
+        steps: name -> map of a system of rules on the way to its mask, in order: masks of the
+            candidates that were left, and images.
     """
 
     baseline: Volume
@@ -58,6 +61,7 @@ class CaseVolumes:
     probability: Volume | None = None
     brain: Volume | None = None
     uncertainty: Volume | None = None
+    steps: Mapping[str, Volume] = dataclasses.field(default_factory=dict)
 
 
 def anatomical_axes(affine: Affine) -> NDArray[np.float64]:
@@ -287,6 +291,36 @@ class CasePictures:
         core = ndimage.binary_erosion(predicted, iterations=LINE_PIXELS)
         picture[predicted & ~core] = PREDICTION_COLOUR
 
+    def steps(self, point_mm: NDArray[np.float64]) -> RGB | None:
+        """Axial planes with the map of every step, four in a row; None where there is none.
+
+        Masks are filled on the follow-up in the colour of the prediction, images have the colours
+        of the difference and saturate at their own largest value in the brain.
+        """
+        plane = plane_through("axial", point_mm, self.axes)
+        inside = plane.sample(self.brain, nearest=True) > 0
+        panels = []
+        for name, volume in self.volumes.steps.items():
+            values = plane.sample(volume, nearest=True)
+            if volume.kind == "mask":
+                picture = self._grey(self._scaled(plane)[1], inside)
+                left = inside & (values > 0)
+                picture[left] = 0.4 * picture[left] + 0.6 * np.array(PREDICTION_COLOUR)
+            else:
+                top = float(np.abs(_inside(volume, self.brain)).max()) or 1.0
+                picture = _difference(values * DIFFERENCE_RANGE / top, inside)
+            panel = Image.fromarray(picture)
+            _write_letters(panel, {"top": name.replace("_", " ")})
+            panels.append(np.asarray(panel))
+        if not panels:
+            return None
+        panels += [np.zeros_like(panels[0])] * (-len(panels) % len(COLUMNS))
+        rows = [
+            np.concatenate(panels[first : first + len(COLUMNS)], axis=1)
+            for first in range(0, len(panels), len(COLUMNS))
+        ]
+        return np.concatenate(rows, axis=0)
+
     def locator(self, point_mm: NDArray[np.float64]) -> RGB:
         """Picture of the whole brain in two planes, with a frame around the crop."""
         low, high = self._extent
@@ -336,10 +370,11 @@ def _write_letters(image: Image.Image, letters: dict[str, str], size: int = 13) 
         "bottom": ((width / 2, height - 3), "md"),
     }
     draw = ImageDraw.Draw(image)
-    for edge, (place, anchor) in places.items():
+    for edge, text in letters.items():
+        place, anchor = places[edge]
         draw.text(
             place,
-            letters[edge],
+            text,
             fill=(255, 255, 255),
             font=_font(size),
             anchor=anchor,

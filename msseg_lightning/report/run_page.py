@@ -341,7 +341,8 @@ def _card(finding: Finding, volumes: CaseVolumes, pictures: CasePictures | None)
     point = view_point(own, finding.lesion)
     facts = _facts(finding, own, point, volumes)
     if pictures is None:
-        return page.lesion_card(finding.kind, finding.case, finding.why, facts, None, None)
+        return page.lesion_card(finding.kind, finding.case, finding.why, facts, None, None, None)
+    steps = pictures.steps(point)
     return page.lesion_card(
         finding.kind,
         finding.case,
@@ -349,6 +350,7 @@ def _card(finding: Finding, volumes: CaseVolumes, pictures: CasePictures | None)
         facts,
         data_uri(pictures.lesion(point)),
         data_uri(pictures.locator(point)),
+        None if steps is None else data_uri(steps),
     )
 
 
@@ -374,6 +376,19 @@ def _facts(
         box = tuple(slice(low, high) for low, high in lesion.box)
         inside = uncertainty.data[box][lesion_voxels(own, lesion)]
         facts["Mean uncertainty"] = f"{float(inside.mean()):.3f}"
+    if finding.kind == "missed" and (dropped := _dropped_at(finding, own, volumes)):
+        facts["Not a candidate after"] = dropped
     voxel = np.linalg.inv(own.affine) @ np.append(point, 1)
     facts["Voxel (from 0)"] = ", ".join(str(round(float(index))) for index in voxel[:3])
     return facts
+
+
+def _dropped_at(finding: Finding, own: Volume, volumes: CaseVolumes) -> str:
+    """The first step whose mask holds no voxel of a lesion; empty where there is none."""
+    box = tuple(slice(low, high) for low, high in finding.lesion.box)
+    inside = lesion_voxels(own, finding.lesion)
+    for name, volume in volumes.steps.items():
+        comparable = volume.kind == "mask" and volume.data.shape == own.data.shape
+        if comparable and not np.asarray(volume.data)[box][inside].any():
+            return name.replace("_", " ")
+    return ""

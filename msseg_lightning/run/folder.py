@@ -1,4 +1,4 @@
-"""The folder of one run."""
+"""The folder of a run: its files, its lock, and checks of its configuration and split."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from msseg_lightning.run.config.allow_list import (
     refuse_targets,
 )
 from msseg_lightning.run.config.compose import Config
-from msseg_lightning.run.config.keys import MOVED, decides, hardware, precision
+from msseg_lightning.run.config.keys import RENAMED_KEYS, affects_result, hardware, precision
 from msseg_lightning.split.split import PARTS, Split, write_split
 
 RECORD = {"status?": str, "stages?": dict, "data_hash?": str, "split_hash?": str}
@@ -60,7 +60,7 @@ class RunFolder:
     report_file = property(lambda self: self.path / "report.html")
 
     @classmethod
-    def of(cls, config: Config) -> RunFolder:
+    def from_config(cls, config: Config) -> RunFolder:
         """The run folder of a configuration."""
         size = "" if config["size"] == "paper" else f"-{config['size']}"
         name = f"{data_name(config)}{size}-fold{config['fold']}-seed{config['seed']}"
@@ -120,25 +120,24 @@ class RunFolder:
         write_record(self.record_file, {**self.record(), **changes})
 
     def claim_config(self, config: Config) -> None:
-        """Write the configuration, or check that the run here was made from an equal one.
+        """Write the configuration, or check that it equals the one of the run in this folder.
 
-        The precision that ``auto`` stands for is written out, so that the run is not continued with
-        another one elsewhere.
-
-        A command that was killed before anything was fitted leaves no claim.
+        The resolved precision is written instead of ``auto``, so that the run is not continued with
+        another one on another machine. A configuration of a command that was killed before anything
+        was fitted is overwritten.
 
         Raises:
-            MssegError: it was not (exit 4), with the differing settings.
+            MssegError: the configurations differ (exit 4), with the differing settings.
         """
         if self.config_file.exists() and not config["overwrite"]:
-            differences = compare(relevant(self.config()), relevant(config))
+            differences = compare(result_settings(self.config()), result_settings(config))
             if differences and not self._fitted():
                 self._clear()
             elif differences:
                 raise MssegError(
                     Problem(
                         "run.config_changed",
-                        "a run with other settings lies here",
+                        "this folder holds a run with other settings",
                         file=self.path,
                         field=", ".join(differences)[:300],
                         found="; ".join(f"{k}: {a} -> {b}" for k, (a, b) in differences.items())[
@@ -152,7 +151,7 @@ class RunFolder:
         elif self.config_file.exists():
             self._clear()
         trainer = config.get("trainer") or {}
-        fixed = {**trainer, "precision": precision(trainer)}  # on another machine auto is another
+        fixed = {**trainer, "precision": precision(trainer)}
         write_settings(self.config_file, {**config, "trainer": fixed})
 
     def withdraw_claim(self) -> None:
@@ -161,10 +160,10 @@ class RunFolder:
             self._clear()
 
     def claim_split(self, split: Split) -> None:
-        """Write the split, or check that what was fitted here was fitted for an equal one.
+        """Write the split, or check that it equals the one that was used for fitting.
 
-        What is fitted is not fitted again, so after any change of the data it could be tested on
-        pairs it has seen.
+        What was fitted is reused, so after a change of the data it could be tested on pairs that it
+        was trained on.
 
         Raises:
             MssegError: the split or its data changed (exit 4), with the pairs that moved.
@@ -172,7 +171,7 @@ class RunFolder:
         try:
             old = read_record(self.split_file)
         except FileNotFoundError:
-            old = {}  # nobody knows what this was fitted on
+            old = {}  # the data of the fit are unknown
         except (OSError, DamagedFileError) as error:
             if self._fitted():
                 raise damaged_file(self.split_file, error, SPLIT_REMEDY) from error
@@ -184,12 +183,12 @@ class RunFolder:
             raise MssegError(
                 Problem(
                     "run.split_changed",
-                    "what lies here was fitted on other data, or on another division of them",
+                    "the model in this folder was fitted on other data or another split of them",
                     file=self.split_file,
                     field=", ".join(differences),
                     found="; ".join(f"{k}: {a} -> {b}" for k, (a, b) in moved.items())[:600]
                     or "the same pairs in another order",
-                    expected="the split it was fitted for",
+                    expected="the split that was used for fitting",
                     remedy="restore the data to continue it, paths.runs=OTHER to keep both, or "
                     "overwrite=true to start again",
                     exit_code=ExitCode.MODEL,
@@ -198,7 +197,7 @@ class RunFolder:
         write_split(self.split_file, split)
 
     def _fitted(self) -> bool:
-        files = (file.name for file in self.fit.glob("*"))  # curves begin before the first step
+        files = (file.name for file in self.fit.glob("*"))  # curves exist before the first step
         return self.model.exists() or any(name != "curves.csv" for name in files)
 
     def _clear(self) -> None:
@@ -210,9 +209,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the folder while running.
-
-        A folder that holds nothing in the end is removed.
+        """Lock the folder while running; a folder that is empty at the end is removed.
 
         Raises:
             MssegError: another process runs here (exit 2).
@@ -243,16 +240,16 @@ class RunFolder:
             owner_file.unlink(missing_ok=True)
             if [child.name for child in self.path.iterdir()] == ["run.lock"]:
                 (self.path / "run.lock").unlink()
-                with contextlib.suppress(OSError):  # something else was put there meanwhile
+                with contextlib.suppress(OSError):  # another file was created meanwhile
                     self.path.rmdir()
                     self.path.parent.rmdir()
             lock.release()
 
 
 def read_config(file: Path, code: str, remedy: str) -> Config:
-    """A configuration that ``write_settings`` wrote beside a run or a model.
+    """Read a configuration that ``write_settings`` wrote in a run or model folder.
 
-    What it would build is looked at before its checksum: an attack is called one.
+    Its classes are checked before its checksum, so that unsafe content is reported as such.
 
     Raises:
         MssegError: it is missing, changed or damaged (exit 4), or holds more than plain values, a
@@ -262,14 +259,14 @@ def read_config(file: Path, code: str, remedy: str) -> Config:
         content, changed = read_settings(file, read_stored_yaml)
     except (OSError, DamagedFileError) as error:
         content, changed = {}, getattr(error, "strerror", None) or str(error)
-    if changed is None and not MOVED.keys().isdisjoint(content):
+    if changed is None and not RENAMED_KEYS.keys().isdisjoint(content):
         raise MssegError(
             Problem(
                 "run.version",
                 "the configuration is of an earlier version, whose settings had other names",
                 file=file,
-                field=", ".join(sorted(MOVED.keys() & content.keys())),
-                expected=", ".join(sorted(MOVED.values())),
+                field=", ".join(sorted(RENAMED_KEYS.keys() & content.keys())),
+                expected=", ".join(sorted(RENAMED_KEYS.values())),
                 remedy="train it again: the `msseg train` command with overwrite=true",
                 exit_code=ExitCode.MODEL,
             )
@@ -302,7 +299,7 @@ def read_scores(file: Path) -> dict[str, Any]:
 
 
 def _placed(split: Mapping[str, Any]) -> dict[str, Any]:
-    """The split as stored: its settings, then the part of each pair."""
+    """A stored split as settings and part of each pair."""
     facts = {key: value for key, value in split.items() if key not in PARTS}
     return facts | {name: part for part in PARTS for name in split.get(part, ())}
 
@@ -323,13 +320,13 @@ def flatten(node: Any, place: str = "") -> dict[str, Any]:
     return found
 
 
-def relevant(config: Config) -> dict[str, Any]:
-    """Settings that decide what is computed.
+def result_settings(config: Config) -> dict[str, Any]:
+    """Flat settings that the result of a run depends on.
 
-    What may differ when a run is continued is left out. Of the devices it is as many batches as
-    make up a step, see ``batches_per_step``.
+    Settings that may differ when a run is continued are left out. Devices count only by
+    ``batches_per_step``.
     """
-    found = {key: value for key, value in flatten(config).items() if decides(key)}
+    found = {key: value for key, value in flatten(config).items() if affects_result(key)}
     found = {key: value for key, value in found.items() if not key.startswith("trainer.")}
     found |= {f"trainer.{key}": value for key, value in hardware(config).items()}
     if found.pop("train.accumulate", None) is not None:
@@ -338,10 +335,10 @@ def relevant(config: Config) -> dict[str, Any]:
 
 
 def batches_per_step(config: Config) -> int:
-    """Batches that one optimiser step adds up, over devices and over time.
+    """Batches per optimiser step: devices times gradient accumulation.
 
-    Four devices and one device that accumulates four times see the same patches, so a run may go
-    on with either.
+    Four devices and one device that accumulates four times see the same patches, so a run may be
+    continued with either.
     """
     trainer, train = config.get("trainer") or {}, config.get("train") or {}
     devices = trainer.get("devices", 1) * trainer.get("num_nodes", 1)

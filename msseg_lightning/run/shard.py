@@ -1,4 +1,4 @@
-"""One of n equal parts of a list of subjects, for any scheduler that starts a command n times."""
+"""One of n equal parts of a list of subjects, for arrays of jobs of any scheduler."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 Item = TypeVar("Item")
 
 SHARD_HELP = (
-    "only part I of N (1/4 ... 4/4); auto: my place in an array of SLURM or AWS Batch, auto/N: in "
-    "an indexed job of Kubernetes"
+    "only part I of N (1/4 ... 4/4); auto: from the array of jobs of SLURM or AWS Batch, auto/N: "
+    "from an indexed job of Kubernetes"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """Part ``number`` of ``count``; the parts together are the whole list, and share nothing.
+    """Part ``number`` of ``count`` disjoint parts, which together are the whole list.
 
     Args:
         number: from 1 to ``count``.
@@ -34,20 +34,20 @@ class Shard:
         return f"{self.number}/{self.count}"
 
     def of(self, items: Sequence[Item]) -> list[Item]:
-        """Every ``count``-th item, so that a slow stretch of the list is shared by all parts."""
+        """Every ``count``-th item, so that slow neighbouring items are spread over all parts."""
         return list(items[self.number - 1 :: self.count])
 
     @classmethod
     def parse(cls, text: str, environment: Mapping[str, str] = os.environ) -> Shard:
-        """``2/8``, or ``auto`` for the place in the array of jobs that this process belongs to.
+        """Parse ``2/8``, or ``auto`` for the index of this process in an array of jobs.
 
-        ``auto`` knows the array variables of SLURM and AWS Batch. An indexed job of Kubernetes
-        knows its own index only: ``auto/8`` says of how many. Nothing is read from the environment
-        without the word: a command inside an array over something else, say folds, would otherwise
-        leave out most of its subjects without a sound.
+        ``auto`` reads the array variables of SLURM and AWS Batch. An indexed job of Kubernetes
+        knows its index but not the number of jobs, which ``auto/8`` gives. The environment is read
+        only for ``auto``: in an array of jobs over something else, such as folds, a command would
+        otherwise silently skip most of its subjects.
 
         Raises:
-            MssegError: it is neither, or there is no array (exit 2).
+            MssegError: the text is neither, or there is no array (exit 2).
         """
         given = re.fullmatch(r"(\d+)/(\d+)", text)
         if given:
@@ -62,10 +62,10 @@ class Shard:
             raise _wrong(
                 text,
                 "SLURM_ARRAY_TASK_ID, AWS_BATCH_JOB_ARRAY_INDEX or JOB_COMPLETION_INDEX",
-                "this is no job of an array; say which part it is: --shard 1/8",
+                "this is not a job of an array; give the part: --shard 1/8",
             )
         if count is None:
-            raise _wrong(text, "the number of parts", "Kubernetes does not tell it: --shard auto/8")
+            raise _wrong(text, "the number of parts", "give it: --shard auto/8")
         return cls._checked(text, index + 1, count)
 
     @classmethod
@@ -80,14 +80,12 @@ class Shard:
 
 
 def _array_place(environment: Mapping[str, str]) -> tuple[int | None, int | None]:
-    """Index from 0 and number of jobs, as far as the scheduler tells them."""
+    """Index from 0 and number of jobs from the scheduler's variables; None if unknown."""
 
     def value(name: str) -> int | None:
         text = environment.get(name, "")
         if text and not text.lstrip("-").isdecimal():
-            raise _wrong(
-                f"auto, {name}={text}", "a whole number", "say which part it is: --shard 1/8"
-            )
+            raise _wrong(f"auto, {name}={text}", "a whole number", "give the part: --shard 1/8")
         return int(text) if text else None
 
     task = value("SLURM_ARRAY_TASK_ID")
@@ -104,7 +102,7 @@ def _wrong(found: str, expected: str, remedy: str) -> MssegError:
     return MssegError(
         Problem(
             "shard.argument",
-            "this part of the subjects cannot be found",
+            "this is not a part of the subjects",
             field="--shard",
             found=found,
             expected=expected,

@@ -1,4 +1,4 @@
-"""Overlapping patches on a lattice, positives repeated until they are as many as the others."""
+"""Overlapping patches on a grid, with positive patches repeated for balance."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msseg_lightning.sample.grid import GridLoader
 
 
 class BalancedGridLoader(GridLoader):
-    """Every patch of the lattice once in a turn, those with new lesions several times (S17).
+    """All patches of a grid once per epoch, those with new lesions several times (S17).
 
     The number of repeats is set once: that of negative patches over that of positive ones, rounded,
     at least 1. All of them are shuffled anew for every turn. Elements of the whole run are
@@ -24,18 +24,18 @@ class BalancedGridLoader(GridLoader):
 
     @functools.cached_property
     def repeats(self) -> int:
-        """How often a turn holds each positive patch."""
+        """Number of repetitions of each positive patch per epoch."""
         positive, negative = self.boxes
         return max(1, round(len(negative) / len(positive))) if len(positive) else 0
 
     @property
     def turn(self) -> int:
-        """Elements of one turn."""
+        """Number of elements per epoch."""
         positive, negative = self.boxes
         return self.repeats * len(positive) + len(negative)
 
     def place(self, number: int) -> tuple[int, NDArray[np.float64], bool]:
-        """Subject and centre of one element of the whole run; never mirrored."""
+        """Subject and centre of an element, numbered over the whole run; never mirrored."""
         positive, negative = self.boxes
         round_, index = divmod(number, self.turn)
         box = int(self._order("balanced", round_, self.turn)[index])

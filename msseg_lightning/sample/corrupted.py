@@ -170,7 +170,7 @@ class Corrupted(Loader):
 class LesionFreePatches(Corrupted):
     """Patches without lesions in which random regions are replaced by noise.
 
-    A drawn patch with a lesion voxel, or with too many bright ones (lesions nobody marked), is
+    A drawn patch with a lesion voxel, or with too many bright ones (unmarked lesions), is
     drawn again. When ``tries`` draws have failed the healthiest of them is taken, and regions keep
     away from what is not healthy in it.
 

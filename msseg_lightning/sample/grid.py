@@ -174,7 +174,7 @@ class GridLoader(PatchLoader):
         return int(boxes.subject[index]), boxes.centre[index], mirrored
 
     def _order(self, kind: str, round_: int, count: int) -> NDArray[np.int64]:
-        """The boxes of one turn, shuffled; the latest turn of each kind is remembered."""
+        """Boxes of one epoch, shuffled; the latest epoch of each kind is cached."""
         known_round, order = self._orders.get(kind, (-1, np.zeros(0, np.int64)))
         if known_round != round_:
             order = keyed_generator(self.seed, "grid", kind, round_).permutation(count)
@@ -199,7 +199,7 @@ class GridLoader(PatchLoader):
 
 
 class SliceGridLoader(GridLoader):
-    """Boxes that are one voxel thick, handed over as slices: (B, C, H, W) (S05).
+    """Boxes that are one voxel thick, as slices (B, C, H, W) (S05).
 
     The plane is that of the sampler's edges beside the 1: a size of [1, 64, 64] gives sagittal
     patches. See ``GridLoader`` for the arguments and for which boxes make up a batch.

@@ -131,7 +131,7 @@ class Loader(abc.ABC):
         )
 
     def whole(self, step: int, first: int) -> Batch | None:
-        """A batch that a device makes in one piece; None where elements are made one by one.
+        """A batch that is made at once on a device; None if elements are made one by one.
 
         Args:
             step: global step.
@@ -243,7 +243,7 @@ class PatchLoader(Loader):
         return subject.id
 
     def whole(self, step: int, first: int) -> Batch | None:
-        """The batch that ``augment`` makes in one piece, where it is made for that."""
+        """The batch that ``augment`` makes at once; None if it makes single patches."""
         if not isinstance(self.augment, BatchMaker):
             return None
         elements = [self.element(step, first + index) for index in range(self.batch_size)]
@@ -267,7 +267,7 @@ class _Pending:
         self.made: list[Any] = [None] * loader.batch_size
 
     def begin(self, pool: ThreadPoolExecutor) -> Future[Batch]:
-        """Hand all elements to threads, and the batch to the one that comes after them.
+        """Submit all elements to threads.
 
         Jobs begin in the order they were handed in, so the last one waits for none that has not
         begun.

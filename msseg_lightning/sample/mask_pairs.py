@@ -203,7 +203,7 @@ class MaskPairLoader(PatchLoader):
     def _propose(
         self, patch: Mask, wanted: int, generator: np.random.Generator
     ) -> tuple[Mask, Mask]:
-        """A pair that should fall into the bin, but need not: lesions may meet or vanish."""
+        """A candidate pair for a bin of F1; it may miss the bin if lesions merge or vanish."""
         plan = self.plans[wanted]
         lesions, found, foreign = plan[int(generator.integers(len(plan)))]
         labels, count = cc3d.connected_components(
@@ -225,7 +225,7 @@ class MaskPairLoader(PatchLoader):
         return predicted, true
 
     def _place(self, mask: Mask, taken: Mask, generator: np.random.Generator) -> None:
-        """Add a lesion of the bank, turned at random, where nothing is near; or give up."""
+        """Add a randomly rotated lesion of the bank at a free place, if one is found."""
         lesion = self.bank[int(generator.integers(len(self.bank)))]
         lesion = np.flip(lesion, tuple(axis for axis in range(3) if generator.random() < 0.5))
         for _ in range(10):
@@ -247,7 +247,7 @@ class MaskPairLoader(PatchLoader):
                 return
 
     def _deform(self, lesion: Mask, predicted: Mask, generator: np.random.Generator) -> None:
-        """Add an eroded or dilated, moved lesion; what erosion would destroy keeps its size."""
+        """Add an eroded or dilated, shifted lesion; small lesions are not eroded."""
         steps = int(generator.integers(-self.corruption.most_steps, self.corruption.most_steps + 1))
         most = self.corruption.most_shift
         shift = generator.integers(-most, most + 1, 3)

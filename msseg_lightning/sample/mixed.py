@@ -81,7 +81,7 @@ class MixedPairs:
             batch_size=batch_size // (1 + synthetic_per_real),
             seed=seed,
         )
-        self.made_up = MadeUpPairs(
+        self.synthetic = SyntheticPairs(
             visits_of(subjects, visits),
             synthesis,
             image_names,
@@ -96,29 +96,29 @@ class MixedPairs:
     def iterate(self, start: int, stop: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         """Batches of the steps ``start .. stop - 1``, made in the background."""
         both = (
-            loader.iterate(start, stop, rank, world_size) for loader in (self.real, self.made_up)
+            loader.iterate(start, stop, rank, world_size) for loader in (self.real, self.synthetic)
         )
-        for real, made_up in zip(*both, strict=True):
-            yield self._together(real, made_up)
+        for real, synthetic in zip(*both, strict=True):
+            yield self._join(real, synthetic)
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """Batch of one training step, a function of (seed, step, rank)."""
-        return self._together(
-            self.real.batch(step, rank, world_size), self.made_up.batch(step, rank, world_size)
+        return self._join(
+            self.real.batch(step, rank, world_size), self.synthetic.batch(step, rank, world_size)
         )
 
-    def _together(self, real: Batch, made_up: Batch) -> Batch:
-        weight = made_up.weight * self.synthetic_weight
+    def _join(self, real: Batch, synthetic: Batch) -> Batch:
+        weight = synthetic.weight * self.synthetic_weight
         return Batch(
-            images=torch.cat([real.images, made_up.images.to(real.images)]),
-            target=torch.cat([real.target, made_up.target.to(real.target)]),
-            subjects=(*real.subjects, *made_up.subjects),
+            images=torch.cat([real.images, synthetic.images.to(real.images)]),
+            target=torch.cat([real.target, synthetic.target.to(real.target)]),
+            subjects=(*real.subjects, *synthetic.subjects),
             weight=torch.cat([real.weight, weight.to(real.weight)]),
         )
 
 
-class MadeUpPairs(Loader):
-    """Batches of pairs that are made up from single scans.
+class SyntheticPairs(Loader):
+    """Batches of synthetic pairs that are made from single scans.
 
     Args:
         visits: scans with masks of all lesions.
@@ -155,12 +155,12 @@ class MadeUpPairs(Loader):
     def make(
         self, step: int, element: int, images: NDArray[np.float32], labels: NDArray[np.float32]
     ) -> Plan:
-        """The plan of one pair; ``assemble`` writes all: networks see them together."""
+        """Plan one pair; ``assemble`` renders all pairs of the batch."""
         generator = keyed_generator(self.seed, "synthesis", step, element)
         return self.synthesis.plan(self.visits, self.donors, generator)
 
     def assemble(self, images: torch.Tensor, labels: torch.Tensor, made: Sequence[Plan]) -> Batch:
-        """Erase and paint what was planned."""
+        """Render the planned pairs."""
         pairs, new = self.synthesis.render(made, self.inpainter, self.generator)
         images.numpy()[:] = pairs[:, self.order]
         labels.numpy()[:] = new

@@ -83,7 +83,7 @@ class RatioSampler:
     def _other(
         self, subjects: Sequence[PreparedSubject], generator: np.random.Generator
     ) -> PatchSpec:
-        """A patch that was not chosen for a lesion."""
+        """A patch that is not centred on a lesion."""
         spec = self._uniform.draw(subjects, generator)
         tries = 100 if self.lesion_free else 0
         while tries and self._holds_target(subjects[spec.subject], spec):
@@ -94,7 +94,7 @@ class RatioSampler:
     def _within(
         self, subjects: Sequence[PreparedSubject], index: int, generator: np.random.Generator
     ) -> PatchSpec:
-        """Any patch of one subject."""
+        """A uniformly drawn patch of a subject."""
         spec = self._uniform.draw([subjects[index]], generator)
         return dataclasses.replace(spec, subject=index)
 

@@ -116,7 +116,7 @@ class SliceSampler:
     def crop(
         self, spec: SliceSpec, shape: tuple[int, ...], depth: int, generator: np.random.Generator
     ) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
-        """Centre and size of the slab of ``depth`` slices that shows what was chosen."""
+        """Centre and size of the slab of ``depth`` slices around a chosen slice."""
         height, width = self.size
         voxel = spec.voxel.copy()
         in_plane = [axis for axis in range(3) if axis != spec.axis]
@@ -155,7 +155,7 @@ class SliceSampler:
 def _any_in(
     voxels: NDArray[np.int32], axis: int, number: int, generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """One of the voxels that lie in a slice."""
+    """A random voxel in a slice."""
     inside = np.flatnonzero(voxels[:, axis] == number)
     return voxels[inside[int(generator.integers(len(inside)))]].astype(np.int64)
 
@@ -273,6 +273,6 @@ class SliceLoader(Loader):
         return subject.id
 
     def assemble(self, images: torch.Tensor, labels: torch.Tensor, made: Sequence[str]) -> Batch:
-        """Lay the slices out for the network."""
+        """Arrange the slices for the network."""
         flat = images.flatten(1, 2) if self.layout == "channels" else images
         return super().assemble(flat, labels, made)

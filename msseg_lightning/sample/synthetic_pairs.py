@@ -1,4 +1,4 @@
-"""Synthetic pairs from single scans: lesions are erased, others are painted in.
+"""Synthetic pairs from single scans, by inpainting and inserting lesions.
 
 A scan and the mask of all its lesions are cut and turned once and copied. Each lesion then meets
 one of four fates: erased from the first copy (it is new), from the second (it has vanished), from
@@ -61,16 +61,16 @@ PAINTED = ((True, False), (False, True), (True, True))
 
 
 class Placement(Protocol):
-    """Where a patch came from; ``augment.parameters.Parameters`` is one."""
+    """Protocol of the position of a patch, as ``augment.parameters.Parameters``."""
 
     matrix: NDArray[np.float64]
 
     def origin(self, centre: NDArray[np.float64], size: Sequence[int]) -> NDArray[np.float64]:
-        """(3,) place in the volume of the patch's first voxel."""
+        """(3,) position in the volume of the patch's first voxel."""
 
 
-class Turn(Protocol):
-    """Cuts and turns a patch and says how; ``augment.fused.FusedAugment`` without elastic."""
+class PatchTransform(Protocol):
+    """Protocol of patch makers that return their parameters, as ``augment.fused.FusedAugment``."""
 
     def fill(
         self,
@@ -130,7 +130,7 @@ class PairSynthesis:
     def __init__(
         self,
         sampler: PatchSampler,
-        turn: Turn,
+        turn: PatchTransform,
         alter: Alteration | None = None,
         fates: Sequence[float] = (0.25, 0.25, 0.25, 0.25),
         painted: tuple[int, int] = (0, 3),
@@ -152,7 +152,7 @@ class PairSynthesis:
     def plan(
         self, visits: Sequence[Visit], donors: Donors | None, generator: np.random.Generator
     ) -> Plan:
-        """Choose a patch, the fate of its lesions and the lesions to come; no network yet.
+        """Choose a patch, what happens to its lesions, and lesions to insert.
 
         Args:
             visits: scans with masks of all lesions.
@@ -164,7 +164,7 @@ class PairSynthesis:
         names = (LESIONS,) if self.places is None else (LESIONS, self.places)
         image = np.empty((1, *size), np.float32)
         masks = np.empty((len(names), *size), np.float32)
-        way = self.turn.fill(visit, spec.centre, (FLAIR,), names, generator, image, masks)
+        placement = self.turn.fill(visit, spec.centre, (FLAIR,), names, generator, image, masks)
         scan, inside = image[0], masks >= 0.5
         copies = np.repeat(image, 2, axis=0)
         if self.alter is not None:
@@ -183,11 +183,11 @@ class PairSynthesis:
             taken = widened(inside[0], 1 + 2 * self.margin_voxels)
             allowed = (scan > self.tissue[0]) & (scan < self.tissue[1]) & (scan != 0)
             white = np.ones(size, bool) if self.places is None else inside[1]
-            origin = way.origin(spec.centre, size)
+            origin = placement.origin(spec.centre, size)
             for _ in range(int(generator.integers(self.painted[0], self.painted[1] + 1))):
                 into = PAINTED[int(generator.integers(len(PAINTED)))]
                 mask = self._place(
-                    visit, donors, origin, way.matrix, generator, taken, allowed, white
+                    visit, donors, origin, placement.matrix, generator, taken, allowed, white
                 )
                 if mask is None:
                     continue
@@ -209,7 +209,7 @@ class PairSynthesis:
         allowed: Mask,
         white: Mask,
     ) -> Mask | None:
-        """A lesion of someone else that fits into the patch, or None."""
+        """A lesion of another patient that fits into the patch, or None."""
         for _ in range(TRIES):
             mask = donors.transplant(visit, origin, matrix, self.sampler.size, generator)
             if mask is None or (mask & taken).any():
@@ -224,7 +224,7 @@ class PairSynthesis:
         inpainter: nn.Module | None,
         generator: nn.Module | None,
     ) -> tuple[Patch, Patch]:
-        """Erase and paint; all copies that a network has to change go through it at once.
+        """Render pairs; each network is applied to all patches at once.
 
         Only the voxels to be changed take what a network made; every other voxel stays.
 
@@ -357,7 +357,7 @@ class Donors:
         return mask if hit.any() else None
 
     def _all(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Visit, number and centre (as a share of the brain's box) of every lesion there is."""
+        """Visit, number and relative centre (in the brain's box) of all lesions."""
         if self._table is None:
             owner, numbers, places = [], [], [np.zeros((0, 3))]
             for index, visit in enumerate(self.visits):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,16 +38,24 @@ class Visit(PreparedSubject):
             **{name: subject.layer(known) for name, known in self._renamed.items()},
         }
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the folder itself and names the volumes again."""
+        return _opened, (self.folder.absolute(), self._renamed[FLAIR], self._renamed[LESIONS])
+
     def voxels(self, name: str, limit: int = CANDIDATES) -> NDArray[np.int32]:
         """See ``PreparedSubject``; also by the names flair and lesions."""
         return super().voxels(self._renamed.get(name, name), limit)
 
 
+def _opened(folder: Path, image: str, lesions: str) -> Visit:
+    return Visit(PreparedSubject.open(folder), image, lesions)
+
+
 class VisitSource(Protocol):
-    """Prepared scans of one visit from elsewhere; ``preprocess.visits.PreparedVisits`` is one."""
+    """Protocol of further prepared scans, as ``preprocess.visits.PreparedVisits``."""
 
     def subjects(self) -> list[PreparedSubject]:
-        """All of them; none where nothing was given."""
+        """All scans."""
 
 
 def visits_of(

@@ -55,7 +55,7 @@ def neighbour_features(
 
 
 class Rows(NamedTuple):
-    """Voxels to fit on.
+    """Positions and targets of voxels for fitting.
 
     Attributes:
         voxels: (n, 3) indices, in array order.
@@ -68,7 +68,7 @@ class Rows(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class VoxelRows:
-    """Which voxels of the brain become rows.
+    """Selection of voxels of the brain as rows.
 
     Args:
         negative_ratio: share of the voxels that are neither lesion nor candidate to fit on; every
@@ -114,5 +114,5 @@ class VoxelRows:
     def predicting(
         self, brain: NDArray[np.bool_], candidates: NDArray[np.bool_]
     ) -> NDArray[np.int64]:
-        """(n, 3) voxels of a pair that are asked about."""
+        """(n, 3) voxels of a pair that are classified."""
         return np.argwhere(brain & candidates if self.candidates_only else brain)

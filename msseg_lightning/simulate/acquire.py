@@ -143,7 +143,7 @@ def centred_grid(
 
 
 def resample(image: Image, to_source: NDArray[np.float64], shape: tuple[int, int, int]) -> Image:
-    """Linear interpolation; ``to_source`` maps target voxels to source voxels; 0 outside."""
+    """Resample an image linearly; ``to_source`` maps target voxels to source voxels."""
     from scipy import ndimage
 
     return np.asarray(

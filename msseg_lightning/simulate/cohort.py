@@ -96,11 +96,11 @@ def _write_one(folder: Path, recipe: CohortRecipe, seed: int, index: int) -> Non
     name = recipe.patient_name(index)
     lock_file = folder / f".{name}.lock"
     with FileLock(lock_file):
-        if not _complete(folder, recipe, index):  # nobody wrote it while we waited
+        if not _complete(folder, recipe, index):  # not written by another process meanwhile
             for left in folder.glob(f".partial-{name}-*"):
                 shutil.rmtree(left, ignore_errors=True)
             write_patient(folder, simulate_patient(recipe, seed, index))
-        lock_file.unlink(missing_ok=True)  # whoever locks another file now finds it complete
+        lock_file.unlink(missing_ok=True)  # later processes find the patient complete
 
 
 def _complete(folder: Path, recipe: CohortRecipe, index: int) -> bool:
@@ -116,7 +116,7 @@ def _claim(folder: Path, recipe: CohortRecipe, seed: int) -> None:
         with FileLock(lock_file):
             if not path.is_file():
                 write_json(path, record)
-            lock_file.unlink(missing_ok=True)  # whoever locks another file now finds the record
+            lock_file.unlink(missing_ok=True)  # later processes find the record
     _refuse_other(path, record)
 
 

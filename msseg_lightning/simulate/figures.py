@@ -175,10 +175,10 @@ def statistics_figure(
     drawn, statistics = _drawn(CohortRecipe(), 0), shipped_statistics()
     new = [[lesion for lesion in patient if lesion.fate == "new"] for patient in drawn]
     figure, axes = pyplot.subplots(2, 3, figsize=(12, 6.6))
-    ours, theirs = "#2a6f97", "#c44536"
+    simulated_colour, real_colour = "#2a6f97", "#c44536"
 
     counts = sorted(len(lesions) for lesions in new)
-    axes[0, 0].bar(range(len(counts)), counts, color=ours)
+    axes[0, 0].bar(range(len(counts)), counts, color=simulated_colour)
     axes[0, 0].set(title="new lesions of each training patient", xlabel="40 patients, sorted")
     axes[0, 0].annotate(
         f"{counts.count(0)} none (challenge: 11)\n{counts.count(1)} one (challenge: 9)\n"
@@ -187,22 +187,22 @@ def statistics_figure(
     )
     volumes = np.sort([lesion.volume_mm3 for lesions in new for lesion in lesions])
     share = (np.arange(len(volumes)) + 0.5) / len(volumes)
-    axes[0, 1].plot(volumes, share, color=ours, label="new, simulated (drawn)")
+    axes[0, 1].plot(volumes, share, color=simulated_colour, label="new, simulated (drawn)")
     axes[0, 1].plot(
-        statistics.changed_volumes_mm3, QUANTILES, color=theirs, label="changed, open_ms"
+        statistics.changed_volumes_mm3, QUANTILES, color=real_colour, label="changed, open_ms"
     )
     axes[0, 1].set(title="volume of new lesions", xlabel="mm3", xscale="log")
     volumes = np.sort(np.concatenate([scan.volumes_mm3 for scan in simulated.values()]))
     share = (np.arange(len(volumes)) + 0.5) / len(volumes)
-    axes[0, 2].plot(volumes, share, color=ours, label="all, simulated (rendered)")
-    axes[0, 2].plot(statistics.volumes_mm3, QUANTILES, color=theirs, label="all, open_ms")
+    axes[0, 2].plot(volumes, share, color=simulated_colour, label="all, simulated (rendered)")
+    axes[0, 2].plot(statistics.volumes_mm3, QUANTILES, color=real_colour, label="all, open_ms")
     axes[0, 2].set(title="volume of all lesions", xlabel="mm3", xscale="log")
 
     bins = np.linspace(0.9, 2.0, 45)
     with_masks = [scan for scan in real.values() if scan.contrasts.size]
     for scans, colour, label in (
-        (list(simulated.values()), ours, "simulated"),
-        (with_masks, theirs, "open_ms, 3D FLAIR"),
+        (list(simulated.values()), simulated_colour, "simulated"),
+        (with_masks, real_colour, "open_ms, 3D FLAIR"),
     ):
         contrasts = np.concatenate([scan.contrasts for scan in scans])
         axes[1, 0].hist(
@@ -212,7 +212,7 @@ def statistics_figure(
         axes[1, 2].plot(0.5 * (BINS[1:] + BINS[:-1]), histogram, color=colour, label=label)
     axes[1, 0].set(title="mean signal of each lesion", xlabel="over white matter")
     axes[1, 2].set(title="intensity in the brain mask", xlabel="over white matter")
-    for place, (group, colour) in enumerate(((simulated, ours), (real, theirs))):
+    for place, (group, colour) in enumerate(((simulated, simulated_colour), (real, real_colour))):
         noise = [100 * scan.noise for scan in group.values()]
         spread = np.linspace(-0.2, 0.2, len(noise))
         axes[1, 1].scatter(place + spread, noise, color=colour, s=14)
@@ -304,10 +304,16 @@ def table(
         low, middle, high = np.percentile(values, [5, 50, 95])
         return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
 
-    ours = list(simulated.values())
-    theirs = [scan for scan in real.values() if scan.contrasts.size]
-    contrast = [np.concatenate([s.contrasts for s in scans]).tolist() for scans in (ours, theirs)]
-    volume = [np.concatenate([s.volumes_mm3 for s in scans]).tolist() for scans in (ours, theirs)]
+    simulated_scans = list(simulated.values())
+    real_scans = [scan for scan in real.values() if scan.contrasts.size]
+    contrast = [
+        np.concatenate([s.contrasts for s in scans]).tolist()
+        for scans in (simulated_scans, real_scans)
+    ]
+    volume = [
+        np.concatenate([s.volumes_mm3 for s in scans]).tolist()
+        for scans in (simulated_scans, real_scans)
+    ]
     statistics = shipped_statistics()
     changed = statistics.changed_volumes_mm3[[5, 50, 95]]
     lines = [
@@ -328,7 +334,7 @@ def table(
         ("lesion over white matter", span(contrast[0]), span(contrast[1])),
         (
             "noise over white matter",
-            span([scan.noise for scan in ours], 3),
+            span([scan.noise for scan in simulated_scans], 3),
             span([scan.noise for scan in real.values()], 3),
         ),
     ]

@@ -17,13 +17,15 @@ class KFold:
     dealt out in turn, so that every group is spread evenly.
 
     Args:
-        folds: how many.
+        folds: how many, at least 2.
         validation: see :data:`msseg_lightning.split.validation.Validation`.
         seed: of the shuffling; kept apart from the seed of training, so that repetitions see the
             same folds.
     """
 
     def __init__(self, folds: int = 5, validation: Validation = 0.1, seed: int = 0) -> None:
+        if folds < 2:
+            raise ValueError(f"folds: 2 or more, not {folds}")
         self.folds, self.validation, self.seed = folds, validation, seed
 
     def split(

@@ -155,7 +155,7 @@ def need(found: int, needed: int, what: str) -> None:
 
 
 def _kinds(patients: Iterable[Patient], by_vendor: bool = True) -> list[list[Patient]]:
-    """With new lesions first, then where that is unknown differently, as the words sort."""
+    """Strata of patients by new lesions and vendor."""
     groups: dict[tuple[str, str], list[Patient]] = {}
     for patient in patients:
         vendor = (patient.vendor or "") if by_vendor else ""

@@ -50,8 +50,10 @@ def data_hash(subjects: Iterable[LongitudinalSubject]) -> str:
     digest = hashlib.sha256()
     for subject in sorted(subjects, key=lambda subject: subject.id):
         digest.update(f"{subject.id}\0{subject.patient}\0".encode())
-        for name, way in sorted(subject.to_native.items()):
-            digest.update(f"{name}\0".encode() + np.ascontiguousarray(way, np.float64).tobytes())
+        for name, transform in sorted(subject.to_native.items()):
+            digest.update(
+                f"{name}\0".encode() + np.ascontiguousarray(transform, np.float64).tobytes()
+            )
         for name, path in sorted(subject.files().items()):
             digest.update(f"{name}\0{path.stat().st_size}\0".encode())
             with path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""What a run ran on: enough to repeat it, nothing about who or where."""
+"""Software and hardware that a run used, without paths, user names or addresses."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def cpu_flags() -> list[str]:
 
 
 def shorten(part: str) -> str:
-    """A word of a command line that tells neither a place nor how the store is reached.
+    """A command line argument without folders and store addresses.
 
     ``read.root=/a/b/c`` becomes ``read.root=.../c``, inside braces too; of ``track.uri=...`` and of
     whatever holds an address with ``://`` the name of the setting is left.
@@ -124,7 +124,7 @@ def shorten(part: str) -> str:
 
 
 def _last_name(text: str) -> str:
-    """``/a/b`` as ``.../b``, and ``key: /a/b`` as ``key: .../b``."""
+    """A path reduced to its last part: ``/a/b`` to ``.../b``, ``key: /a/b`` to ``key: .../b``."""
     lead = re.match(r"\s*([\w.]+\s*:)?\s*", text)
     assert lead is not None
     place = text[lead.end() :]
@@ -132,7 +132,7 @@ def _last_name(text: str) -> str:
 
 
 def _torch_threads() -> int | None:
-    torch = sys.modules.get("torch")  # a record is no reason to import it
+    torch = sys.modules.get("torch")  # not imported only for this record
     return None if torch is None else int(torch.get_num_threads())
 
 

@@ -1,4 +1,4 @@
-"""What the tracking store is to be told about a run, kept in the run folder whatever happens."""
+"""Tracking records of a run, kept in its folder until the tracking store has received them."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ KINDS = {
     "text": ("text", "file"),
     "close": ("status", "time"),
 }
-"""What a record may do (``do``) -> what it must then hold."""
+"""Kind of record (field ``do``) -> fields that it must hold."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """How far the store has come with a journal.
+    """How much of a journal a tracking store has received.
 
     Args:
-        uri: the store; another one begins at the first record.
-        run_id: what it calls the run; None before it was reached.
-        sent: bytes of the journal it has.
-        problem: why the last attempt went no further.
-        tried: seconds since 1970 at which that was.
+        uri: the store; for another store sending begins at the first record.
+        run_id: MLflow's id of the run; None before the store was reached.
+        sent: bytes of the journal that the store has.
+        problem: why the last attempt failed.
+        tried: time of the last failure, in seconds since 1970.
     """
 
     uri: str
@@ -62,9 +62,10 @@ class Journal:
     """Records in a JSON-lines file, and how many bytes of it the store has confirmed.
 
     The recorded process only appends (and flushes to disk, before anything is sent), so that a
-    point is lost neither by an outage of the store nor by a kill. Whoever sends notes the position;
-    it holds `sending` meanwhile. A record may be sent twice (a kill between sending and noting so);
-    every operation is idempotent. Nothing is ever removed: another store can be told everything.
+    point is lost neither by an outage of the store nor by a kill. The sending process holds
+    `sending_lock` and writes the position. A record may be sent twice (after a kill between sending
+    and writing the position); every operation is idempotent. Nothing is removed, so all records can
+    be sent to another store.
 
     Args:
         folder: the run folder's tracking folder.
@@ -77,7 +78,7 @@ class Journal:
         self.state = folder / "sent.json"
 
     def begin(self) -> None:
-        """Become the writer: cut a line that a killed writer left unfinished."""
+        """Prepare for appending: remove a line that a killed process left unfinished."""
         if self.lines.exists():
             content = self.lines.read_bytes()
             whole = content.rfind(b"\n") + 1
@@ -94,20 +95,20 @@ class Journal:
             os.fsync(stream.fileno())
 
     def position(self, uri: str | None = None) -> Position:
-        """How far the store ``uri`` has come; without one, the store that was last sent to."""
+        """Position of the store ``uri``; by default of the store that was last sent to."""
         fields: Fields = {"uri": str, "run_id": (str, type(None)), "sent": int, "problem": str}
         try:
             saved = Position(**read_record(self.state, {**fields, "tried": (int, float)}))
         except FileNotFoundError:
             return Position(uri or "")
         except (OSError, DamagedFileError, TypeError) as error:
-            # the store is told everything once more, which changes nothing there
-            log.warning("%s is damaged (%s): the store is told everything again", self.state, error)
+            # sending everything again changes nothing in the store
+            log.warning("%s is damaged (%s): all records are sent again", self.state, error)
             return Position(uri or "")
         return saved if uri in (None, saved.uri) else Position(uri or "")
 
     def confirm(self, position: Position) -> None:
-        """Note how far the store has come."""
+        """Write the position of the store."""
         write_record(self.state, dataclasses.asdict(position))
 
     def pending(self, sent: int) -> Iterator[tuple[Record, int]]:
@@ -129,7 +130,7 @@ class Journal:
                     yield record, stream.tell()
 
     def complete(self, uri: str | None = None) -> bool:
-        """Whether the store has everything."""
+        """Whether the store has all records."""
         return next(self.pending(self.position(uri).sent), None) is None
 
     def opened(self) -> Record | None:
@@ -139,21 +140,25 @@ class Journal:
 
     @property
     def closed(self) -> bool:
-        """Whether the recorded process has said how the run ended."""
+        """Whether the end of the run was recorded."""
         ends = [record["do"] for record, _ in self.pending(0) if record["do"] in ("open", "close")]
         return ends[-1:] == ["close"]
 
     @property
-    def home(self) -> Path:
+    def run_folder(self) -> Path:
         """The run folder, which holds the tracking folder ``track``."""
         in_track = self.folder.parent.name == "track" and self.folder.name != "track"
         return (self.folder.parent.parent if in_track else self.folder.parent).resolve()
 
-    def place(self, path: str | Path, within: Path) -> Path | None:
-        """The file or folder that a record names, relative to the journal's folder.
+    def resolve(self, path: str | Path, within: Path) -> Path | None:
+        """Absolute path of a file or folder that a record names.
 
-        None, with a warning, where it leads out of ``within``: a journal is data that another may
-        have written, and nothing else of this computer is sent or changed for it.
+        None, with a warning, where it lies outside of ``within``: a journal may have been written
+        by somebody else, so it must not cause other files of this computer to be sent or changed.
+
+        Args:
+            path: relative to the journal's folder.
+            within: folder in which it must lie.
         """
         found = (self.folder / path).resolve()
         if found.is_relative_to(within):
@@ -161,8 +166,8 @@ class Journal:
         log.warning("%s: %s lies outside of %s and is left out", self.lines, path, within)
         return None
 
-    def sending(self) -> FileLock:
-        """Lock of whoever sends; the operating system frees it when that process dies."""
+    def sending_lock(self) -> FileLock:
+        """Lock held while sending; the operating system releases it when the process dies."""
         return FileLock(self.folder / "sent.lock")
 
 
@@ -177,9 +182,9 @@ def _read(line: bytes) -> Record | None:
 
 
 def run_key(folder: Path) -> str:
-    """The name for ever of the run that is recorded from a folder, also before it has an id.
+    """Permanent key of the run that is recorded from a folder, the same for all processes.
 
-    Any number of processes get the same one.
+    It exists before the run has an MLflow id.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "key.json"
@@ -191,6 +196,6 @@ def run_key(folder: Path) -> str:
 
 
 def encode(value: float) -> float | str:
-    """JSON has no NaN and no infinity; ``float()`` reads both forms."""
+    """Number for JSON, which has no NaN and no infinity; ``float()`` reads both forms."""
     number = float(value)
     return number if math.isfinite(number) else repr(number)

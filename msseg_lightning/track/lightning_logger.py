@@ -1,4 +1,4 @@
-"""Lets a Lightning Trainer write to a Tracker."""
+"""Lightning logger that writes to a Tracker."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from msseg_lightning.track.tracker import Tracker
 
 
 class TrackerLogger(Logger):
-    """Forwards metrics, from rank 0 only.
+    """Lightning logger that forwards metrics of rank 0 to a Tracker.
 
-    The run is opened and closed outside of the Trainer (which calls every end a success or a
-    failure and never a kill), so ``finalize`` leaves its status alone. Hyper-parameters come from
-    the composed config, not from here.
+    The run is opened and closed outside of the Trainer, which does not distinguish a killed run
+    from a failed one, so ``finalize`` does not change its status. Hyper-parameters are logged from
+    the composed configuration, not from here.
 
     Args:
         tracker: the open run; None on other ranks.
@@ -51,4 +51,4 @@ class TrackerLogger(Logger):
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
     ) -> None:
-        """Nothing: see the class."""
+        """Do nothing; see the class."""

@@ -1,4 +1,4 @@
-"""MLflow's pages from a server that can do nothing but show and edit runs."""
+"""MLflow server reduced to showing and editing runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-CLOSED = frozenset({"assistant", "gateway", "jobs", "mcp", "scorers", "webhooks", "ui-telemetry"})
+BLOCKED = frozenset({"assistant", "gateway", "jobs", "mcp", "scorers", "webhooks", "ui-telemetry"})
 """Parts of MLflow's addresses that are not served. The assistant can run shell commands for
 whoever reaches the port, which on a shared computer is every other user; jobs run code; gateway,
 webhooks and telemetry talk to the internet."""
@@ -34,7 +34,7 @@ COLUMNS = {
     "params.`size`": 90,
     "params.`seed`": 90,
 }
-"""What runs are compared by, with widths in pixels; MLflow's own choice is its data set, source and
+"""Columns of the table of runs, with widths in pixels; MLflow's defaults are data set, source and
 model."""
 
 VIEW = {
@@ -43,11 +43,11 @@ VIEW = {
     "columnWidths": COLUMNS,
 }
 EXPERIMENTS = 20
-"""The first so many of a store are shown like that; a user's own choice of columns stays."""
+"""Number of experiments of a store that get these columns; a user's own choice is kept."""
 
 PREFERENCES_OF = "3.17"
-"""The release of MLflow whose names in the browser's storage are known. No other release is given
-preferences, since its pages might read them in another way."""
+"""Release of MLflow whose names in the browser's storage are known. Other releases get no
+preferences, since their pages might read them differently."""
 
 # MLflow 3 opens on its pages for language models, with the assistant's panel in front.
 PREFERENCES = (
@@ -69,12 +69,12 @@ PREFERENCES = (
 ).encode()
 
 
-class OnlyRuns:
-    """Answers 404 to every address with a closed part, and passes the rest on.
+class RunsOnlyApplication:
+    """ASGI application that answers blocked addresses with 404 and forwards all others.
 
     Args:
         application: MLflow's server.
-        prefer: put ``PREFERENCES`` into its first page.
+        prefer: insert ``PREFERENCES`` into its first page.
     """
 
     def __init__(self, application: Application, prefer: bool) -> None:
@@ -82,20 +82,20 @@ class OnlyRuns:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        if scope["type"] == "lifespan" or not is_closed(path):
+        if scope["type"] == "lifespan" or not is_blocked(path):
             prefers = self.prefer and scope["type"] == "http" and path == "/"
-            await self.application(scope, receive, Preferring(send) if prefers else send)
+            await self.application(scope, receive, PreferencesSender(send) if prefers else send)
             return
         headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 404, "headers": headers})
         await send({"type": "http.response.body", "body": b'{"detail": "not served"}'})
 
 
-class Preferring:
-    """Puts `PREFERENCES` into the head of the page that is being sent.
+class PreferencesSender:
+    """ASGI ``send`` that inserts `PREFERENCES` into the head of a page.
 
     Args:
-        send: where the page goes.
+        send: receives the changed page.
     """
 
     def __init__(self, send: Send) -> None:
@@ -116,20 +116,20 @@ class Preferring:
         await self.send(message)
 
 
-def is_closed(path: str) -> bool:
-    """Whether an address belongs to what is not served."""
-    return any(part.lower() in CLOSED for part in path.split("/"))
+def is_blocked(path: str) -> bool:
+    """Whether a path of the server has a part in ``BLOCKED``."""
+    return any(part.lower() in BLOCKED for part in path.split("/"))
 
 
 def application(uri: str, port: int) -> Application:
-    """MLflow's server for a local store, reduced.
+    """MLflow's server for a local store, without the parts in ``BLOCKED``.
 
-    Only requests addressed to this computer by name are answered, which stops pages of other sites
-    that make their name point here.
+    Only requests with a host name of this computer are answered, which prevents DNS rebinding by
+    pages of other sites.
 
     Args:
         uri: from `store.ensure_store`.
-        port: where it will listen.
+        port: port that the server will listen on.
     """
     quiet_mlflow()
     names = ("127.0.0.1", "localhost", "[::1]")
@@ -152,13 +152,15 @@ def application(uri: str, port: int) -> Application:
         from mlflow.server.fastapi_app import create_fastapi_app
         from mlflow.version import VERSION
 
-    return OnlyRuns(create_fastapi_app(), prefer=VERSION.startswith(f"{PREFERENCES_OF}."))
+    return RunsOnlyApplication(
+        create_fastapi_app(), prefer=VERSION.startswith(f"{PREFERENCES_OF}.")
+    )
 
 
 def serve(uri: str, host: str, port: int) -> None:
-    """Answer until interrupted: one process, no access log."""
+    """Serve the pages until interrupted, in one process and without an access log."""
     import uvicorn
 
     pages = application(uri, port)
-    # A browser keeps its connection open; that must not hold up the end.
+    # A browser keeps its connection open; that must not delay the shutdown.
     uvicorn.run(pages, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)

@@ -1,4 +1,4 @@
-"""Which process writes a run, and whether it lives."""
+"""Identity of the process that records a run, and whether it is alive."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 def process_tags() -> dict[str, str]:
-    """Which process this is: a digest of the machine, the process's number and its start time.
+    """MLflow tags that identify this process: digest of the machine, process id and start time.
 
-    A container with processes of its own is a machine of its own, whatever name it has.
+    A container with its own process namespace counts as a machine of its own.
     """
     import psutil
 
@@ -29,9 +29,9 @@ def is_here(tags: dict[str, str]) -> bool:
 
 
 def is_alive(tags: dict[str, str]) -> bool:
-    """Whether the process of these tags, of this machine, still runs.
+    """Whether the process of these tags, which ran on this machine, is still running.
 
-    Its number may have been given to another process since; that one started at another time.
+    The start time is compared too, since a process id can be used again.
     """
     import psutil
 
@@ -52,7 +52,7 @@ def _machine() -> str:
 
 
 def _started(process: object) -> str:
-    """Seconds from the start of the machine: those since 1970 change when the clock is set."""
+    """Start time in seconds since the machine booted, which does not change with its clock."""
     import psutil
 
     return f"{process.create_time() - psutil.boot_time():.2f}"  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Names for patients that say nothing about them."""
+"""Pseudonyms of patients and cases."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def default_key_file() -> Path:
 
 
 class Pseudonyms:
-    """Keyed hash of case ids: same id, same name, and nobody without the key undoes it.
+    """Keyed hash of case ids: equal ids give equal names, which cannot be reversed without the key.
 
-    A plain hash would be undone by hashing all likely ids.
+    A hash without a key could be reversed by hashing all likely ids.
 
     Args:
         key_file: 32 random bytes, made on first use, readable by the user only.
@@ -36,7 +36,7 @@ class Pseudonyms:
         self._key = b"" if plain else _load_key(key_file or default_key_file())
 
     def name(self, case: str) -> str:
-        """``case-`` and 10 hexadecimal digits, or the id itself."""
+        """Pseudonym of a case: ``case-`` and 10 hexadecimal digits; the id itself if ``plain``."""
         if self.plain:
             return case
         digest = hashlib.blake2b(case.encode(), key=self._key, digest_size=5).hexdigest()

@@ -1,4 +1,4 @@
-"""What killed processes left behind: journals not sent, runs that look as if they went on."""
+"""Recovery after killed processes: unsent journals are sent, dead runs are marked KILLED."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from filelock import Timeout
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.track.journal import Journal
 from msseg_lightning.track.process import is_alive, is_here, process_tags
-from msseg_lightning.track.run_state import RunState, is_written, process_of
-from msseg_lightning.track.sender import PARENT_TAG, Sender, follow_children, set_state
+from msseg_lightning.track.run_state import RunState, is_being_written, process_of
+from msseg_lightning.track.sender import PARENT_TAG, Sender, set_state, update_summary_state
 from msseg_lightning.track.store import open_client, without_password
 
 
 @dataclasses.dataclass(frozen=True)
 class Replayed:
-    """What became of one journal.
+    """Result of ``replay`` for one journal.
 
     Args:
-        folder: where it lies.
+        folder: folder of the journal.
         uri: the store.
-        sent: how many metric points and other records were sent now, by kind.
-        settled: whether the store had another state of the run, which was put right.
-        busy: a living process is sending it; nothing was done.
-        elsewhere: it was recorded for another store, which lacks something; nothing was done.
+        sent: numbers of metric points and other records that were sent now, by kind.
+        state_updated: whether the store had another state of the run, which was corrected.
+        busy: another process is sending it; nothing was done.
+        for_other_store: it was recorded for another store that lacks records; nothing was done.
     """
 
     folder: Path
     uri: str
     sent: dict[str, int]
-    settled: bool = False
+    state_updated: bool = False
     busy: bool = False
-    elsewhere: bool = False
+    for_other_store: bool = False
 
 
 def find_journals(places: Sequence[Path]) -> list[Journal]:
@@ -47,43 +47,43 @@ def find_journals(places: Sequence[Path]) -> list[Journal]:
 def replay(
     journals: Sequence[Journal], uri: str, artifacts: str | None = None, *, everything: bool = False
 ) -> Iterator[Replayed]:
-    """Send what is unsent; what the store has already is not sent again.
+    """Send the records that the store has not received yet.
 
-    A journal is data that another may have written: where it is sent, and where files go, is said
-    by the caller and never by the journal.
+    A journal may have been written by somebody else, so the caller gives the store and the place
+    of files; those that the journal names are not used.
 
     Args:
         journals: from `find_journals`.
         uri: the store.
         artifacts: see `store.ensure_experiment`.
-        everything: also tell the store of journals that were recorded for others.
+        everything: also send journals that were recorded for other stores.
 
     Raises:
-        MssegError: a store is away (exit 8); what was sent before stays sent.
+        MssegError: a store is unavailable (exit 8); what was sent before stays sent.
     """
     for journal in journals:
         opened = journal.opened()
         if opened is None:
             continue
-        if is_here(process_of(opened)) and is_written(journal):
+        if is_here(process_of(opened)) and is_being_written(journal):
             yield Replayed(journal.folder, uri, {}, busy=True)
             continue
         if not everything and opened["uri"] != uri:
             lacks = not (journal.closed and journal.complete(opened["uri"]))
-            yield Replayed(journal.folder, opened["uri"], {}, elsewhere=lacks)
+            yield Replayed(journal.folder, opened["uri"], {}, for_other_store=lacks)
             continue
         try:
-            with journal.sending().acquire(timeout=0):
+            with journal.sending_lock().acquire(timeout=0):
                 sender = Sender(uri, journal, artifacts)
                 sent = sender.deliver()
-                yield Replayed(journal.folder, uri, sent, settled=sender.settle())
+                yield Replayed(journal.folder, uri, sent, state_updated=sender.update_state())
         except Timeout:
             yield Replayed(journal.folder, uri, {}, busy=True)
         except Exception as error:
             raise MssegError(
                 Problem(
                     "track.store_unavailable",
-                    "the tracking store did not take what is unsent; it stays in the run folder",
+                    "the tracking store did not accept the records; they stay in the run folder",
                     file=journal.folder,
                     found=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
                     expected=f"a reachable MLflow store at {without_password(uri)}",
@@ -94,10 +94,10 @@ def replay(
 
 
 def reap_dead_runs(uri: str) -> list[str]:
-    """Mark runs whose process is gone (kill -9, out of memory, power) as KILLED.
+    """Mark runs of this machine whose process no longer exists as KILLED.
 
-    Only runs of this machine are judged; a process is recognised by its number and start time. A
-    run that several processes share names none of them: its state is that of their records.
+    A process is recognised by its id and start time. A run that several processes share names none
+    of them: its state follows from their records.
 
     Returns:
         MLflow ids of the runs marked; they carry the tag ``interrupted``.
@@ -117,5 +117,5 @@ def reap_dead_runs(uri: str) -> list[str]:
             set_state(client, run_id, RunState("KILLED", int(time.time() * 1000), interrupted=True))
             marked.append(run_id)
             if parent := run.data.tags.get(PARENT_TAG):
-                follow_children(client, parent)
+                update_summary_state(client, parent)
     return marked

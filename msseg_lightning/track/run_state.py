@@ -1,4 +1,4 @@
-"""The state of a run, told by the records on disk of all processes that wrote it."""
+"""State of a run, computed from the records on disk of all processes that wrote it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from msseg_lightning.track.journal import Journal, Record
 from msseg_lightning.track.process import is_alive, is_here
 
-SILENT_S = 600.0
-"""A process of another machine that wrote nothing for so long is taken for dead."""
+SILENCE_LIMIT_S = 600.0
+"""Seconds without a record after which a process of another machine counts as dead."""
 WORST_FIRST = ("FAILED", "KILLED", "RUNNING", "SCHEDULED", "FINISHED")
 
 
 @dataclasses.dataclass(frozen=True)
 class RunState:
-    """The state of a run.
+    """State of a run.
 
     Args:
         status: RUNNING, FINISHED, FAILED or KILLED.
@@ -33,11 +33,11 @@ class RunState:
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """What one process recorded from opening a run to its end.
+    """Part of a run that one process recorded, from opening the run to its end.
 
     Args:
         start: in milliseconds since 1970.
-        state: how it ended, or that it has not.
+        state: how it ended, or RUNNING.
     """
 
     start: int
@@ -49,17 +49,17 @@ class Attempt:
         return math.inf if self.state.end is None else self.state.end
 
 
-def worst(statuses: Iterable[str]) -> str:
-    """Any failed is FAILED, else any killed is KILLED, else any running is RUNNING."""
+def worst_status(statuses: Iterable[str]) -> str:
+    """The worst of several statuses: FAILED, else KILLED, else RUNNING, else FINISHED."""
     return min(statuses, key=WORST_FIRST.index)
 
 
-def writers(folder: Path, key: str) -> list[Journal]:
-    """The journals of the processes that write the run of a key.
+def journals_of_run(folder: Path, key: str) -> list[Journal]:
+    """Journals of all processes that write the run with a key.
 
     Args:
-        folder: where the key is kept: a run's own tracking folder, or the one that holds those of
-            all processes which share a run.
+        folder: folder of the key: a run's own tracking folder, or the one that holds those of all
+            processes that share a run.
         key: from `run_key`.
     """
     files = [folder / "notes.jsonl", *sorted(folder.glob("*/notes.jsonl"))]
@@ -70,13 +70,13 @@ def writers(folder: Path, key: str) -> list[Journal]:
 def state_of(journals: Sequence[Journal], dead: Path | None = None) -> RunState | None:
     """The state of the run that these journals record; None where they record none.
 
-    RUNNING while a process is at it. Otherwise what was finished stays so, whoever was stopped
-    afterwards, unless it was begun again since. Of attempts that were at it at the same time the
-    worst counts, else the last.
+    RUNNING while any process works on it. Otherwise a run that finished stays FINISHED unless it
+    was started again later. Of attempts that ran at the same time the worst status counts, else
+    that of the last attempt.
 
     Args:
-        journals: see `writers`.
-        dead: folder of a journal whose process is known to be gone.
+        journals: see `journals_of_run`.
+        dead: folder of a journal whose process is known to be dead.
     """
     attempts = [one for journal in journals for one in _attempts(journal, journal.folder == dead)]
     if not attempts:
@@ -89,15 +89,15 @@ def state_of(journals: Sequence[Journal], dead: Path | None = None) -> RunState 
     if last_finished is not None and not later:
         return last_finished.state
     last = max(later, key=lambda one: one.start)
-    together = [one for one in later if one is last or one.end > last.start]
-    status = worst(one.state.status for one in together)
-    return max((one for one in together if one.state.status == status), key=lambda o: o.end).state
+    concurrent = [one for one in later if one is last or one.end > last.start]
+    status = worst_status(one.state.status for one in concurrent)
+    return max((one for one in concurrent if one.state.status == status), key=lambda o: o.end).state
 
 
-def is_written(journal: Journal) -> bool:
-    """Whether the process that opened the run still writes it, as far as can be known here."""
+def is_being_written(journal: Journal) -> bool:
+    """Whether the process that opened the run is still recording it, as far as is known here."""
     opened = journal.opened()
-    return opened is not None and not journal.closed and _lives(journal, opened)
+    return opened is not None and not journal.closed and _is_alive(journal, opened)
 
 
 def process_of(opened: Record) -> dict[str, str]:
@@ -105,15 +105,15 @@ def process_of(opened: Record) -> dict[str, str]:
     return dict(opened.get("process", {}))
 
 
-def _lives(journal: Journal, opened: Record) -> bool:
+def _is_alive(journal: Journal, opened: Record) -> bool:
     process = process_of(opened)
     if is_here(process):
         return is_alive(process)
-    return bool(process) and time.time() - journal.lines.stat().st_mtime < SILENT_S
+    return bool(process) and time.time() - journal.lines.stat().st_mtime < SILENCE_LIMIT_S
 
 
 def _attempts(journal: Journal, dead: bool) -> list[Attempt]:
-    """Of one journal; an attempt that another follows in the same journal is over."""
+    """Attempts in one journal; one without an end that another follows counts as ended."""
     found: list[Attempt] = []
     opened: Record | None = None
     last = 0
@@ -127,7 +127,7 @@ def _attempts(journal: Journal, dead: bool) -> list[Attempt]:
             found.append(Attempt(opened["time"], RunState(record["status"], record["time"])))
             opened = None
     if opened is not None:
-        running = not dead and _lives(journal, opened)
+        running = not dead and _is_alive(journal, opened)
         state = RunState("RUNNING") if running else RunState("KILLED", last, interrupted=True)
         found.append(Attempt(opened["time"], state))
     return found

@@ -1,4 +1,4 @@
-"""Delivers a journal to MLflow; every delivery may be repeated without harm."""
+"""Sending of a journal to MLflow; sending the same records again changes nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from msseg_lightning.track.journal import Journal, Record, run_key
-from msseg_lightning.track.run_state import RunState, state_of, worst, writers
+from msseg_lightning.track.run_state import RunState, journals_of_run, state_of, worst_status
 from msseg_lightning.track.store import ensure_experiment, open_client
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ KEY_TAG = "msseg.key"
 PARENT_TAG = "mlflow.parentRunId"
 LEVEL_TAG = "level"
 SUMMARY_LEVEL = "experiment"
-"""Tag of runs that only sum up others: their state is the worst of those below."""
+"""Value of ``LEVEL_TAG`` of summary runs, which take the worst status of their child runs."""
 PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
-MOST_POINTS = 1000
-"""MLflow takes no more in one request."""
-OF_THE_JOURNAL = "of the journal"
+MAX_POINTS = 1000
+"""Largest number of metric points that MLflow accepts in one request."""
+AS_RECORDED = "of the journal"
 REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
 
 
@@ -41,46 +41,46 @@ class Sender:
 
     Args:
         uri: tracking store.
-        journal: what to send; its position moves as the store confirms.
-        artifacts: where files go (see `store.ensure_experiment`); not given, where the journal
-            says, which must then be of this process's own making.
+        journal: the journal; its position is updated as the store confirms.
+        artifacts: place of files (see `store.ensure_experiment`); by default the one that the
+            journal names, which must then have been written by this process.
     """
 
-    def __init__(self, uri: str, journal: Journal, artifacts: str | None = OF_THE_JOURNAL) -> None:
+    def __init__(self, uri: str, journal: Journal, artifacts: str | None = AS_RECORDED) -> None:
         self.uri, self.journal, self.artifacts = uri, journal, artifacts
         self._client: MlflowClient | None = None
         self._closed: bool | None = None
 
     @property
     def closed(self) -> bool:
-        """Whether the last run opened by what was sent is closed, too."""
+        """Whether the last run that was opened by the sent records is closed."""
         if self._closed is None:
             self._closed = self.journal.closed and self.journal.complete(self.uri)
         return self._closed
 
     @property
     def client(self) -> MlflowClient:
-        """Made on first use: importing MLflow takes seconds, making a store some more."""
+        """MLflow client, created on first use, since importing MLflow takes seconds."""
         if self._client is None:
             self._client = open_client(self.uri)
         return self._client
 
     def deliver(self) -> dict[str, int]:
-        """Send all that is pending; the caller holds `Journal.sending`.
+        """Send all pending records; the caller holds `Journal.sending_lock`.
 
         Returns:
             How many metric points (``points``) and other records were sent, by kind.
 
         Raises:
-            Exception: whatever the store's client raises while it is away; the records stay.
+            Exception: any error of the client while the store is unavailable; the records stay.
         """
         position = self.journal.position(self.uri)
         sent: dict[str, int] = collections.Counter()
         try:
-            for record, end in merged(self.journal.pending(position.sent)):
+            for record, end in merge_metrics(self.journal.pending(position.sent)):
                 run_id = self._send(position.run_id, record)
                 if run_id is not None and record["do"] in ("open", "close"):
-                    self._settle(run_id)
+                    self._update_state(run_id)
                 position = dataclasses.replace(position, run_id=run_id, sent=end, problem="")
                 self.journal.confirm(position)
                 if record["do"] in ("open", "close"):
@@ -100,7 +100,7 @@ class Sender:
             if run_id is not None:
                 getattr(self, f"_{record['do']}")(run_id, record)
         except Exception as error:
-            # What the store calls wrong stays wrong: skip it, or it would block all others.
+            # A record that the store rejects is skipped, or it would block all later ones.
             if not _refused(error):
                 raise
             LOG.warning("the tracking store refused a record (%s): %s", record["do"], error)
@@ -109,7 +109,7 @@ class Sender:
     def _open(self, record: Record) -> str:
         """Find the run by its key or create it."""
         client = self.client
-        artifacts = record["artifacts"] if self.artifacts == OF_THE_JOURNAL else self.artifacts
+        artifacts = record["artifacts"] if self.artifacts == AS_RECORDED else self.artifacts
         experiment = ensure_experiment(client, self.uri, record["experiment"], artifacts)
         tags = self._shortened({**record["tags"], KEY_TAG: record["key"]})
         if record["parent"] is not None and (
@@ -128,7 +128,7 @@ class Sender:
         return run_id
 
     def _parent(self, experiment: str, parent: Record, start_ms: int) -> str | None:
-        """The run that groups others; made by whichever of them is first."""
+        """Id of the parent run, which the first of its child runs creates."""
         with self._parent_lock(parent) as folder:
             if folder is None:
                 return None
@@ -139,14 +139,14 @@ class Sender:
                 run_id = self.client.create_run(
                     experiment, start_time=start_ms, tags=tags, run_name=parent["name"]
                 ).info.run_id
-                if found := state_of(writers(folder, key)):
+                if found := state_of(journals_of_run(folder, key)):
                     set_state(self.client, run_id, found)
         return str(run_id)
 
     @contextlib.contextmanager
     def _parent_lock(self, parent: Record) -> Iterator[Path | None]:
-        """Of the runs below one other, one at a time looks at it; yields the folder of its key."""
-        folder = self.journal.place(parent["folder"], self.journal.home.parent)
+        """Lock that the child runs of one parent share; yields the folder of the parent's key."""
+        folder = self.journal.resolve(parent["folder"], self.journal.run_folder.parent)
         if folder is None:
             yield None
             return
@@ -154,29 +154,29 @@ class Sender:
         with FileLock(folder / "parent.lock"):
             yield folder
 
-    def settle(self, *, dead: bool = False) -> bool:
-        """Give the run the state that the records on disk tell, whatever was sent before.
+    def update_state(self, *, dead: bool = False) -> bool:
+        """Set the state of the run that follows from the records on disk.
 
         Args:
-            dead: the process that wrote the journal is known to be gone.
+            dead: the process that wrote the journal is known to be dead.
 
         Returns:
-            Whether the store had another one.
+            Whether the store had another state.
         """
         run_id = self.journal.position(self.uri).run_id
-        return run_id is not None and self._settle(run_id, dead=dead)
+        return run_id is not None and self._update_state(run_id, dead=dead)
 
-    def _settle(self, run_id: str, *, dead: bool = False) -> bool:
-        """Also of the run above it, where that sums up those below."""
+    def _update_state(self, run_id: str, *, dead: bool = False) -> bool:
+        """Set the state of a run, and that of its parent if the parent is a summary."""
         opened = self.journal.opened()
         if opened is None:
             return False
         try:
-            changed = self._settle_run(run_id, opened, dead)
-            above = self.client.get_run(run_id).data.tags.get(PARENT_TAG)
-            if above is not None and opened["parent"] is not None:
+            changed = self._update_run_state(run_id, opened, dead)
+            parent = self.client.get_run(run_id).data.tags.get(PARENT_TAG)
+            if parent is not None and opened["parent"] is not None:
                 with self._parent_lock(opened["parent"]):
-                    changed |= follow_children(self.client, above)
+                    changed |= update_summary_state(self.client, parent)
         except Exception as error:
             if not _refused(error, "RESOURCE_DOES_NOT_EXIST"):  # the user deleted a run in MLflow
                 raise
@@ -184,16 +184,18 @@ class Sender:
             return False
         return changed
 
-    def _settle_run(self, run_id: str, opened: Record, dead: bool) -> bool:
+    def _update_run_state(self, run_id: str, opened: Record, dead: bool) -> bool:
         folder = self._key_folder(opened["key"])
         with FileLock(folder / "parent.lock"):
             if opened["tags"].get(LEVEL_TAG) == SUMMARY_LEVEL:
-                return follow_children(self.client, run_id)
-            found = state_of(writers(folder, opened["key"]), self.journal.folder if dead else None)
+                return update_summary_state(self.client, run_id)
+            found = state_of(
+                journals_of_run(folder, opened["key"]), self.journal.folder if dead else None
+            )
             return found is not None and set_state(self.client, run_id, found)
 
     def _key_folder(self, key: str) -> Path:
-        """The run's own folder, or the one above it, where several processes share the run."""
+        """Folder of a run's key: the journal's, or its parent if processes share the run."""
         own = self.journal.folder
         shared = (own.parent / "key.json").is_file() and run_key(own.parent) == key
         return own.parent if shared else own
@@ -211,8 +213,8 @@ class Sender:
         metrics = [
             Metric(name, float(value), time, step) for name, value, time, step in record["points"]
         ]
-        for start in range(0, len(metrics), MOST_POINTS):
-            batch = metrics[start : start + MOST_POINTS]
+        for start in range(0, len(metrics), MAX_POINTS):
+            batch = metrics[start : start + MAX_POINTS]
             try:
                 self.client.log_batch(run_id, metrics=batch)
             except Exception as error:
@@ -221,7 +223,7 @@ class Sender:
                 self._one_by_one(run_id, batch)
 
     def _one_by_one(self, run_id: str, metrics: list[Metric]) -> None:
-        """One bad name must not take its neighbours with it."""
+        """Send metrics one at a time, so that one rejected name does not discard the others."""
         for metric in metrics:
             try:
                 self.client.log_batch(run_id, metrics=[metric])
@@ -253,15 +255,15 @@ class Sender:
         self.client.log_batch(run_id, tags=tags)
 
     def _artifact(self, run_id: str, record: Record) -> None:
-        home = self.journal.home
-        path = self.journal.place(record["path"], home)
+        run_folder = self.journal.run_folder
+        path = self.journal.resolve(record["path"], run_folder)
         if path is None:
             return
         if not path.exists():
             LOG.warning("%s is gone and was not recorded", path.name)
         files = filter(Path.is_file, sorted(path.rglob("*")) if path.is_dir() else [path])
         for file in files:
-            if self.journal.place(file, home) is not None:  # a link in a folder may lead anywhere
+            if self.journal.resolve(file, run_folder) is not None:  # a link may lead out of it
                 below = file.parent.relative_to(path) if path.is_dir() else Path()
                 folder = (Path(record["folder"] or "") / below).as_posix()
                 self.client.log_artifact(run_id, str(file), None if folder == "." else folder)
@@ -270,11 +272,11 @@ class Sender:
         self.client.log_text(run_id, record["text"], record["file"])
 
     def _close(self, run_id: str, record: Record) -> None:
-        """Nothing: `deliver` looks at the records of all processes then."""
+        """Do nothing; `deliver` sets the state from the records of all processes."""
 
 
 def set_state(client: MlflowClient, run_id: str, found: RunState) -> bool:
-    """Give a run a state; returns whether it had another one."""
+    """Set the state of a run; returns whether it had another one."""
     run = client.get_run(run_id)
     known = run.info.end_time
     changed = run.info.status != found.status
@@ -282,7 +284,7 @@ def set_state(client: MlflowClient, run_id: str, found: RunState) -> bool:
         if changed:
             client.update_run(run_id, status=found.status)
     else:
-        # when it was killed is known from its last record, or from whoever missed it first
+        # the time of a kill is that of the last record, or when the kill was first noticed
         changed |= known is None or (known < found.end if found.interrupted else known != found.end)
         if changed:
             client.set_terminated(run_id, status=found.status, end_time=found.end)
@@ -295,10 +297,10 @@ def set_state(client: MlflowClient, run_id: str, found: RunState) -> bool:
     return changed
 
 
-def follow_children(client: MlflowClient, run_id: str) -> bool:
-    """Give a run that sums up others the worst of their states; other runs are left.
+def update_summary_state(client: MlflowClient, run_id: str) -> bool:
+    """Set a summary run to the worst status of its child runs; other runs are not changed.
 
-    Of several runs of one fold only the latest counts: the others were started over.
+    Of several runs of one fold only the latest counts.
 
     Returns:
         Whether it had another state.
@@ -306,27 +308,27 @@ def follow_children(client: MlflowClient, run_id: str) -> bool:
     run = client.get_run(run_id)
     if run.data.tags.get(LEVEL_TAG) != SUMMARY_LEVEL:
         return False
-    below = client.search_runs(
+    children = client.search_runs(
         [run.info.experiment_id],
         f"tags.`{PARENT_TAG}` = '{run_id}'",
         order_by=["attributes.start_time ASC"],
         max_results=1000,
     )
-    latest = {child.data.tags.get("fold", child.info.run_id): child.info for child in below}
+    latest = {child.data.tags.get("fold", child.info.run_id): child.info for child in children}
     if not latest:
         return False
-    status = worst(child.status for child in latest.values())
+    status = worst_status(child.status for child in latest.values())
     ended = max((child.end_time or 0 for child in latest.values()), default=0)
     return set_state(client, run_id, RunState(status, None if status == "RUNNING" else ended))
 
 
-def merged(pending: Iterable[tuple[Record, int]]) -> Iterator[tuple[Record, int]]:
-    """Neighbouring metric records as one request; after an outage there are hundreds."""
+def merge_metrics(pending: Iterable[tuple[Record, int]]) -> Iterator[tuple[Record, int]]:
+    """Merge consecutive metric records into one request each of at most ``MAX_POINTS``."""
     waiting: tuple[Record, int] | None = None
     for record, end in pending:
         if waiting is not None:
             points = waiting[0]["points"]
-            if record["do"] == "metrics" and len(points) + len(record["points"]) <= MOST_POINTS:
+            if record["do"] == "metrics" and len(points) + len(record["points"]) <= MAX_POINTS:
                 waiting = ({"do": "metrics", "points": points + record["points"]}, end)
                 continue
             yield waiting
@@ -340,5 +342,5 @@ def merged(pending: Iterable[tuple[Record, int]]) -> Iterator[tuple[Record, int]
 
 
 def _refused(error: Exception, *more: str) -> bool:
-    """Whether the store is there and says that the request itself is wrong."""
+    """Whether the store was reached and rejected the request itself."""
     return getattr(error, "error_code", None) in (*REFUSED, *more)

@@ -1,4 +1,4 @@
-"""Where runs are recorded: one SQLite file with its artifacts beside it, no server needed."""
+"""The tracking store: a local SQLite file with a folder of artifacts, or an MLflow server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SETTINGS = {
 
 
 def quiet_mlflow() -> None:
-    """Set the environment under which MLflow may be imported; call it before the import."""
+    """Set environment variables that disable MLflow's telemetry and long retries; before import."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
 
@@ -42,7 +42,7 @@ def quiet_mlflow() -> None:
 def open_client(uri: str) -> MlflowClient:
     """A client of the store, independent of MLflow's global state.
 
-    A store as `store_uri` names it is created where it is not there; any other must be there.
+    A store with an address from `store_uri` is created if it is missing; any other must exist.
     """
     folder = store_folder(uri)
     if folder is not None and uri == store_uri(folder):
@@ -55,7 +55,7 @@ def open_client(uri: str) -> MlflowClient:
 
 
 def store_uri(folder: Path) -> str:
-    """Address of the SQLite store of a folder, whether it is there or not.
+    """Address of the SQLite store of a folder, whether or not it exists.
 
     Returns:
         ``sqlite:////absolute/mlruns/mlflow.db``.
@@ -64,21 +64,21 @@ def store_uri(folder: Path) -> str:
 
 
 def _address(database: Path) -> str:
-    """As SQLAlchemy reads it: options follow a question mark, and %41 is a letter."""
+    """SQLAlchemy address of a database file, with ``%`` and ``?`` escaped."""
     return f"sqlite:///{str(database).replace('%', '%25').replace('?', '%3F')}"
 
 
 def ensure_store(folder: Path) -> str:
-    """Create the SQLite store of a folder unless it is there, and return its URI.
+    """Create the SQLite store of a folder if it is missing, and return its URI.
 
-    Any number of processes may call this at once: the schema (some 5 s of migrations) is made under
-    a lock, in a temporary name, and renamed when whole. MLflow itself leaves a ruined file when
-    several processes open a missing database. What is made here is for its owner alone (folder
-    0700, file 0600), results of patients being nobody else's business; a folder that was there
-    keeps its mode.
+    Any number of processes may call this at once: the schema (some 5 s of migrations) is created
+    under a lock, in a temporary file, and renamed when complete. MLflow itself leaves a damaged
+    file when several processes open a missing database. Folder and file are created readable by
+    their owner only (0700, 0600), since they hold results of patients; an existing folder keeps its
+    mode.
 
     Args:
-        folder: e.g. ``mlruns``; made absolute, so that later runs from elsewhere find it.
+        folder: e.g. ``mlruns``; made absolute, so that it does not depend on the working folder.
 
     Returns:
         See `store_uri`.
@@ -104,7 +104,7 @@ def _create(database: Path) -> None:
         # The artifact root is written into MLflow's "Default" experiment; without one it would be
         # the present working folder, wherever that is.
         store = SqlAlchemyStore(_address(fresh), (database.parent / ARTIFACTS).as_uri())
-        store.engine.dispose()  # the renamed file has one owner
+        store.engine.dispose()  # no open connection when the file is renamed
         fresh.chmod(0o600)
         with fresh.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -113,7 +113,7 @@ def _create(database: Path) -> None:
 
 
 def _quiet_migrations() -> None:
-    """60 lines of "Running upgrade ..." tell a user nothing."""
+    """Hide the log lines ("Running upgrade ...") of database migrations."""
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -127,14 +127,14 @@ def store_folder(uri: str) -> Path | None:
 
 
 def without_password(uri: str) -> str:
-    """An address that may be shown."""
+    """The address of a store without its password."""
     scheme, mark, rest = uri.partition("://")
     user, at, place = rest.rpartition("@")
     return f"{scheme}{mark}{user.partition(':')[0]}{at}{place}"
 
 
 def sync_command(uri: str, folder: Path) -> str:
-    """The command line that sends what is unsent below a folder to a store."""
+    """The command that sends all unsent records below a folder to a store."""
     place = os.path.relpath(folder.resolve())
     return shlex.join(["msseg", "sync", "--uri", without_password(uri), place])
 
@@ -142,10 +142,10 @@ def sync_command(uri: str, folder: Path) -> str:
 def ensure_experiment(
     client: MlflowClient, uri: str, name: str, artifacts: str | None = None
 ) -> str:
-    """Id of the experiment with that name, created where absent (safe for several processes).
+    """Id of the experiment with that name, created if missing (safe for several processes).
 
-    With a database the place of artifacts is given explicitly and absolute: MLflow would fix it to
-    the current working folder for ever. A server decides itself.
+    For a database the folder of artifacts is given as an absolute path: MLflow's default would be
+    the working folder of the first run. A server has its own.
 
     Args:
         client: from `open_client`.

@@ -1,4 +1,4 @@
-"""How hard the machine works: processor, memory, GPU."""
+"""Load of processor, memory and GPU as metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MIB = 2**20
 
 
 class SystemMetrics:
-    """Samples at most every ``interval_s`` seconds; the names are those of MLflow's system tab.
+    """System metrics with the names of MLflow, sampled at most every ``interval_s`` seconds.
 
     Args:
         interval_s: time between samples.
@@ -23,7 +23,7 @@ class SystemMetrics:
         self._gpus: list[object] | None = None
 
     def sample(self) -> list[Record]:
-        """One record with the present load, or none when it is not yet time."""
+        """One record with the current load; empty if the interval has not passed."""
         if time.monotonic() < self._next:
             return []
         self._next = time.monotonic() + self.interval_s

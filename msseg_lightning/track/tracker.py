@@ -1,4 +1,4 @@
-"""Records a run in MLflow without ever holding up the work it records."""
+"""Recording of a run in MLflow without blocking the training."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from msseg_lightning.track.courier import COURIER, Courier
 from msseg_lightning.track.journal import Journal, Record, encode, run_key
 from msseg_lightning.track.process import process_tags
+from msseg_lightning.track.sender_process import SENDER_PROCESS, SenderProcess
 from msseg_lightning.track.store import sync_command
 from msseg_lightning.track.system_metrics import SystemMetrics
 
@@ -27,16 +27,16 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 FLUSH_S = 1.0
 POLL_S = 0.05
-SYSTEM_S = 10.0
+SYSTEM_METRICS_S = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Parent:
-    """The run that groups others; whichever of them is first creates it.
+    """A parent run, which the first of its child runs creates.
 
     Args:
-        folder: keeps its name for ever, see `run_key`.
-        name: what the UI shows.
+        folder: holds the key of the parent run, see `run_key`.
+        name: name of the run in MLflow.
         tags: as for `Tracker.start`.
     """
 
@@ -48,17 +48,17 @@ class Parent:
 class Tracker:
     """One MLflow run.
 
-    Every call only puts a note into a queue. A background thread writes the notes to a journal in
-    the run folder (flushed to disk); the courier, a process of its own, sends them to the store.
-    While the store is away they wait there, and `recovery.replay` delivers what a finished or
-    killed process left behind. Nothing here waits for the store or raises into the caller's work.
+    Every call only puts a record into a queue. A background thread writes the records to a journal
+    in the run folder (flushed to disk); the sender process sends them to the store. While the store
+    is unavailable they stay in the journal, and `recovery.replay` sends the records that a finished
+    or killed process left unsent. No call waits for the store or raises its errors.
 
     Use `Tracker.start`, then `finish`, or a ``with`` block that maps exceptions to a status.
 
     Args:
         uri: tracking store, see `Tracking`.
-        journal: where notes wait.
-        courier: who sends them.
+        journal: holds the records until they are sent.
+        sender_process: sends the records.
         system_metrics: sample CPU, memory and GPU every 10 s.
     """
 
@@ -66,16 +66,16 @@ class Tracker:
         self,
         uri: str,
         journal: Journal,
-        courier: Courier = COURIER,
+        sender_process: SenderProcess = SENDER_PROCESS,
         *,
         system_metrics: bool = True,
     ) -> None:
-        self.uri, self.journal, self.courier = uri, journal, courier
+        self.uri, self.journal, self.sender_process = uri, journal, sender_process
         self._queue: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
-        self._system = SystemMetrics(SYSTEM_S) if system_metrics else None
+        self._system = SystemMetrics(SYSTEM_METRICS_S) if system_metrics else None
         self._closing = False
         self._warned: set[str] = set()
-        self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
+        self._thread = threading.Thread(target=self._write_records, name="tracker", daemon=True)
 
     @classmethod
     def start(
@@ -90,27 +90,27 @@ class Tracker:
         params: Mapping[str, object] | None = None,
         key: str | None = None,
         artifacts: str | None = None,
-        courier: Courier = COURIER,
+        sender_process: SenderProcess = SENDER_PROCESS,
         system_metrics: bool = True,
     ) -> Tracker:
         """Open a run, or continue the one that was recorded from this folder before.
 
         Args:
             uri: tracking store.
-            experiment: MLflow experiment; created where absent.
-            run_name: what the UI shows.
+            experiment: MLflow experiment; created if missing.
+            run_name: name of the run in MLflow.
             spool: folder for the journal, e.g. ``<run folder>/track``; of one process at a time.
             parent: the run this one is nested in (one child per fold).
             tags: system, family, fold, seed, data, data_hash, split_hash, commit, protocol, ...
             params: flat and short; set once, see `log_params`.
             key: from `run_key`, where several spools write one run; the spool's own if not given.
             artifacts: see `store.ensure_experiment`.
-            courier: see the class.
+            sender_process: see the class.
             system_metrics: see the class.
         """
         journal = Journal(spool)
         journal.begin()
-        tracker = cls(uri, journal, courier, system_metrics=system_metrics)
+        tracker = cls(uri, journal, sender_process, system_metrics=system_metrics)
         record: Record = {
             "do": "open",
             "uri": uri,
@@ -119,7 +119,7 @@ class Tracker:
             "key": key or run_key(spool),
             "name": run_name,
             "time": _now(),
-            # a run that several processes share is not over when one of them is gone
+            # a run that several processes share does not end with one of them
             "tags": _texts(tags or {}) | (process_tags() if key is None else {}),
             "process": process_tags(),
             "parent": None,
@@ -143,9 +143,9 @@ class Tracker:
         return self.journal.position(self.uri).run_id
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Note numbers at a step; returns at once and never raises.
+        """Record metrics at a step; returns at once and never raises.
 
-        Slashes group: ``train/loss``, ``val/lesion_f1``, ``test/dice``.
+        Names are grouped by slashes: ``train/loss``, ``val/lesion_f1``, ``test/dice``.
         """
         now = _now()
         points = []
@@ -158,9 +158,9 @@ class Tracker:
             self._put({"do": "metrics", "points": points})
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        """Note settings; a new value for a known one becomes the tag ``resumed.<name>``.
+        """Record parameters; a new value for a known one becomes the tag ``resumed.<name>``.
 
-        MLflow never changes a parameter.
+        MLflow cannot change a parameter.
         """
         self._put({"do": "params", "params": _texts(params)})
 
@@ -169,21 +169,21 @@ class Tracker:
         self._put({"do": "tags", "tags": _texts(tags)})
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Copy a file, or a folder's content, into the run; it must stay in place until then."""
+        """Record a file, or the content of a folder, which must stay in place until it is sent."""
         place = os.path.relpath(Path(path).resolve(), self.journal.folder.resolve())
         self._put({"do": "artifact", "path": place, "folder": folder})
 
     def log_text(self, text: str, file: str) -> None:
-        """Keep a text as an artifact named ``file``, e.g. ``config.yaml``."""
+        """Record a text as an artifact named ``file``, e.g. ``config.yaml``."""
         self._put({"do": "text", "text": text, "file": file})
 
     def finish(self, status: Status = "FINISHED", timeout_s: float = 60.0) -> bool:
-        """Close the run and deliver what is left.
+        """Close the run and send the remaining records.
 
-        A store that is away is not waited for.
+        If the store is unavailable, this does not wait for it.
 
         Returns:
-            Whether the store has everything. False: the journal stays for `msseg sync`.
+            Whether the store has all records. Otherwise `msseg sync` can send them later.
         """
         if not self._closing:
             self._closing = True
@@ -191,24 +191,24 @@ class Tracker:
             self._put(None)
             self._thread.join(timeout_s)
             self._wait(timeout_s)
-            self.courier.forget(self.uri, self.journal)
+            self.sender_process.forget(self.uri, self.journal)
         return self.journal.complete(self.uri)
 
     def _wait(self, timeout_s: float) -> None:
-        """Until the store has everything, does not answer, or it takes too long."""
-        asked, end = time.time(), time.monotonic() + timeout_s
-        self.courier.notify(self.uri, self.journal, urgent=True)
+        """Wait until the store has all records, does not answer, or the time is over."""
+        started, end = time.time(), time.monotonic() + timeout_s
+        self.sender_process.notify(self.uri, self.journal, urgent=True)
         while not self.journal.complete(self.uri):
             position = self.journal.position(self.uri)
-            if (position.problem and position.tried > asked) or time.monotonic() > end:
+            if (position.problem and position.tried > started) or time.monotonic() > end:
                 self._warn(
                     "unsent",
                     f"the tracking store was not reached ({position.problem or 'no answer'}); "
-                    f"`{sync_command(self.uri, self.journal.home)}` sends what is unsent",
+                    f"`{sync_command(self.uri, self.journal.run_folder)}` sends what is unsent",
                 )
                 return
-            if not self.courier.alive:
-                self.courier.notify(self.uri, self.journal, urgent=True)
+            if not self.sender_process.alive:
+                self.sender_process.notify(self.uri, self.journal, urgent=True)
             time.sleep(POLL_S)
 
     def __enter__(self) -> Tracker:
@@ -227,7 +227,7 @@ class Tracker:
     def _put(self, record: Record | None) -> None:
         self._queue.put(record)
 
-    def _work(self) -> None:
+    def _write_records(self) -> None:
         unwritten: list[Record] = []
         last = False
         while not last:
@@ -242,11 +242,11 @@ class Tracker:
             except OSError as error:  # disk full: keep them in memory and try again
                 self._warn("disk", f"the journal cannot be written: {error.strerror}")
             if not last:
-                self.courier.notify(self.uri, self.journal)
-                self._report()
+                self.sender_process.notify(self.uri, self.journal)
+                self._report_problem()
 
     def _collect(self) -> tuple[list[Record], bool]:
-        """What has come in within a second; True with the last."""
+        """Records that arrived within ``FLUSH_S``, and whether they are the last."""
         records: list[Record] = []
         end = time.monotonic() + FLUSH_S
         while (rest := end - time.monotonic()) > 0:
@@ -259,25 +259,27 @@ class Tracker:
             records.append(record)
         return records, False
 
-    def _report(self) -> None:
+    def _report_problem(self) -> None:
         problem = self.journal.position(self.uri).problem
         if problem:
-            self._warn("away", f"the tracking store is away ({problem}); points are kept")
+            self._warn(
+                "unavailable", f"the tracking store is unavailable ({problem}); points are kept"
+            )
         else:
-            self._warned.discard("away")
+            self._warned.discard("unavailable")
 
     def _warn(self, kind: str, message: str) -> None:
-        """Say it once per outage, not once per second."""
+        """Log a warning once per outage."""
         if kind not in self._warned:
             LOG.warning(message)
             self._warned.add(kind)
 
 
 def status_of(error: BaseException | None) -> Status:
-    """How a run ended, judged by the exception that ended it.
+    """Status of a run from the exception that ended it.
 
-    Ctrl-C and SIGTERM are KILLED, also in the shapes Lightning gives them; a pruned trial is a
-    finished one.
+    Ctrl-C and SIGTERM, and the exceptions into which Lightning turns them, are KILLED; a pruned
+    trial is FINISHED.
     """
     if error is None or _is_pruned(error):
         return "FINISHED"
@@ -295,7 +297,7 @@ def _is_pruned(error: BaseException | None) -> bool:
 
 
 def metric_name(name: str) -> str:
-    """MLflow takes letters, digits and ``_-. :/``; anything else becomes ``_``."""
+    """Name of a metric that MLflow accepts; other characters than ``_-. :/`` become ``_``."""
     return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in name)
 
 

@@ -12,7 +12,7 @@ from msseg_lightning.track.store import ARTIFACTS, store_uri, without_password
 from msseg_lightning.track.tracker import Parent, Tracker
 
 DRIVERS = {"http": "mlflow", "https": "mlflow", "sqlite": "sqlite3", "postgresql": "psycopg"}
-"""Kind of store -> the module that reaches it, unless the address names one (``kind+module``)."""
+"""Scheme of a store -> its driver module, unless the address names one (``scheme+module``)."""
 
 
 class Tracking:
@@ -42,7 +42,7 @@ class Tracking:
         system_metrics: bool = True,
     ) -> None:
         self.folder = Path(folder)
-        self.uri = usable(uri) if uri else store_uri(self.folder)
+        self.uri = checked_uri(uri) if uri else store_uri(self.folder)
         place = (self.folder.expanduser().resolve() / ARTIFACTS).as_uri()
         self.artifacts = artifacts or place
         self.pseudonyms = Pseudonyms(None if key_file is None else Path(key_file), plain_ids)
@@ -74,8 +74,8 @@ class Tracking:
         )
 
 
-def usable(uri: str) -> str:
-    """An address with its driver; what cannot be one is found out here, not by an endless outage.
+def checked_uri(uri: str) -> str:
+    """The address of a store with its driver, checked.
 
     Raises:
         MssegError: see `Tracking`.
@@ -85,7 +85,7 @@ def usable(uri: str) -> str:
     missing = bool(mark) and kind in DRIVERS
     driver = named or DRIVERS.get(kind, "")
     if missing and importlib.util.find_spec(driver):
-        # without a name, SQLAlchemy asks for psycopg's predecessor
+        # without a driver name SQLAlchemy would load psycopg2
         return uri.replace("postgresql://", "postgresql+psycopg://", 1)
     known = ", ".join(f"{name}://" for name in DRIVERS)
     raise MssegError(
@@ -93,7 +93,7 @@ def usable(uri: str) -> str:
             "track.uri",
             f"the driver {driver} is not installed"
             if missing
-            else "no tracking store is like this",
+            else "this is not the address of a tracking store",
             field="track.uri",
             found=without_password(uri),
             expected=f"an address that begins with one of {known}",

@@ -37,7 +37,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Load a checkpoint as weights only, whatever was asked for."""
+        """Load a checkpoint with ``weights_only=True``."""
         return read_checkpoint(Path(path), map_location)
 
 

@@ -104,7 +104,7 @@ class Progress(L.Callback):
         self.total, self.interval_s = total, interval_s
         self._bar: Any = None
         self._task: Any = None
-        self._began = self._said = 0.0
+        self._began = self._reported = 0.0
         self._first = 0
         self._stepped = False
 
@@ -115,7 +115,7 @@ class Progress(L.Callback):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-        self._began = self._said = time.monotonic()
+        self._began = self._reported = time.monotonic()
         self._first = trainer.global_step
         console = Console(stderr=True)
         if console.is_terminal:
@@ -142,19 +142,19 @@ class Progress(L.Callback):
                 *(seconds_since_start(), time.process_time(), time.monotonic() - self._began),
             )
         now, step = time.monotonic(), trainer.global_step
-        speak = now - self._said > (2.0 if self._bar else self.interval_s) or step >= self.total
+        due = now - self._reported > (2.0 if self._bar else self.interval_s) or step >= self.total
         if self._bar is not None:
-            text = self._describe(trainer) if speak else None
+            text = self._describe(trainer) if due else None
             self._bar.update(self._task, completed=step, **({"description": text} if text else {}))
-        elif speak:
+        elif due:
             rate = (step - self._first) / max(now - self._began, 1e-9)
             left = (self.total - step) / rate if rate else 0.0
             log.info(
                 "step %d of %d  %s  %.2f steps/s, %.1f min left",
                 *(step, self.total, self._describe(trainer), rate, left / 60),
             )
-        if speak:
-            self._said = now
+        if due:
+            self._reported = now
 
     @staticmethod
     def _describe(trainer: L.Trainer) -> str:

@@ -88,10 +88,10 @@ class PatchStream:
         step = 0 if trainer is None else trainer.global_step
         rank, world_size = module._place()
         stop = (step // module.epoch_steps + 1) * module.epoch_steps
-        ways = module.accumulate
+        streams = module.accumulate
         parts = [
-            module.patches.iterate(step, stop, turn * world_size + rank, ways * world_size)
-            for turn in range(ways)
+            module.patches.iterate(step, stop, index * world_size + rank, streams * world_size)
+            for index in range(streams)
         ]
         batches = itertools.chain.from_iterable(zip(*parts, strict=True))
         return batches if module.clock is None else _timed(batches, module.clock)

@@ -1,4 +1,4 @@
-"""On a signal, save a checkpoint and end with the exit code of that signal."""
+"""Callback that saves a checkpoint on a signal and ends with its exit code."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class StopOnSignal(L.Callback):
         self._caught = self._caught or signal.Signals(number)
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """End if asked to; the metrics of the previous step have been logged by now."""
+        """End if a signal came; the metrics of the previous step have been logged."""
         self._leave(trainer, self._request)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
@@ -68,7 +68,7 @@ class StopOnSignal(L.Callback):
             self.checkpoints.save_last(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """End if asked to, after the validation and its checkpoint."""
+        """End if a signal came, after the validation and its checkpoint."""
         self._leave(trainer, max_over_ranks(self._caught or NOTHING))
 
     @staticmethod

@@ -160,10 +160,10 @@ class Profile(L.Callback):
             f"  {'':<22}{'s':>9}{'share':>8}{'ms/batch':>10}",
         ]
         for part, seconds in self.parts().items():
-            beside = "  in threads, beside the line" if part in BACKGROUND_PARTS else ""
+            note = "  in background threads" if part in BACKGROUND_PARTS else ""
             lines.append(
                 f"  {part:<22}{seconds:>9.2f}{seconds / total:>8.1%}{seconds / steps * 1e3:>10.2f}"
-                f"{beside}"
+                f"{note}"
             )
         return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Training in several processes: rank 0 leads, the other ranks carry out its fits.
+"""Training in several processes: rank 0 runs the command, the other ranks join its fits.
 
 The leader is the process that was asked to train. It prepares, decides, writes, tracks and predicts
 as if it were alone. Only a fit is shared: the leader sends it to the followers, as it stands, and
@@ -147,7 +147,7 @@ def max_over_ranks(value: int) -> int:
     """Maximum of a value over all ranks; every rank must call this."""
     if not distributed.is_initialized():
         return value
-    number = torch.tensor(value)  # on the CPU: nobody waits for a device
+    number = torch.tensor(value)  # on the CPU, without waiting for a device
     distributed.all_reduce(number, distributed.ReduceOp.MAX)
     return int(number)
 
@@ -182,7 +182,7 @@ def _serve(place: ClusterEnvironment) -> int:
         sent: list[Any] = [None]
         try:
             distributed.broadcast_object_list(sent, src=0)
-        except RuntimeError:  # the leader is gone, and has said why
+        except RuntimeError:  # the leader ended and has reported the error
             return ExitCode.ENVIRONMENT
         if isinstance(sent[0], int):
             return sent[0]
@@ -233,7 +233,7 @@ def _started(size: int, work: Work) -> Iterator[ClusterEnvironment]:
 
 @contextlib.contextmanager
 def _ignored(*numbers: signal.Signals) -> Iterator[None]:
-    """Make processes that are started inside ignore these signals until they train.
+    """Context in which started processes ignore these signals until they train.
 
     Ctrl-C reaches all processes of a terminal, SIGUSR1 all of a job; the leader answers.
     """
@@ -246,7 +246,7 @@ def _ignored(*numbers: signal.Signals) -> Iterator[None]:
 
 
 class _FollowerWatch(threading.Thread):
-    """Ends the leader where a follower died and the leader would wait for ever.
+    """Thread that ends the leader if a follower died, since the leader would wait forever.
 
     With gloo the leader's next exchange fails at once and says so. A GPU may wait for a message
     that never comes, where no exception reaches.

@@ -1,4 +1,4 @@
-"""Activation checkpointing: features inside blocks are computed again instead of kept."""
+"""Activation checkpointing of blocks."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Task(L.LightningModule):
         self._val_rows: dict[str, dict[str, float]] = {}
 
     def step(self, batch: Batch) -> StepOutput:
-        """Loss of one batch. Override this to learn in another way."""
+        """Loss of one batch; subclasses override it."""
         return StepOutput(self.loss(self.network(batch.images), batch.target), {})
 
     # ------------------------------------------------------------------ training
@@ -286,7 +286,7 @@ class WholeVolumeValidator:
     Args:
         infer: ``(network, images (C, X, Y, Z), inside (X, Y, Z)) -> map (K, X, Y, Z)``. One with
             an attribute ``for_validation`` hands validation to that simpler rule (mirrored copies
-            would make it eight times as long).
+            would make it eight times as long); one with ``on_grid`` is told the size of voxels.
         level: whether that map holds logits or probabilities.
         score: ``(mask, reference, spacing_mm) -> named scores``.
         images: channels, by name.
@@ -320,10 +320,12 @@ class WholeVolumeValidator:
         """
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         images = subject.stack(self.images)
-        inside = subject.inside(self.images)
+        inside = subject.inside(self.images, getattr(self.infer, "region", None))
         found = np.zeros(inside.shape, bool)  # also the answer to images that are 0 everywhere
         if inside.any():
-            answer = self.infer(
+            on_grid = getattr(self.infer, "on_grid", None)
+            infer = self.infer if on_grid is None else on_grid(subject.grid.spacing_mm)
+            answer = infer(
                 network, torch.from_numpy(images).to(device), torch.from_numpy(inside).to(device)
             )
             answer = answer[0].float().cpu()

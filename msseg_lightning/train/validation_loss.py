@@ -41,7 +41,7 @@ class ValidationLossTask(Task):
         self.cut, self.batches = cut, batches
 
     def validate(self, subject: PreparedSubject) -> dict[str, float]:
-        """Scores of the whole volume, and the loss on patches of it."""
+        """Scores of the whole volume, and the loss on its patches."""
         return super().validate(subject) | {"loss": self._loss_of([subject])}
 
     def _loss_of(self, subjects: Sequence[PreparedSubject]) -> float:

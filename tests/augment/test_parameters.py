@@ -67,6 +67,15 @@ def test_ranges_and_probabilities():
     assert max(np.abs(p.translation).max() for p in drawn) <= 5
 
 
+def test_shear_happens_as_often_as_asked_and_within_its_range():
+    drawn = many(Recipe(affine=Affine(shear=0.1, shear_probability=0.2)))
+    sheared = np.array([p.matrix - np.eye(3) for p in drawn])
+    share = sheared.any((1, 2)).mean()
+    assert 0.14 < share < 0.26
+    assert 0.09 < np.abs(sheared).max() <= 0.1 and not sheared[:, range(3), range(3)].any()
+    assert all((p.matrix != np.eye(3)).any() for p in many(Recipe(affine=Affine(shear=0.1))))
+
+
 def test_shifts_along_single_axes_follow_anatomy():
     # array axes run down-up, right-left, back-front
     affine = np.array([[0, -1.0, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])

@@ -129,6 +129,15 @@ def test_intensities_are_drawn_for_each_visit_probability_too(pair, name):
     assert {(True, False), (False, True)} <= changed
 
 
+def test_images_of_no_named_visit_keep_their_values_and_move_along(pair):
+    """The follow-up taken for a map of positions: noise leaves it alone, a mirror does not."""
+    plain, _, _ = cut(pair, FusedAugment())
+    images, _, _ = cut(pair, engine(node("RandomNoise"), visits=["baseline"]))
+    assert not np.array_equal(images[0], plain[0]) and np.array_equal(images[1], plain[1])
+    images, _, _ = cut(pair, engine(node("Flip"), visits=["baseline"]))
+    np.testing.assert_array_equal(images, plain[:, ::-1, :, ::-1])
+
+
 def test_a_group_is_one_draw_where_one_of_it_moves_voxels(pair):
     group = node("OneOf", transforms=[node("Flip"), node("RandomBlur")])
     for key in range(4):

@@ -19,7 +19,11 @@ def record(rows):
 
 def test_table_replaces_the_old_one_and_counts(tmp_path, monkeypatch):
     page = tmp_path / "performance.md"
-    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", encoding="utf-8")
+    page.write_text(
+        f"before\n{report.BEGIN}\n### patches\n\n| kept | 1 | 2 | 3 | 4 | holds | n |\n\n"
+        f"### reading\n\nold\n{report.END}\nafter\n",
+        encoding="utf-8",
+    )
     monkeypatch.setattr(report, "PAGE", page)
     rows = [
         Row.faster("held", 10.0, 30.0, 2.5),
@@ -34,6 +38,8 @@ def test_table_replaces_the_old_one_and_counts(tmp_path, monkeypatch):
     text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
     assert "| held | 10 CPU ms | 30 CPU ms | 3.00 x | >= 2.5 x | holds |" in text
+    assert text.index("### patches") < text.index("| kept |") < text.index("### reading")
+    assert text.count("### reading") == 1
     assert "**FALLS SHORT** | peer 1.0 |" in text
-    assert "1 limits hold, 1 fall short, 1 were not measured." in text
+    assert "2 limits hold, 1 fall short, 1 were not measured." in text
     assert text.count("commit abc1234") == 1 and "absent" not in text.split("Python")[1]

@@ -1,4 +1,4 @@
-"""The demonstration runs from nothing to a report."""
+"""The command ``msseg demo`` writes a report."""
 
 from __future__ import annotations
 

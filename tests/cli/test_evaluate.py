@@ -156,3 +156,11 @@ def test_tables_overwrite_only_tables_of_their_kind(option, folders, capsys):
             evaluate.main([*words, str(folders / name)])
         assert caught.value.exit_code is ExitCode.CONFIG
         assert (folders / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("option", ["--csv", "--json", "--summary"])
+def test_tables_do_not_overwrite_the_scores_of_cases(folders, option):
+    kept = folders / "kept"
+    words = [str(folders / "p"), str(folders / "g"), "--cases", str(kept)]
+    with pytest.raises(MssegError, match=r"output.overwrites"):
+        evaluate.main([*words, option, str(kept / "a.json")])

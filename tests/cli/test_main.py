@@ -1,8 +1,7 @@
-"""The command line teaches, and its exit codes tell the truth."""
+"""Help texts and exit codes of the command line."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
@@ -46,13 +45,6 @@ def test_the_help_imports_nothing_heavy():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip().endswith("[]")
-
-
-def test_list_json_carries_whole_cards(capsys):
-    assert main(["list", "--json"]) == ExitCode.OK
-    cards = {card["name"]: card for card in json.loads(capsys.readouterr().out)}
-    assert cards["pre_unet"]["id"] == "S12"
-    assert cards["pre_unet"]["reported"]["dice_percent"]["mean"] == 62.46
 
 
 def test_a_refused_setting_ends_with_its_code_and_a_remedy(capsys):

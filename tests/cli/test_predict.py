@@ -1,4 +1,4 @@
-"""What the command says where its words do not fit together."""
+"""Refusals of arguments of ``msseg predict`` that do not fit together."""
 
 import pytest
 

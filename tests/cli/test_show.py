@@ -1,4 +1,4 @@
-"""What `msseg show` prints to somebody who has no data yet."""
+"""Output of ``msseg show`` without a data set."""
 
 from __future__ import annotations
 

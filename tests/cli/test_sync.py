@@ -12,13 +12,13 @@ def test_it_says_what_it_did(tmp_path, monkeypatch, capsys):
         Replayed(tmp_path / "a", "http://host", {"open": 1, "points": 40, "text": 2}),
         Replayed(tmp_path / "b", "http://host", {}),
         Replayed(tmp_path / "c", "http://host", {}, busy=True),
-        Replayed(tmp_path / "d", "http://host", {}, settled=True),
+        Replayed(tmp_path / "d", "http://host", {}, state_updated=True),
     ]
     monkeypatch.setattr(recovery, "replay", lambda *arguments, **more: iter(results))
     monkeypatch.chdir(tmp_path)
     assert sync.main(["--uri", "http://me:secret@host"]) == ExitCode.OK
     assert capsys.readouterr().out.splitlines() == [
-        "a: 40 metric points, 2 texts, 1 other notes -> http://me@host",
+        "a: 40 metric points, 2 texts, 1 other records -> http://me@host",
         "d: its state -> http://me@host",
         "2 sent, 1 had been, 1 in progress",
     ]

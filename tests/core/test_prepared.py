@@ -243,11 +243,15 @@ def test_inside_is_where_any_of_the_named_images_is_not_zero(tmp_path):
         for name, values in images.items()
     }
     volumes[TARGET] = Volume(np.ones((3, 1, 1)), np.eye(4), "mask")  # shares the word
+    first = np.array([1, 1, 0]).reshape(3, 1, 1)
+    volumes["first"] = Volume(first, np.eye(4), "mask")
     loaded = dataclasses.replace(pair(), volumes=volumes)
     prepared = PreparedSubject.write(loaded, tmp_path / "a")
     assert prepared.inside()[:, 0, 0].tolist() == [True, False, True]
     assert prepared.inside([FOLLOWUP])[:, 0, 0].tolist() == [False, False, True]
     assert not prepared.inside(["difference"]).any()
+    assert prepared.inside([FOLLOWUP], TARGET)[:, 0, 0].tolist() == [False, False, True]
+    assert prepared.inside(None, "first")[:, 0, 0].tolist() == [True, False, False]
     for name in (TARGET, "unknown"):
         with pytest.raises(MssegError, match=r"prepared\.name"):
             prepared.inside([name])

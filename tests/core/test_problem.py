@@ -1,4 +1,4 @@
-"""Problems say what to do, and the gravest decides the exit code."""
+"""Problems have a remedy, and the most severe one gives the exit code."""
 
 from __future__ import annotations
 

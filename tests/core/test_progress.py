@@ -1,4 +1,4 @@
-"""A bar never changes what is worked on, and never speaks into a log file."""
+"""The progress bar does not change items and writes nothing to log files."""
 
 from __future__ import annotations
 

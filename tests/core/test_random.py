@@ -1,4 +1,4 @@
-"""Draws depend on what they are for and on nothing else."""
+"""Random numbers depend on their key only."""
 
 from __future__ import annotations
 

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from msseg_lightning.core.batch import Batch
 from msseg_lightning.core.subject import (
     BASELINE,
     FOLLOWUP,
@@ -45,11 +43,3 @@ def test_notes_are_added_and_the_original_stays():
     second = first.replace("cropped", to_native=2 * np.eye(4))
     assert second.notes == ("cropped",) and first.notes == ()
     assert second.to_native[0, 0] == 2
-
-
-def test_a_batch_moves_every_tensor():
-    batch = Batch(torch.zeros(1, 2, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2), ("a",), torch.ones(1))
-    moved = batch.to("meta")
-    assert (
-        moved.images.device.type == moved.target.device.type == moved.weight.device.type == "meta"
-    )

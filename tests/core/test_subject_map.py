@@ -1,4 +1,4 @@
-"""The same results wherever the work is done; a lost worker takes nothing with it."""
+"""Results do not depend on the executor; a lost worker does not affect other subjects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CPU kernels a prediction runs on: the ones meant, and right."""
+"""Choice and results of the CPU kernels of predictions."""
 
 from __future__ import annotations
 

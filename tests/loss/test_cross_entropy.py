@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from msseg_lightning.loss.combined import WeightedSum
-from msseg_lightning.loss.cross_entropy import CrossEntropy
+from msseg_lightning.loss.cross_entropy import BalancedCrossEntropy, CrossEntropy
 from msseg_lightning.loss.overlap import SoftDice
 from tests.contracts import check_loss
 
@@ -54,3 +54,23 @@ def test_bad_settings():
             CrossEntropy(**wrong)
     with pytest.raises(ValueError, match="target"):
         CrossEntropy()(torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 1, 2, 2, 1))
+
+
+def test_a_lesion_weighs_as_much_as_all_background_up_to_a_limit():
+    # p = 1/2 everywhere: 3 background voxels and a lesion of weight 3 cost ln 2 each
+    logits = torch.zeros(1, 1, 4, 1, 1)
+    target = torch.tensor([1.0, 0, 0, 0]).view(1, 1, 4, 1, 1)
+    loss = BalancedCrossEntropy()
+    assert loss(logits, target).item() == pytest.approx(6 / 4 * math.log(2))
+    assert BalancedCrossEntropy(2.0)(logits, target).item() == pytest.approx(5 / 4 * math.log(2))
+    # 1 of 1000 voxels: 100, not 999; mostly lesions: as background; none: the plain loss
+    many, rare = torch.zeros(1, 1, 10, 10, 10), torch.zeros(1, 1, 10, 10, 10)
+    rare[0, 0, 0, 0, 0] = 1
+    assert loss(many, rare).item() == pytest.approx((999 + 100) / 1000 * math.log(2))
+    for same in (1 - target, torch.zeros_like(target)):
+        torch.testing.assert_close(loss(logits, same), CrossEntropy()(logits, same))
+    check_loss(loss)
+    with pytest.raises(ValueError, match="below that of background"):
+        BalancedCrossEntropy(0.5)
+    with pytest.raises(ValueError, match="target"):
+        loss(logits, many)

@@ -1,4 +1,4 @@
-"""The learned metric inside a loss: frozen, yet it teaches."""
+"""The learned metric in a loss is frozen and passes gradients."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Boosters come back from disk as they went, and nothing else is taken for one."""
+"""Boosters are saved and loaded exactly, and other files are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boosters grow until the watched patients stop gaining; folds share the lesions out."""
+"""Early stopping of boosters on validation patients, and stratified folds."""
 
 from __future__ import annotations
 

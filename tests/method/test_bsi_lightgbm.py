@@ -108,6 +108,11 @@ def test_new_lesions_are_found_on_the_native_grid_and_old_ones_are_not(fitted, p
     method, _ = fitted
     assert isinstance(method, Method)
     prediction = method.predict(subjects[0])
+    assert list(prediction.steps) == ["difference", "inclusion", "candidates"]
+    kinds = [data.dtype for data in prediction.steps.values()]
+    assert kinds == [np.float32, np.uint8, np.uint8]
+    assert prediction.steps["candidates"].any()
+    assert not (prediction.steps["candidates"] & ~prediction.steps["inclusion"]).any()
     expected = pairs.pairs["p0"].mask(TARGET)[::-1]
     assert prediction.mask.dtype == np.uint8 and prediction.probability.dtype == np.float32
     np.testing.assert_array_equal(prediction.mask > 0, expected)

@@ -153,6 +153,11 @@ def test_prediction_lies_on_the_native_grid(method, pair):
     there = np.argwhere(prediction.mask[::-1])
     assert there.min(0).tolist() == [8, 8, 8] and there.max(0).tolist() == [11, 11, 11]
     assert prediction.inside.any() and not (prediction.mask & ~prediction.inside).any()
+    assert list(prediction.steps) == ["difference", "inclusion", "proposed"]
+    np.testing.assert_array_equal(prediction.steps["proposed"], prediction.mask)
+    np.testing.assert_array_equal(prediction.steps["inclusion"] > 0, prediction.inside)
+    change = (pair["followup"] - pair["baseline"]) * pair["brain"]
+    np.testing.assert_allclose(prediction.steps["difference"][::-1], change, atol=0.02)
 
 
 def test_fit_leaves_nothing_and_a_saved_rule_is_checked(method, tmp_path):

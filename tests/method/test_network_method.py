@@ -11,6 +11,7 @@ import torch
 
 from msseg_lightning.core.method import Method
 from msseg_lightning.core.problem import ExitCode, MssegError
+from msseg_lightning.method.network_method import Channels, NetworkMethod
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.assemble.system import build_method
 from msseg_lightning.run.config.compose import compose_config
@@ -29,7 +30,16 @@ def subjects(tiny_cohort):
 
 
 def test_it_follows_the_protocol(built):
-    assert isinstance(built, Method)
+    assert isinstance(built, Method) and isinstance(built, NetworkMethod)
+
+
+def test_the_mask_that_is_predicted_comes_first():
+    assert Channels(("a",), "lesions", ("rater2", "rater1")).targets == (
+        "lesions",
+        "rater2",
+        "rater1",
+    )
+    assert Channels(("a",), None).targets == ()
 
 
 def test_training_pairs_without_any_lesion_are_refused(built, subjects, tmp_path):

@@ -120,6 +120,11 @@ def test_mean_of_visits_weighs_both_alike(phantom):
     mean = mean_of_visits(subject.replace(volumes=volumes), None)
     expected = first / np.percentile(first[first > 0], 95)
     np.testing.assert_allclose(mean.data, expected, rtol=1e-5)
+    alone = {name: volume for name, volume in subject.volumes.items() if name != BASELINE}
+    of_one = mean_of_visits(subject.replace(volumes=alone), None)
+    second = np.asarray(subject.volumes[FOLLOWUP].data)
+    expected = second / np.percentile(second[second > 0], 95)
+    np.testing.assert_allclose(of_one.data, expected, rtol=1e-5)
 
 
 @pytest.mark.slow

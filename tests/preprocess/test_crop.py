@@ -4,7 +4,13 @@ import pytest
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP
 from msseg_lightning.core.volume import Volume
-from msseg_lightning.preprocess.crop import CropToMask, CropToNonzero, CropToSize, bounding_box
+from msseg_lightning.preprocess.crop import (
+    CropOrPad,
+    CropToMask,
+    CropToNonzero,
+    CropToSize,
+    bounding_box,
+)
 
 
 def test_box_by_hand():
@@ -58,3 +64,20 @@ def test_at_most_so_many_voxels_from_the_middle(phantom):
     np.testing.assert_allclose(found.grid.affine @ [0, 0, 0, 1], first)
     with pytest.raises(ValueError, match="three numbers"):
         CropToSize([4, 4])
+
+
+def test_exactly_so_many_voxels_around_the_middle(phantom):
+    """44 to 41: one before, two behind; 48 to 51: one zero before, two behind; 40 stay 40."""
+    subject = phantom.pair(phantom.grid("canonical"))
+    found = CropOrPad([41, 51, 40])(subject)
+    assert subject.grid.shape == (44, 48, 40) and found.grid.shape == (41, 51, 40)
+    for name, volume in found.volumes.items():
+        data = np.asarray(volume.data)
+        assert data.dtype == np.asarray(subject.volumes[name].data).dtype
+        assert volume.kind == subject.volumes[name].kind
+        assert np.array_equal(data[:, 1:49], np.asarray(subject.volumes[name].data)[1:42])
+        assert not data[:, 0].any() and not data[:, 49:].any()
+    first = subject.grid.affine @ [1, -1, 0, 1]
+    np.testing.assert_allclose(found.grid.affine @ [0, 0, 0, 1], first)
+    with pytest.raises(ValueError, match="three numbers"):
+        CropOrPad([4, 4, 0])

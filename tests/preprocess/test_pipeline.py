@@ -10,7 +10,6 @@ from msseg_lightning.preprocess.intensity import ZScore
 from msseg_lightning.preprocess.nyul import Nyul
 from msseg_lightning.preprocess.pipeline import Preprocess
 from msseg_lightning.preprocess.reorient import Reorient
-from msseg_lightning.preprocess.step import FittedStep, Step, describe
 
 
 @pytest.fixture
@@ -64,24 +63,3 @@ def test_landmarks_are_learned_from_what_the_steps_before_make(phantom, subject)
     assert fitted.key(subject) != chain.key(subject)
     alone = Nyul(region="volume").fit([ZScore("volume", outside="scale")(loaded)])
     assert fitted.steps[1] == alone
-
-
-def test_protocols_and_descriptions():
-    assert isinstance(ZScore(), Step) and not isinstance(ZScore(), FittedStep)
-    assert isinstance(Nyul(), FittedStep)
-    record = describe(CropToMask(2.0))
-    assert record == {
-        "step": "msseg_lightning.preprocess.crop.CropToMask",
-        "version": 1,
-        "margin_mm": 2.0,
-        "mask": "brain",
-    }
-
-    class Loose:
-        version = 1
-
-        def __call__(self, subject):
-            return subject
-
-    with pytest.raises(TypeError, match="dataclass"):
-        describe(Loose())

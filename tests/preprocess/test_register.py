@@ -127,3 +127,29 @@ def test_a_pair_that_looks_unlike_is_registered_by_information(raw, caplog):
     np.testing.assert_array_equal(met.to_native, same.to_native)
     with pytest.raises(ValueError, match="difference or information"):
         HalfwayRegistration(by="luck")
+
+
+def test_what_is_kept_of_a_fixed_image_changes_no_result(raw, way, monkeypatch):
+    """The image is smoothed once for two registrations, which find what they find from new."""
+    from msseg_lightning.preprocess import register
+
+    fixed, moving = raw.volumes[BASELINE], raw.volumes[FOLLOWUP]
+    inside = Volume(np.asarray(fixed.data) > 20, fixed.affine)
+    smoothed = []
+
+    def counted(volume, spacing_mm, coarse=register.coarse):
+        smoothed.append(volume)
+        return coarse(volume, spacing_mm)
+
+    monkeypatch.setattr(register, "coarse", counted)
+    kept = register.Fixed(fixed, inside)
+    first, second, new = (
+        linear_registration(one, moving, "rigid", [np.eye(4)], (4.0, 3.0))
+        for one in (kept, kept, register.Fixed(fixed, inside))
+    )
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first, new)
+    assert error_mm(first, way) < 3  # a voxel of the last level
+    assert sum(one is fixed for one in smoothed) == 4 and len(smoothed) == 8 + 6
+    whole = linear_registration(fixed, moving, "rigid", [np.eye(4)], (4.0, 3.0))
+    assert (whole != first).any()  # the mask is looked at

@@ -258,3 +258,68 @@ def test_what_is_left_out_is_named(tmp_path):
     assert found["unused.folder"].file == "backup"
     assert found["unused.mask"].field == "lesion_seg.nii.gz"
     assert found["unused.image"].found.startswith("2, the first at sub-A/ses-1")
+
+
+@pytest.mark.parametrize("name", ["sub-B_ses-1", "sub-A_ses-3", "sub-a_ses-1", "sub-B"])
+def test_names_that_contradict_their_folders_are_refused(tmp_path, name):
+    touch(tmp_path / "sub-A" / "ses-1" / "anat" / f"{name}_FLAIR.nii.gz")
+    scan(tmp_path, "sub-A", "ses-2")
+    with pytest.raises(MssegError, match=rf"bids.misplaced.*found {name}"):
+        Bids(tmp_path).subjects()
+
+
+@pytest.mark.parametrize("label", ["newlesion", "brain", "lesion"])
+def test_masks_of_another_session_are_refused(tmp_path, label):
+    for session in ("ses-1", "ses-2"):
+        scan(tmp_path, "sub-A", session)
+    folder = tmp_path / "derivatives" / "manual" / "sub-A" / "ses-2" / "anat"
+    touch(folder / f"sub-A_ses-1_label-{label}_mask.nii.gz")
+    with pytest.raises(MssegError, match=r"bids.misplaced.*expected sub-A_ses-2"):
+        Bids(tmp_path).subjects()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "anat/sub-A_{}_T1w.nii.gz",
+        "./anat/sub-A_{}_FLAIR.nii.gz",
+        "anat\\sub-A_{}_FLAIR.nii.gz",
+        "anat/sub-A_{}_FLAIR.nii",
+    ],
+)
+def test_dates_of_scans_in_other_spellings_and_of_other_scans_of_a_session(tmp_path, row):
+    for session, date in (("ses-1", "2021-01-01"), ("ses-2", "2020-01-01")):
+        scan(tmp_path, "sub-A", session)
+        table = tmp_path / "sub-A" / session / f"sub-A_{session}_scans.tsv"
+        table.write_text(f"filename\tacq_time\n{row.format(session)}\t{date}\n")
+    assert ids(Bids(tmp_path)) == ["sub-A_ses-2_ses-1"]
+
+
+def test_the_date_of_the_scan_itself_goes_before_that_of_another(tmp_path):
+    for session, own, other in (("ses-1", 2020, 2023), ("ses-2", 2021, 2019)):
+        scan(tmp_path, "sub-A", session)
+        table = tmp_path / "sub-A" / session / f"sub-A_{session}_scans.tsv"
+        rows = f"anat/x_T1w.nii\t{other}-01-01\nanat/sub-A_{session}_FLAIR.nii.gz\t{own}-01-01\n"
+        table.write_text("filename\tacq_time\n" + rows)
+    assert ids(Bids(tmp_path)) == ["sub-A_ses-1_ses-2"]
+
+
+def test_a_session_with_two_dates_is_refused(tmp_path):
+    for session in ("ses-1", "ses-2"):
+        scan(tmp_path, "sub-A", session)
+    table = tmp_path / "sub-A" / "sub-A_sessions.tsv"
+    rows = "ses-1\t2020-01-01\nses-1\t2018-01-01\nses-2\t2019-01-01\n"
+    table.write_text("session_id\tacq_time\n" + rows)
+    with pytest.raises(MssegError, match=r"bids.dated_twice.*line 3"):
+        Bids(tmp_path).subjects()
+
+
+@pytest.mark.parametrize("date", ["01.02.2020", "2020-01", "2020"])
+def test_a_date_of_a_side_car_that_cannot_be_read_is_said(tmp_path, date):
+    for session in ("ses-1", "ses-2"):
+        scan(tmp_path, "sub-A", session)
+    side_car = tmp_path / "sub-A" / "ses-1" / "anat" / "sub-A_ses-1_FLAIR.json"
+    side_car.write_text(f'{{"AcquisitionDate": "{date}"}}')
+    reader = Bids(tmp_path)
+    reader.subjects()
+    assert [problem.code for problem in reader.skipped()] == ["bids.side_car"]

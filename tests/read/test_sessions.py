@@ -124,3 +124,11 @@ def test_a_user_may_state_the_order_against_everything():
 )
 def test_dates(text, expected):
     assert read_date(text) == (None if expected is None else day(expected))
+
+
+@pytest.mark.parametrize(
+    "labels", [("m-6", "m0"), ("w-2", "w4"), ("20200101", "1"), ("20190101", "2")]
+)
+def test_numbers_that_count_different_things_give_no_order(labels):
+    _, (problem,) = order_sessions([f"ses-{label}" for label in labels], {}, "sub-A")
+    assert problem.code == "bids.order" and problem.severity == "error"

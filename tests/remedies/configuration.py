@@ -16,13 +16,13 @@ import pytest
 from msseg_lightning.cli.ui import refuse_other_hosts, require_free_port
 from msseg_lightning.evaluate.case_score import ScoreOptions
 from msseg_lightning.method.ensemble import EnsembleMethod
-from msseg_lightning.run.assemble.system import _check_uses, _given_to, instantiate
+from msseg_lightning.run.assemble.system import _check_uses, _stage_arguments, instantiate
 from msseg_lightning.run.config.allow_list import refuse_interpolations
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.data.rater_ceiling import rater_ceiling
 from msseg_lightning.run.data.simulate import load_recipe
 from msseg_lightning.run.shard import Shard
-from msseg_lightning.run.sweep.command import Words, check_search
+from msseg_lightning.run.sweep.command import SweepArguments, check_search
 from msseg_lightning.run.sweep.space import read_search
 from msseg_lightning.run.sweep.storage import open_storage, reachable, refuse_pickles
 from msseg_lightning.run.sweep.study import SharedStudy
@@ -33,7 +33,7 @@ from msseg_lightning.simulate.scanner import scanners_named
 from msseg_lightning.track.journal import Journal
 from msseg_lightning.track.pseudonym import Pseudonyms
 from msseg_lightning.track.store import store_uri
-from msseg_lightning.track.tracking import usable
+from msseg_lightning.track.tracking import checked_uri
 from msseg_lightning.train.training import Hardware
 from tests.remedies.place import Place, case, with_settings
 
@@ -103,7 +103,7 @@ def words_that_are_no_setting(place: Place) -> None:
         assert refusal.remedy.startswith(f"leave {word} out")
         place.ends_well(SHOW)
     refusal = place.refused("config.word", [*SHOW, "paths.runs="])
-    place.follow_settings(refusal, [*SHOW, "paths.runs="], PLACE="elsewhere")
+    place.follow_settings(refusal, [*SHOW, "paths.runs="], PATH="elsewhere")
     link = place.folder / "a${b}"
     link.symlink_to(cohort)
     for given in (link, str(link).replace("$", "\\$")):
@@ -215,9 +215,9 @@ def an_unknown_rule(place: Place) -> None:
 @case("config.uses")
 def stages_that_are_not_there(place: Place) -> None:
     config = {"uses": {"trainer.none": "lesions"}}
-    refusal = place.raised("config.uses", lambda: _given_to(config, {}))
+    refusal = place.raised("config.uses", lambda: _stage_arguments(config, {}))
     assert "with stages" in refusal.remedy and "loss.ARGUMENT" in refusal.expected
-    _given_to({"uses": {"loss.metric": "lesions"}}, {})
+    _stage_arguments({"uses": {"loss.metric": "lesions"}}, {})
     config = {"uses": {"loss.metric": "later"}}
     refusal = place.raised("config.uses", lambda: _check_uses(config, "segment", ["metric"]))
     assert refusal.remedy == "name an earlier stage, or change their order"
@@ -362,9 +362,9 @@ def every_fault_of_a_search(place: Place) -> None:
     """Each alternative of each remedy is a word that makes the search one that can be used."""
 
     def search(words: list[str]) -> object:
-        own = Words.of("pre_unet", words)
+        own = SweepArguments.of("pre_unet", words)
         found = read_search(own.search, own.changes)
-        found.corners()
+        found.extreme_points()
         if found.sampler == "grid":
             [parameter.grid() for parameter in found.space]
         return found
@@ -388,7 +388,7 @@ def every_fault_of_a_search(place: Place) -> None:
 @case("sweep.goal", "sweep.space", "sweep.metric")
 def goals_and_space(place: Place) -> None:
     def check(*words: str) -> None:
-        own = Words.of("pre_unet", ["read.root=.", *words])
+        own = SweepArguments.of("pre_unet", ["read.root=.", *words])
         check_search(read_search(own.search, own.changes), own)
 
     wrong = "search.objective=[{metric: none_such}]"
@@ -411,7 +411,7 @@ def stores(place: Place) -> None:
     search, other = read_search("default"), read_search("default", {"sampler": "random"})
     folder = place.folder / "one"
     refusal = place.raised("sweep.missing", lambda: SharedStudy.find("one", folder))
-    assert refusal.remedy.startswith("give the words of its first command")
+    assert refusal.remedy.startswith("give the arguments of its first command")
     SharedStudy.begin("one", folder, search, ["a=1"])
     SharedStudy.find("one", folder)
     refusal = place.raised(
@@ -528,7 +528,7 @@ def around_tracking(place: Place) -> None:
         ((_, _, other),) = refusal.commands()
         require_free_port("127.0.0.1", int(other))
     place.follow_commands(place.refused("sync.missing", ["sync", "nowhere"]))
-    refusal = place.raised("track.uri", lambda: usable("nonsense"))
+    refusal = place.raised("track.uri", lambda: checked_uri("nonsense"))
     ((word,),) = refusal.settings()
     place.ends_well([*SHOW, word])
     key = place.folder / "key"

@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def coarse_words(coarse_cohort) -> list[str]:
-    """Words of a training of seconds: a small network, two steps, voxels of 6 mm."""
+    """Arguments of a training of seconds: a small network, two steps, voxels of 6 mm."""
     return [
         "pre_unet",
         f"read.root={coarse_cohort}",

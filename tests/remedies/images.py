@@ -20,7 +20,7 @@ from msseg_lightning.read.nifti import GateOptions, gate_options, read_header, r
 from msseg_lightning.read.stream import Limits, Stream
 from tests.read import files
 from tests.read.files import FOLLOWUP
-from tests.read.test_gate_catalogue import ROWS, Row, data_of, edit, lines
+from tests.read.test_gate import ROWS, Row, data_of, edit, lines
 from tests.read.test_geometry import TRANSFORM
 from tests.remedies.place import CASES, Case, Place, Refusal, case
 

@@ -303,3 +303,27 @@ def files_that_no_row_names(place: Place) -> None:
     header = HEADER.replace("\n", ",new_lesions\n")
     path.write_text(header + "a,scans/b.nii.gz,scans/c.nii.gz,p,scans/new_lesions.nii.gz\n")
     _silent(TableReader(path), "unused.unnamed")
+
+
+@case("bids.misplaced")
+def a_scan_that_is_named_after_another_subject(place: Place) -> None:
+    root = _sessions(place.folder, "ses-1", "ses-2")
+    anat = root / "sub-A" / "ses-1" / "anat"
+    right, wrong = anat / "sub-A_ses-1_FLAIR.nii.gz", anat / "sub-B_ses-1_FLAIR.nii.gz"
+    right.rename(wrong)
+    assert place.raised("bids.misplaced", Bids(root).subjects).remedy.startswith("rename the file")
+    wrong.rename(right)
+    Bids(root).subjects()
+
+
+@case("bids.dated_twice")
+def a_session_with_two_dates(place: Place) -> None:
+    root = _sessions(place.folder, "ses-1", "ses-2")
+    table = root / "sub-A" / "sub-A_sessions.tsv"
+    row = "ses-1\t2018-01-01\n"
+    head = "session_id\tacq_time\nses-1\t2020-01-01\n"
+    table.write_text(head + row)
+    remedy = place.raised("bids.dated_twice", Bids(root).subjects).remedy
+    assert remedy == "remove the row that is wrong"
+    table.write_text(head)
+    Bids(root).subjects()

@@ -26,18 +26,18 @@ from msseg_lightning.method.network_method import NetworkMethod
 from msseg_lightning.preprocess.nyul import Nyul
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.assemble.system import build_load, instantiate
-from msseg_lightning.run.config.allow_list import read_stored_yaml, refuse_places
+from msseg_lightning.run.config.allow_list import read_stored_yaml, refuse_paths
 from msseg_lightning.run.config.compose import compose_config, experiment_names
 from msseg_lightning.run.folder import RunFolder
-from msseg_lightning.run.predict.delivery import (
-    WRITTEN,
+from msseg_lightning.run.predict.prediction_files import (
+    FILES_KEY,
     check_outputs,
     read_pairs,
     side_car_file,
 )
 from msseg_lightning.run.predict.trained import find_model, load_config
 from msseg_lightning.run.train.experiment import labelled_subjects
-from msseg_lightning.run.train.folds_and_seeds import _assemble
+from msseg_lightning.run.train.folds_and_seeds import _combine_folds
 from msseg_lightning.split.split import Split
 from msseg_lightning.train.interruption import StopOnSignal
 from msseg_lightning.train.ranks import on_all_processes
@@ -73,7 +73,7 @@ def other_settings_or_data(place: Place) -> None:
 
     def claim(words: list[str], split: Split) -> None:
         config = compose_config(words[2:], words[1])
-        folder = RunFolder.of(config)
+        folder = RunFolder.from_config(config)
         with folder.lock():
             folder.claim_config(config)
             folder.claim_split(split)
@@ -101,7 +101,9 @@ def a_run_of_another_process(place: Place) -> None:
         refusal = place.refused("run.busy", trained.train)
         assert refusal.remedy == "wait for it, or use another seed, fold or paths.runs"
         for word in ("seed=1", "fold=1", "paths.runs=elsewhere"):
-            with RunFolder.of(compose_config([*trained.train[2:], word], "pre_unet")).lock():
+            with RunFolder.from_config(
+                compose_config([*trained.train[2:], word], "pre_unet")
+            ).lock():
                 pass
     with RunFolder(trained.run).lock():
         pass
@@ -170,7 +172,7 @@ def a_model_of_somebody_else(place: Place) -> None:
         yaml.safe_dump({**config, "paths": {**config["paths"], "cache": "/some/cache"}})
     )
     refusal = place.refused("config.place", [*trained.predict, "new.nii.gz"])
-    refuse_places(config)
+    refuse_paths(config)
     path.write_bytes(sound)
     (choice,) = refusal.settings(FOLDER=str(place.folder / "mine"))
     place.ends_well(["predict", trained.run, "--folder", "masks", "--include-training",
@@ -211,7 +213,9 @@ def words_of_a_prediction(place: Place) -> None:
     shutil.move(place.folder / "own.nii.gz", place.folder / "away.nii.gz")
     place.ends_well([*trained.predict, "own.nii.gz"])
     record = side_car_file(place.folder / "own.nii.gz")  # as earlier versions wrote it
-    write_record(record, {k: v for k, v in json.loads(record.read_text()).items() if k != WRITTEN})
+    write_record(
+        record, {k: v for k, v in json.loads(record.read_text()).items() if k != FILES_KEY}
+    )
     refusal = place.refused("output.overwrites", [*trained.predict, "own.nii.gz"])
     assert "those that an earlier version wrote" in refusal.remedy
     place.ends_well([*trained.predict, "next.nii.gz"])
@@ -250,7 +254,7 @@ def words_of_a_prediction(place: Place) -> None:
 
 @case("predict.output_place")
 def outputs_of_a_table(place: Place) -> None:
-    from tests.run.predict.test_delivery import table_with_outputs
+    from tests.run.predict.test_prediction_files import table_with_outputs
 
     out = place.folder / "out"
     data = place.folder / "data"
@@ -316,7 +320,7 @@ def folds_that_overlap(place: Place) -> None:
     run = RunFolder(trained.run)
     out = place.folder / "out"
     refusal = place.raised(
-        "product.twice", lambda: _assemble("pre_unet", run.config(), [run, run], out)
+        "product.twice", lambda: _combine_folds("pre_unet", run.config(), [run, run], out)
     )
     (choice,) = refusal.settings()
     words = [f"read.root={trained.cohort}", *choice]

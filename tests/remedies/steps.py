@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from msseg_lightning.augment.fused import FusedAugment
 from msseg_lightning.core.method import Prediction
+from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP, LongitudinalSubject, Native
 from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.infer.aggregate import combine
@@ -23,9 +25,11 @@ from msseg_lightning.preprocess.register import HalfwayRegistration
 from msseg_lightning.preprocess.step import common_grid
 from msseg_lightning.run.assemble.system import instantiate, postprocess_rules
 from msseg_lightning.run.config.compose import compose_config
+from msseg_lightning.sample.candidate_boxes import CandidateBoxLoader
 from msseg_lightning.sample.mask_pairs import Corruption
 from msseg_lightning.sample.visit import visits_of
 from tests.method import test_derived_image, test_staged
+from tests.preprocess import test_ratio_candidates
 from tests.preprocess.conftest import centred, make_pair
 from tests.remedies.place import Place, case
 from tests.sample import test_mask_pairs, test_mixed
@@ -87,6 +91,28 @@ def what_a_loader_needs(place: Place) -> None:
     refusal = place.raised("sample.mixed", lambda: test_mixed.mixed(pairs, batch_size=6))
     assert refusal.remedy == "change train.batch_size" and refusal.expected == "a multiple of 1 + 3"
     test_mixed.mixed(pairs, batch_size=8)
+
+
+@case("sample.no_true_candidate")
+def lesions_that_are_no_candidates(place: Place) -> None:
+    brain = np.zeros((12, 12, 12), bool)
+    brain[1:-1, 1:-1, 1:-1] = True
+    baseline = np.where(brain, 5.0, 0.0)
+    followup = baseline.copy()
+    followup[6, 6, 5:7] = 8.0  # two voxels: opening removes them
+    loaded = test_ratio_candidates.pair(baseline, followup, brain)
+    target = Volume(followup > 6, loaded.grid.affine, "mask")
+    loaded = loaded.replace(volumes={**loaded.volumes, "new_lesions": target})
+
+    def loader(*words: str) -> CandidateBoxLoader:
+        config = compose_config(["read.root=.", *words], "ratio_roi_cnn")
+        step = instantiate(config["preprocess"]["steps"]["candidates"])
+        made = PreparedSubject.write(step(loaded), place.folder / f"p{len(words)}")
+        return CandidateBoxLoader([made], augment=FusedAugment(), position=FOLLOWUP)
+
+    refusal = place.raised("sample.no_true_candidate", loader)
+    (settings,) = refusal.settings()
+    assert len(loader(*settings).own) == 1
 
 
 @case("postprocess.no_probability", "postprocess.no_region")

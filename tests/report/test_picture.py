@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import io
 
 import numpy as np
@@ -7,6 +8,10 @@ from PIL import Image
 
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.report.picture import (
+    BRIGHTER_COLOUR,
+    CROP_MM,
+    DARKER_COLOUR,
+    PIXEL_MM,
     PREDICTION_COLOUR,
     REFERENCE_COLOUR,
     CasePictures,
@@ -124,3 +129,28 @@ def test_data_uri_is_a_png_with_the_same_picture():
         Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB")
     )
     assert np.abs(again.astype(int) - picture).max() < 30  # 256 colours
+
+
+def test_steps_lie_four_in_a_row_with_masks_in_orange_and_images_in_two_colours():
+    volumes, _ = pair()
+    assert CasePictures(volumes).steps(np.zeros(3)) is None
+    affine = volumes.followup.affine
+    change = np.zeros(volumes.prediction.data.shape, np.float32)
+    change[8:11, 8:11, 8:11], change[20:23, 20:23, 10:13] = 5, -2.5
+    mask = Volume((change > 0).astype(np.uint8), affine, "mask")
+    steps = {"change": Volume(change, affine), **{f"rule{n}": mask for n in range(4)}}
+    shown = CasePictures(dataclasses.replace(volumes, steps=steps))
+    point = affine[:3, :3] @ [9, 9, 9] + affine[:3, 3]
+    picture = shown.steps(point)
+    edge = round(CROP_MM / PIXEL_MM)
+    assert picture.shape == (2 * edge, 4 * edge, 3)
+    middle = edge // 2
+    assert picture[middle, middle].tolist() == list(BRIGHTER_COLOUR)  # the largest change
+    grey = picture[middle, edge + middle].astype(int)
+    assert grey[0] > grey[1] > grey[2]  # orange on the follow-up
+    assert not picture[edge:, edge:].any()  # the fifth stands alone in its row
+    away = affine[:3, :3] @ [21, 21, 11] + affine[:3, 3]
+    darker = shown.steps(away)[middle, middle].astype(int)
+    assert np.abs(darker - np.array(DARKER_COLOUR) // 2).max() <= 1  # half of the largest
+    outside = shown.steps(affine[:3, :3] @ [1, 21, 11] + affine[:3, 3])
+    assert not outside[middle, middle].any() and not outside[middle, edge + middle].any()

@@ -208,3 +208,27 @@ def test_a_card_says_how_unsure_the_system_is_of_its_lesion(tmp_path):
     cases = [ReportCase("a", score, lambda: volumes)]
     plain = write_report(context(cases), tmp_path / "p.html", progress=False).read_text()
     assert "Mean uncertainty" not in plain
+
+
+def test_a_card_shows_every_step_and_where_a_missed_lesion_was_dropped(tmp_path):
+    """The missed lesion is proposed and gone after the second rule; the found one stays."""
+    volumes, score = pair()
+    affine, shape = volumes.followup.affine, volumes.prediction.data.shape
+    proposed = (np.asarray(volumes.reference.data) > 0).astype(np.uint8)
+    last = np.array(volumes.prediction.data) & proposed
+    image = np.zeros(shape, np.float32)
+    steps = {
+        "the_image": Volume(image, affine),
+        "proposed": Volume(proposed, affine, "mask"),
+        "size": Volume(proposed, affine, "mask"),
+        "not_touching": Volume(last, affine, "mask"),
+        "shape": Volume(last, affine, "mask"),
+    }
+    own = dataclasses.replace(volumes, steps=steps)
+    cases = [ReportCase("a", score, lambda: own)]
+    text = write_report(context(cases), tmp_path / "r.html", progress=False).read_text()
+    assert re.findall(r"Not a candidate after\W+dt\W+dd\W([^<]+)", text) == ["not touching"]
+    assert text.count("the steps of the system in axial planes") == 3
+    cases = [ReportCase("a", score, lambda: volumes)]
+    plain = write_report(context(cases), tmp_path / "p.html", progress=False).read_text()
+    assert "candidate" not in plain and "steps of the system" not in plain

@@ -1,4 +1,4 @@
-"""A run folder belongs to one configuration and one process."""
+"""A run folder has one configuration and one process."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def fitted(folder):
 
 
 def test_its_name_tells_experiment_data_fold_and_seed():
-    assert str(RunFolder.of(config(fold=2)).path) == "runs/toy/small-fold2-seed0"
-    assert RunFolder.of(config(size="cpu")).path.name == "small-cpu-fold0-seed0"
+    assert str(RunFolder.from_config(config(fold=2)).path) == "runs/toy/small-fold2-seed0"
+    assert RunFolder.from_config(config(size="cpu")).path.name == "small-cpu-fold0-seed0"
 
 
 def test_the_same_settings_continue_and_other_hardware_may(tmp_path):

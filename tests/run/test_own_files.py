@@ -25,7 +25,7 @@ from msseg_lightning.method.booster_files import load_texts, save_boosters
 from msseg_lightning.method.staged import _key_of
 from msseg_lightning.network.weights import load_weights, save_weights
 from msseg_lightning.run.folder import RunFolder
-from msseg_lightning.run.predict.scores import keep_score, kept_score, write_scores
+from msseg_lightning.run.predict.scores import load_score, save_score, write_scores
 from msseg_lightning.run.predict.trained import stored_config
 from msseg_lightning.split.split import Split
 from msseg_lightning.track.journal import Journal, Position, run_key
@@ -141,8 +141,8 @@ KINDS = {
         ("scores.json",),
     ),
     "kept score": Own(
-        lambda f: keep_score(f / "a.json", score(), "made"),
-        lambda f: kept_score(f / "a.json", "made") or ABSENT,
+        lambda f: save_score(f / "a.json", score(), "made"),
+        lambda f: load_score(f / "a.json", "made") or ABSENT,
         ("a.json",),
     ),
     "weights": Own(

@@ -1,4 +1,4 @@
-"""Parts are a division: everything once; the schedulers' variables are read when asked."""
+"""Shards are a partition; variables of schedulers are read for ``auto`` only."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_scans_of_other_people_are_used_instead(pairs, tmp_path):
 
 def test_networks_are_not_needed_to_load(pairs):
     loader = mixed(pairs, inpainter=None)
-    assert loader.made_up.donors is None and np.isfinite(loader.batch(0).images.numpy()).all()
+    assert loader.synthetic.donors is None and np.isfinite(loader.batch(0).images.numpy()).all()
 
 
 @pytest.mark.parametrize(

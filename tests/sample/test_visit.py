@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -39,6 +42,17 @@ def test_a_pair_is_two_visits_with_their_own_scan_and_lesions(pair):
         assert visit.id == visit.patient == "a"
     assert first.mask(LESIONS).sum() == 3 * 64 and second.mask(LESIONS).sum() == 4 * 64
     assert FLAIR not in pair.layers  # the pair itself is as it was
+
+
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, copy.copy, lambda one: pickle.loads(pickle.dumps(one))]
+)
+def test_a_visit_in_another_process_keeps_its_names(pair, again):
+    for visit in visits_of([pair]):
+        other = again(visit)
+        assert other.scan == visit.scan
+        np.testing.assert_array_equal(other.image(FLAIR), visit.image(FLAIR))
+        np.testing.assert_array_equal(other.voxels(LESIONS), visit.voxels(LESIONS))
 
 
 def test_a_visit_alone_is_one(tmp_path):

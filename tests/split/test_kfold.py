@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from msseg_lightning.split.kfold import KFold
 from tests.split.parts import names, parts
 
@@ -34,3 +36,9 @@ def test_same_seed_same_folds_whatever_the_order(make):
     one = KFold(3, seed=4).split(subjects, 1)
     assert one == KFold(3, seed=4).split(subjects[::-1], 1)
     assert one != KFold(3, seed=5).split(subjects, 1)
+
+
+def test_one_fold_holds_out_everybody_and_is_refused():
+    for folds in (1, 0, -3):
+        with pytest.raises(ValueError, match="2 or more"):
+            KFold(folds)

@@ -129,7 +129,7 @@ def test_a_trained_inpainter_brings_lesions_to_the_level_around_them(config, pai
     assert np.mean(values[-10:]) < 0.8 * np.mean(values[:5])
     source = loader(config, pairs, 16, inpainter=inpainter.requires_grad_(False).eval())
     assert isinstance(source, MixedPairs)
-    made_up = source.made_up
+    made_up = source.synthetic
     made_up.synthesis.fates = tuple(float(fate == Fate.ERASED_FIRST) for fate in Fate)
     made_up.synthesis.alter = None
     left = []

@@ -53,11 +53,11 @@ def test_a_damaged_record_is_left_out_and_the_others_are_sent(tmp_path, caplog):
 def test_a_record_names_only_what_lies_in_its_run_folder(tmp_path):
     for folder in (tmp_path / "run" / "track", tmp_path / "run" / "track" / "stage"):
         journal = Journal(folder)
-        assert journal.home == tmp_path / "run"
+        assert journal.run_folder == tmp_path / "run"
         report = tmp_path / "run" / "report.html"
-        assert journal.place(report, journal.home) == report
-        assert journal.place(tmp_path / "report.html", journal.home) is None
-        assert journal.place("/etc/passwd", journal.home) is None
+        assert journal.resolve(report, journal.run_folder) == report
+        assert journal.resolve(tmp_path / "report.html", journal.run_folder) is None
+        assert journal.resolve("/etc/passwd", journal.run_folder) is None
 
 
 def test_all_processes_give_a_folder_the_same_key(tmp_path):

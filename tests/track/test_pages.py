@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from msseg_lightning.track.pages import application, is_closed
+from msseg_lightning.track.pages import application, is_blocked
 
 
 @pytest.mark.parametrize(
@@ -16,14 +16,14 @@ from msseg_lightning.track.pages import application, is_closed
     ],
 )
 def test_what_runs_code_or_talks_to_the_internet_is_closed(path):
-    assert is_closed(path)
+    assert is_blocked(path)
 
 
 @pytest.mark.parametrize(
     "path", ["/", "/static-files/static/js/main.js", "/ajax-api/2.0/mlflow/runs/search", "/version"]
 )
 def test_runs_are_open(path):
-    assert not is_closed(path)
+    assert not is_blocked(path)
 
 
 def ask(application, method, path, body=b"", host="127.0.0.1:5000"):

@@ -33,7 +33,7 @@ def test_what_is_unsent_is_sent_once(store, tmp_path):
     busy = left_behind(store, tmp_path / "runs" / "busy")
     journals = find_journals([tmp_path / "runs", tmp_path / "nowhere"])
     assert len(journals) == 3
-    with busy.sending():
+    with busy.sending_lock():
         found = {result.folder.parent.name: result for result in replay(journals, store)}
     assert found["whole"].sent == {"open": 1, "points": 3, "close": 1}
     assert found["torn"].sent == {"open": 1, "points": 3}
@@ -194,7 +194,7 @@ def test_a_fold_that_was_started_over_does_not_spoil_its_experiment(store, tmp_p
 
 
 def test_a_run_that_has_just_begun_is_left_to_its_process(store, tmp_path):
-    """Its courier starts seconds later, so nobody holds the lock yet."""
+    """Its sender process starts seconds later, so nobody holds the lock yet."""
     write(tmp_path / "track", store, opened("young", 1000, process_tags()))
     (found,) = replay(find_journals([tmp_path]), store)
     assert found.busy and states(store) == {}
@@ -250,14 +250,14 @@ def test_a_run_deleted_in_mlflow_stays_deleted_and_blocks_nothing(store, tmp_pat
 
 
 def test_what_was_recorded_for_another_store_goes_there_only_when_told(store, tmp_path):
-    foreign = tmp_path / "elsewhere" / "mlflow.db"
+    foreign = tmp_path / "for_other_store" / "mlflow.db"
     unsent = write(tmp_path / "a" / "track", f"sqlite:///{foreign}", opened("a", 1000))
     sent = write(
         tmp_path / "b" / "track", "http://known", opened("b", 1000), close("FINISHED", 2000)
     )
     sent.confirm(Position("http://known", "id", sent.lines.stat().st_size))
     found = list(replay([unsent, sent], store))
-    assert [(one.elsewhere, one.sent) for one in found] == [(True, {}), (False, {})]
+    assert [(one.for_other_store, one.sent) for one in found] == [(True, {}), (False, {})]
     assert not foreign.parent.exists() and everything(store) == {}
     list(replay([unsent, sent], store, everything=True))
     assert states(store) == {"a": "KILLED", "b": "FINISHED"} and not foreign.parent.exists()

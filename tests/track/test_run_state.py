@@ -6,12 +6,12 @@ import pytest
 from msseg_lightning.track.journal import Journal
 from msseg_lightning.track.process import process_tags
 from msseg_lightning.track.run_state import (
-    SILENT_S,
+    SILENCE_LIMIT_S,
     RunState,
-    is_written,
+    is_being_written,
+    journals_of_run,
     state_of,
-    worst,
-    writers,
+    worst_status,
 )
 
 DEAD = process_tags() | {"process.started": "-5.0"}
@@ -26,10 +26,10 @@ def journal_with(folder, *records):
 
 
 def test_worst():
-    assert worst(["FINISHED", "RUNNING", "KILLED", "FAILED"]) == "FAILED"
-    assert worst(["FINISHED", "RUNNING", "KILLED"]) == "KILLED"
-    assert worst(["FINISHED", "RUNNING"]) == "RUNNING"
-    assert worst(["FINISHED"]) == "FINISHED"
+    assert worst_status(["FINISHED", "RUNNING", "KILLED", "FAILED"]) == "FAILED"
+    assert worst_status(["FINISHED", "RUNNING", "KILLED"]) == "KILLED"
+    assert worst_status(["FINISHED", "RUNNING"]) == "RUNNING"
+    assert worst_status(["FINISHED"]) == "FINISHED"
 
 
 def test_the_last_attempt_of_one_process_after_the_other_counts(tmp_path):
@@ -46,22 +46,22 @@ def test_the_last_attempt_of_one_process_after_the_other_counts(tmp_path):
 
 def test_it_runs_while_its_process_does_unless_that_is_known_to_be_gone(tmp_path):
     journal = journal_with(tmp_path, {**START, "time": 3, "process": process_tags()})
-    assert is_written(journal) and state_of([journal]) == RunState("RUNNING")
+    assert is_being_written(journal) and state_of([journal]) == RunState("RUNNING")
     assert state_of([journal], dead=tmp_path) == RunState("KILLED", 3, interrupted=True)
     journal.append([{"do": "close", "status": "KILLED", "time": 4}])
-    assert not is_written(journal)
+    assert not is_being_written(journal)
 
 
 def test_a_process_of_another_machine_lives_while_it_writes(tmp_path):
     there = process_tags() | {"process.machine": "there"}
     journal = journal_with(tmp_path, {**START, "time": 3, "process": there})
-    assert is_written(journal)
-    silent = time.time() - SILENT_S - 5
+    assert is_being_written(journal)
+    silent = time.time() - SILENCE_LIMIT_S - 5
     os.utime(journal.lines, (silent, silent))
-    assert not is_written(journal)
+    assert not is_being_written(journal)
     unknown = {**START, "time": 9}
     del unknown["process"]  # of an earlier version
-    assert not is_written(journal_with(tmp_path, unknown))
+    assert not is_being_written(journal_with(tmp_path, unknown))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_of_a_shared_run_the_work_counts_whoever_died(tmp_path, attempts, status
         records += [{"do": "close", "status": end[0], "time": end[1]}] if end else []
         journal_with(tmp_path / f"process{9 - number}", *records)
     journal_with(tmp_path / "trial0", {**START, "key": "another", "time": 9000})
-    found = writers(tmp_path, "k")
+    found = journals_of_run(tmp_path, "k")
     assert len(found) == len(attempts)
     assert state_of(found).status == state_of(found[::-1]).status == status
 

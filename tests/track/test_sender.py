@@ -137,7 +137,9 @@ def test_what_the_store_refuses_does_not_block_the_rest(store, tmp_path):
 def test_metrics_after_an_outage_go_in_few_requests_and_in_order():
     one = {"do": "metrics", "points": [["a", 1.0, 0, 0]] * 400}
     tags = {"do": "tags", "tags": {}}
-    found = list(sender_module.merged(zip([one, one, one, tags, one], range(5), strict=True)))
+    found = list(
+        sender_module.merge_metrics(zip([one, one, one, tags, one], range(5), strict=True))
+    )
     assert [(record["do"], len(record.get("points", [])), end) for record, end in found] == [
         ("metrics", 800, 1),
         ("metrics", 400, 2),

@@ -3,16 +3,16 @@ import time
 
 import pytest
 
-from msseg_lightning.track import courier as courier_module
+from msseg_lightning.track import sender_process as process_module
 from msseg_lightning.track import tracker as tracker_module
-from msseg_lightning.track.courier import JournalSender
 from msseg_lightning.track.sender import PARENT_TAG
+from msseg_lightning.track.sender_process import JournalSender
 from msseg_lightning.track.store import open_client
 from msseg_lightning.track.tracker import Parent, Tracker, status_of
 
 
-class Beside:
-    """A courier within this process; the store can be taken away."""
+class LocalSenderProcess:
+    """A sender process inside this process; the store can be taken away."""
 
     alive = True
 
@@ -40,16 +40,20 @@ class Beside:
 
 
 @pytest.fixture
-def courier(monkeypatch):
+def sender_process(monkeypatch):
     monkeypatch.setattr(tracker_module, "FLUSH_S", 0.02)
-    monkeypatch.setattr(courier_module, "RETRY_S", 0.05)
-    return Beside()
+    monkeypatch.setattr(process_module, "RETRY_S", 0.05)
+    return LocalSenderProcess()
 
 
 @pytest.fixture
-def start(store, tmp_path, courier):
+def start(store, tmp_path, sender_process):
     def begin(**more):
-        more = {"system_metrics": False, "spool": tmp_path / "track", "courier": courier} | more
+        more = {
+            "system_metrics": False,
+            "spool": tmp_path / "track",
+            "sender_process": sender_process,
+        } | more
         return Tracker.start(store, "pre_unet", "demo-fold0-seed0", **more)
 
     return begin
@@ -106,11 +110,11 @@ def test_the_same_folder_continues_the_run_and_changed_parameters_become_tags(st
     assert found.data.tags["resumed.lr"] == "0.02" and "resumed.width" not in found.data.tags
 
 
-def test_an_outage_neither_blocks_nor_loses(start, store, courier, caplog):
+def test_an_outage_neither_blocks_nor_loses(start, store, sender_process, caplog):
     run = start()
     while run.run_id is None:
         time.sleep(0.02)
-    courier.away_s = 0.2
+    sender_process.away_s = 0.2
     begin = time.perf_counter()
     for step in range(500):
         run.log_metrics({"train/loss": float(step)}, step)
@@ -118,16 +122,16 @@ def test_an_outage_neither_blocks_nor_loses(start, store, courier, caplog):
     time.sleep(0.6)
     assert open_client(store).get_metric_history(run.run_id, "train/loss") == []
     assert [record.message for record in caplog.records] == [
-        "the tracking store is away (no route); points are kept"
+        "the tracking store is unavailable (no route); points are kept"
     ]
-    courier.away_s = None
+    sender_process.away_s = None
     assert run.finish()
     history = open_client(store).get_metric_history(run.run_id, "train/loss")
     assert [point.value for point in history] == [float(step) for step in range(500)]
 
 
-def test_a_store_gone_for_good_is_not_waited_for(start, store, courier):
-    courier.away_s = 0.0
+def test_a_store_gone_for_good_is_not_waited_for(start, store, sender_process):
+    sender_process.away_s = 0.0
     run = start()
     run.log_metrics({"train/loss": 1.0}, 0)
     begin = time.perf_counter()

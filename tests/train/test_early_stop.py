@@ -13,8 +13,9 @@ from torch import nn
 
 from msseg_lightning.core.batch import Batch
 from msseg_lightning.core.problem import ExitCode, MssegError
-from msseg_lightning.train.checkpoint import LAST
+from msseg_lightning.train.checkpoint import LAST, KeepCheckpoints
 from msseg_lightning.train.datamodule import LongitudinalDataModule
+from msseg_lightning.train.early_stop import StopWithoutProgress
 from msseg_lightning.train.task import Task
 from msseg_lightning.train.training import DONE, Hardware, Training
 
@@ -87,3 +88,15 @@ def test_the_number_must_be_one():
     with pytest.raises(MssegError, match="stop_after") as error:
         Training(steps=1, batch_size=1, validate_every=1, stop_after=0)
     assert error.value.exit_code == ExitCode.CONFIG
+
+
+@pytest.mark.parametrize(
+    ("best", "step", "stops"), [(10, 19, False), (10, 20, True), (None, 99, False)]
+)
+def test_it_waits_for_so_many_validations_after_the_best(tmp_path, best, step, stops):
+    keep = KeepCheckpoints(tmp_path)
+    if best is not None:
+        keep.best_score, keep.best_step = 0.5, best
+    trainer = SimpleNamespace(global_step=step, should_stop=False)
+    StopWithoutProgress(keep, validations=2, every=5).on_train_epoch_end(trainer)
+    assert trainer.should_stop == stops

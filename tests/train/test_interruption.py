@@ -1,4 +1,4 @@
-"""A second signal does not wait."""
+"""A second signal ends the training at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two processes do what one does, and end together."""
+"""Two processes give the result of one, and end together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fit can be stopped at any step and goes on as if nothing had happened."""
+"""A fit that is interrupted at any step continues with the same result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from functools import partial
 from types import SimpleNamespace
 
 import lightning as L
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,10 +17,11 @@ from torch import nn
 from msseg_lightning.core.batch import Batch
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.random import keyed_generator
+from msseg_lightning.train import training as module_of_training
 from msseg_lightning.train.checkpoint import BEST, LAST, read_checkpoint
 from msseg_lightning.train.curves import read_curves
 from msseg_lightning.train.datamodule import LongitudinalDataModule
-from msseg_lightning.train.task import Task, WholeVolumeValidator
+from msseg_lightning.train.task import Task
 from msseg_lightning.train.training import DONE, Hardware, Training
 
 CPU = Hardware(accelerator="cpu", precision="32-true")
@@ -201,31 +201,6 @@ def test_weights_are_kept_by_the_score_that_is_asked_for(tmp_path):
     assert json.loads((tmp_path / DONE).read_text())["best_score"] == pytest.approx(0.9)
 
 
-@pytest.mark.parametrize(
-    ("reference", "found", "expected"), [(1, 1, 1.0), (1, 0, 0.0), (0, 0, 1.0), (0, 1, 0.0)]
-)
-def test_an_empty_answer_to_an_empty_reference_counts_one(reference, found, expected):
-    pair = SimpleNamespace(
-        stack=lambda names: np.ones((2, 3, 3, 3), np.float32),
-        inside=lambda names: np.ones((3, 3, 3), bool),
-        mask=lambda name: np.full((3, 3, 3), bool(reference)),
-        grid=SimpleNamespace(spacing_mm=(1.0, 1.0, 1.0)),
-    )
-
-    def infer(network, images, inside):
-        return torch.full((1, 3, 3, 3), found - 0.5)
-
-    def score(mask, reference, spacing_mm):  # undefined without a lesion, as in run.build
-        return {"dice": float((mask == reference).mean())} if reference.any() else {}
-
-    validate = WholeVolumeValidator(infer, "logit", score, ("a", "b"), "new_lesions")
-    assert validate(nn.Identity(), pair)["dice_or_empty"] == expected
-    probable = SimpleNamespace(level="probability")
-    mirrored = SimpleNamespace(for_validation=probable)
-    simpler = WholeVolumeValidator(mirrored, "logit", score, ("a", "b"), "new_lesions")
-    assert (simpler.infer, simpler.level) == (probable, "probability")
-
-
 def test_the_loss_falls(uninterrupted):
     losses = [
         r["value"]
@@ -247,13 +222,6 @@ def test_a_loss_that_is_not_finite_stops_with_its_own_code(tmp_path):
         training().fit(module, LongitudinalDataModule(Patches(), epoch_steps=5), tmp_path, CPU)
     assert caught.value.exit_code == ExitCode.NUMERICAL
     torch.testing.assert_close(weights(module), before)
-
-
-def test_decay_can_spare_all_but_convolution_kernels():
-    groups = task(decay="convolution_kernels").parameter_groups(network())
-    assert [parameter.dim() for parameter in groups[0]["params"]] == [5, 5]
-    assert [parameter.dim() for parameter in groups[1]["params"]] == [1, 1]
-    assert groups[1]["weight_decay"] == 0.0
 
 
 def test_a_missing_device_is_an_environment_error(tmp_path):
@@ -365,3 +333,66 @@ def test_a_run_that_goes_on_has_the_same_curve(tmp_path):
         training(validate_every=25).fit(task(), data, folder, CPU)
         curves.append([(row["step"], row["value"]) for row in read_curves(folder / "curves.csv")])
     assert curves[0] == curves[1] and len(curves[0]) >= 4
+
+
+def test_channels_last_moves_layout_and_not_values():
+    module = task()
+    before = {name: value.clone() for name, value in module.network.state_dict().items()}
+    Hardware("cpu", channels_last=True).prepare(module)
+    kernel = module.network[0].weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last_3d)
+    assert not kernel.is_contiguous()
+    for name, value in module.network.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    images = torch.randn(1, 2, 4, 4, 4)
+    flat = nn.functional.conv3d(images, before["0.weight"], before["0.bias"], padding=1)
+    torch.testing.assert_close(module.network[0](images), flat)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "devices", "exit_code"),
+    [
+        (Hardware("gpu"), None, ExitCode.ENVIRONMENT),
+        (Hardware("cuda", devices=2), 1, ExitCode.ENVIRONMENT),
+        (Hardware("mps"), None, ExitCode.ENVIRONMENT),
+        (Hardware("abacus"), None, ExitCode.CONFIG),
+        (Hardware("cpu", devices=9), None, None),
+        (Hardware("auto", devices=2), None, None),
+    ],
+)
+def test_what_is_not_in_the_machine_is_refused(hardware, devices, exit_code, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    if exit_code is None:
+        hardware.require(devices)
+        return
+    with pytest.raises(MssegError) as caught:
+        hardware.require(devices)
+    assert caught.value.exit_code == exit_code
+
+
+def test_gpus_are_counted(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    Hardware("gpu").require()
+    Hardware("gpu", devices=2).require(devices=1)
+    with pytest.raises(MssegError, match="gpu x 2"):
+        Hardware("gpu", devices=2).require()
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_freed_memory_is_kept_where_the_processor_computes(gpu, monkeypatch):
+    kept = []
+    monkeypatch.setattr(module_of_training, "keep_freed_memory", lambda: kept.append(True))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    Hardware("auto").prepare(task())
+    assert kept == ([] if gpu else [True])
+
+
+def test_the_compiler_knows_the_options_set_for_a_processor(monkeypatch):
+    """torch refuses an option that it does not know before it compiles anything."""
+    module = task()
+    Hardware("cpu", compile=True).prepare(module)
+    assert module.compiled
+    monkeypatch.setattr(module_of_training, "REPEAT_RATHER_THAN_STORE", {"no_such_option": 8})
+    with pytest.raises(RuntimeError, match="no_such_option"):
+        Hardware("cpu", compile=True).prepare(module)

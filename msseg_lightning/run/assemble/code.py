@@ -1,4 +1,4 @@
-"""Which modules of the program a result depends on, and a hash of them."""
+"""The modules of this package that a result depends on, and a hash of their source."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 PACKAGE = Path(__file__).resolve().parents[2]
 """Folder of this package."""
 
-ASSEMBLES = "msseg_lightning.run.assemble.system"
-"""Builds and seeds every system, so it belongs to what each of them depends on."""
+BUILD_MODULE = "msseg_lightning.run.assemble.system"
+"""Module that builds and seeds every system, so every result depends on it."""
 
 NOT_FOLLOWED = ("cli", "compare", "report", "run", "track")
-"""Folders that compose, show and keep results and decide none; imports of them are left out."""
+"""Folders that do not change results (they compose, show or store); imports of them are ignored."""
 
 
-def code_hash(config: Any, modules: Iterable[str] = (ASSEMBLES,)) -> str:
+def code_hash(config: Any, modules: Iterable[str] = (BUILD_MODULE,)) -> str:
     """SHA-256 of the source of every module that a configuration's classes depend on.
 
     Args:
@@ -28,28 +28,28 @@ def code_hash(config: Any, modules: Iterable[str] = (ASSEMBLES,)) -> str:
     """
     total = hashlib.sha256()
     for module in modules_of(config, modules):
-        for file in (_file(module), *_data_beside(module)):
+        for file in (_file(module), *_data_files(module)):
             total.update(f"{file.relative_to(PACKAGE)}\0".encode() + _content(file))
     return total.hexdigest()
 
 
-def modules_of(config: Any, modules: Iterable[str] = (ASSEMBLES,)) -> tuple[str, ...]:
-    """Names of the modules that :func:`code_hash` takes in, sorted.
+def modules_of(config: Any, modules: Iterable[str] = (BUILD_MODULE,)) -> tuple[str, ...]:
+    """Sorted names of the modules that :func:`code_hash` includes.
 
-    They are those of the classes, and what these import, directly or by way of others, at the top
-    of a file or inside a function. Imports for type checking alone are left out.
+    They are the modules of the classes and everything that these import, directly or indirectly, at
+    the top of a file or inside a function. Imports for type checking only are ignored.
     """
     found: set[str] = set()
     named = (target.rpartition(".")[0] for target in _targets(config))
-    waiting = {*modules, *(name for name in named if _decides(name))}
+    waiting = {*modules, *(name for name in named if _affects_result(name))}
     while waiting:
         module = waiting.pop()
         found.add(module)
-        waiting |= {name for name in _imports(module) if _decides(name)} - found
+        waiting |= {name for name in _imports(module) if _affects_result(name)} - found
     return tuple(sorted(found))
 
 
-def _decides(module: str) -> bool:
+def _affects_result(module: str) -> bool:
     return module.split(".")[1] not in NOT_FOLLOWED and _file(module).is_file()
 
 
@@ -76,8 +76,8 @@ def _content(file: Path) -> bytes:
 
 
 @functools.cache
-def _data_beside(module: str) -> tuple[Path, ...]:
-    """Files of numbers in the folder of a module that reads resources of the package."""
+def _data_files(module: str) -> tuple[Path, ...]:
+    """Data files (``*.npz``) in the folder of a module that reads resources of the package."""
     if b"resources" not in _content(_file(module)):
         return ()
     return tuple(sorted(_file(module).parent.glob("*.npz")))
@@ -85,8 +85,8 @@ def _data_beside(module: str) -> tuple[Path, ...]:
 
 @functools.cache
 def _imports(module: str) -> tuple[str, ...]:
-    """Modules of this package that one imports when it runs."""
-    tree = _RunTime().visit(ast.parse(_content(_file(module))))
+    """Modules of this package that a module imports at run time."""
+    tree = _RuntimeImports().visit(ast.parse(_content(_file(module))))
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -97,8 +97,8 @@ def _imports(module: str) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if name.startswith("msseg_lightning.")))
 
 
-class _RunTime(ast.NodeTransformer):
-    """Leaves out what stands under ``if TYPE_CHECKING``."""
+class _RuntimeImports(ast.NodeTransformer):
+    """Removes code under ``if TYPE_CHECKING``."""
 
     def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
         if ast.unparse(node.test).endswith("TYPE_CHECKING"):

@@ -1,4 +1,4 @@
-"""Building of objects from a configuration."""
+"""Building of systems, caches, loaders and other objects from a configuration."""
 
 from __future__ import annotations
 
@@ -21,29 +21,34 @@ from msseg_lightning.run.config.allow_list import (
     refuse_targets,
 )
 from msseg_lightning.run.config.compose import Config
-from msseg_lightning.run.config.keys import OF_SEVERAL, TAKES_NETWORK, handed_down, of_a_stage
+from msseg_lightning.run.config.keys import (
+    COMPOSITE_KEYS,
+    NETWORK_ARGUMENTS,
+    inherited_settings,
+    stage_settings,
+)
 from msseg_lightning.run.folder import batches_per_step
 
 if TYPE_CHECKING:
     from msseg_lightning.method.network_method import Channels
     from msseg_lightning.method.staged import FittedStage
 
-BESIDE_SAMPLER = ("loader", "visits", "extra_pairs")
-"""Settings below ``sample`` that are no arguments of the sampler."""
+NOT_SAMPLER_ARGUMENTS = ("loader", "visits", "extra_pairs")
+"""Settings below ``sample`` that are not arguments of the sampler."""
 
-Given = Mapping[str, "FittedStage"]
+FittedStages = Mapping[str, "FittedStage"]
 PATCH_LOADER = {"_target_": "msseg_lightning.sample.loader.PatchLoader"}
-"""Where ``sample`` names no loader: most samplers draw boxes."""
+"""Default of ``sample.loader``."""
 
 Load = Callable[[LongitudinalSubject], LoadedSubject]
 
 
 def instantiate(node: Any, partial: bool = False) -> Any:
-    """Build an object and its arguments; with ``partial`` the caller completes it.
+    """Build an object from a node with ``_target_``; with ``partial`` a callable that builds it.
 
     Raises:
-        MssegError: what the object itself said, or that it refused a setting (exit 2); a class that
-            may not be built, or an interpolation (exit 6): a run folder may be another's.
+        MssegError: the error of the object itself, or arguments that it does not accept (exit 2); a
+            class that may not be built, or an interpolation (exit 6).
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate as build
@@ -51,12 +56,12 @@ def instantiate(node: Any, partial: bool = False) -> Any:
 
     if node is None:
         return None
-    refuse_targets(node, anywhere=True)  # at its place each was looked at with the whole
+    refuse_targets(node, anywhere=True)  # compose_config has checked each at its place
     refuse_interpolations(node)
     refuse_imports(node)
     try:
         return build(node, _convert_="all", _partial_=partial)
-    except OmegaConfBaseException as error:  # a set or a date: no value of a setting
+    except OmegaConfBaseException as error:  # a set or a date, which no setting may be
         raise MssegError(_refused(_name(node), error)) from error
     except InstantiationException as error:
         if isinstance(error.__cause__, MssegError):
@@ -65,7 +70,7 @@ def instantiate(node: Any, partial: bool = False) -> Any:
 
 
 def _build(name: str, make: Callable[..., Any], /, **arguments: Any) -> Any:
-    """Build an object; its errors on settings are refusals (exit 2)."""
+    """Build an object; its TypeError or ValueError becomes a refusal (exit 2)."""
     try:
         return make(**arguments)
     except (TypeError, ValueError) as error:
@@ -78,7 +83,7 @@ def _name(node: Any) -> str:
 
 
 def _refused(name: str, error: BaseException) -> Problem:
-    """Refusal of arguments that a class does not take."""
+    """Refusal of arguments that a class does not accept."""
     return Problem(
         "config.value",
         f"this setting cannot be used: {' '.join(str(error).split())[:400]}",
@@ -89,7 +94,7 @@ def _refused(name: str, error: BaseException) -> Problem:
 
 
 def build_load(config: Config) -> Load:
-    """The function that reads and checks a pair with this configuration's options."""
+    """A function that reads and checks a pair with the options of a configuration."""
     from msseg_lightning.read.load import load_subject
     from msseg_lightning.read.nifti import gate_options
 
@@ -97,7 +102,7 @@ def build_load(config: Config) -> Load:
 
 
 def build_has_lesions(config: Config) -> Callable[[LongitudinalSubject], bool | None]:
-    """Tells whether a pair has new lesions, by its reference; None where it has none."""
+    """A function that tells whether the reference of a pair has new lesions; None without one."""
     from msseg_lightning.read.nifti import gate_options
     from msseg_lightning.read.reference import has_new_lesions
 
@@ -111,7 +116,7 @@ def build_cache(config: Config) -> Any:
     from msseg_lightning.read.nifti import LABEL_RULES, changed_options
 
     steps = [instantiate(step) for step in config["preprocess"]["steps"].values() if step]
-    reading = changed_options(config["data"]["reading"])  # decide what is read, or refused
+    reading = changed_options(config["data"]["reading"])  # prepared pairs depend on them
     rules = {**reading, "label_rules": LABEL_RULES}
     kind = f"-{keyed_seed(json.dumps(rules, sort_keys=True)):016x}" if reading else ""
     return PreparedCache(
@@ -124,7 +129,7 @@ def build_cache(config: Config) -> Any:
 
 
 def _texts(node: Any) -> Iterator[str]:
-    """Every text among the values of a configuration."""
+    """All strings among the values of a configuration."""
     if isinstance(node, str):
         yield node
     elif isinstance(node, Mapping | list | tuple):
@@ -133,46 +138,46 @@ def _texts(node: Any) -> Iterator[str]:
 
 
 def build_method(config: Config) -> Method:
-    """The system: an ensemble, a graph of stages, a network, or a method without gradients."""
+    """Build a system: an ensemble, a graph of stages, a network, or a method without gradients."""
     if config.get("ensemble"):
         return _ensemble(config)
     if config.get("stages"):
         return _staged(config)
-    return _single(config)
+    return _build_single(config)
 
 
-def _single(config: Config, given: Given | None = None) -> Any:
-    """A system of one network, or a method without gradients.
+def _build_single(config: Config, fitted: FittedStages | None = None) -> Any:
+    """Build a system of one network, or a method without gradients.
 
     Args:
         config: resolved.
-        given: stage -> what it left; its networks become arguments as ``uses`` says.
+        fitted: earlier stages, whose networks become arguments according to ``uses``.
     """
     cache = build_cache(config)
     method = instantiate(config["method"], partial=True)
     rules = postprocess_rules(config)
     if config.get("network") is None:
-        given_rules = {"postprocess": rules} if rules else {}
-        return _build(_name(config["method"]), method, cache=cache, **given_rules)
+        optional = {"postprocess": rules} if rules else {}
+        return _build(_name(config["method"]), method, cache=cache, **optional)
 
     import torch
 
     from msseg_lightning.train.training import Hardware, Training
 
-    extra, images = _given_to(config, given or {})
+    extra, images = _stage_arguments(config, fitted or {})
     torch.manual_seed(keyed_seed(config["seed"], "weights") >> 1)
     train = dict(config["train"])
-    pieces = {name: train.pop(name) for name in ("task", "optimizer", "scheduler")}
+    nodes = {name: train.pop(name) for name in ("task", "optimizer", "scheduler")}
     train.pop("_target_")
-    optimizer = instantiate(pieces["optimizer"], partial=True)
-    scheduler = instantiate(pieces["scheduler"], partial=True)
-    _try_optimizer(pieces["optimizer"], optimizer, scheduler)
-    node = dict(pieces["task"])
-    if "cut" in node:  # batches of validation pairs lie where those of training do
+    optimizer = instantiate(nodes["optimizer"], partial=True)
+    scheduler = instantiate(nodes["scheduler"], partial=True)
+    _try_optimizer(nodes["optimizer"], optimizer, scheduler)
+    node = dict(nodes["task"])
+    if "cut" in node:  # validation batches are sampled like those of training
         cut = instantiate(node.pop("cut"), partial=True)
         extra["train.task"]["cut"] = functools.partial(cut, sampler=build_sampler(config))
     task = _build(
-        _name(pieces["task"]),
+        _name(nodes["task"]),
         instantiate(node, partial=True),
         network=_complete(config["network"], extra["network"]),
         loss=_complete(config["loss"], extra["loss"]),
@@ -187,7 +192,7 @@ def _single(config: Config, given: Given | None = None) -> Any:
         method,
         cache=cache,
         channels=_channels(config),
-        # built now: a wrong patch size must not wait until every pair is prepared
+        # built now, so that a wrong patch size is reported before all pairs are prepared
         patches=build_loader(config, extra),
         task=task,
         training=_build("train", Training, **train),
@@ -203,19 +208,19 @@ def _single(config: Config, given: Given | None = None) -> Any:
 
 
 def build_sampler(config: Config, arguments: Mapping[str, Any] = MappingProxyType({})) -> Any:
-    """The sampler that ``sample`` is, beside its ``loader`` and what else is read; None without.
+    """Build the sampler from ``sample`` without its keys ``NOT_SAMPLER_ARGUMENTS``; None if empty.
 
     Args:
         config: of one network.
-        arguments: objects that no configuration can hold.
+        arguments: further arguments that are objects.
     """
     sample = config.get("sample") or {}
-    own = {key: value for key, value in sample.items() if key not in BESIDE_SAMPLER}
+    own = {key: value for key, value in sample.items() if key not in NOT_SAMPLER_ARGUMENTS}
     return _complete(own or None, arguments)
 
 
 def _channels(config: Config) -> Channels:
-    """The images a network is given and the masks it learns."""
+    """Input images and target masks of a network."""
     from msseg_lightning.method.network_method import Channels
 
     named = config["channels"]
@@ -226,11 +231,11 @@ def _channels(config: Config) -> Channels:
 def build_loader(
     config: Config, extra: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 ) -> Callable[..., Any]:
-    """Makes the loader of prepared pairs: ``sample.loader``, given the sampler that ``sample`` is.
+    """A function that builds the loader of prepared pairs from ``sample.loader`` and the sampler.
 
     Args:
         config: of one network.
-        extra: node -> objects for arguments that no configuration can hold.
+        extra: node -> further arguments that are objects.
     """
     channels = _channels(config)
     return functools.partial(
@@ -246,39 +251,43 @@ def build_loader(
 
 
 def _complete(node: Any, arguments: Mapping[str, Any]) -> Any:
-    """Build a node with objects that no configuration can hold."""
+    """Build a node with further arguments that are objects."""
     if not arguments:
         return instantiate(node)
     return _build(_name(node), instantiate(node, partial=True), **arguments)
 
 
-def _given_to(config: Config, given: Given) -> tuple[dict[str, dict[str, Any]], list[Any]]:
-    """Arguments and images that stages give to nodes by ``uses``.
+def _stage_arguments(
+    config: Config, fitted: FittedStages
+) -> tuple[dict[str, dict[str, Any]], list[Any]]:
+    """Networks and images of earlier stages that ``uses`` passes to nodes.
 
     Raises:
-        MssegError: it names a node that takes nothing (exit 2).
+        MssegError: ``uses`` names a node that cannot receive a stage (exit 2).
     """
-    extra: dict[str, dict[str, Any]] = {node: {} for node in TAKES_NETWORK}
+    extra: dict[str, dict[str, Any]] = {node: {} for node in NETWORK_ARGUMENTS}
     images = []
     for place, stage in (config.get("uses") or {}).items():
         node, _, argument = str(place).rpartition(".")
         if node == "images":
-            if stage in given:
-                images.append(given[stage].image(argument))
+            if stage in fitted:
+                images.append(fitted[stage].image(argument))
         elif node not in extra:
             raise MssegError(
                 Problem(
                     "config.uses",
-                    "nothing there can be handed a stage",
+                    "this setting cannot receive a stage",
                     field=f"uses.{place}",
                     found=str(stage),
-                    expected=", ".join(f"{name}.ARGUMENT" for name in (*TAKES_NETWORK, "images")),
+                    expected=", ".join(
+                        f"{name}.ARGUMENT" for name in (*NETWORK_ARGUMENTS, "images")
+                    ),
                     remedy="see `uses` in an experiment with stages",
                     exit_code=ExitCode.CONFIG,
                 )
             )
-        elif stage in given:
-            extra[node][argument] = given[stage].network()
+        elif stage in fitted:
+            extra[node][argument] = fitted[stage].network()
     return extra, images
 
 
@@ -298,7 +307,7 @@ def _staged(config: Config) -> Method:
             Stage(
                 name=name,
                 settings=settings,
-                make=functools.partial(_single, part),
+                make=functools.partial(_build_single, part),
                 store=Path(config["paths"]["cache"]) / "stages",
                 code=code_hash(settings),
                 subjects=instantiate(part["read"]).subjects if own else None,
@@ -312,7 +321,7 @@ def _staged(config: Config) -> Method:
     settings = {**_deciding_settings(config), "files": reader_files(config)}
     return StagedMethod(
         stages=stages,
-        make=functools.partial(_single, config),
+        make=functools.partial(_build_single, config),
         settings=settings,
         code=code_hash(settings),
         images={
@@ -333,7 +342,7 @@ def _check_uses(config: Config, name: str, earlier: Sequence[str]) -> None:
                 f"{name} uses a stage that is not fitted before it",
                 field="uses",
                 found=", ".join(unknown),
-                expected=", ".join(earlier) or "no stage stands before it",
+                expected=", ".join(earlier) or "there is no earlier stage",
                 remedy="name an earlier stage, or change their order",
                 exit_code=ExitCode.CONFIG,
             )
@@ -341,16 +350,16 @@ def _check_uses(config: Config, name: str, earlier: Sequence[str]) -> None:
 
 
 def _deciding_settings(config: Config) -> dict[str, Any]:
-    found = of_a_stage(config)
+    found = stage_settings(config)
     train = {key: value for key, value in (found["train"] or {}).items() if key != "accumulate"}
     return {**found, "train": train, "batches_per_step": batches_per_step(config)}
 
 
 def reader_files(node: Any) -> dict[str, str]:
-    """SHA-256 of every file that readers inside a stage's parts list: data beside the run's own.
+    """SHA-256 of all files of readers inside a configuration, which read data besides the run's.
 
     Args:
-        node: configuration; readers stand in it as ``reader: {_target_: ..., root: FOLDER}``.
+        node: configuration with readers as ``reader: {_target_: ..., root: FOLDER}``.
     """
     return {
         f"{subject.id}/{name}": input_hash(file)
@@ -365,12 +374,12 @@ def _readers(node: Any) -> Iterator[Any]:
         for key, value in node.items():
             if key == "reader" and isinstance(value, Mapping) and value.get("root"):
                 yield value
-            elif key not in (*OF_SEVERAL, "read"):
+            elif key not in (*COMPOSITE_KEYS, "read"):
                 yield from _readers(value)
 
 
 def further_subjects(config: Config) -> list[LongitudinalSubject]:
-    """Subjects that stages and members learn from besides the pairs of the run."""
+    """Subjects that stages and members are trained on besides the pairs of the run."""
     readers: dict[str, Any] = {}
     for system in _systems(config):
         for part in (system, *(stage_config(system, name) for name in system.get("stages") or {})):
@@ -380,9 +389,9 @@ def further_subjects(config: Config) -> list[LongitudinalSubject]:
 
 
 def stage_config(config: Config, name: str) -> Config:
-    """The whole configuration of one stage: its own settings, and where it runs."""
+    """The complete configuration of a stage: its own settings and those of the run."""
     return {
-        **handed_down(config),
+        **inherited_settings(config),
         "postprocess": None,
         **config["stages"][name],
         "name": config["name"],
@@ -407,7 +416,7 @@ def _ensemble(config: Config) -> Method:
 
 
 def number_of_maps(config: Config) -> int:
-    """How many single answers a prediction combines: of members, and of views, flips or passes."""
+    """Number of outputs that a prediction combines, over members and views, flips or passes."""
     if not config.get("ensemble"):
         return int(getattr(instantiate(config.get("infer")), "maps", 1))
     ensemble, members = config["ensemble"], _members(config)
@@ -416,13 +425,13 @@ def number_of_maps(config: Config) -> int:
 
 
 def _members(config: Config) -> dict[str, Config]:
-    """The systems of an ensemble: files of their own, or one system over several folds.
+    """The systems of an ensemble: several experiments, or one system on several folds.
 
-    With ``seeds: N`` each stands N times, with a seed of its own made from the run's.
+    With ``seeds: N`` each occurs N times, with seeds derived from that of the run.
     """
     ensemble = config["ensemble"]
     configs = ensemble.get("configs") or {config["name"]: {**config, "ensemble": None}}
-    shared = handed_down(config)
+    shared = inherited_settings(config)
     members = {name: {**member, **shared} for name, member in configs.items()}
     seeds = ensemble.get("seeds") or 1
     if seeds == 1:
@@ -435,30 +444,30 @@ def _members(config: Config) -> dict[str, Config]:
 
 
 def _systems(config: Config) -> list[Config]:
-    """What is fitted: the members of an ensemble, or the one system."""
+    """The systems that are fitted: the members of an ensemble, or the one system."""
     return list(_members(config).values()) if config.get("ensemble") else [config]
 
 
 def check_buildable(config: Config) -> None:
-    """Build the system, and every member of an ensemble, once, as ``msseg train`` does first.
+    """Build the system, and every member of an ensemble, to find invalid settings early.
 
     Raises:
-        MssegError: what building would refuse (exit 2).
+        MssegError: an invalid setting (exit 2).
     """
-    build_method(config)  # of an ensemble, only what its members have in common
+    build_method(config)  # of an ensemble this builds no member
     if config.get("ensemble"):
         for member in _members(config).values():
             build_method(member)
 
 
 def postprocess_rules(config: Config) -> list[Any]:
-    """The postprocessing rules, in order."""
+    """Build the postprocessing rules, in order."""
     rules = (config.get("postprocess") or {}).get("rules", {})
     return [instantiate(rule) for rule in (rules or {}).values() if rule]
 
 
 def monitor_scores(mask: Any, reference: Any, spacing_mm: Any) -> dict[str, float]:
-    """Whole-volume scores by which checkpoints are chosen; NaN where undefined."""
+    """Scores of a whole volume by which checkpoints are chosen."""
     from msseg_lightning.evaluate import metric
 
     if not reference.any():
@@ -471,7 +480,7 @@ def monitor_scores(mask: Any, reference: Any, spacing_mm: Any) -> dict[str, floa
 
 
 def _try_optimizer(node: Any, optimizer: Any, scheduler: Any) -> None:
-    """Build both for a single weight, so that invalid settings are refused at the start."""
+    """Build optimizer and scheduler for a single weight, so that invalid settings fail early."""
     import torch
 
     try:

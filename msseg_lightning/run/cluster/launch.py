@@ -1,4 +1,4 @@
-"""Commands as jobs of a cluster: submitted, divided, requeued when their time is up."""
+"""Submission of commands as jobs of a cluster, with arrays of jobs and requeueing."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAPS = ("simulate", "prepare", "predict", "evaluate")
-"""Commands that go through subjects: the jobs of an array do a part each."""
+PARALLEL_COMMANDS = ("simulate", "prepare", "predict", "evaluate")
+"""Commands over subjects, of which each job of an array processes a part."""
 
-LAUNCHED = (*MAPS, "train", "sweep")
+LAUNCHABLE_COMMANDS = (*PARALLEL_COMMANDS, "train", "sweep")
 
 SIGNAL = "USR1"
-"""What SLURM sends a job ``signal_delay_s`` before it ends it."""
+"""Signal that SLURM sends to a job ``signal_delay_s`` before it ends the job."""
 
 SIGNAL_DELAY_S = 30
-"""Of submitit's jobs on this machine."""
+"""Delay of the signal for submitit's jobs on this machine."""
 
-OURS = ("cluster", "folder", "array", "wait", "max_num_timeout")
-GENERAL = (
+OWN_SETTINGS = ("cluster", "folder", "array", "wait", "max_num_timeout")
+COMMON_SETTINGS = (
     "timeout_min",
     "mem_gb",
     "nodes",
@@ -45,30 +45,34 @@ GENERAL = (
     "gpus_per_node",
     "tasks_per_node",
 )
-"""Settings that submitit knows for every cluster; the others are SLURM's."""
+"""Settings that submitit has for every cluster; the others are those of SLURM."""
 
 
 def launch(command: str, words: Sequence[str]) -> str:
-    """Submit ``msseg COMMAND WORDS`` as the words ``launcher=NAME launcher.KEY=VALUE`` say.
+    """Submit a command as jobs according to ``launcher=NAME`` and ``launcher.KEY=VALUE``.
+
+    Args:
+        command: name of the command.
+        words: its arguments, including those of the launcher.
 
     Returns:
-        What to tell the user.
+        Text for the user.
 
     Raises:
         MssegError: a setting is wrong, the command cannot be a job, or there is no SLURM (exit 2);
-            a job that was waited for failed (exit 9).
+            a job failed while waiting for it (exit 9).
     """
-    mine = [word for word in words if word.startswith(("launcher=", "launcher."))]
-    rest = [word for word in words if word not in mine]
-    if command not in LAUNCHED:
-        raise _wrong("launcher", f"msseg {command}", f"msseg {', '.join(LAUNCHED)}")
-    launcher = read_launcher(mine)
+    own = [word for word in words if word.startswith(("launcher=", "launcher."))]
+    rest = [word for word in words if word not in own]
+    if command not in LAUNCHABLE_COMMANDS:
+        raise _wrong("launcher", f"msseg {command}", f"msseg {', '.join(LAUNCHABLE_COMMANDS)}")
+    launcher = read_launcher(own)
     if command in ("train", "sweep", "prepare"):
         launcher = _for_hardware(launcher, command, rest)
     jobs = submit(launcher, commands(command, rest, launcher["array"]))
     names = ", ".join(str(job.job_id) for job in jobs)
     if not launcher["wait"]:
-        return f"submitted: {names}\nlogs in {launcher['folder']}; the same command goes on\n"
+        return f"submitted: {names}\nlogs in {launcher['folder']}; the same command continues\n"
     failed = [str(job.job_id) for job in jobs if job.exception() is not None]
     if failed:
         raise MssegError(
@@ -77,7 +81,7 @@ def launch(command: str, words: Sequence[str]) -> str:
                 f"{len(failed)} of {len(jobs)} jobs failed",
                 file=launcher["folder"],
                 found=", ".join(failed),
-                remedy="read their logs there; the same command does what is missing",
+                remedy="read their logs there; the same command completes what is missing",
                 exit_code=ExitCode.PARTIAL,
             )
         )
@@ -85,10 +89,10 @@ def launch(command: str, words: Sequence[str]) -> str:
 
 
 def read_launcher(words: Sequence[str]) -> dict[str, Any]:
-    """A file of ``conf/launcher`` with some values changed.
+    """Settings of a file of ``conf/launcher`` with changed values.
 
     Raises:
-        MssegError: no such file or setting, or not a number of jobs (exit 2).
+        MssegError: no such file or setting, or an invalid number of jobs (exit 2).
     """
     given = dict(word.partition("=")[::2] for word in words)
     name = given.pop("launcher", "")
@@ -108,10 +112,10 @@ def read_launcher(words: Sequence[str]) -> dict[str, Any]:
 
 
 def commands(command: str, words: Sequence[str], count: int) -> list[Command]:
-    """One job, or an array: parts of the subjects, or equal workers of one sweep."""
+    """Commands of one job, or of an array: parts of the subjects, or equal workers of a sweep."""
     if command == "evaluate" and count > 1 and "--cases" not in words:
-        raise _wrong("--cases", "nothing", "--cases FOLDER, where the parts meet")
-    if command in MAPS and count > 1:
+        raise _wrong("--cases", "nothing", "--cases FOLDER, which collects the parts")
+    if command in PARALLEL_COMMANDS and count > 1:
         parts = [Shard(number, count) for number in range(1, count + 1)]
         return [Command((command, *words, "--shard", str(part))) for part in parts]
     if command == "train" and count > 1:
@@ -120,20 +124,22 @@ def commands(command: str, words: Sequence[str], count: int) -> list[Command]:
 
 
 def submit(launcher: dict[str, Any], jobs: Sequence[Command]) -> list[submitit.Job[int]]:
-    """Hand commands to the cluster, several as one array.
+    """Submit commands to the cluster, several as one array.
 
     Raises:
-        MssegError: submitit is not installed, or finds no such cluster (exit 2).
+        MssegError: submitit is not installed, or there is no such cluster (exit 2).
     """
     executor = _executor(launcher)
     executor.update_parameters(name=f"msseg-{jobs[0].words[0]}")
-    patience_s = 0.8 * launcher.get("signal_delay_s", SIGNAL_DELAY_S)
+    grace_period_s = 0.8 * launcher.get("signal_delay_s", SIGNAL_DELAY_S)
     with executor.batch():
-        return [executor.submit(dataclasses.replace(job, patience_s=patience_s)) for job in jobs]
+        return [
+            executor.submit(dataclasses.replace(job, grace_period_s=grace_period_s)) for job in jobs
+        ]
 
 
 def _executor(launcher: dict[str, Any]) -> submitit.AutoExecutor:
-    # read by submitit when it is loaded, here and in the job
+    # submitit reads it when it is imported, here and in the job
     os.environ["SUBMITIT_PREEMPT_SIGNAL"] = SIGNAL
     try:
         import submitit
@@ -141,7 +147,7 @@ def _executor(launcher: dict[str, Any]) -> submitit.AutoExecutor:
         raise _wrong("launcher", "no submitit", "pip install 'msseg-lightning[cluster]'") from error
 
     cluster = launcher["cluster"]
-    folder = Path(launcher["folder"]).absolute()  # jobs may start elsewhere
+    folder = Path(launcher["folder"]).absolute()  # jobs may start in another folder
     try:
         executor = submitit.AutoExecutor(
             folder / "%j",
@@ -155,13 +161,13 @@ def _executor(launcher: dict[str, Any]) -> submitit.AutoExecutor:
 
 
 def _parameters(launcher: dict[str, Any]) -> dict[str, Any]:
-    """Settings by submitit's names."""
+    """Settings with the names of submitit."""
     given = {key: value for key, value in launcher.items() if value not in (None, [], {})}
     cluster = given["cluster"]
     settings = {
-        key if key in GENERAL else f"{cluster}_{key}": value
+        key if key in COMMON_SETTINGS else f"{cluster}_{key}": value
         for key, value in given.items()
-        if key not in OURS
+        if key not in OWN_SETTINGS
     }
     if cluster == "slurm":
         settings["slurm_setup"] = [
@@ -169,7 +175,7 @@ def _parameters(launcher: dict[str, Any]) -> dict[str, Any]:
             *given.get("setup", []),
         ]
         settings["slurm_additional_parameters"] = {
-            # also after a node failed; and the signal by its name, whatever submitit's default is
+            # requeued also after a failure of the node; the signal does not depend on submitit
             "requeue": True,
             "signal": f"{SIGNAL}@{given['signal_delay_s']}",
             **given.get("additional_parameters", {}),
@@ -178,19 +184,19 @@ def _parameters(launcher: dict[str, Any]) -> dict[str, Any]:
 
 
 def _for_hardware(launcher: dict[str, Any], command: str, words: Sequence[str]) -> dict[str, Any]:
-    """Settings that follow from the experiment; it is composed here so that errors show at once."""
+    """Settings completed from the experiment, which is composed here to find errors early."""
     from msseg_lightning.run.config.compose import compose_config
-    from msseg_lightning.run.train.folds_and_seeds import is_product
+    from msseg_lightning.run.train.folds_and_seeds import is_multirun
 
     settings = [word for word in words if "=" in word and not word.startswith(("-", "search"))]
-    if command == "sweep" or is_product(settings) or launcher["cluster"] != "slurm":
+    if command == "sweep" or is_multirun(settings) or launcher["cluster"] != "slurm":
         return launcher
     experiment = next(word for word in words if "=" not in word and not word.startswith("-"))
     trainer = compose_config(settings, experiment)["trainer"]
     devices, nodes = trainer["devices"], trainer["num_nodes"]
     if command != "train" or not isinstance(devices, int) or (devices, nodes) == (1, 1):
         return launcher
-    # on one machine a training starts its own processes; srun has to where there are several
+    # on one machine a training starts its own processes; on several srun starts them
     derived = {"nodes": nodes, "tasks_per_node": devices if nodes > 1 else 1}
     if trainer["accelerator"] != "cpu":
         derived["gpus_per_node"] = devices
@@ -202,25 +208,25 @@ def _for_hardware(launcher: dict[str, Any], command: str, words: Sequence[str]) 
 
 @dataclasses.dataclass
 class Command:
-    """One ``msseg`` command, in a process of its own, as a job.
+    """A job that runs one ``msseg`` command in a process of its own.
 
-    The process has its own arguments and its own main thread, which Lightning and signals need.
-    When the job's time is up the process is told to save and to end, and the job goes back into the
-    queue; every command goes on where it stopped.
+    The process has its own main thread, which Lightning and signal handlers need. At the end of the
+    job's time the process is signalled to save and to end, and the job is requeued; every command
+    continues where it stopped.
 
     Args:
-        words: of the command line, without ``msseg``.
-        patience_s: how long a stopping process may take; it must be less than the cluster's.
+        words: arguments of the command line, without ``msseg``.
+        grace_period_s: time that a stopping process may take, less than that of the cluster.
     """
 
     words: tuple[str, ...]
-    patience_s: float = 75.0
+    grace_period_s: float = 75.0
 
     def __post_init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
-        """Run to the end.
+        """Run the command.
 
         Raises:
             RuntimeError: it ended with an error; the job counts as failed.
@@ -229,7 +235,7 @@ class Command:
         process = subprocess.Popen(
             [sys.executable, "-m", "msseg_lightning", *self.words], preexec_fn=_ignore_signal
         )
-        # waited for in a thread: the handler of a signal, in this one, waits for the same process
+        # waits in a thread, since the signal handler in this one waits for the same process
         with ThreadPoolExecutor(1) as thread:
             self._end = thread.submit(process.wait)
             self._process = process
@@ -239,25 +245,25 @@ class Command:
         return code
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """Called by submitit when the job is to end: what will run when it is back."""
+        """The job to requeue; submitit calls this before the job is ended."""
         from submitit.helpers import DelayedSubmission
 
-        # a training knows this signal and may have had it from SLURM already, twice does no harm
+        # a training handles this signal, also twice, if SLURM has sent it already
         kind = SIGNAL if self.words[0] in ("train", "sweep") else "TERM"
         if self._process is not None:
             self._process.send_signal(signal.Signals[f"SIG{kind}"])
             try:
-                self._end.result(self.patience_s)
+                self._end.result(self.grace_period_s)
             except TimeoutError:
-                log.warning("the process did not end in time; it goes on from its last checkpoint")
-        return DelayedSubmission(Command(self.words, self.patience_s))
+                log.warning("the process did not end in time; its last checkpoint is continued")
+        return DelayedSubmission(Command(self.words, self.grace_period_s))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.words, self.patience_s)
+        return type(self), (self.words, self.grace_period_s)
 
 
 def _ignore_signal() -> None:
-    """SLURM signals every process of a job; one that does not expect it would be ended by it."""
+    """Ignore the signal of SLURM, which is sent to all processes of a job and ends most of them."""
     signal.signal(signal.Signals[f"SIG{SIGNAL}"], signal.SIG_IGN)
 
 
@@ -269,7 +275,7 @@ def _wrong(field: str, found: str, expected: str) -> MssegError:
             field=field,
             found=found,
             expected=expected,
-            remedy="leave launcher= out to run it here; docs/scaling.md tells its settings",
+            remedy="leave launcher= out to run it here; docs/scaling.md lists its settings",
             exit_code=ExitCode.CONFIG,
         )
     )

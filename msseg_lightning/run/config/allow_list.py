@@ -1,8 +1,8 @@
-"""What a configuration may build, look up and name: checks of text that another may have written.
+"""Security checks of configurations: allowed classes, interpolations and paths.
 
-A run folder, a model or a preset is data, and Hydra would turn data into calls. So before anything
-is imported every class is held against what may stand at its place in the configuration, and every
-``${...}`` against what it may name.
+A run folder, model or preset may have been written by somebody else, and Hydra would turn its
+content into calls. Before anything is imported, every class is compared with the classes allowed at
+its place in the configuration, and every ``${...}`` with what it may name.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ LIBRARY_CLASSES = {
             "monai.losses.TverskyLoss",
         }
     ),
-    # of TorchIO those that keep the size, read no file and call no function given to them
+    # transforms of TorchIO that keep the size, read no file and call no function given to them
     "augment": frozenset(
         {
             "monai.transforms.RandSimulateLowResolutiond",
@@ -79,32 +79,32 @@ LIBRARY_CLASSES = {
         }
     ),
 }
-"""Classes outside this package that a configuration may build, by where they may stand."""
+"""Classes outside this package that a configuration may build, by part of the configuration."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """What may be built at a place of the configuration.
+    """Classes that may be built at a place of the configuration.
 
     Args:
-        place: pattern of the dotted place, inside a stage or a member too.
-        steps: folders of the package whose classes may stand there.
-        methods: what such a class must have.
-        classes: one of these it must be, or be derived from; any where empty.
-        foreign: classes of other packages.
-        paths: whether the class may take a path; it then reads, or is the tracking store.
+        place: pattern of the dotted key, also inside a stage or a member.
+        steps: folders of this package whose classes are allowed.
+        methods: methods that such a class must have.
+        classes: the class must be one of these or be derived from one; any class if empty.
+        external: allowed classes of other packages.
+        paths: whether the constructor of the class may have a path as argument.
     """
 
     place: str
     steps: tuple[str, ...] = ()
     methods: frozenset[str] = frozenset()
     classes: frozenset[str] = frozenset()
-    foreign: frozenset[str] = frozenset()
+    external: frozenset[str] = frozenset()
     paths: bool = False
 
-    def takes(self, target: str) -> bool:
+    def accepts(self, target: str) -> bool:
         """Whether a class may be built here."""
-        if target in self.foreign:
+        if target in self.external:
             return True
         own = own_class(target)
         return (
@@ -118,7 +118,7 @@ class Slot:
 
     def __str__(self) -> str:
         own = [f"msseg_lightning.{step}" for step in self.steps]
-        return ", ".join([*(f"a class of {name}" for name in own), *sorted(self.foreign)])
+        return ", ".join([*(f"a class of {name}" for name in own), *sorted(self.external)])
 
 
 CALLED = frozenset({"__call__"})
@@ -140,23 +140,23 @@ SLOTS = (
     ),
     Slot(r"(sample\.loader|train\.task\..+)(\..+)?", ("sample", "augment")),
     Slot(r"sample(\..+)?", ("sample",)),
-    Slot(r"augment(\..+)?", ("augment",), foreign=LIBRARY_CLASSES["augment"]),
-    Slot(r"network(\..+)?", ("network",), foreign=LIBRARY_CLASSES["network"]),
-    Slot(r"loss(\..+)?", ("loss",), foreign=LIBRARY_CLASSES["loss"]),
+    Slot(r"augment(\..+)?", ("augment",), external=LIBRARY_CLASSES["augment"]),
+    Slot(r"network(\..+)?", ("network",), external=LIBRARY_CLASSES["network"]),
+    Slot(r"loss(\..+)?", ("loss",), external=LIBRARY_CLASSES["loss"]),
     Slot(
         r"train",
         ("train",),
         classes=frozenset({"msseg_lightning.train.training.Training"}),
     ),
     Slot(r"train\.task", ("train",), classes=frozenset({"msseg_lightning.train.task.Task"})),
-    Slot(r"train\.optimizer", foreign=LIBRARY_CLASSES["optimizer"]),
+    Slot(r"train\.optimizer", external=LIBRARY_CLASSES["optimizer"]),
     Slot(
         r"train\.scheduler",
         ("train",),
         classes=frozenset(
             f"torch.optim.lr_scheduler.{name}" for name in ("LambdaLR", "MultiStepLR")
         ),
-        foreign=LIBRARY_CLASSES["scheduler"],
+        external=LIBRARY_CLASSES["scheduler"],
     ),
     Slot(r"(maps\.)?infer(\..+)?", ("infer",), CALLED),
     Slot(r"maps", ("method",), CALLED),
@@ -171,28 +171,28 @@ SLOTS = (
     ),
     Slot(r"simulate(\..+)?", ("simulate",)),
 )
-"""The first whose pattern fits decides; at any other place nothing is built."""
+"""The first slot whose pattern matches applies; at any other place no class is allowed."""
 
 CALL_KEYS = {
     "_partial_": (True, False),
     "_convert_": ("none", "partial", "object", "all"),
 }
-"""What else tells Hydra how to build, and its values; ``_args_`` and ``_recursive_`` are refused:
-with them a class would be given what no check has looked at by name."""
+"""Allowed special keys of Hydra and their values; ``_args_`` and ``_recursive_`` are refused, since
+they pass arguments that are not checked by name."""
 
-Place = tuple[object, ...]
+KeyPath = tuple[object, ...]
 
 
 def refuse_targets(node: Any, anywhere: bool = False) -> None:
     """Check every ``_target_`` at every depth before anything is imported or built.
 
     Args:
-        node: a whole configuration.
-        anywhere: it is a part of one, so its classes may be those of any place.
+        node: a complete configuration.
+        anywhere: ``node`` is a part of a configuration, so classes of any place are allowed.
 
     Raises:
-        MssegError: one problem per class that may not be built at its place, and per key that says
-            otherwise how to call it (exit 6).
+        MssegError: one problem per class that may not be built at its place, and per special key of
+            Hydra that is not in ``CALL_KEYS`` (exit 6).
     """
     problems = []
     for place, value in walk(node):
@@ -201,7 +201,7 @@ def refuse_targets(node: Any, anywhere: bool = False) -> None:
             continue
         if key == "_target_" and not _allowed(place[:-1], value, anywhere):
             slot = _slot(place[:-1])
-            expected = "no class: nothing is built here" if slot is None else str(slot)
+            expected = "no class" if slot is None else str(slot)
             if anywhere:
                 expected = "a class of msseg_lightning, or one of LIBRARY_CLASSES"
             message = "this class may not be built here from a configuration"
@@ -210,13 +210,13 @@ def refuse_targets(node: Any, anywhere: bool = False) -> None:
             choices = CALL_KEYS.get(key, ())
             if not any(type(value) is type(choice) and value == choice for choice in choices):
                 expected = " or ".join(map(str, choices)) or "no such key"
-                message = "a configuration may not say this of how a class is called"
+                message = "a configuration may not use this special key of Hydra"
                 problems.append(_target_problem(message, place, value, expected))
     if problems:
         raise MssegError(problems)
 
 
-def _target_problem(message: str, place: Place, value: object, expected: str) -> Problem:
+def _target_problem(message: str, place: KeyPath, value: object, expected: str) -> Problem:
     return Problem(
         "config.target",
         message,
@@ -229,19 +229,19 @@ def _target_problem(message: str, place: Place, value: object, expected: str) ->
     )
 
 
-def _allowed(place: Place, target: object, anywhere: bool) -> bool:
+def _allowed(place: KeyPath, target: object, anywhere: bool) -> bool:
     if not isinstance(target, str):
         return False
     if anywhere:
-        return any(slot.takes(target) for slot in SLOTS)
+        return any(slot.accepts(target) for slot in SLOTS)
     slot = _slot(place)
-    return slot is not None and slot.takes(target)
+    return slot is not None and slot.accepts(target)
 
 
-def _slot(place: Place) -> Slot | None:
-    """What decides about a place, stages and members of an ensemble taken as systems of their own.
+def _slot(place: KeyPath) -> Slot | None:
+    """The slot of a place, where stages and members of an ensemble count as complete systems.
 
-    A key with a dot in it is no place, but for those of ``sizes``, which are whole places.
+    A key with a dot in it matches no slot, except below ``sizes``, whose keys are dotted.
     """
     if place[:1] == ("sizes",) and len(place) > 2:
         place = (*str(place[2]).split("."), *place[3:])
@@ -259,10 +259,10 @@ def _slot(place: Place) -> Slot | None:
 
 
 def refuse_imports(node: Any) -> None:
-    """Import the classes that ``refuse_targets`` let pass, and check that each is what it was.
+    """Import the classes that ``refuse_targets`` accepted, and check that each name is a class.
 
     Raises:
-        MssegError: a name stands for something else than the class of that name (exit 6).
+        MssegError: a name is not a class that is defined in its module (exit 6).
     """
     for place, target in walk(node):
         if not place or place[-1] != "_target_":
@@ -271,18 +271,18 @@ def refuse_imports(node: Any) -> None:
         found = getattr(importlib.import_module(module), name, None)
         own = module.startswith("msseg_lightning.")
         if not isinstance(found, type) or (own and found.__module__ != module):
-            message = "this name does not stand for a class that is defined there"
+            message = "this name is not a class that is defined in its module"
             raise MssegError(_target_problem(message, place, target, "the class of that name"))
 
 
 def refuse_interpolations(node: Any) -> None:
-    """Check that nothing would be looked up, or called, when a stored node is built.
+    """Check that a stored configuration has no interpolations.
 
-    What ``compose_config`` returns is resolved; what Hydra still finds as ``${...}`` in it, it
-    would resolve, and a resolver may read the environment or build any class.
+    The result of ``compose_config`` is resolved. Hydra would resolve any remaining ``${...}``, and
+    a resolver may read the environment or build any class.
 
     Raises:
-        MssegError: one problem per text that holds an interpolation (exit 6).
+        MssegError: one problem per text with an interpolation (exit 6).
     """
     problems = [
         Problem(
@@ -302,15 +302,15 @@ def refuse_interpolations(node: Any) -> None:
         raise MssegError(problems)
 
 
-def refuse_places(config: Any, without: tuple[object, ...] = ("card", "sizes")) -> None:
-    """Check that a model's configuration names no place outside the model folder.
+def refuse_paths(config: Any, without: tuple[object, ...] = ("card", "sizes")) -> None:
+    """Check that the configuration of a model folder holds no paths.
 
-    ``msseg train`` writes none: of every place its last name is left. Names of members and stages
-    are folders inside the model folder, so keys are looked at too.
+    ``msseg train`` writes only the last part of every path. Names of members and stages are folders
+    inside the model folder, so keys are checked too.
 
     Args:
         config: of a model folder.
-        without: keys at the top that are texts for people.
+        without: root keys that hold free text.
 
     Raises:
         MssegError: one problem per text that is a path (exit 6).
@@ -318,12 +318,12 @@ def refuse_places(config: Any, without: tuple[object, ...] = ("card", "sizes")) 
     problems = [
         Problem(
             "config.place",
-            "a model folder may not say where files lie",
+            "the configuration of a model may not hold paths",
             field=dotted(place),
             found=text[:200],
             expected="a plain name",
-            remedy="do not use a model that another wrote and that names places of your machine; "
-            "your own places are given on the command line, as paths.cache=FOLDER",
+            remedy="do not use a model of somebody else that names paths of your machine; "
+            "your own paths are given on the command line, as paths.cache=FOLDER",
             exit_code=ExitCode.SECURITY,
         )
         for place, value in walk(config)
@@ -340,10 +340,10 @@ def _is_path(text: str) -> bool:
 
 
 def refuse_links(folder: Path) -> None:
-    """Check that everything in a model folder is a file or folder that lies in it.
+    """Check that a model folder holds only plain files and folders.
 
     Raises:
-        MssegError: one problem per link that leads out of it and per pipe or device (exit 6).
+        MssegError: one problem per link to a file outside and per pipe or device (exit 6).
     """
     root = folder.resolve()
     problems = [
@@ -363,18 +363,18 @@ def refuse_links(folder: Path) -> None:
         raise MssegError(problems)
 
 
-LARGEST_TEXT = 4_000_000
-MOST_NODES = 100_000
-DEEPEST = 60
-"""Letters, values and levels of a stored configuration; the largest of ours have about 60,000
-letters, 3,000 values and 15 levels."""
+MAX_TEXT_LENGTH = 4_000_000
+MAX_VALUES = 100_000
+MAX_DEPTH = 60
+"""Limits of characters, values and levels of a stored configuration; the largest configuration of
+this package has about 60,000 characters, 3,000 values and 15 levels."""
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML's plain values: neither tags of Python's nor merged mappings."""
+    """YAML loader for plain values, without Python tags and merged mappings."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Refuse ``<<``, which can make a mapping of any size and is never written by us."""
+        """Refuse ``<<``, which can create a mapping of any size and is never written here."""
         if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
             raise _unsafe_text("a merged mapping (<<)")
 
@@ -387,17 +387,17 @@ _PlainLoader.add_constructor(None, _refuse_tag)  # every tag without a construct
 
 
 def read_stored_yaml(text: str) -> Any:
-    """What a stored configuration says; never more than plain values of a bounded size.
+    """Parse a stored configuration, which may hold plain values of a limited size only.
 
     Raises:
-        MssegError: a tag, ``<<``, or more than ``MOST_NODES`` values once aliases are followed
+        MssegError: a tag, ``<<``, or more than ``MAX_VALUES`` values after aliases are expanded
             (exit 6).
-        ValueError: it is no YAML.
+        ValueError: it is not YAML.
     """
-    if len(text) > LARGEST_TEXT:
-        raise _unsafe_text(f"{len(text)} letters")
+    if len(text) > MAX_TEXT_LENGTH:
+        raise _unsafe_text(f"{len(text)} characters")
     try:
-        content = yaml.load(text, _PlainLoader)  # a SafeLoader that takes less
+        content = yaml.load(text, _PlainLoader)  # a restricted SafeLoader
     except RecursionError as error:
         raise _unsafe_text("endless nesting") from error
     except yaml.YAMLError as error:
@@ -406,8 +406,8 @@ def read_stored_yaml(text: str) -> Any:
     while open_nodes:
         node, depth = open_nodes.pop()
         seen += 1
-        if seen > MOST_NODES or depth > DEEPEST:
-            raise _unsafe_text(f"more than {MOST_NODES} values or {DEEPEST} levels")
+        if seen > MAX_VALUES or depth > MAX_DEPTH:
+            raise _unsafe_text(f"more than {MAX_VALUES} values or {MAX_DEPTH} levels")
         inner: Iterable[Any] = ()
         if isinstance(node, Mapping):
             inner = node.values()
@@ -421,7 +421,7 @@ def _unsafe_text(found: str) -> MssegError:
     return MssegError(
         Problem(
             "config.unsafe",
-            "a stored configuration holds plain values of a bounded size only",
+            "a stored configuration may hold plain values of a limited size only",
             file="config.yaml",
             found=found,
             expected="YAML as `msseg train` wrote it",
@@ -431,8 +431,8 @@ def _unsafe_text(found: str) -> MssegError:
     )
 
 
-def walk(node: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
-    """Place and value of a node and of everything inside it."""
+def walk(node: Any, place: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Key path and value of a node and of everything inside it."""
     yield place, node
     if isinstance(node, Mapping):
         for key, value in node.items():
@@ -442,19 +442,22 @@ def walk(node: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
             yield from walk(value, (*place, index))
 
 
-def dotted(place: Place) -> str:
-    """A place as it is shown: ``a[0].b``."""
+def dotted(place: KeyPath) -> str:
+    """A key path as text: ``a[0].b``."""
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place)
     return text.removeprefix(".")
 
 
 def nodes(node: Any) -> Iterator[tuple[str, Any]]:
-    """Dotted place and value of a node and of everything inside it."""
+    """Dotted key and value of a node and of everything inside it."""
     return ((dotted(place), value) for place, value in walk(node))
 
 
 def refuse_resolvers(texts: Iterable[tuple[str, str]]) -> None:
-    """Check texts, each after the place where it stands, for more than ``${name.of.a.setting}``.
+    """Check that texts hold no interpolations except ``${name.of.a.setting}``.
+
+    Args:
+        texts: pairs of place and text.
 
     Raises:
         MssegError: one problem per text that calls a resolver (exit 6).
@@ -476,9 +479,9 @@ def refuse_resolvers(texts: Iterable[tuple[str, str]]) -> None:
 
 
 def _resolver_call(text: str) -> str:
-    """The first interpolation that is no setting's name; empty without any.
+    """The first interpolation that is not the name of a setting; empty without any.
 
-    Names may be made of names, ``${a.${b}}``, so what is harmless is taken out from inside.
+    Names may be nested, ``${a.${b}}``, so harmless ones are removed from the inside out.
     """
     while (left := re.sub(r"\$\{[^{}:]*\}", "", text)) != text:
         text = left

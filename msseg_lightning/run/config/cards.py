@@ -1,4 +1,4 @@
-"""The cards of all systems, read without composing (and so in milliseconds)."""
+"""The cards of all systems, read from YAML without composing configurations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REQUIRED = ("id", "paper", "idea", "family", "stages", "needs", "reported", "dep
 
 
 def read_cards() -> list[dict[str, Any]]:
-    """Each experiment's card with its ``name``, in the order of the systems' ids."""
+    """The card of every experiment with its ``name``, sorted by the systems' ids."""
     cards = []
     for path in experiments_dir().glob("*.yaml"):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,13 +1,15 @@
-"""From experiment name and ``key=value`` to one resolved, checked configuration."""
+"""Composition of a checked, resolved configuration from an experiment and overrides."""
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.run.config.allow_list import (
@@ -16,9 +18,23 @@ from msseg_lightning.run.config.allow_list import (
     refuse_targets,
     yaml_texts,
 )
-from msseg_lightning.run.config.keys import KEYS, OF_SEVERAL, OF_THE_RUN, is_place, unknown_roots
-from msseg_lightning.run.config.overrides import readable, refuse_words, refused_place, word
-from msseg_lightning.run.config.setting_checks import leaves, refuse_kinds, refuse_ranges
+from msseg_lightning.run.config.keys import (
+    COMPOSITE_KEYS,
+    KEYS,
+    RUN_KEYS,
+    is_path_key,
+    unknown_root_keys,
+)
+from msseg_lightning.run.config.overrides import (
+    interpolation_in_path,
+    override,
+    refuse_invalid_overrides,
+    to_hydra,
+)
+from msseg_lightning.run.config.setting_checks import leaves, refuse_ranges, refuse_types
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 Config = dict[str, Any]
 
@@ -47,6 +63,15 @@ def experiment_names() -> list[str]:
     return sorted(path.stem for path in experiments_dir().glob("*.yaml"))
 
 
+def experiment_of(config: Mapping[str, Any]) -> str:
+    """Name of the file in ``experiments/`` that a configuration was made of.
+
+    ``name=`` on a command line changes the name of the run folder only. Configurations written
+    before the file was recorded have the name alone.
+    """
+    return str(config.get("experiment") or config["name"])
+
+
 def compose_config(
     overrides: Sequence[str] = (), experiment: str | None = None, complete: bool = True
 ) -> Config:
@@ -54,10 +79,10 @@ def compose_config(
 
     Args:
         overrides: Hydra overrides: ``key=value``, ``group=preset``, ``+key=value``, ``~key``;
-            paths may stand in them as they are.
+            paths need no quotes.
         experiment: name of a file in ``experiments/``; None for commands that need none.
-        complete: refuse settings that only the user can give, such as ``read.root``, where they
-            are missing; else they are ``???``.
+        complete: refuse missing settings without a default, such as ``read.root``; else they are
+            ``???``.
 
     Returns:
         A plain dictionary of builtins, all interpolations resolved.
@@ -70,24 +95,24 @@ def compose_config(
     from omegaconf.errors import OmegaConfBaseException
 
     chosen = [] if experiment is None else [f"experiments={_known_experiment(experiment)}"]
-    given = readable(overrides)
+    given = to_hydra(overrides)
     texts = ((item, item) for item in given)
     refuse_resolvers([*texts, *yaml_texts(conf_dir(), experiments_dir())])
-    refuse_words(overrides)
+    refuse_invalid_overrides(overrides)
     overrides = [*_size(given, chosen), *given]
     composed = _compose([*chosen, *overrides], given)
     plain = OmegaConf.to_container(composed, resolve=False)
     _refuse_unknown(plain)
     _refuse_other_keys([*chosen, *given])
     refuse_targets(plain)
-    # again, since the command line's grammar has escapes: $\{ is ${ by now
+    # again, since Hydra's grammar has escapes: $\{ has become ${
     refuse_resolvers((where, text) for where, text in nodes(plain) if isinstance(text, str))
     defaults = OmegaConf.to_container(_compose([*chosen, *_group_choices(overrides)]))
     try:
         resolved = OmegaConf.to_container(composed, resolve=True)
         assert isinstance(resolved, dict) and isinstance(plain, dict)
-        refuse_kinds(defaults, resolved)
-        resolved["stages"] = expanded_stages({str(key): value for key, value in plain.items()})
+        refuse_types(defaults, resolved)
+        resolved["stages"] = expand_stages({str(key): value for key, value in plain.items()})
         missing = [key for key, value in leaves(resolved).items() if value == "???"]
     except OmegaConfBaseException as error:
         raise MssegError(_unresolved(error, given)) from error
@@ -103,44 +128,45 @@ def compose_config(
             for key in missing
         )
     config = {str(key): value for key, value in resolved.items()}
+    config["experiment"] = experiment
     refuse_ranges(config)
-    refuse_targets(config)  # again, with what interpolations put in other places
+    refuse_targets(config)  # again, since interpolations are resolved now
     for name in (config["ensemble"] or {}).get("members") or ():
-        # size=NAME means the members' own size of that name; what is read is the run's business
+        # size=NAME is the members' own size of that name; the data are those of the run
         variant = (config["ensemble"].get("variants") or {}).get(name) or {}
         words = (f"size={config['size']}", "read.root=.", *variant.get("settings", ()))
         member = compose_config(words, variant.get("experiment", name))
-        kept = {key: value for key, value in member.items() if key not in OF_THE_RUN}
+        kept = {key: value for key, value in member.items() if key not in RUN_KEYS}
         config["ensemble"].setdefault("configs", {})[name] = kept
     return config
 
 
 def _refuse_unknown(config: Any) -> None:
-    """Refuse root keys that nothing reads.
+    """Refuse unknown root keys.
 
     Raises:
         MssegError: one problem per key (exit 2).
     """
-    if unknown := unknown_roots(config):
+    if unknown := unknown_root_keys(config):
         raise MssegError(
             Problem(
                 "config.root",
-                "nothing reads this setting",
+                "this setting is not used",
                 field=place,
-                expected=today or ", ".join(difflib.get_close_matches(place, KEYS, n=3)),
-                remedy=f"write it as {today}" if today else "leave it out",
+                expected=new_key or ", ".join(difflib.get_close_matches(place, KEYS, n=3)),
+                remedy=f"write it as {new_key}" if new_key else "leave it out",
                 exit_code=ExitCode.CONFIG,
             )
-            for place, today in unknown.items()
+            for place, new_key in unknown.items()
         )
 
 
-def expanded_stages(plain: Mapping[str, Any]) -> Config:
-    """Every stage in full: the experiment's own configuration with the stage's groups in place.
+def expand_stages(plain: Mapping[str, Any]) -> Config:
+    """The complete configuration of every stage: that of the experiment with the stage's changes.
 
-    A mapping with a ``_target_`` of its own replaces the experiment's, one without is merged into
-    it, anything else replaces. Interpolations are resolved inside the stage: ``${train.steps}`` is
-    the stage's.
+    A mapping with its own ``_target_`` replaces that of the experiment, one without is merged into
+    it, other values replace. Interpolations are resolved inside the stage: ``${train.steps}`` is
+    that of the stage.
 
     Args:
         plain: the experiment, interpolations unresolved.
@@ -148,12 +174,12 @@ def expanded_stages(plain: Mapping[str, Any]) -> Config:
     from omegaconf import OmegaConf
 
     found = {}
-    base = {key: value for key, value in plain.items() if key not in OF_SEVERAL}
+    base = {key: value for key, value in plain.items() if key not in COMPOSITE_KEYS}
     for name, changes in (plain.get("stages") or {}).items():
         full = merge(base, changes or {})
         resolved = OmegaConf.to_container(OmegaConf.create(full), resolve=True)
         assert isinstance(resolved, dict)
-        kept = {str(key): value for key, value in resolved.items() if key not in OF_THE_RUN}
+        kept = {str(key): value for key, value in resolved.items() if key not in RUN_KEYS}
         if "read" in (changes or {}):
             kept["read"] = resolved["read"]
         found[name] = kept
@@ -161,14 +187,14 @@ def expanded_stages(plain: Mapping[str, Any]) -> Config:
 
 
 def merge(old: Any, new: Any) -> Any:
-    """``new`` over ``old``; a mapping with a ``_target_`` is taken whole."""
+    """Merge ``new`` into ``old``; a mapping with a ``_target_`` replaces the old value."""
     if not isinstance(old, Mapping) or not isinstance(new, Mapping) or "_target_" in new:
         return new
     return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
 
 
 def _size(overrides: Sequence[str], chosen: Sequence[str]) -> list[str]:
-    """The overrides that ``size=NAME`` stands for, from the experiment's own ``sizes``."""
+    """The overrides of ``size=NAME`` from ``sizes`` of the experiment."""
     from omegaconf import OmegaConf
 
     names = [item.removeprefix("size=") for item in overrides if item.startswith("size=")]
@@ -189,13 +215,13 @@ def _size(overrides: Sequence[str], chosen: Sequence[str]) -> list[str]:
             )
         )
     return [
-        f"{key}={value}" if _is_plain(value) else word(key, value)
+        f"{key}={value}" if _is_plain(value) else override(key, value)
         for key, value in leaves(sizes[names[-1]]).items()
     ]
 
 
 def _is_plain(value: Any) -> bool:
-    """A preset's name or an interpolation, which quotes would make another text of."""
+    """Whether a value is the name of a preset or an interpolation, which must not be quoted."""
     return isinstance(value, str) and bool(re.fullmatch(r"\w+|.*\$\{.*", value))
 
 
@@ -218,19 +244,19 @@ def _known_experiment(name: str) -> str:
 
 
 def _compose(overrides: Sequence[str], given: Sequence[str] = ()) -> Any:
-    """What Hydra makes of overrides.
+    """Compose overrides with Hydra; its errors become refusals.
 
     Args:
-        overrides: all of them.
-        given: those of them that a user wrote.
+        overrides: all overrides.
+        given: those that the user wrote.
     """
     try:
         return _try(overrides)
-    except _faults() as error:
+    except _hydra_errors() as error:
         raise MssegError(_explain(error, overrides, given)) from error
 
 
-def _faults() -> tuple[type[Exception], ...]:
+def _hydra_errors() -> tuple[type[Exception], ...]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -238,12 +264,54 @@ def _faults() -> tuple[type[Exception], ...]:
 
 
 def _try(overrides: Sequence[str]) -> Any:
-    return _composed(tuple(overrides), root(), conf_dir())
+    search, folder, words = root(), conf_dir(), tuple(overrides)
+    try:
+        return _with_values(words, search, folder)
+    except _hydra_errors():
+        return _composed(words, search, folder)  # for Hydra's own words of what is wrong
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=128)
+def _with_values(overrides: tuple[str, ...], search: Path, folder: Path) -> Any:
+    """What Hydra makes of overrides, to be read only.
+
+    Hydra first composes the presets and then sets the values, one after the other; so the presets
+    are composed once for all values. Additions and deletions are left to Hydra.
+    """
+    from omegaconf import OmegaConf
+
+    is_value = [_sets_a_value(item, search, folder) for item in overrides]
+    if not any(is_value) or any(item.startswith(("+", "~")) for item in overrides):
+        return _composed(overrides, search, folder)
+    presets = [item for item, value in zip(overrides, is_value, strict=True) if not value]
+    config = copy.deepcopy(_composed(tuple(presets), search, folder))
+    for item in itertools.compress(overrides, is_value):
+        parsed = _parsed(item)
+        if parsed.is_sweep_override():
+            raise ValueError(f"{item} is several values")
+        OmegaConf.update(config, parsed.key_or_group, parsed.value(), merge=True)
+    return config
+
+
+def _sets_a_value(item: str, search: Path, folder: Path) -> bool:
+    """Whether a word is ``key=value``, and no choice of a preset in the group of that name."""
+    key, _, _ = item.partition("=")
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", key) or key.partition(".")[0] == "hydra":
+        return False
+    is_group = (search / key).is_dir() or (folder / key).is_dir()
+    return not is_group or isinstance(_parsed(item).value(), dict)
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(item: str) -> Override:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return OverridesParser.create().parse_override(item)
+
+
+@functools.lru_cache(maxsize=128)
 def _composed(overrides: tuple[str, ...], search: Path, folder: Path) -> Any:
-    """What Hydra makes of it, to be read only: 0.2 CPU s, and a command asks for the same again."""
+    """Result of Hydra, cached since it takes 0.2 s of processor time; it must not be changed."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -253,7 +321,7 @@ def _composed(overrides: tuple[str, ...], search: Path, folder: Path) -> Any:
 
 
 def _explain(error: Exception, overrides: Sequence[str], given: Sequence[str]) -> Problem:
-    """A Hydra error in words: which override, what was meant."""
+    """A refusal from an error of Hydra, with the wrong override and similar names."""
     from omegaconf import OmegaConf
 
     text = " ".join(str(error).split("Config search path")[0].split("See https://hydra")[0].split())
@@ -293,7 +361,7 @@ def _explain(error: Exception, overrides: Sequence[str], given: Sequence[str]) -
 def _composes(overrides: Sequence[str]) -> bool:
     try:
         _try(overrides)
-    except _faults():
+    except _hydra_errors():
         return False
     return True
 
@@ -321,7 +389,7 @@ def _unknown_key(key: str, overrides: Sequence[str], may_be_added: bool = False)
 
 
 def _last(items: Sequence[str], key: str) -> str:
-    """The word that counts of those that give a setting."""
+    """The last of the overrides that set a key, which is the one that applies."""
     return next((item for item in reversed(items) if _key(item) == key), key)
 
 
@@ -330,9 +398,9 @@ def _key(item: str) -> str:
 
 
 def _refuse_other_keys(given: Sequence[str]) -> None:
-    """Nothing is added that nobody reads, and nothing is taken away that somebody reads.
+    """Refuse overrides that add an unused setting or remove a required one.
 
-    What a class is built from, it checks itself; names of stages, images, rules and the like are
+    Arguments of classes are checked by the classes; names of stages, images, rules and the like are
     free.
 
     Raises:
@@ -352,7 +420,7 @@ def _refuse_other_keys(given: Sequence[str]) -> None:
             problems.append(
                 Problem(
                     "config.compose",
-                    "this setting cannot be taken away",
+                    "this setting cannot be removed",
                     field=key,
                     found=item,
                     expected="a value for it",
@@ -370,7 +438,7 @@ def _has_no_class(base: Mapping[Any, Any], name: str) -> bool:
 
 
 def _is_free(base: Mapping[Any, Any], key: str) -> bool:
-    """Whether a setting that is not there may be added: by name nothing else is read."""
+    """Whether a setting that does not exist may be added."""
     *groups, last = key.split("@")[0].split(".")
     node: Any = base
     for name in groups:
@@ -381,13 +449,13 @@ def _is_free(base: Mapping[Any, Any], key: str) -> bool:
 
 
 def _unresolved(error: Any, given: Sequence[str]) -> Problem:
-    """An interpolation that leads nowhere, or to what was taken away."""
+    """The refusal of an interpolation of a setting that does not exist or was removed."""
     key = getattr(error, "full_key", "") or ""
     deleted = next(
         (item for item in given if item.startswith("~") and _key(item) in str(error)), ""
     )
-    if is_place(key.rpartition(".")[2]):
-        return refused_place(_last(given, key))
+    if is_path_key(key.rpartition(".")[2]):
+        return interpolation_in_path(_last(given, key))
     return Problem(
         "config.unresolved",
         str(error).splitlines()[0],
@@ -408,7 +476,7 @@ def _plain_defaults(overrides: Sequence[str]) -> Any:
 
 
 def _group_choices(overrides: Sequence[str]) -> list[str]:
-    """Overrides that choose a preset rather than set a value."""
+    """Overrides that choose a preset."""
     groups = _groups()
     return [item for item in overrides if re.split(r"[@=]", item.lstrip("+~"))[0] in groups]
 

@@ -1,6 +1,6 @@
-"""Every key of a configuration: whose it is, whether it decides a result, when it may change.
+"""Properties of configuration keys: owner, whether they affect results, when they may change.
 
-The one table that run folders, stages, ensembles, searches, prediction and tracking go by.
+Run folders, stages, ensembles, searches, prediction and tracking all use this table.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ Owner = Literal["run", "system", "stage"]
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """What a setting is.
+    """Properties of a configuration key.
 
     Args:
-        owner: a ``stage`` setting is each stage's own; a ``system`` setting is each member's of an
-            ensemble; stages and members share a ``run`` setting with the run they belong to.
-        decides: whether the result depends on it. What does not may change when a run is continued
-            and may differ between the processes of a search.
+        owner: ``stage``: each stage has its own value; ``system``: each member of an ensemble has
+            its own value; ``run``: stages and members share the value of their run.
+        affects_result: whether the result depends on it. Other settings may change when a run is
+            continued and may differ between the processes of a search.
         at_prediction: whether it may be changed when a trained system is applied.
-        handed_down: a ``run`` setting that stages and members are built with.
-        by_content: a stage is compared by the bytes of the files that it names, not by the names.
-        takes_network: it can be handed the network of an earlier stage, see ``uses``.
-        of_several: it says which networks a system has; one network has none of it.
-        names_run: the folder of a run is named after it.
-        read_by_name: no class is built from it, so a name that ``conf/`` has not is read by nobody.
+        inherited: a ``run`` setting that stages and members are built with.
+        by_content: stages are compared by the bytes of the files that it names, not by the names.
+        takes_network: it can receive the network of an earlier stage, see ``uses``.
+        composite: it defines the networks of a system with several networks.
+        names_run: it is part of the name of a run folder.
+        read_by_name: no class is built from it, so only the names in ``conf/`` are used.
     """
 
     owner: Owner
-    decides: bool = True
+    affects_result: bool = True
     at_prediction: bool = False
-    handed_down: bool = False
+    inherited: bool = False
     by_content: bool = False
     takes_network: bool = False
-    of_several: bool = False
+    composite: bool = False
     names_run: bool = False
     read_by_name: bool = False
 
@@ -45,29 +45,32 @@ KEYS = {
     # the run
     "name": Key("system", names_run=True),
     "size": Key("run", names_run=True),
-    "card": Key("run", decides=False),
-    "sizes": Key("run", decides=False),
-    "experiments": Key("run", decides=False),
-    "seed": Key("run", handed_down=True, names_run=True),
+    "card": Key("run", affects_result=False),
+    "sizes": Key("run", affects_result=False),
+    "experiments": Key("run", affects_result=False),
+    "experiment": Key("run", affects_result=False),  # the file of experiments/ that was composed
+    "seed": Key("run", inherited=True, names_run=True),
     "fold": Key("run", names_run=True),
-    "profile": Key("run", decides=False),
-    "overwrite": Key("run", decides=False),
+    "profile": Key("run", affects_result=False),
+    "overwrite": Key("run", affects_result=False),
     "split": Key("run"),
     "evaluate": Key("run"),
-    "track": Key("run", decides=False),
-    "read": Key("run", at_prediction=True, handed_down=True, by_content=True),
-    "data": Key("run", at_prediction=True, handed_down=True, read_by_name=True),
-    "data.workers": Key("run", decides=False, at_prediction=True, handed_down=True),
-    "paths": Key("run", decides=False, at_prediction=True, handed_down=True, read_by_name=True),
-    # the hardware; of its devices only the batches of a step count, see `hardware`
-    "trainer": Key("run", decides=False, at_prediction=True, handed_down=True),
-    "trainer.precision": Key("run", at_prediction=True, handed_down=True),
-    "trainer.sync_batchnorm": Key("run", at_prediction=True, handed_down=True),
+    "track": Key("run", affects_result=False),
+    "read": Key("run", at_prediction=True, inherited=True, by_content=True),
+    "data": Key("run", at_prediction=True, inherited=True, read_by_name=True),
+    "data.workers": Key("run", affects_result=False, at_prediction=True, inherited=True),
+    "paths": Key(
+        "run", affects_result=False, at_prediction=True, inherited=True, read_by_name=True
+    ),
+    # the hardware; devices affect only the number of batches per step, see `hardware`
+    "trainer": Key("run", affects_result=False, at_prediction=True, inherited=True),
+    "trainer.precision": Key("run", at_prediction=True, inherited=True),
+    "trainer.sync_batchnorm": Key("run", at_prediction=True, inherited=True),
     # a system of several networks
-    "stages": Key("system", of_several=True),
-    "ensemble": Key("system", of_several=True),
+    "stages": Key("system", composite=True),
+    "ensemble": Key("system", composite=True),
     "postprocess": Key("system", at_prediction=True),
-    # one network, or what else is fitted
+    # one network, or another fitted method
     "preprocess": Key("stage"),
     "sample": Key("stage", takes_network=True),
     "sample.loader": Key("stage", takes_network=True),
@@ -79,64 +82,64 @@ KEYS = {
     "infer": Key("stage", at_prediction=True),
     "method": Key("stage"),
     "channels": Key("stage", read_by_name=True),
-    "uses": Key("stage", of_several=True),
+    "uses": Key("stage", composite=True),
     "maps": Key("stage"),
     "out_of_fold": Key("stage"),
 }
-"""Root keys, and below them those that differ from their root."""
+"""Root keys, and dotted keys whose properties differ from those of their root."""
 
-MOVED = {"loader": "sample.loader", "visits": "sample.visits"}
-"""Root keys of earlier versions, and what they are called today."""
+RENAMED_KEYS = {"loader": "sample.loader", "visits": "sample.visits"}
+"""Root keys of earlier versions -> their new names."""
 
-OF_THE_RUN = tuple(key for key, one in KEYS.items() if one.owner == "run" and "." not in key)
-"""Settings that members of an ensemble and stages share with the run they belong to."""
+RUN_KEYS = tuple(key for key, one in KEYS.items() if one.owner == "run" and "." not in key)
+"""Settings that members of an ensemble and stages share with their run."""
 
-CHANGEABLE = tuple(key for key, one in KEYS.items() if one.at_prediction and "." not in key)
-"""Settings that do not touch what was trained: which data, how windows slide, which rules."""
+PREDICTION_KEYS = tuple(key for key, one in KEYS.items() if one.at_prediction and "." not in key)
+"""Settings that may be changed when a trained system is applied, such as data and inference."""
 
-OF_SEVERAL = tuple(key for key, one in KEYS.items() if one.of_several)
-"""Settings that say which networks a system has."""
+COMPOSITE_KEYS = tuple(key for key, one in KEYS.items() if one.composite)
+"""Settings that define the networks of a system with several networks."""
 
-NAMES_RUN = tuple(key for key, one in KEYS.items() if one.names_run)
-"""Settings by which run folders are told apart."""
+NAMING_KEYS = tuple(key for key, one in KEYS.items() if one.names_run)
+"""Settings that are part of the name of a run folder."""
 
-TAKES_NETWORK = tuple(key for key, one in KEYS.items() if one.takes_network)
-"""Nodes of the configuration that can be handed an earlier stage's network."""
+NETWORK_ARGUMENTS = tuple(key for key, one in KEYS.items() if one.takes_network)
+"""Nodes of the configuration that can receive the network of an earlier stage."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Inner:
-    """What a setting is that occurs below several keys under the same name.
+class NestedKey:
+    """Properties of a key that occurs below several other keys under the same name.
 
     Args:
-        place: it says where data, caches or keys lie, which is told nobody.
-        in_stage: whether a stage is another one where it differs.
+        path: it is a path of data, caches or keys, which is neither tracked nor stored in models.
+        in_stage: whether it belongs to the identity of a stage.
     """
 
-    place: bool = True
+    path: bool = True
     in_stage: bool = True
 
 
-INNER = {
-    "root": Inner(in_stage=False),  # the bytes of what lies there count
-    "folder": Inner(in_stage=False),
-    "workers": Inner(place=False, in_stage=False),
-    "path": Inner(),
-    "manifest": Inner(),
-    "file": Inner(),
-    "key_file": Inner(),
-    "artifacts": Inner(),
-    "cache": Inner(),
-    "runs": Inner(),
-    "sweeps": Inner(),
+NESTED_KEYS = {
+    "root": NestedKey(in_stage=False),  # the bytes of its files count
+    "folder": NestedKey(in_stage=False),
+    "workers": NestedKey(path=False, in_stage=False),
+    "path": NestedKey(),
+    "manifest": NestedKey(),
+    "file": NestedKey(),
+    "key_file": NestedKey(),
+    "artifacts": NestedKey(),
+    "cache": NestedKey(),
+    "runs": NestedKey(),
+    "sweeps": NestedKey(),
 }
-"""Last names of settings inside the steps."""
+"""Last parts of dotted keys inside the steps."""
 
 
 def key_of(dotted: str) -> Key:
-    """What a setting is: the longest entry of the table that it lies below.
+    """Properties of a setting: those of the longest matching entry of ``KEYS``.
 
-    A key that is not in the table counts as a stage's own that decides.
+    A key that is not in the table counts as a ``stage`` setting that affects results.
     """
     name = dotted
     while name not in KEYS and "." in name:
@@ -144,65 +147,66 @@ def key_of(dotted: str) -> Key:
     return KEYS.get(name, Key("stage"))
 
 
-def unknown_roots(config: Mapping[str, Any]) -> dict[str, str]:
-    """Root keys of a configuration and of its stages that nothing reads: place -> today's key."""
+def unknown_root_keys(config: Mapping[str, Any]) -> dict[str, str]:
+    """Unknown root keys of a configuration and its stages -> their new names or empty."""
     parts = {"": config}
     stages = config.get("stages")
     for name, stage in stages.items() if isinstance(stages, Mapping) else ():
         parts[f"stages.{name}."] = stage if isinstance(stage, Mapping) else {}
     return {
-        f"{place}{key}": f"{place}{MOVED[key]}" if key in MOVED else ""
+        f"{place}{key}": f"{place}{RENAMED_KEYS[key]}" if key in RENAMED_KEYS else ""
         for place, part in parts.items()
         for key in part
         if key not in KEYS
     }
 
 
-def decides(dotted: str) -> bool:
+def affects_result(dotted: str) -> bool:
     """Whether the result depends on a setting."""
-    return key_of(dotted).decides
+    return key_of(dotted).affects_result
 
 
-def is_place(name: str) -> bool:
-    """Whether the last name of a setting says where something lies."""
-    return name in INNER and INNER[name].place
+def is_path_key(name: str) -> bool:
+    """Whether a key with this last part holds a path."""
+    return name in NESTED_KEYS and NESTED_KEYS[name].path
 
 
-def handed_down(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stage or a member is built with beside its own settings."""
-    return {key: config[key] for key in OF_THE_RUN if KEYS[key].handed_down}
+def inherited_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run that its stages and members are built with."""
+    return {key: config[key] for key in RUN_KEYS if KEYS[key].inherited}
 
 
-def of_a_stage(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide what a stage learns, beside its data and the code."""
+def stage_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that a fitted stage depends on, besides its data and the code."""
     found = {
         key: _inner(config.get(key))
         for key, one in KEYS.items()
-        if "." not in key and one.decides and not one.by_content
-        if one.owner == "stage" or one.handed_down
+        if "." not in key and one.affects_result and not one.by_content
+        if one.owner == "stage" or one.inherited
     }
     found["data"] = _deciding("data", config["data"])
     return {**found, "hardware": hardware(config)}
 
 
 def hardware(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the result depends on of the hardware, beside the batches of a step.
+    """Hardware settings that the result depends on, besides the number of batches per step.
 
-    ``auto`` is the precision that this machine stands for. Batch statistics over all devices are
-    those over so many batches; without them one device that accumulates is as good as several.
-    Compiling, memory formats and the kind of device leave results equal to rounding.
+    The precision ``auto`` is resolved for this machine. With synchronised batch normalisation the
+    statistics cover one batch per device; without it one device that accumulates gradients gives
+    the same result as several. Compiling, memory formats and the kind of device change results only
+    by rounding.
     """
     trainer = config.get("trainer") or {}
     devices = int(trainer.get("devices", 1)) * int(trainer.get("num_nodes", 1))
-    together = devices if trainer.get("sync_batchnorm") else 1
-    return {"precision": precision(trainer), "batches per batch statistic": together}
+    batches = devices if trainer.get("sync_batchnorm") else 1
+    return {"precision": precision(trainer), "batches per batch statistic": batches}
 
 
 def precision(trainer: Mapping[str, Any]) -> str:
     """The precision of a training on this machine."""
-    asked = str(trainer.get("precision", "auto"))
-    if asked != "auto":
-        return asked
+    given = str(trainer.get("precision", "auto"))
+    if given != "auto":
+        return given
     from msseg_lightning.train.training import Hardware
 
     return Hardware(accelerator=trainer.get("accelerator", "auto")).resolved_precision()
@@ -214,7 +218,7 @@ def _deciding(place: str, node: Any) -> Any:
     return {
         key: _deciding(f"{place}.{key}", value)
         for key, value in node.items()
-        if decides(f"{place}.{key}")
+        if affects_result(f"{place}.{key}")
     }
 
 
@@ -223,6 +227,6 @@ def _inner(node: Any) -> Any:
         return {
             key: _inner(value)
             for key, value in node.items()
-            if key not in INNER or INNER[key].in_stage
+            if key not in NESTED_KEYS or NESTED_KEYS[key].in_stage
         }
     return [_inner(value) for value in node] if isinstance(node, list) else node

@@ -1,4 +1,4 @@
-"""Words of the command line, ``key=value``, in the form that Hydra's grammar reads."""
+"""Overrides of the command line, ``key=value``, converted to Hydra's grammar."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.run.config.keys import is_place
+from msseg_lightning.run.config.keys import is_path_key
 
 _WORD = re.compile(r"(?P<sign>\+{0,2})(?P<key>[A-Za-z_][\w.@:/-]*)=(?P<value>.*)", re.DOTALL)
 _DELETION = re.compile(r"~[A-Za-z_][\w.@:/-]*(=.*)?", re.DOTALL)
@@ -16,8 +16,8 @@ _QUOTES = ("'", '"')
 _NOTHING = ("", "''", '""', "null")
 
 
-def word(key: str, value: object) -> str:
-    """``key=value`` for a value of any kind; texts are quoted, also inside lists and mappings."""
+def override(key: str, value: object) -> str:
+    """The override ``key=value`` for any value; texts are quoted, also in lists and mappings."""
     return f"{key}={_value(value)}"
 
 
@@ -34,43 +34,42 @@ def _value(value: object) -> str:
 
 
 def quoted(text: str) -> str:
-    """A text in Hydra's single quotes, which mean it letter by letter."""
-    # backslashes are doubled only before a quote, and a dollar and a brace would be looked up
+    """A text in Hydra's single quotes, with its special characters escaped."""
+    # backslashes are doubled only before a quote; ${ would be an interpolation
     text = re.sub(r"(\\*)'", r"\1\1\\'", text.replace("${", r"\${"))
-    text = re.sub(r"(\\+)$", r"\1\1", text)  # at the end of the text they stand before a quote
+    text = re.sub(r"(\\+)$", r"\1\1", text)  # the closing quote follows the end of the text
     return f"'{text}'"
 
 
-def readable(words: Iterable[str]) -> list[str]:
-    """Words as they were typed, with quotes where Hydra's grammar needs them.
+def to_hydra(words: Iterable[str]) -> list[str]:
+    """Overrides as typed, with quotes added where Hydra's grammar needs them.
 
-    A path may hold blanks, brackets, commas, ``=``, ``~``, quotes and letters of any language, and
-    a folder may be named by a number: the shell has taken its own quotes away. A value that names
-    a place is a text unless it is ``null`` or quoted already; any other value is quoted
-    where it could not be read as it is.
+    A path may hold blanks, brackets, commas, ``=``, ``~``, quotes and any letters, and a folder may
+    be named by a number; the shell has removed its own quotes. A value of a path setting is a text
+    unless it is ``null`` or quoted already; any other value is quoted if Hydra cannot parse it.
     """
     return [_readable(item) for item in words]
 
 
-def refuse_words(words: Iterable[str]) -> None:
-    """Refuse what is no setting, a place without a name, and a mapping that names a key twice.
+def refuse_invalid_overrides(words: Iterable[str]) -> None:
+    """Refuse arguments that are not overrides, empty paths, and mappings with repeated keys.
 
     Args:
-        words: of a command line, before or after ``readable``.
+        words: arguments of a command line, before or after ``to_hydra``.
 
     Raises:
-        MssegError: one problem per word (exit 2).
+        MssegError: one problem per argument (exit 2).
     """
     problems = [problem for item in words if (problem := _problem_of(item)) is not None]
     if problems:
         raise MssegError(problems)
 
 
-def refused_place(item: str) -> Problem:
-    """The refusal of a path that holds what OmegaConf would look up."""
+def interpolation_in_path(item: str) -> Problem:
+    """The refusal of a path with ``${``, which OmegaConf would resolve."""
     return _refusal(
         item,
-        "no path can be given that holds ${",
+        "a path may not hold ${",
         "a path without it",
         "rename the folder, or give a link to it whose name holds no ${",
     )
@@ -84,7 +83,7 @@ def _problem_of(item: str) -> Problem | None:
         path = Path(item)
         return _refusal(
             item,
-            "this is no setting",
+            "this is not a setting",
             "key=value or group=preset",
             f"read.root={item}, if it is the folder of the data"
             if "=" not in item and path.is_dir()
@@ -93,13 +92,13 @@ def _problem_of(item: str) -> Problem | None:
     key, value = found["key"], found["value"]
     if key == "name" and value in _NOTHING:
         return _refusal(item, "a run has a name", "letters, digits, _ and -", "leave name= out")
-    if is_place(key.rpartition(".")[2]):
+    if is_path_key(key.rpartition(".")[2]):
         if value in (_NOTHING if key.startswith("paths.") else _NOTHING[:-1]):
             return _refusal(
-                item, "no place is named", "a file or folder", f"{key}=PLACE, or leave it out"
+                item, "the path is missing", "a file or folder", f"{key}=PATH, or leave it out"
             )
         if r"\${" in value:
-            return refused_place(item)
+            return interpolation_in_path(item)
     twice = _named_twice(item)
     if twice:
         return _refusal(
@@ -130,14 +129,22 @@ def _readable(item: str) -> str:
     key, value = found["key"], found["value"]
     if value.startswith(_QUOTES) and _is_grammatical(item):
         return item
-    names_place = is_place(key.rpartition(".")[2]) and value not in ("null", "???")
+    names_place = is_path_key(key.rpartition(".")[2]) and value not in ("null", "???")
     if names_place and "${" not in value:
-        return f"{found['sign']}{word(key, value)}"
-    return item if _is_grammatical(item) else f"{found['sign']}{word(key, value)}"
+        value = _from_home(value)
+        return f"{found['sign']}{override(key, value)}"
+    return item if _is_grammatical(item) else f"{found['sign']}{override(key, value)}"
+
+
+def _from_home(place: str) -> str:
+    """A place with ``~/`` at its start in full, unless there is a folder of that name."""
+    if not place.startswith("~/") or Path(place).exists():
+        return place
+    return str(Path(place).expanduser())
 
 
 def _is_grammatical(item: str) -> bool:
-    """Whether Hydra reads a word, as one value."""
+    """Whether Hydra parses an override as one value."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -148,7 +155,7 @@ def _is_grammatical(item: str) -> bool:
 
 
 def _named_twice(item: str) -> list[str]:
-    """Keys that a mapping of a word names more than once; Hydra keeps the last in silence."""
+    """Repeated keys in a mapping of an override, of which Hydra would silently use the last."""
     if item.count(":") < 2 or "{" not in item:
         return []
     from antlr4 import CommonTokenStream, InputStream
@@ -167,7 +174,7 @@ def _named_twice(item: str) -> list[str]:
         def visitDictContainer(self, ctx: Any) -> dict[Any, Any]:  # noqa: N802 - ANTLR's name
             parts = range(1, ctx.getChildCount() - 1, 2)
             pairs = [self.visitDictKeyValuePair(ctx.getChild(part)) for part in parts]
-            keys = [str(key) for key, _ in pairs]  # 1 and "1" would be one label
+            keys = [str(key) for key, _ in pairs]  # 1 and "1" count as equal
             twice.extend(key for key in dict.fromkeys(keys) if keys.count(key) > 1)
             return dict(pairs)
 
@@ -179,6 +186,6 @@ def _named_twice(item: str) -> list[str]:
         part.addErrorListener(listener)
     try:
         Keys(create_functions()).visit(parser.override())
-    except HydraException:  # no mapping, but a text of this look
+    except HydraException:  # not a mapping
         return []
     return twice

@@ -1,4 +1,4 @@
-"""The package's own classes as their source states them; nothing is imported to find out."""
+"""Properties of the classes of this package, read from source without importing it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[2]
 
 NOT_BUILT = ("Protocol", "NamedTuple", "Exception", "Enum", "IntEnum")
-"""Last names of bases whose classes describe something and are never built from settings."""
+"""Base classes whose subclasses are never built from a configuration."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,9 +19,10 @@ class OwnClass:
     """A class that is defined at the top level of a module of this package.
 
     Args:
-        step: folder of the package it lies in.
-        ancestors: itself and its bases, those of the package with their module, others as written.
-        methods: names of its methods, with those it inherits from classes of the package.
+        step: folder of the package that holds it.
+        ancestors: the class and its bases; those of the package with their module, others as
+            written.
+        methods: names of its methods, including those inherited from classes of the package.
         takes_path: whether an argument of its constructor is a ``Path``.
     """
 
@@ -32,15 +33,15 @@ class OwnClass:
 
     @property
     def buildable(self) -> bool:
-        """Whether it is more than a description."""
+        """Whether it may be built: it is not a protocol, tuple, exception or enumeration."""
         return not any(name.rpartition(".")[2] in NOT_BUILT for name in self.ancestors)
 
 
 @functools.cache
 def own_class(target: str) -> OwnClass | None:
-    """What is known of ``msseg_lightning.<step>.<module>.<Class>``; None where it is not defined.
+    """Properties of ``msseg_lightning.<step>.<module>.<Class>``; None if it is not defined there.
 
-    A name that the module merely imports is not defined there.
+    A name that the module only imports is not defined there.
     """
     if not re.fullmatch(r"msseg_lightning(\.[a-z_][a-z0-9_]*){2,}\.[A-Z][A-Za-z0-9]*", target):
         return None
@@ -65,17 +66,17 @@ def own_class(target: str) -> OwnClass | None:
 
 
 def _tree(module: str) -> ast.Module | None:
-    """The source of a module of the package, found by its file alone."""
+    """The syntax tree of a module of the package; None without such a file."""
     folder = PACKAGE.joinpath(*module.split(".")[1:-1])
     file = f"{module.rpartition('.')[2]}.py"
-    # names are compared letter by letter: some file systems take A.py for a.py
+    # exact comparison of names, since some file systems ignore case
     if not folder.is_dir() or file not in {path.name for path in folder.iterdir()}:
         return None
     return ast.parse((folder / file).read_text(encoding="utf-8"))
 
 
 def _defined(tree: ast.Module, name: str) -> ast.ClassDef | None:
-    """The last statement that gives the name its meaning, where that is a class."""
+    """The last class definition of a name at the top level of a module."""
     found: ast.ClassDef | None = None
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
@@ -84,7 +85,7 @@ def _defined(tree: ast.Module, name: str) -> ast.ClassDef | None:
 
 
 def _origin(tree: ast.Module, module: str, base: str) -> str:
-    """The full name of a base, as far as the module's own definitions and imports tell it."""
+    """The full name of a base class from the definitions and imports of the module."""
     if _defined(tree, base) is not None:
         return f"{module}.{base}"
     for node in tree.body:

@@ -1,4 +1,4 @@
-"""Settings are of the kind of their default and in range, before a class sees them."""
+"""Checks of types and ranges of settings, before classes are built from them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.run.config.keys import OF_SEVERAL
+from msseg_lightning.run.config.keys import COMPOSITE_KEYS
 
 LARGEST_SEED = 2**32 - 1
 
 
 def refuse_ranges(config: Mapping[str, Any]) -> None:
-    """Numbers are finite, counts whole and not negative, an ensemble whole; the name is no path.
+    """Check that numbers are finite, counts are valid, the ensemble is complete, the name is valid.
 
-    What else a number must be, the class says that takes it.
+    Other ranges are checked by the classes.
 
     Raises:
         MssegError: one problem per setting that is out of range (exit 2).
@@ -74,15 +74,15 @@ def _is_ensemble(value: Any) -> bool:
     )
 
 
-def refuse_kinds(defaults: Any, settings: Any) -> None:
-    """A setting is of the kind of its default.
+def refuse_types(defaults: Any, settings: Any) -> None:
+    """Check that settings have the type of their default.
 
     Args:
-        defaults: the same configuration before values were given.
+        defaults: the configuration without the overrides of the user.
         settings: the configuration, resolved.
 
     Raises:
-        MssegError: one problem per setting of another kind (exit 2).
+        MssegError: one problem per setting of another type (exit 2).
     """
     if problems := list(_kind_problems(defaults, settings)):
         raise MssegError(problems)
@@ -91,18 +91,18 @@ def refuse_kinds(defaults: Any, settings: Any) -> None:
 def _kind_problems(
     old: Any, new: Any, place: str = "", built: bool = False, words: tuple[str, ...] = ()
 ) -> Iterator[Problem]:
-    """A mapping stays a mapping, a number a number, a list a list: the default's type counts.
+    """A problem for every setting whose type differs from that of its default.
 
     Args:
-        old: default, interpolations unresolved; without a type where it is null or a text.
+        old: default, interpolations unresolved; null and texts have no type.
         new: the setting, resolved.
         place: dotted key of both.
-        built: whether a class takes it, which then says itself whether one number may stand for a
-            list, or nothing for something.
-        words: texts that the class takes as well.
+        built: whether it is an argument of a class, which then checks itself whether a number may
+            replace a list and whether null is allowed.
+        words: texts that the class accepts too.
     """
     built = built or (isinstance(old, Mapping) and "_target_" in old)
-    left_out = new is None and (built or place.split(".")[0] in OF_SEVERAL)
+    left_out = new is None and (built or place.split(".")[0] in COMPOSITE_KEYS)
     if old is None or isinstance(old, str) or left_out:
         return
     if isinstance(old, Mapping) and isinstance(new, Mapping):
@@ -131,11 +131,11 @@ def _kind_problems(
 
 
 def _words_of(node: Mapping[str, Any], argument: str) -> tuple[str, ...]:
-    """The words that a class of this package takes for an argument beside values of other types.
+    """The texts that a class of this package accepts for an argument of another type.
 
     Args:
-        node: of the defaults, whose classes ``refuse_targets`` has checked.
-        argument: of the constructor.
+        node: node of the defaults, whose classes ``refuse_targets`` has checked.
+        argument: name of an argument of the constructor.
     """
     module, _, name = str(node.get("_target_", "")).rpartition(".")
     if not module.startswith("msseg_lightning."):
@@ -152,7 +152,7 @@ def _holds_numbers(value: Any) -> bool:
 
 
 def _kind(value: Any) -> type:
-    """What may stand for each other; whole and other numbers may."""
+    """Type of a value for comparison, where integers and floats are equal."""
     for kind in (bool, Mapping, list):
         if isinstance(value, kind):
             return kind

@@ -1,4 +1,4 @@
-"""Verify a data set: every file through the gate, all problems at once."""
+"""Check of a data set that reports all problems of all files."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from msseg_lightning.read.gate import inspect_subject
 from msseg_lightning.read.nifti import DEFAULT, GateOptions
 
 
-class Source(Protocol):
-    """A reader, as far as a check needs it."""
+class Reader(Protocol):
+    """Methods of a reader that a check needs."""
 
     def subjects(self) -> list[LongitudinalSubject]:
-        """The pairs."""
+        """All pairs."""
 
     def skipped(self) -> list[Problem]:
-        """What was left out."""
+        """A problem for everything that was skipped."""
 
     def order(self) -> list[str]:
-        """Which visits were taken for the earlier ones, and why."""
+        """Order of the visits of each patient, and how it was found."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SubjectReport:
-    """What the gate found in one pair.
+    """Result of the check of one pair.
 
     Args:
-        id: of the pair.
-        patient: who it is.
+        id: id of the pair.
+        patient: id of the patient.
         problems: errors and warnings.
         images: name -> digest of its voxels, to find copies among patients.
-        files: name -> the file as shown.
-        labelled: it has a reference of new lesions.
+        files: name -> path for display.
+        labelled: whether it has a reference of new lesions.
     """
 
     id: str
@@ -56,13 +56,13 @@ class SubjectReport:
 
 @dataclasses.dataclass(frozen=True)
 class CheckReport:
-    """What was found in a data set.
+    """Result of the check of a data set.
 
     Args:
         subjects: ids of the pairs that were checked.
         problems: errors and warnings, in order of the pairs.
         labelled: number of pairs with a reference.
-        order: which visits were taken for the earlier ones, and why.
+        order: order of the visits of each patient, and how it was found.
     """
 
     subjects: tuple[str, ...]
@@ -72,21 +72,21 @@ class CheckReport:
 
     @property
     def errors(self) -> tuple[Problem, ...]:
-        """What refuses the data set."""
+        """Problems because of which the data set is refused."""
         return tuple(problem for problem in self.problems if problem.severity == "error")
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
-        """What was accepted with a remark."""
+        """Problems that do not refuse the data set."""
         return tuple(problem for problem in self.problems if problem.severity == "warning")
 
     @property
     def exit_code(self) -> ExitCode:
-        """0, or that of the errors."""
+        """Exit code: 0, or that of the errors."""
         return MssegError(self.errors).exit_code if self.errors else ExitCode.OK
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as a JSON record."""
+        """The report as a JSON record."""
         return {
             "subjects": list(self.subjects),
             "labelled": self.labelled,
@@ -99,22 +99,22 @@ class CheckReport:
 
 
 def check_dataset(
-    reader: Source,
+    reader: Reader,
     options: GateOptions = DEFAULT,
     workers: int | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
-    """Check every pair a reader finds.
+    """Check every pair of a reader.
 
-    Nothing stops at the first problem: also when the layout itself has errors they are all in the
-    report, though pairs cannot be listed then.
+    All problems are reported, not only the first. If the layout of folders has errors, pairs are
+    not checked.
 
     Args:
-        reader: of the data set.
-        options: of the gate.
-        workers: threads (unpacking and comparing release the interpreter); None takes one per
-            processor, at most 4, since each holds a whole pair.
-        advance: called with the number of pairs done and of all pairs.
+        reader: reader of the data set.
+        options: options of the checks.
+        workers: number of threads; None for one per processor, at most 4, since each holds the
+            volumes of a pair.
+        advance: progress callback, called with the number of checked pairs and of all pairs.
     """
     try:
         subjects = reader.subjects()
@@ -151,7 +151,7 @@ def _check_all(
 
 
 def check_pair(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -> SubjectReport:
-    """The gate on one pair."""
+    """Check one pair."""
     volumes, problems = inspect_subject(subject, options, order=1)
     return SubjectReport(
         subject.id,
@@ -164,16 +164,16 @@ def check_pair(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -> 
 
 
 def _digest(volume: Volume) -> str:
-    """Of the voxels alone: the same scan under another header is still the same scan."""
+    """Hash of the voxels of a scan, without its header."""
     shape = np.array(volume.data.shape, np.int64).tobytes()
     voxels = np.ascontiguousarray(volume.data.T)  # no copy for volumes as read
     return hashlib.blake2b(voxels.data, digest_size=16, salt=shape[:16]).hexdigest()
 
 
 def _copies(reports: Sequence[SubjectReport]) -> Iterator[Problem]:
-    """Scans that occur under several patients: they would leak from training into testing.
+    """A problem for every copy of a scan under another patient.
 
-    Every place of the same voxels under another patient than the first place's is named.
+    Such scans would be both trained and tested on.
     """
     places: dict[str, list[tuple[SubjectReport, str]]] = defaultdict(list)
     for report in reports:

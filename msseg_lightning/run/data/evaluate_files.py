@@ -1,4 +1,4 @@
-"""Score mask files: one pair, or two folders matched by case."""
+"""Scoring of mask files: one pair of files, or two folders matched by case."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions, score_case
 from msseg_lightning.read.nifti import FileFacts, GateOptions, inspect_volume, label_meanings
 from msseg_lightning.run.assemble.code import code_hash
-from msseg_lightning.run.predict.scores import digest, is_kept_score, keep_score, kept_score
+from msseg_lightning.run.predict.scores import digest, is_saved_score, load_score, save_score
 from msseg_lightning.run.shard import Shard
 
 log = logging.getLogger(__name__)
 
 ENDINGS = (".nii.gz", ".nii")
 REFERENCE = re.compile(r"ground_truth|new_lesions|(?!.*desc-).*_label-newlesion_mask")
-"""Stems of references in case folders: the challenge's, a table's column, BIDS."""
+"""Stems of references in case folders: of the challenge, of tables, of BIDS."""
 CHANGE_NAME = re.compile(r"gt|change")
-"""Stems of masks of change in both directions (open_ms, a table's column)."""
+"""Stems of masks of change in both directions (open_ms, tables)."""
 OTHER = re.compile(
-    r"ground_truth_.+|new_lesions_rater.*|lesions_time\d+|(baseline|followup|all|old)_lesions?|lesions?"
+    r"(.*[-_])?ground_truth_.+|(.*[-_])?new_lesions_rater.*|(.*[-_])?lesions_time\d+(_.*)?"
+    r"|(.*[-_])?(baseline|followup|all|old|wm)_lesions?(_.*)?|lesions?|(.*[-_])?wmh([-_].*)?"
+    r"|(.*[-_])?(ventricles?|tissue|head|skull|bet|hdbet|gm|wm|csf)([-_]?(mask|seg))?"
     r"|(.*[-_])?brain(_?mask)?(_.*)?|.*_label-(brain|lesion)_mask|.*_desc-.*_mask|.*desc-rater.*"
     r"|(.*_)?prob(ability|abilities)?(_map)?|(.*_)?logits|flair_.*"
 )
@@ -45,7 +47,7 @@ SCAN = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class MaskPair:
-    """Two files to compare."""
+    """A prediction and a reference to compare."""
 
     case: str
     prediction: Path
@@ -60,20 +62,19 @@ class MaskPair:
 def find_pairs(prediction: Path, reference: Path) -> tuple[list[MaskPair], list[Problem]]:
     """Match predictions to references.
 
-    Two files make one pair, named after the prediction. In two folders a case is a mask file named
-    after it (``013.nii.gz``) or a folder of that name. On the reference side the mask in such a
-    folder bears a name of references: ``ground_truth``, ``new_lesions`` or
-    ``*_label-newlesion_mask``; no other file is ever taken for one. On the other side it is
-    ``new_lesions``, the case's own name, or the only file that is nothing else (which is logged).
-    Scans, probability maps, masks of brains, of raters, of change and of all lesions of a visit
-    are passed over on both sides.
+    Two files make one pair, named after the prediction. In folders a case is a mask file named
+    after it (``013.nii.gz``) or a folder of that name. References in such a folder are named
+    ``ground_truth``, ``new_lesions`` or ``*_label-newlesion_mask``; no other file is used as one.
+    Predictions are named ``new_lesions`` or after the case, or are the only file of unknown kind
+    (which is logged). Scans, probability maps, masks of brains, of raters, of change and of all
+    lesions of a visit are ignored.
 
     Returns:
-        pairs in order of case, and a problem for every case that lacks its counterpart.
+        pairs in order of case, and a problem for every case without counterpart.
 
     Raises:
-        MssegError: a path is missing, a file meets a folder, a case is ambiguous or nothing
-            matches.
+        MssegError: a path is missing, a file is compared with a folder, a case is ambiguous or no
+            case matches.
     """
     missing = [path for path in (prediction, reference) if not path.exists()]
     if missing:
@@ -113,15 +114,15 @@ def find_pairs(prediction: Path, reference: Path) -> tuple[list[MaskPair], list[
     unmatched = [
         Problem(
             "evaluate.unmatched",
-            f"case {case} has no {counterpart} and was left out",
+            f"case {case} has no {counterpart} and was skipped",
             file=masks[case],
-            found=passed_over.get(case, ""),
+            found=ignored.get(case, ""),
             expected=f"{case}.nii.gz or {case}/{name}",
             remedy=f"name the {counterpart} so, or give the two masks themselves",
             severity="warning",
             exit_code=ExitCode.PARTIAL,
         )
-        for masks, others, passed_over, counterpart, name in (
+        for masks, others, ignored, counterpart, name in (
             (predicted, true, no_reference, "reference", "ground_truth.nii.gz"),
             (true, predicted, no_prediction, "prediction", "new_lesions.nii.gz"),
         )
@@ -155,48 +156,47 @@ def evaluate_files(
     """Read and score all pairs.
 
     Args:
-        pairs: what to compare.
+        pairs: masks to compare.
         options: thresholds of the lesion scores.
-        workers: threads; reading and scoring release the interpreter. None takes one per
-            processor.
-        label_values: what values of the references mean, see ``GateOptions``.
-        keep: folder for the score of every pair; what lies there already, of the same masks by the
-            same rules and program, is not scored again.
-        shard: score only these; needs ``keep``.
-        executor: works in place of threads.
-        prediction_label_values: what values of the predictions mean; those of this package are
+        workers: number of threads; None for one per processor.
+        label_values: meaning of the values of references, see ``GateOptions``.
+        keep: folder for the score of every pair; scores in it of the same masks, options and
+            program code are reused.
+        shard: score only these pairs; needs ``keep``.
+        executor: used instead of threads.
+        prediction_label_values: meaning of the values of predictions; those of this package are
             0 and 1.
 
     Returns:
         Scores in the order of the pairs; with a shard those of all pairs that are in ``keep`` now.
 
     Raises:
-        MssegError: with every problem of every file; then nothing is scored by halves, but all
-            other pairs are in ``keep``.
+        MssegError: with all problems of all files; the scores of the other pairs are in ``keep``.
     """
     gates = [
         GateOptions(
             label_values=label_meanings((labels or {}).items()),
-            largest_mask_fraction=1.0,  # how much a system marks is for the scores to say
+            largest_mask_fraction=1.0,  # a mask of any size is scored
         )
         for labels in (prediction_label_values, label_values)
     ]
     if keep is not None:
-        kept_files = [(keep / f"{pair.case}.json", is_kept_score) for pair in pairs]
+        kept_files = [(keep / f"{pair.case}.json", is_saved_score) for pair in pairs]
         refuse_overwrites(kept_files, field="--cases")
-    score = _Score(options, gates[0], gates[1], keep, code_hash({}, (__name__,)) if keep else "")
+    code = code_hash({}, (__name__,)) if keep else ""
+    score = _PairScorer(options, gates[0], gates[1], keep, code)
     named = {pair.case: pair for pair in (shard.of(pairs) if shard else pairs)}
     with ThreadPoolExecutor(min(workers or os.cpu_count() or 1, len(pairs))) as pool:
         scores = map_subjects(score, named, executor or pool, "evaluate").all_done()
     if shard is None:
         return scores
-    kept = {pair.case: score.kept(pair) for pair in pairs}
-    return {case: found for case, found in kept.items() if found is not None}
+    saved = {pair.case: score.saved(pair) for pair in pairs}
+    return {case: found for case, found in saved.items() if found is not None}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Score:
-    """Scores a pair once; plain values only, so that it can travel to other processes."""
+class _PairScorer:
+    """Scores a pair, or loads its saved score; it can be pickled."""
 
     options: ScoreOptions
     of_predictions: GateOptions
@@ -205,21 +205,21 @@ class _Score:
     code: str
 
     def __call__(self, pair: MaskPair) -> CaseScore:
-        score = self.kept(pair)
+        score = self.saved(pair)
         if score is None:
             facts: dict[Path, FileFacts] = {}
             score = _score_pair(pair, self.options, self.of_predictions, self.of_references, facts)
-            if self.keep is not None:  # under the bytes that were scored, whatever lies there now
+            if self.keep is not None:  # with the hashes of the bytes that were scored
                 made_from = self._made_from([facts[path].sha256 for path in pair.files])
-                keep_score(self._file(self.keep, pair), score, made_from)
+                save_score(self._file(self.keep, pair), score, made_from)
         return score
 
-    def kept(self, pair: MaskPair) -> CaseScore | None:
-        """What an earlier call left."""
+    def saved(self, pair: MaskPair) -> CaseScore | None:
+        """The score that an earlier call saved; None without one."""
         if self.keep is None or not self._file(self.keep, pair).is_file():
             return None
         made_from = self._made_from([input_hash(path) for path in pair.files])
-        return kept_score(self._file(self.keep, pair), made_from)
+        return load_score(self._file(self.keep, pair), made_from)
 
     def _file(self, keep: Path, pair: MaskPair) -> Path:
         return keep / f"{pair.case}.json"
@@ -237,7 +237,7 @@ def _score_pair(
     of_references: GateOptions,
     facts: dict[Path, FileFacts],
 ) -> CaseScore:
-    """The score; ``facts`` are those of the files that were read for it."""
+    """Score a pair; fills ``facts`` with those of the files that were read."""
     prediction = _read(pair.prediction, of_predictions, "--prediction-label-value", facts)
     reference = _read(pair.reference, of_references, "--label-value", facts)
     if not prediction.grid.same_as(reference.grid):
@@ -259,7 +259,7 @@ def _score_pair(
 
 
 def _read(path: Path, gate: GateOptions, option: str, facts: dict[Path, FileFacts]) -> Volume:
-    """One mask; that it is empty is no warning here."""
+    """Read a mask; an empty one causes no warning."""
     volume, problems = inspect_volume(path, "mask", gate, facts=facts)
     if volume is None:
         errors = [problem for problem in problems if problem.severity == "error"]
@@ -271,7 +271,7 @@ def _read(path: Path, gate: GateOptions, option: str, facts: dict[Path, FileFact
 
 
 def _for_this_command(problem: Problem, option: str) -> Problem:
-    """The remedy in words of ``msseg evaluate``, which has an option for each side."""
+    """A problem with a remedy that names the options of ``msseg evaluate``."""
     if problem.code != "mask.values":
         return problem
     request, _, labels = problem.remedy.partition("data.reading.label_values='{")
@@ -281,10 +281,10 @@ def _for_this_command(problem: Problem, option: str) -> Problem:
 
 
 def _header_spacing(native: Native, volume: Volume) -> tuple[float, float, float]:
-    """Voxel edges from ``pixdim``, which the official tool computes with.
+    """Spacing from ``pixdim``, which the official tool uses.
 
-    The affine gives the same up to the rounding of its nine products; that matters for a lesion
-    exactly at the volume limit. A file whose ``pixdim`` says something else goes by its affine.
+    The affine gives the same up to rounding, which matters for a lesion exactly at the volume
+    limit. If ``pixdim`` differs from the affine, the affine is used.
     """
     stored = np.frombuffer(native.header, np.float32, count=3, offset=80)
     if np.allclose(stored, volume.spacing_mm, rtol=1e-4):
@@ -293,7 +293,7 @@ def _header_spacing(native: Native, volume: Volume) -> tuple[float, float, float
 
 
 def _stem(path: Path) -> str:
-    """Name without its ending."""
+    """File name without ``.nii.gz`` or ``.nii``."""
     for ending in ENDINGS:
         if path.name.lower().endswith(ending):
             return path.name[: -len(ending)]
@@ -301,13 +301,13 @@ def _stem(path: Path) -> str:
 
 
 def _masks_in(folder: Path, references: bool) -> tuple[dict[str, Path], dict[str, str]]:
-    """Case -> mask below a folder, and what else lies in folders of cases without one.
+    """Case -> mask below a folder, and case -> other files of folders without a mask.
 
     Raises:
         MssegError: several files could be the mask of one case.
     """
     candidates: dict[str, list[Path]] = {}
-    passed_over: dict[str, str] = {}
+    ignored: dict[str, str] = {}
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue
@@ -317,7 +317,7 @@ def _masks_in(folder: Path, references: bool) -> tuple[dict[str, Path], dict[str
             if masks:
                 candidates.setdefault(entry.name, []).extend(masks)
             else:
-                passed_over[entry.name] = ", ".join(path.name for path in images)
+                ignored[entry.name] = ", ".join(path.name for path in images)
         elif _is_image(entry) and not OTHER.fullmatch(_stem(entry).lower()):
             candidates.setdefault(_stem(entry), []).append(entry)
     ambiguous = [
@@ -334,17 +334,17 @@ def _masks_in(folder: Path, references: bool) -> tuple[dict[str, Path], dict[str
     ]
     if ambiguous:
         raise MssegError(ambiguous)
-    return {case: paths[0] for case, paths in candidates.items()}, passed_over
+    return {case: paths[0] for case, paths in candidates.items()}, ignored
 
 
 def _references(images: Sequence[Path]) -> list[Path]:
-    """Files of a case's folder that their names call references."""
+    """Files of a case's folder with the name of a reference."""
     consensus = [path for path in images if _stem(path) == "ground_truth"]
     return consensus or [path for path in images if REFERENCE.fullmatch(_stem(path))]
 
 
 def _predictions(images: Sequence[Path], case: str) -> list[Path]:
-    """The file that its name calls the prediction, or files that are nothing else."""
+    """The file with the name of a prediction, or else all files of unknown kind."""
     named = [path for path in images if _stem(path) in (case, "new_lesions")]
     if named:
         return named
@@ -353,7 +353,7 @@ def _predictions(images: Sequence[Path], case: str) -> list[Path]:
         path for path in images if not any(name.fullmatch(_stem(path).lower()) for name in known)
     ]
     if len(unknown) == 1:
-        log.warning("%s: %s is taken for the prediction", case, unknown[0].name)
+        log.warning("%s: %s is used as the prediction", case, unknown[0].name)
     return unknown
 
 

@@ -1,4 +1,4 @@
-"""What a perfect system and each simulated rater score on a cohort: no system can honestly do more.
+"""Scores of a perfect system and of each simulated rater on a cohort, an upper limit of systems.
 
 ``python -m msseg_lightning.run.data.rater_ceiling COHORT`` prints a Markdown table.
 """
@@ -22,12 +22,12 @@ SOURCES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Ceiling:
+class SourceScores:
     """Scores of one source of masks against the consensus.
 
     Args:
-        name: who.
-        summary: of all patients of the cohort.
+        name: name of the source.
+        summary: summary of all patients of the cohort.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Ceiling:
         return "| " + " | ".join([self.name, *cells]) + " |"
 
 
-def rater_ceiling(cohort: Path) -> list[Ceiling]:
+def rater_ceiling(cohort: Path) -> list[SourceScores]:
     """Score the oracle, the true masks and the four raters by the official rules.
 
     Raises:
@@ -55,27 +55,27 @@ def rater_ceiling(cohort: Path) -> list[Ceiling]:
         raise MssegError(
             Problem(
                 "simulate.no_labels",
-                "No simulated patient with labels lies here.",
+                "this folder holds no simulated patient with labels",
                 file=cohort,
                 expected="*/true_new_lesions.nii.gz",
                 remedy="msseg simulate OUT preset=challenge",
             )
         )
-    ceilings = []
+    sources = []
     for name, stem in SOURCES.items():
         pairs = [
             MaskPair(folder.name, folder / f"{stem}.nii.gz", folder / "ground_truth.nii.gz")
             for folder in folders
         ]
-        ceilings.append(Ceiling(name, summarise(evaluate_files(pairs, ScoreOptions()))))
-    return ceilings
+        sources.append(SourceScores(name, summarise(evaluate_files(pairs, ScoreOptions()))))
+    return sources
 
 
 def main(cohort: Path) -> None:
     """Print the table."""
     lines = ["| who | F1 | SensL | PPVL | Dice | false lesions, patients without |"]
     lines.append("| --- " * 6 + "|")
-    lines += [ceiling.row() for ceiling in rater_ceiling(cohort)]
+    lines += [source.row() for source in rater_ceiling(cohort)]
     sys.stdout.write("\n".join(lines) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""From the name of a preset and ``key=value`` to a recipe of a cohort."""
+"""Recipe of a simulated cohort from a preset and overrides."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from msseg_lightning.simulate.recipe import CohortRecipe
 
 
 def preset_names() -> list[str]:
-    """The presets of ``conf/simulate``."""
+    """Names of the presets in ``conf/simulate``."""
     return sorted(path.stem for path in (conf_dir() / "simulate").glob("*.yaml"))
 
 
 def load_recipe(preset: str = "challenge", overrides: Sequence[str] = ()) -> CohortRecipe:
-    """The recipe of a preset with single values changed.
+    """The recipe of a preset with overrides.
 
     Args:
         preset: a file of ``conf/simulate``.
@@ -32,7 +32,7 @@ def load_recipe(preset: str = "challenge", overrides: Sequence[str] = ()) -> Coh
 
     names = preset_names()
     if preset not in names:
-        raise _config_error("There is no such preset.", "preset", preset, ", ".join(names))
+        raise _config_error("there is no such preset", "preset", preset, ", ".join(names))
     stored = OmegaConf.load(conf_dir() / "simulate" / f"{preset}.yaml")
     plain = OmegaConf.to_container(stored, resolve=False)
     refuse_targets({"simulate": plain})
@@ -56,7 +56,7 @@ def _fill(recipe: Any, values: Mapping[Any, Any], place: str) -> Any:
         name = f"{place}{key}"
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=3, cutoff=0.4)
-            raise _config_error("A recipe has no such setting.", name, "", ", ".join(near or known))
+            raise _config_error("a recipe has no such setting", name, "", ", ".join(near or known))
         present = getattr(recipe, key)
         if dataclasses.is_dataclass(present) and isinstance(value, Mapping):
             changes[key] = _fill(present, value, f"{name}.")
@@ -66,12 +66,12 @@ def _fill(recipe: Any, values: Mapping[Any, Any], place: str) -> Any:
 
 
 def _converted(value: Any, present: Any, name: str) -> Any:
-    """``value`` in the type of the present value; lists become tuples."""
+    """``value`` converted to the type of the present value; lists become tuples."""
     if isinstance(present, tuple) and isinstance(value, list):
         if present and isinstance(present[0], float):
             if len(value) != len(present):
                 raise _config_error(
-                    "A list of the wrong length.", name, str(value), f"{len(present)} numbers"
+                    "the list has the wrong length", name, str(value), f"{len(present)} numbers"
                 )
             return tuple(_converted(item, present[0], name) for item in value)
         return tuple(value)
@@ -81,7 +81,7 @@ def _converted(value: Any, present: Any, name: str) -> Any:
         return float(value)
     if type(value) is not type(present):
         raise _config_error(
-            "The value has the wrong type.", name, repr(value), f"something like {present!r}"
+            "the value has the wrong type", name, repr(value), f"a value such as {present!r}"
         )
     return value
 

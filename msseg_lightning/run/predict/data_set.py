@@ -1,4 +1,4 @@
-"""Apply a trained system to a pair, a table or a data set, and score where references exist."""
+"""Prediction of a pair, a table or a data set with a trained system."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from msseg_lightning.core.subject_map import SupportsSubmit, map_subjects
 from msseg_lightning.read.reader import read_subjects
 from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.folder import data_name
-from msseg_lightning.run.predict.application import Application
-from msseg_lightning.run.predict.delivery import read_pairs, read_side_car
+from msseg_lightning.run.predict.prediction_files import read_pairs, read_side_car
+from msseg_lightning.run.predict.predictor import Predictor
 from msseg_lightning.run.predict.scores import score_options, write_scores
 from msseg_lightning.run.predict.trained import (
     load_config,
@@ -27,15 +27,15 @@ from msseg_lightning.split.split import data_hash
 
 
 @dataclasses.dataclass(frozen=True)
-class Applied:
-    """What became of a data set.
+class DataSetResult:
+    """Result of the prediction of a data set or of one shard of it.
 
     Args:
-        predicted: ids of the pairs with a mask, of this part of the data set.
-        summary: the two-group summary of the pairs with a reference; empty without any, and as long
-            as other parts are missing.
-        refused: id -> why it has no mask, or no score.
-        total: number of pairs in all parts.
+        predicted: ids of the predicted pairs of this shard.
+        summary: the two-group summary of the pairs with a reference; empty without any, and while
+            other shards are missing.
+        refused: id -> error of a pair without mask or score.
+        total: number of pairs in all shards.
     """
 
     predicted: tuple[str, ...]
@@ -44,7 +44,7 @@ class Applied:
     total: int
 
 
-def apply_to_data_set(
+def predict_data_set(
     model: Path,
     overrides: Sequence[str],
     folder: Path,
@@ -53,20 +53,19 @@ def apply_to_data_set(
     executor: SupportsSubmit | int = 1,
     pieces: int | None = None,
     uncertainty: bool = False,
-) -> Applied:
+) -> DataSetResult:
     """Write masks, maps and side-cars of all pairs into ``folder``; score those with a reference.
 
-    A pair that is refused is left out and the others go on. A second call does only what is
-    missing.
+    A pair that is refused is skipped. A second call predicts only the missing pairs.
 
     Args:
         model: model folder, from ``find_model``.
-        overrides: ``read=PRESET read.root=...`` and, if wanted, settings as ``load_config`` takes.
-        folder: ``<id>.nii.gz``, ``<id>_probability.nii.gz``, ``<id>_msseg.json``; where there are
-            references ``scores/<id>.json``, and ``scores.json`` and ``scores.csv`` of all.
-        include_training: also take pairs the system was trained on.
-        shard: only these pairs; the part that completes the data set writes the tables.
-        executor: number of processes, or where else to work.
+        overrides: ``read=PRESET read.root=...`` and other settings that ``load_config`` accepts.
+        folder: receives ``<id>.nii.gz``, ``<id>_probability.nii.gz``, ``<id>_msseg.json``; with
+            references also ``scores/<id>.json``, and ``scores.json`` and ``scores.csv`` of all.
+        include_training: also predict pairs that the system was trained on.
+        shard: only these pairs; the shard that completes the data set writes the tables.
+        executor: number of processes, or an executor.
         pieces: see ``map_subjects``.
         uncertainty: also write ``<id>_uncertainty.nii.gz``.
 
@@ -82,20 +81,20 @@ def apply_to_data_set(
             Problem(
                 "predict.training_data",
                 f"the system was trained on {len(seen)} of these {len(subjects)} pairs: "
-                "their scores would be no test",
+                "their scores would not be a test",
                 file=config["read"].get("root"),
                 field="read.root",
                 found=", ".join(seen[:10]),
-                expected="pairs the system has not seen",
+                expected="pairs that the system was not trained on",
                 remedy="give other data, or --include-training to go on and have it recorded",
                 exit_code=ExitCode.MODEL,
             )
         )
     settings = recorded_settings(overrides)
-    apply = Application.of(model, config, folder, settings=settings, uncertainty=uncertainty)
+    apply = Predictor.from_config(model, config, folder, settings=settings, uncertainty=uncertainty)
     apply.refuse_foreign_files(subjects)
-    mine = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
-    mapped = map_subjects(apply, mine, executor, "predict", pieces)
+    selected = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
+    mapped = map_subjects(apply, selected, executor, "predict", pieces)
     scores = mapped.done
     if shard is not None and all(apply.is_done(subject) for subject in subjects):
         scores = {subject.id: apply(subject) for subject in subjects}
@@ -113,10 +112,10 @@ def apply_to_data_set(
             "settings": list(apply.settings),
         }
         summary = write_scores(folder, scored, score_options(config), facts)
-    return Applied(tuple(mapped.done), summary, mapped.failed, len(subjects))
+    return DataSetResult(tuple(mapped.done), summary, mapped.failed, len(subjects))
 
 
-def apply_to_table(
+def predict_table(
     model: Path,
     table: Path,
     folder: Path,
@@ -125,11 +124,11 @@ def apply_to_table(
     executor: SupportsSubmit | int = 1,
     pieces: int | None = None,
     uncertainty: bool = False,
-) -> Applied:
-    """Masks of all pairs of a CSV, see ``read_pairs``; otherwise as ``apply_to_data_set``."""
+) -> DataSetResult:
+    """Write masks of all pairs of a CSV, see ``read_pairs``; else like ``predict_data_set``."""
     pairs = read_pairs(table, folder)
     outputs = {subject.id: output for subject, output in pairs if output is not None}
-    apply = Application.of(
+    apply = Predictor.from_config(
         model,
         load_config(model, overrides),
         folder,
@@ -140,12 +139,12 @@ def apply_to_table(
     )
     subjects = [subject for subject, _ in pairs]
     apply.refuse_foreign_files(subjects)
-    mine = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
-    mapped = map_subjects(apply, mine, executor, "predict", pieces)
-    return Applied(tuple(mapped.done), {}, mapped.failed, len(subjects))
+    selected = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
+    mapped = map_subjects(apply, selected, executor, "predict", pieces)
+    return DataSetResult(tuple(mapped.done), {}, mapped.failed, len(subjects))
 
 
-def apply_to_pair(
+def predict_pair(
     model: Path,
     subject: LongitudinalSubject,
     output: Path,
@@ -153,24 +152,24 @@ def apply_to_pair(
     overrides: Sequence[str] = (),
     uncertainty: Path | None = None,
 ) -> dict[str, Any]:
-    """Write the mask of one pair, and the map where wanted; what is there already stays.
+    """Write the mask of one pair and the requested maps; a finished prediction is kept.
 
     Args:
         model: model folder, from ``find_model``.
         subject: the pair.
-        output: mask; ``delivery.check_outputs`` has looked at it.
-        probability: map.
-        overrides: settings as ``load_config`` takes.
-        uncertainty: uncertainty map.
+        output: file of the mask, checked by ``prediction_files.check_outputs``.
+        probability: file of the probability map.
+        overrides: settings that ``load_config`` accepts.
+        uncertainty: file of the uncertainty map.
 
     Returns:
-        What the side-car of the mask says.
+        Content of the side-car of the mask.
 
     Raises:
-        MssegError: the pair is refused, or an uncertainty map is wanted of a system with one
-            answer (exit 2).
+        MssegError: the pair is refused, or an uncertainty map is wanted of a system with a single
+            output (exit 2).
     """
-    apply = Application.of(
+    apply = Predictor.from_config(
         model,
         load_config(model, overrides),
         output.parent,
@@ -185,10 +184,10 @@ def apply_to_pair(
 
 
 def trained_on(model: Path, subjects: Sequence[LongitudinalSubject]) -> list[str]:
-    """Ids of pairs that the run of this model trained or chose a checkpoint on.
+    """Ids of pairs that were used for training or validation of this model.
 
-    Known only for a model that lies in its run folder; data are recognised by their hash, so that
-    equal ids in another data set do not matter.
+    Known only for a model in its run folder; data are compared by hash, so that equal ids in
+    another data set do not count.
     """
     run = run_of(model)
     if run is None or not run.split_file.exists():

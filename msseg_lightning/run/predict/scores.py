@@ -1,4 +1,4 @@
-"""Scores of predicted pairs, and the files they are kept in."""
+"""Scores of predicted pairs, and their files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROTOCOL = "MSSEG-2 (animaSegPerfAnalyzer 4.2 rules)"
 
 
 def score_options(config: Config) -> ScoreOptions:
-    """Thresholds of the official scorer."""
+    """Options of the official scorer from a configuration."""
     return ScoreOptions(**(config.get("evaluate") or {}))
 
 
@@ -43,7 +43,7 @@ def score_prediction(
     Args:
         prediction: on the native grid.
         subject: a labelled pair.
-        reading: how its reference is read.
+        reading: options for reading its reference.
         options: thresholds of the scores.
 
     Raises:
@@ -57,7 +57,7 @@ def score_prediction(
                 "prediction and reference lie on different grids",
                 file=subject.id,
                 field="affine",
-                remedy="references must lie on the grid of the delivered prediction",
+                remedy="references must lie on the grid of the predicted mask",
                 exit_code=ExitCode.DATA,
             )
         )
@@ -67,7 +67,7 @@ def score_prediction(
 def write_scores(
     folder: Path, scores: dict[str, CaseScore], options: ScoreOptions, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """``scores.json`` (all, with ``facts``) and ``scores.csv`` (one row per pair).
+    """Write ``scores.json`` (all, with ``facts``) and ``scores.csv`` (one row per pair).
 
     Returns:
         The two-group summary.
@@ -92,7 +92,7 @@ def write_scores(
 
 
 def scores_table(cases: dict[str, dict[str, Any]]) -> str:
-    """One CSV row per pair: the official measures and the lesion counts."""
+    """CSV text with one row per pair: the official measures and the lesion counts."""
     rows = [
         {"case": name, **score["official"], **score["detection"]} for name, score in cases.items()
     ]
@@ -104,13 +104,13 @@ def scores_table(cases: dict[str, dict[str, Any]]) -> str:
 
 
 def digest(*parts: Any) -> str:
-    """32 hex digits of plain values; equal values give equal digits."""
+    """Hash of plain values as 32 hexadecimal digits."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def is_kept_score(path: Path) -> bool:
-    """Whether a file holds a score of a pair, or no JSON any more; the pair is scored again."""
+def is_saved_score(path: Path) -> bool:
+    """Whether a file holds a score of a pair, or damaged JSON, and may be overwritten."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
@@ -118,8 +118,8 @@ def is_kept_score(path: Path) -> bool:
     return isinstance(content, dict) and "made_from" in content
 
 
-def kept_score(file: Path, made_from: str) -> CaseScore | None:
-    """The score that ``keep_score`` left, if it was made from the same."""
+def load_score(file: Path, made_from: str) -> CaseScore | None:
+    """The score that ``save_score`` wrote, if its digest is ``made_from``; else None."""
     try:
         content = read_record(file, {"made_from": str}, sealed=True)
         if content.pop("made_from") == made_from:
@@ -127,10 +127,10 @@ def kept_score(file: Path, made_from: str) -> CaseScore | None:
     except FileNotFoundError:
         pass
     except (OSError, DamagedFileError, ValueError, TypeError, KeyError) as error:
-        log.warning("%s is damaged (%s) and is made again", file, error)
+        log.warning("%s is damaged (%s) and is computed again", file, error)
     return None
 
 
-def keep_score(file: Path, score: CaseScore, made_from: str) -> None:
-    """Write one pair's score with the digest of all it depends on."""
+def save_score(file: Path, score: CaseScore, made_from: str) -> None:
+    """Write the score of a pair with the digest of everything it depends on."""
     write_record(file, {"made_from": made_from, **score.as_dict()})

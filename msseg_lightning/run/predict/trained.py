@@ -1,4 +1,4 @@
-"""Trained systems as they lie in a folder: found, checked, changed where that is safe, loaded."""
+"""Loading of trained systems from model folders, with checks and changed settings."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from msseg_lightning.run.assemble.system import build_method
 from msseg_lightning.run.config.allow_list import (
     refuse_interpolations,
     refuse_links,
-    refuse_places,
+    refuse_paths,
     refuse_targets,
 )
 from msseg_lightning.run.config.compose import Config, compose_config, conf_dir
-from msseg_lightning.run.config.keys import CHANGEABLE, OF_THE_RUN, decides
-from msseg_lightning.run.config.overrides import readable
-from msseg_lightning.run.config.setting_checks import refuse_kinds
+from msseg_lightning.run.config.keys import PREDICTION_KEYS, RUN_KEYS, affects_result
+from msseg_lightning.run.config.overrides import to_hydra
+from msseg_lightning.run.config.setting_checks import refuse_types
 from msseg_lightning.run.folder import RunFolder, read_config
 
-NEEDED: dict[str, Any] = {"name": str, "seed": int, "data": Mapping, "trainer": Mapping}
-"""What every stored configuration holds, of whatever kind the system is."""
+REQUIRED_FIELDS: dict[str, Any] = {"name": str, "seed": int, "data": Mapping, "trainer": Mapping}
+"""Required fields of every stored configuration."""
 
-OF_ONE_SYSTEM: dict[str, Any] = {"preprocess": Mapping, "method": Mapping}
-"""What a system holds that is not an ensemble, and each member of one."""
+SYSTEM_FIELDS: dict[str, Any] = {"preprocess": Mapping, "method": Mapping}
+"""Required fields of a system that is not an ensemble, and of each member of an ensemble."""
 
-OF_A_NETWORK: dict[str, Any] = {
+NETWORK_FIELDS: dict[str, Any] = {
     "network": Mapping,
     "loss": Mapping,
     "train": Mapping,
@@ -44,13 +44,13 @@ OF_A_NETWORK: dict[str, Any] = {
     "augment": Mapping | None,
     "infer": Mapping | None,
 }
-"""What a system, or a stage, holds beside that if its method trains a network."""
+"""Further required fields of a system or stage whose method trains a network."""
 
 NETWORK_METHOD = "msseg_lightning.method.network_method.NetworkMethod"
 
 
 def weights_hash(model: Path) -> str | None:
-    """SHA-256 of the weights, over all files where there are several; None without any."""
+    """SHA-256 of the weights, over all files if there are several; None without weights."""
     files = sorted(model.rglob("weights.safetensors"))
     if len(files) > 1:
         return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
@@ -58,14 +58,14 @@ def weights_hash(model: Path) -> str | None:
 
 
 def model_hash(model: Path) -> str:
-    """SHA-256 of all that was learned, of whatever kind; the settings beside it do not count."""
+    """SHA-256 of all files of a model except its settings (``*.yaml``)."""
     files = sorted(path for path in model.rglob("*") if path.is_file() and path.suffix != ".yaml")
     content = {path.relative_to(model).as_posix(): sha256_file(path) for path in files}
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def stored_config(model: Path) -> Config:
-    """The configuration that lies beside a model; empty where there is none.
+    """The configuration in a model folder; empty if there is none.
 
     Raises:
         MssegError: it is damaged (exit 4), or holds more than plain values (exit 6).
@@ -90,10 +90,10 @@ def _damaged(file: Path, found: str) -> MssegError:
 
 
 def find_model(text: str, tracking_folder: str = "mlruns") -> Path:
-    """The model folder that a run folder, MLflow run id or registered model name stands for.
+    """The model folder of a run folder, MLflow run id or registered model name.
 
     Raises:
-        MssegError: there is none, or its run is not that far (exit 4).
+        MssegError: there is none, or the run has no model yet (exit 4).
     """
     path = Path(text)
     for candidate in (path / "model", path):
@@ -147,11 +147,11 @@ def _from_mlflow(text: str, folder: Path) -> Path | None:
 
 
 def load_config(model: Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a trained system, checked at every depth before anything is built.
+    """The configuration of a trained system, checked before anything is built.
 
     Args:
         model: model folder, from ``find_model``.
-        overrides: settings of ``CHANGEABLE``, see ``changed_config``.
+        overrides: settings of ``PREDICTION_KEYS``, see ``changed_config``.
 
     Raises:
         MssegError: it is damaged (exit 4), names a class that may not be built, or holds an
@@ -163,20 +163,20 @@ def load_config(model: Path, overrides: Sequence[str] = ()) -> Config:
     config = stored_config(model)
     refuse_targets(config)
     refuse_interpolations(config)
-    refuse_places(config)
-    wrong = [*_unfit(config, NEEDED), *_unfit_systems(config)]
+    refuse_paths(config)
+    wrong = [*_invalid_fields(config, REQUIRED_FIELDS), *_invalid_system_fields(config)]
     if wrong:
         raise _damaged(model / "config.yaml", f"nothing usable under {', '.join(wrong)}")
     # systems trained before these settings existed
     config = {"stages": {}, "uses": {}, "ensemble": None, **config}
     reading = config["data"].get("reading") or {}
     config["data"] = {"workers": 2, **config["data"], "reading": {**GATE_DEFAULTS, **reading}}
-    config = changed_config({**config, **own_places()}, overrides)
-    return _without_foreign_places(config, config)
+    config = changed_config({**config, **default_paths()}, overrides)
+    return _without_stored_paths(config, config)
 
 
-def _unfit(system: Any, kinds: Mapping[str, Any], place: str = "") -> list[str]:
-    """Settings that are missing or of another kind."""
+def _invalid_fields(system: Any, kinds: Mapping[str, Any], place: str = "") -> list[str]:
+    """Settings that are missing or have another type."""
     return [
         f"{place}{key}"
         for key, kind in kinds.items()
@@ -184,8 +184,8 @@ def _unfit(system: Any, kinds: Mapping[str, Any], place: str = "") -> list[str]:
     ]
 
 
-def _unfit_systems(system: Config, place: str = "") -> list[str]:
-    """What a system, its stages and its members would be built from and do not hold."""
+def _invalid_system_fields(system: Config, place: str = "") -> list[str]:
+    """Missing or invalid settings of a system, its stages and its members."""
     ensemble = system.get("ensemble") or {}
     groups = {"ensemble": ensemble, "stages": system.get("stages") or {}}
     groups["postprocess"] = system.get("postprocess") or {}
@@ -201,16 +201,16 @@ def _unfit_systems(system: Config, place: str = "") -> list[str]:
     wrong += [key for key, part in parts.items() if not _is_group(part)]
     for key, part in parts.items():
         if _is_group(part):
-            wrong += _unfit_systems(part, key)
+            wrong += _invalid_system_fields(part, key)
     if groups["ensemble.configs"]:  # its members are the systems
         return wrong
-    kinds: dict[str, Any] = dict(OF_ONE_SYSTEM)
+    kinds: dict[str, Any] = dict(SYSTEM_FIELDS)
     method = system.get("method")
     if system.get("network") is not None or (
         isinstance(method, Mapping) and method.get("_target_") == NETWORK_METHOD
     ):
-        kinds |= OF_A_NETWORK
-    wrong += _unfit(system, kinds, place)
+        kinds |= NETWORK_FIELDS
+    wrong += _invalid_fields(system, kinds, place)
     if isinstance(method, Mapping) and "_target_" not in method:
         wrong.append(f"{place}method._target_")
     return wrong
@@ -220,79 +220,82 @@ def _is_group(node: Any) -> bool:
     return isinstance(node, Mapping)
 
 
-def own_places() -> Config:
-    """Where the files of the user go, whatever the model folder says: the program's defaults."""
+def default_paths() -> Config:
+    """Default paths of the program, used instead of those in a model folder."""
     defaults = yaml.safe_load((conf_dir() / "config.yaml").read_text(encoding="utf-8"))
     return {"paths": defaults["paths"], "read": {}, "split": {}, "track": {}}
 
 
-def _without_foreign_places(node: Any, config: Config) -> Any:
-    """A configuration whose parts prepare in the user's cache and read no scans of their own.
+def _without_stored_paths(node: Any, config: Config) -> Any:
+    """A configuration without the paths and readers that its stages and members were trained with.
 
-    A stage's or member's own paths and reader are those of whoever trained it.
+    They use the cache of the user instead, and read no scans of their own.
     """
     if isinstance(node, list):
-        return [_without_foreign_places(value, config) for value in node]
+        return [_without_stored_paths(value, config) for value in node]
     if not isinstance(node, Mapping):
         return node
     found = {}
     for key, value in node.items():
         if key in ("stages", "configs") and isinstance(value, Mapping):
             value = {
-                name: {of: it for of, it in part.items() if of not in OF_THE_RUN}
+                name: {of: it for of, it in part.items() if of not in RUN_KEYS}
                 for name, part in value.items()
             }
         elif key == "visits" and isinstance(value, Mapping) and "folder" in value:
             value = {**value, "folder": str(Path(config["paths"]["cache"]) / "prepared")}
         elif key == "reader" and isinstance(value, Mapping) and "root" in value:
             value = {**value, "root": None}
-        keep = node is config and (key == "read" or not decides(str(key)))
-        found[key] = value if keep else _without_foreign_places(value, config)
+        keep = node is config and (key == "read" or not affects_result(str(key)))
+        found[key] = value if keep else _without_stored_paths(value, config)
     return found
 
 
 def recorded_settings(overrides: Sequence[str]) -> tuple[str, ...]:
-    """Those that say how a mask was made, not where its data lay."""
+    """Overrides that are written to the side-car: all but paths."""
     return tuple(item for item in overrides if not item.startswith(("read.", "paths.")))
 
 
 def changed_config(config: Config, overrides: Sequence[str]) -> Config:
-    """The configuration of a trained system with another data set and, if wanted, other rules.
+    """The configuration of a trained system with changed settings.
 
-    ``read`` is composed anew: nothing of the training data's reader stays. ``postprocess=PRESET``
-    and ``infer=PRESET`` replace a step, ``infer.overlap=0.25`` changes one known value of it.
+    ``read`` is composed anew, without settings of the training data. ``postprocess=PRESET`` and
+    ``infer=PRESET`` replace a step, ``infer.overlap=0.25`` changes one existing value of it.
 
     Raises:
-        MssegError: a group that is not in ``CHANGEABLE``, an unknown key or a type (exit 2).
+        MssegError: a group that is not in ``PREDICTION_KEYS``, an unknown key or a wrong type
+            (exit 2).
     """
-    overrides = [item.lstrip("+") for item in readable(overrides)]  # whatever is known, is there
+    overrides = [item.lstrip("+") for item in to_hydra(overrides)]  # all keys exist already
     for item in overrides:
         group = item.partition("=")[0].split(".")[0]
         if "=" not in item:
             raise _wrong(item, "key=value", f"write {item}=VALUE")
-        if group not in CHANGEABLE:
+        if group not in PREDICTION_KEYS:
             raise _wrong(
-                item, f"settings of {', '.join(CHANGEABLE)}", "train another system for the rest"
+                item,
+                f"settings of {', '.join(PREDICTION_KEYS)}",
+                "train another system for the rest",
             )
     config = copy.deepcopy(config)
-    before = copy.deepcopy({group: config.get(group) for group in CHANGEABLE})
-    for group in CHANGEABLE:
-        mine = [item for item in overrides if re.match(rf"{group}[.=]", item)]
-        if (group == "read" and mine) or any(item.startswith(f"{group}=") for item in mine):
-            config[group] = compose_config(mine, complete=group == "read").get(group)
+    before = copy.deepcopy({group: config.get(group) for group in PREDICTION_KEYS})
+    for group in PREDICTION_KEYS:
+        given = [item for item in overrides if re.match(rf"{group}[.=]", item)]
+        if (group == "read" and given) or any(item.startswith(f"{group}=") for item in given):
+            config[group] = compose_config(given, complete=group == "read").get(group)
             continue
-        for item in mine:
+        for item in given:
             _set(config, item)
-        refuse_kinds({group: before[group]}, {group: config.get(group)})
+        refuse_types({group: before[group]}, {group: config.get(group)})
     refuse_targets(config)
-    refuse_interpolations({group: config.get(group) for group in CHANGEABLE})
+    refuse_interpolations({group: config.get(group) for group in PREDICTION_KEYS})
     trainer = config.get("trainer") or {}
     config["trainer"] = {**trainer, "devices": 1, "num_nodes": 1, "strategy": "auto"}
     return config
 
 
 def _set(config: Config, item: str) -> None:
-    """Change one dotted setting that exists already, ``key=value`` in Hydra's grammar."""
+    """Change one existing setting, given as ``key=value`` in Hydra's grammar."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -336,16 +339,16 @@ def _wrong(found: str, expected: str, remedy: str) -> MssegError:
 
 
 def load_method(model: Path, overrides: Sequence[str] = ()) -> tuple[Method, Config]:
-    """Rebuild a trained system from its folder; see ``load_config``."""
+    """Load a trained system and its configuration from a model folder; see ``load_config``."""
     config = load_config(model, overrides)
-    return build_stored(model, config), config
+    return build_trained(model, config), config
 
 
-def build_stored(model: Path, config: Config) -> Method:
-    """The system of a configuration from ``load_config``, with its weights.
+def build_trained(model: Path, config: Config) -> Method:
+    """Build the system of a configuration from ``load_config`` and load its weights.
 
     Raises:
-        MssegError: a setting is missing that the system is built from (exit 4).
+        MssegError: a required setting is missing (exit 4).
     """
     try:
         method = build_method(config)
@@ -357,6 +360,6 @@ def build_stored(model: Path, config: Config) -> Method:
 
 
 def run_of(model: Path) -> RunFolder | None:
-    """The run a model folder belongs to, if it lies in one."""
+    """The run folder that contains a model folder; None if it is not in one."""
     folder = RunFolder(model.parent)
     return folder if folder.config_file.exists() else None

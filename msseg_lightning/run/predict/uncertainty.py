@@ -1,4 +1,4 @@
-"""Which systems can say how sure they are: those whose answer combines several."""
+"""Check that a system can give an uncertainty map."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from msseg_lightning.run.assemble.system import number_of_maps
 from msseg_lightning.run.config.compose import Config
 
 
-def refuse_one_answer(config: Config) -> None:
-    """Check that a system gives an uncertainty map.
+def require_uncertainty(config: Config) -> None:
+    """Check that a system combines several outputs, from which an uncertainty map is computed.
 
     Raises:
-        MssegError: its prediction is a single answer (exit 2).
+        MssegError: it has a single output (exit 2).
     """
     if number_of_maps(config) > 1:
         return
     raise MssegError(
         Problem(
             "predict.one_answer",
-            f"{config['name']} gives a single answer for a pair, which says nothing of how "
-            "sure it is",
+            f"{config['name']} has a single output, from which no uncertainty map can be computed",
             field="--uncertainty",
-            found="one answer",
+            found="one output",
             expected="several members, views, flips or passes",
-            remedy="leave --uncertainty out, or name a run of a system with several answers, such "
+            remedy="leave --uncertainty out, or name a run of a system with several outputs, such "
             "as segresnet_ensemble or softseg_attention_mc_dropout",
             exit_code=ExitCode.CONFIG,
         )

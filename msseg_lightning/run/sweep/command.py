@@ -1,4 +1,4 @@
-"""From the words of ``msseg sweep`` to a sweep that runs and is tracked."""
+"""The command ``msseg sweep``: its arguments, and running and tracking of a sweep."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import yaml
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.run.assemble.system import instantiate
-from msseg_lightning.run.config.compose import Config, compose_config
-from msseg_lightning.run.config.keys import NAMES_RUN, decides
+from msseg_lightning.run.config.compose import Config, compose_config, experiment_of
+from msseg_lightning.run.config.keys import NAMING_KEYS, affects_result
 from msseg_lightning.run.folder import data_name
-from msseg_lightning.run.sweep.answer import Answer, answer, export
-from msseg_lightning.run.sweep.space import FALSE_ALARMS, Search, read_search
+from msseg_lightning.run.sweep.result import SweepResult, export, sweep_result
+from msseg_lightning.run.sweep.space import BUDGET_METRIC, Search, read_search
 from msseg_lightning.run.sweep.study import SharedStudy
 from msseg_lightning.run.sweep.tracking import SweepTracking
-from msseg_lightning.run.sweep.worker import ExperimentTrial, Sweep, chosen_words
+from msseg_lightning.run.sweep.worker import ExperimentTrial, Sweep, trial_overrides
 from msseg_lightning.run.train.experiment import labelled_subjects, make_split
 from msseg_lightning.run.train.mlflow_run import NAMES
 
@@ -29,23 +29,23 @@ GOALS = (
     "pooled_lesion_sensitivity",
     "pooled_lesion_precision",
     "clean_share_of_cases_without",
-    FALSE_ALARMS,
+    BUDGET_METRIC,
     "false_volume_mm3_per_case_without",
 )
-"""Figures of a run that may be a goal."""
+"""Metrics of a run that may be objectives."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Words:
-    """What the words of a command say.
+class SweepArguments:
+    """Arguments of ``msseg sweep``.
 
     Args:
-        experiment: name.
-        overrides: of the experiment, the same for all trials.
+        experiment: name of the experiment.
+        overrides: overrides of the experiment, the same for all trials.
         search: name of a file in ``conf/search``.
-        changes: of that file.
-        name: of the sweep; None for one made from the rest.
-        store: database URL; None for a file.
+        changes: changed values of that file.
+        name: name of the sweep; None for a name made from the other arguments.
+        store: database URL; None for an SQLite file.
     """
 
     experiment: str
@@ -56,11 +56,11 @@ class Words:
     store: str | None
 
     @classmethod
-    def of(cls, experiment: str, words: Sequence[str]) -> Words:
-        """Sort ``search=NAME``, ``search.KEY=VALUE``, ``name=`` and ``store=`` from the rest.
+    def of(cls, experiment: str, words: Sequence[str]) -> SweepArguments:
+        """Parse ``search=NAME``, ``search.KEY=VALUE``, ``name=``, ``store=`` and overrides.
 
         Raises:
-            MssegError: a value of ``search.KEY`` is no YAML (exit 2).
+            MssegError: a value of ``search.KEY`` is not YAML (exit 2).
         """
         own: dict[str, str | None] = {"search": "default", "name": None, "store": None}
         changes: dict[str, Any] = {}
@@ -79,20 +79,20 @@ class Words:
         )
 
     def config(self) -> Config:
-        """The experiment, as all trials have it.
+        """The configuration that all trials share.
 
         Raises:
-            MssegError: what every trial would refuse (exit 2).
+            MssegError: an invalid setting (exit 2).
         """
         return compose_config(self.overrides, self.experiment)
 
-    def named(self, config: Config) -> str:
-        """The sweep's name."""
+    def sweep_name(self, config: Config) -> str:
+        """Name of the sweep."""
         size = "" if config["size"] == "paper" else f"-{config['size']}"
         return self.name or f"{self.experiment}-{data_name(config)}{size}-{self.search}"
 
-    def sweeps(self) -> Path:
-        """Where sweeps lie."""
+    def sweeps_folder(self) -> Path:
+        """The folder of all sweeps, ``paths.sweeps``."""
         given = [word.partition("=")[2] for word in self.overrides if "paths.sweeps=" in word]
         return Path(given[-1].strip("'\"")) if given else Path("sweeps")
 
@@ -108,14 +108,14 @@ def _yaml(key: str, text: str) -> Any:
                 field=key,
                 found=text,
                 expected="YAML, such as '{type: int, low: 1, high: 3}'",
-                remedy="close every bracket, and put the word between quotes of the shell",
+                remedy="close every bracket, and put the argument between quotes of the shell",
                 exit_code=ExitCode.CONFIG,
             )
         ) from error
 
 
-def open_sweep(words: Words) -> tuple[Sweep, Config]:
-    """The sweep that the words describe, begun or joined.
+def open_sweep(words: SweepArguments) -> tuple[Sweep, Config]:
+    """Start the sweep that the arguments describe, or join it.
 
     Raises:
         MssegError: a search, fold or setting that cannot be used, a sweep of this name with other
@@ -124,11 +124,11 @@ def open_sweep(words: Words) -> tuple[Sweep, Config]:
     config = words.config()
     search = read_search(words.search, words.changes)
     check_search(search, words)
-    name = words.named(config)
-    folder = words.sweeps() / name
+    name = words.sweep_name(config)
+    folder = words.sweeps_folder() / name
     if not folder.exists():
-        check_folds(search, config)  # a study whose folds cannot be would refuse the right ones
-    fixed = [word for word in words.overrides if decides(key_in(word))]
+        check_folds(search, config)  # before the study stores the folds
+    fixed = [word for word in words.overrides if affects_result(key_in(word))]
     sweep = Sweep(
         name,
         folder,
@@ -140,29 +140,28 @@ def open_sweep(words: Words) -> tuple[Sweep, Config]:
     return sweep, config
 
 
-def find_study(words: Words) -> SharedStudy:
-    """A sweep that was begun, to look at; with ``name=`` nothing else is needed.
+def find_study(words: SweepArguments) -> SharedStudy:
+    """Find a sweep without joining it; ``name=`` is sufficient.
 
     Raises:
-        MssegError: there is none (exit 2), the store is away (exit 8).
+        MssegError: there is none (exit 2), the store is unavailable (exit 8).
     """
-    name = words.name or words.named(words.config())
-    return SharedStudy.find(name, words.sweeps() / name, words.store)
+    name = words.name or words.sweep_name(words.config())
+    return SharedStudy.find(name, words.sweeps_folder() / name, words.store)
 
 
-def check_search(search: Search, words: Words) -> None:
-    """Try the ends of every range and every choice before the first trial is trained.
+def check_search(search: Search, words: SweepArguments) -> None:
+    """Compose a configuration with the limits of every range and with every choice.
 
     Raises:
-        MssegError: a key that the experiment does not have, a value it does not take, a goal that
-            no run has (exit 2).
+        MssegError: an unknown key, an invalid value, or an unknown objective (exit 2).
     """
     for goal in search.objective:
         if goal.metric not in GOALS:
             raise MssegError(
                 Problem(
                     "sweep.goal",
-                    "no run has this figure",
+                    "a run has no such metric",
                     field="search.objective",
                     found=goal.metric,
                     expected=", ".join(GOALS),
@@ -172,7 +171,7 @@ def check_search(search: Search, words: Words) -> None:
             )
     own = [key_in(word) for word in words.overrides]
     for one in search.space:
-        if one.key in own or one.key in NAMES_RUN or not decides(one.key):
+        if one.key in own or one.key in NAMING_KEYS or not affects_result(one.key):
             raise MssegError(
                 Problem(
                     "sweep.space",
@@ -180,54 +179,54 @@ def check_search(search: Search, words: Words) -> None:
                     field=f"search.space.{one.key}",
                     found="also given on the command line"
                     if one.key in own
-                    else "part of how a search runs",
+                    else "a setting that does not affect results, or part of the name of a run",
                     remedy="leave it out of one of the two",
                     exit_code=ExitCode.CONFIG,
                 )
             )
-    for values in search.corners():
-        compose_config([*words.overrides, *chosen_words(values)], words.experiment)
+    for values in search.extreme_points():
+        compose_config([*words.overrides, *trial_overrides(values)], words.experiment)
 
 
 def key_in(word: str) -> str:
-    """The setting that a word of the command line changes."""
+    """The key of an override."""
     return re.split(r"[=@]", word.lstrip("+~/"))[0]
 
 
 def check_folds(search: Search, config: Config) -> None:
-    """Divide the data once before the first trial trains on the first fold.
+    """Split the data for every fold of a search, to find errors before the first trial.
 
     Raises:
-        MssegError: a fold that the division does not have (exit 2), or cannot have with these
-            pairs (exit 3).
+        MssegError: a fold that the split does not have (exit 2), or cannot have with these pairs
+            (exit 3).
     """
     subjects = labelled_subjects(config)
     for fold in search.folds:
         make_split({**config, "fold": fold}, subjects)
 
 
-def write_answer(study: SharedStudy) -> Answer:
-    """Table, ``best.json``, plots and report of a sweep, also of one that still runs."""
+def write_result(study: SharedStudy) -> SweepResult:
+    """Write table, ``best.json``, plots and report of a sweep, also while it is running."""
     from msseg_lightning.run.sweep.report import build_sweep_report
 
-    found = answer(study)
+    found = sweep_result(study)
     export(found, study.folder)
     build_sweep_report(found, study.folder / "report.html")
     return found
 
 
-def run_sweep(sweep: Sweep, config: Config) -> Answer:
-    """Work on a sweep until it is finished, retrain the best few, write and track the answer."""
+def run_sweep(sweep: Sweep, config: Config) -> SweepResult:
+    """Run a sweep to its end, train the best candidates again, write and track the result."""
     tracking = instantiate(config.get("track")) or None
-    sweep.study.free_abandoned()
+    sweep.study.requeue_abandoned()
     if tracking is None:
         sweep.run()
         sweep.retrain()
-        return write_answer(sweep.study)
-    tracked = SweepTracking(tracking, sweep.study, sweep.name, config["name"])
-    with tracked.whole() as tracker:
+        return write_result(sweep.study)
+    tracked = SweepTracking(tracking, sweep.study, sweep.name, experiment_of(config))
+    with tracked.sweep_run() as tracker:
         sweep.run(tracked.trial)
         sweep.retrain()
-        found = write_answer(sweep.study)
-        tracked.log_answer(tracker, found)
+        found = write_result(sweep.study)
+        tracked.log_result(tracker, found)
     return found

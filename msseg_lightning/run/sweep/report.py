@@ -1,4 +1,4 @@
-"""A search as one HTML file: the answer in words, the candidates, plots, every trial."""
+"""HTML report of a search: summary, candidates, plots and all trials."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from markupsafe import Markup
 
 from msseg_lightning.core.files import atomic_write
 from msseg_lightning.report import page
-from msseg_lightning.run.sweep.answer import PLOTS, Answer, plots, score_text, shown
+from msseg_lightning.run.sweep.result import PLOTS, SweepResult, plots, score_text, shown
 
 LARGEST_TABLE = 500
-"""Rows; ``trials.csv`` has all."""
+"""Largest number of rows; ``trials.csv`` has all."""
 
-# The plots compile their shaders and formulas from text; still no address may be contacted.
+# The plots compile shaders and formulas from text; no address may be contacted.
 POLICY = (
     "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline' 'unsafe-eval'; worker-src blob:"
@@ -28,12 +28,12 @@ TITLES = {
 }
 
 
-def build_sweep_report(found: Answer, output: Path) -> Path:
-    """Write the report of a sweep, also of one that still runs.
+def build_sweep_report(found: SweepResult, output: Path) -> Path:
+    """Write the report of a sweep, also while it is running.
 
     Args:
-        found: from ``run.sweep.answer.answer``.
-        output: the HTML file; it needs no network (5 MB, most of them Plotly).
+        found: result of the sweep.
+        output: the HTML file; it needs no network (5 MB, mostly Plotly).
     """
     name = found.study.study.study_name
     html = page.document(
@@ -51,8 +51,8 @@ def build_sweep_report(found: Answer, output: Path) -> Path:
     return output
 
 
-def _candidates(found: Answer) -> Markup:
-    """The best few of the search beside what they score with new seeds."""
+def _candidates(found: SweepResult) -> Markup:
+    """Table of the best candidates with their scores in the search and with new seeds."""
     if not found.retrained:
         return Markup("")
     seeds = [f"seed {seed}" for seed in found.study.search.retrain_seeds]
@@ -76,7 +76,7 @@ def _candidates(found: Answer) -> Markup:
     return page.piece("section", "The best of the search, trained again", [how], table)
 
 
-def _plots(found: Answer) -> Markup:
+def _plots(found: SweepResult) -> Markup:
     from plotly.offline import get_plotlyjs
 
     sections = []
@@ -103,7 +103,7 @@ def _plots(found: Answer) -> Markup:
     return script + Markup("").join(sections)
 
 
-def _trials(found: Answer) -> Markup:
+def _trials(found: SweepResult) -> Markup:
     search = found.study.search
     keys = [one.key for one in search.space]
     trials = [trial for trial in found.study.trials() if trial.user_attrs.get("surplus") is None]

@@ -1,4 +1,4 @@
-"""How candidates are chosen and given up."""
+"""Samplers and pruners of a search."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def make_sampler(search: Search) -> optuna.samplers.BaseSampler:
-    """The sampler; grid needs steps on every number."""
+    """Build the sampler; a grid needs steps for every number."""
     import optuna
 
     samplers: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
@@ -30,7 +30,7 @@ def make_sampler(search: Search) -> optuna.samplers.BaseSampler:
 
 
 def make_pruner(search: Search) -> optuna.pruners.BasePruner:
-    """Compares means over folds; a median needs five finished trials first."""
+    """Build the pruner, which compares means over folds."""
     import optuna
 
     if search.pruner == "median":
@@ -42,12 +42,12 @@ def make_pruner(search: Search) -> optuna.pruners.BasePruner:
     return optuna.pruners.NopPruner()
 
 
-def per_trial(search: Search) -> optuna.samplers.BaseSampler:
-    """A sampler that starts afresh for every trial, from the seed and the trial's number.
+def reseeded_sampler(search: Search) -> optuna.samplers.BaseSampler:
+    """Build a sampler that is seeded for every trial from the search's seed and the trial's number.
 
-    A search is then a function of its seed however often it is stopped, and processes that begin at
-    the same moment draw different values. A grid keeps one seed: its points are numbered in the
-    order that the seed gives.
+    An interrupted search then gives the same trials as an uninterrupted one, and processes that
+    start at the same time draw different values. A grid keeps one seed, which determines the order
+    of its points.
     """
     from optuna.samplers import BaseSampler
     from optuna.study import Study
@@ -55,7 +55,7 @@ def per_trial(search: Search) -> optuna.samplers.BaseSampler:
 
     grid = search.sampler == "grid"
 
-    class PerTrial(BaseSampler):
+    class ReseededSampler(BaseSampler):
         def __init__(self) -> None:
             self.inner = make_sampler(search)
 
@@ -77,7 +77,7 @@ def per_trial(search: Search) -> optuna.samplers.BaseSampler:
             return self.inner.sample_independent(study, trial, param_name, param_distribution)
 
         def after_trial(self, study: Study, trial: FrozenTrial, state: Any, values: Any) -> None:
-            if not grid:  # at its end it would stop ``Study.optimize``, which does not run
+            if not grid:  # GridSampler would stop ``Study.optimize``, which is not used
                 self.inner.after_trial(study, trial, state, values)
 
-    return PerTrial()
+    return ReseededSampler()

@@ -1,4 +1,4 @@
-"""What a sweep tries: the space, the goals, how candidates are chosen; read from YAML."""
+"""Definition of a search: search space, objectives, sampler and pruner; read from YAML."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 SAMPLERS = ("tpe", "random", "grid", "cmaes", "nsga2")
 PRUNERS = ("median", "hyperband", "none")
 KINDS = ("float", "int", "categorical")
-FALSE_ALARMS = "false_lesions_per_case_without"
-"""What a budget limits."""
+BUDGET_METRIC = "false_lesions_per_case_without"
+"""Metric that a budget limits."""
 
 
 GOAL = "search.objective='[{metric: lesion_f1, direction: maximize, budget: 2.0}]'"
-"""A goal, as a word for the command line."""
+"""An override that sets an objective, for remedies."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """One setting that is varied.
+    """One parameter of a search space.
 
     Args:
-        key: of the composed configuration, or the name of a group.
+        key: key of the configuration, or the name of a group.
         type: ``float``, ``int`` or ``categorical``.
         low, high: limits, both included.
         log: drawn on a logarithmic scale.
         step: distance of values.
-        choices: of a categorical; a list among them, e.g. a patch size, is kept as its text.
-        when: only where these earlier parameters have these values.
+        choices: of a categorical parameter; a list among them, e.g. a patch size, becomes text.
+        when: values of earlier parameters for which this parameter is used.
     """
 
     key: str
@@ -53,7 +53,7 @@ class Parameter:
     when: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def suggest(self, trial: optuna.Trial) -> Any:
-        """A value of this trial."""
+        """The value of this parameter in a trial."""
         if self.type == "categorical":
             return trial.suggest_categorical(self.key, list(self.choices))
         assert self.low is not None and self.high is not None
@@ -63,18 +63,18 @@ class Parameter:
         return trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log)
 
     def applies(self, chosen: Mapping[str, Any]) -> bool:
-        """Whether the condition holds among the values chosen before this one."""
+        """Whether the condition ``when`` holds for the values of earlier parameters."""
         return all(key in chosen and chosen[key] == value for key, value in self.when.items())
 
-    def can_be(self, value: Any) -> bool:
-        """Whether it may take this value."""
+    def accepts(self, value: Any) -> bool:
+        """Whether a value is in the range or among the choices."""
         if self.type == "categorical":
             return value in self.choices
         assert self.low is not None and self.high is not None
         return isinstance(value, int | float) and self.low <= value <= self.high
 
-    def ends(self) -> list[Any]:
-        """Every choice, or both limits."""
+    def extremes(self) -> list[Any]:
+        """All choices, or both limits."""
         if self.type == "categorical":
             return list(self.choices)
         ends = dict.fromkeys((self.low, self.high))
@@ -90,7 +90,7 @@ class Parameter:
             raise _refused(
                 f"search.space.{self.key}",
                 "no step",
-                "a step, so that a grid has ends",
+                "a step, which a grid needs",
                 "search.sampler=tpe",
             )
         count = math.floor((self.high - self.low) / step + 1e-9) + 1
@@ -98,7 +98,7 @@ class Parameter:
         return [int(value) for value in values] if self.type == "int" else values
 
     def values(self, draw: random.Random) -> Iterator[Any]:
-        """Every value once, from a drawn one on; of a range without steps one drawn value."""
+        """All values, starting with a drawn one; of a range without steps one drawn value."""
         if self.type == "float" and self.step is None and self.low != self.high:
             assert self.low is not None and self.high is not None
             ends = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
@@ -118,12 +118,12 @@ class Parameter:
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What counts as better.
+    """An objective of a search.
 
     Args:
-        metric: a headline figure of a run, e.g. ``lesion_f1``.
+        metric: a metric of a run, e.g. ``lesion_f1``.
         direction: ``maximize`` or ``minimize``.
-        budget: most false lesions per pair without new lesions; None for no limit.
+        budget: largest number of false lesions per pair without new lesions; None for no limit.
     """
 
     metric: str
@@ -131,22 +131,22 @@ class Objective:
     budget: float | None = None
 
     def value(self, figures: Mapping[str, float]) -> float:
-        """Figures of a trial -> goal. Over budget a trial ranks below every one within it.
+        """Value of the objective; a trial over the budget ranks below every one within it.
 
-        Over a budget the value is ``-e / (1 + e)`` for ``e`` false lesions too many (between 0 and
-        -1), or its opposite plus 1e9 where less is better.
+        Over the budget the value is ``-e / (1 + e)`` for ``e`` false lesions too many (between 0
+        and -1), or ``1e9 + e / (1 + e)`` if the objective is minimised.
 
         Args:
-            figures: means over the folds, from ``mean_figures``: one fold over budget does not
-                sink a trial that keeps it on average, and none hides behind a good one.
+            figures: metrics averaged over the folds, from ``mean_figures``; the budget limits the
+                mean, not each fold.
 
         Raises:
-            MssegError: a figure is undefined on these pairs (exit 3).
+            MssegError: a metric is undefined on these pairs (exit 3).
         """
         found = self._figure(figures, self.metric)
         if self.budget is None:
             return found
-        excess = self._figure(figures, FALSE_ALARMS) - self.budget
+        excess = self._figure(figures, BUDGET_METRIC) - self.budget
         if not excess > 0:
             return found
         penalty = excess / (1 + excess)
@@ -158,10 +158,10 @@ class Objective:
             raise MssegError(
                 Problem(
                     "sweep.metric",
-                    "this figure is undefined on the held-out pairs of these folds",
+                    "this metric is undefined on the held-out pairs of these folds",
                     field=f"search.objective: {name}",
                     found=", ".join(sorted(figures)),
-                    expected="a figure that one fold has at least",
+                    expected="a metric that is defined in at least one fold",
                     remedy="folds need pairs with and without new lesions; or choose another goal",
                 )
             )
@@ -169,7 +169,7 @@ class Objective:
 
 
 def mean_figures(folds: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Figures of each fold -> their means over the folds in which they are defined."""
+    """Means of metrics over the folds in which they are defined."""
     columns: dict[str, list[float]] = {}
     for figures in folds:
         for name, value in figures.items():
@@ -180,7 +180,7 @@ def mean_figures(folds: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """A whole search; see ``conf/search/default.yaml``."""
+    """Definition of a search; see ``conf/search/default.yaml``."""
 
     trials: int
     folds: tuple[int, ...]
@@ -193,19 +193,19 @@ class Search:
     retrain_seeds: tuple[int, ...]
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Key -> value of one trial; conditional parameters only where they apply."""
+        """Values of a trial by key; conditional parameters only where they apply."""
         chosen: dict[str, Any] = {}
         for parameter in self.space:
             if parameter.applies(chosen):
                 chosen[parameter.key] = parameter.suggest(trial)
         return chosen
 
-    def unseen(self, seen: Collection[str], seed: int) -> dict[str, Any] | None:
-        """A point that is not among those of ``seen``; None where the space has no other.
+    def new_point(self, seen: Collection[str], seed: int) -> dict[str, Any] | None:
+        """A random point of the space that is not in ``seen``; None if there is no other.
 
         Args:
-            seen: from ``point``.
-            seed: decides which one it is.
+            seen: keys of points, from ``point_key``.
+            seed: seed of the random choice.
         """
         draw = random.Random(seed)
 
@@ -220,10 +220,10 @@ class Search:
             for value in one.values(draw):
                 yield from points({**chosen, one.key: value}, rest)
 
-        return next((one for one in points({}, self.space) if point(one) not in seen), None)
+        return next((one for one in points({}, self.space) if point_key(one) not in seen), None)
 
     def goals(self, folds: Iterable[Mapping[str, float]]) -> list[float]:
-        """What is made better, from the figures of some folds.
+        """Values of all objectives from the metrics of some folds.
 
         Raises:
             MssegError: see ``Objective.value``.
@@ -231,24 +231,24 @@ class Search:
         means = mean_figures(folds)
         return [goal.value(means) for goal in self.objective]
 
-    def corners(self) -> list[dict[str, Any]]:
-        """A few candidates that together hold every choice and both ends of every range."""
+    def extreme_points(self) -> list[dict[str, Any]]:
+        """A few points that together contain every choice and both limits of every range."""
         found = []
-        turns = max(len(parameter.ends()) for parameter in self.space)
-        for turn in range(turns):
+        count = max(len(parameter.extremes()) for parameter in self.space)
+        for index in range(count):
             chosen: dict[str, Any] = {}
             for parameter in self.space:
-                ends = parameter.ends()
+                extremes = parameter.extremes()
                 if parameter.applies(chosen):
-                    chosen[parameter.key] = ends[turn % len(ends)]
+                    chosen[parameter.key] = extremes[index % len(extremes)]
             found.append(chosen)
-        for parameter in self.space:  # those whose condition the turns did not meet
-            missing = [end for end in parameter.ends() if not _held(found, parameter.key, end)]
+        for parameter in self.space:  # conditional ones whose condition did not hold so far
+            missing = [end for end in parameter.extremes() if not _held(found, parameter.key, end)]
             found += [{**parameter.when, parameter.key: end} for end in missing]
         return found
 
-    def content(self) -> dict[str, Any]:
-        """The same as ``parse`` takes it, for a store."""
+    def as_dict(self) -> dict[str, Any]:
+        """The definition as a dictionary that ``parse`` accepts."""
         goals = [dataclasses.asdict(goal) for goal in self.objective]
         space = {one.key: dataclasses.asdict(one) for one in self.space}
         for one in space.values():
@@ -265,8 +265,8 @@ class Search:
         }
 
 
-def point(values: Mapping[str, Any]) -> str:
-    """The values of a trial as a text that is the same for the same point of the space."""
+def point_key(values: Mapping[str, Any]) -> str:
+    """Values of a trial as text, equal for equal points of the space."""
     return json.dumps(
         {key: f"{v:.12g}" if isinstance(v, float) else v for key, v in values.items()},
         sort_keys=True,
@@ -275,14 +275,14 @@ def point(values: Mapping[str, Any]) -> str:
 
 
 def read_search(name: str, changes: Mapping[str, Any] | None = None) -> Search:
-    """A file of ``conf/search`` with some values changed.
+    """Read a file of ``conf/search`` with changed values.
 
     Args:
-        name: of the file, without ``.yaml``.
+        name: name of the file, without ``.yaml``.
         changes: dotted key -> value, e.g. ``{"trials": 12}``.
 
     Raises:
-        MssegError: no such file, an unknown key, a value that cannot be used (exit 2).
+        MssegError: no such file, an unknown key, or an invalid value (exit 2).
     """
     file = conf_dir() / "search" / f"{name}.yaml"
     known = sorted(path.stem for path in file.parent.glob("*.yaml"))
@@ -305,10 +305,10 @@ def read_search(name: str, changes: Mapping[str, Any] | None = None) -> Search:
 
 
 def parse(content: Mapping[str, Any]) -> Search:
-    """Check and convert.
+    """Convert a dictionary to a search, and check it.
 
     Raises:
-        MssegError: with the first thing that cannot be used (exit 2).
+        MssegError: with the first invalid value (exit 2).
     """
     expected = {"trials", "folds", "seed", "sampler", "pruner", "objective", "space", "retrain"}
     if set(content) != expected:
@@ -341,7 +341,7 @@ def parse(content: Mapping[str, Any]) -> Search:
 
 def _parameter(key: str, content: Mapping[str, Any]) -> Parameter:
     numbers = {
-        name: float(content[name])  # YAML takes 1e-5, without a point, for a word
+        name: float(content[name])  # YAML reads 1e-5, without a point, as text
         for name in ("low", "high", "step")
         if content.get(name) is not None
     }
@@ -397,7 +397,7 @@ def _check(search: Search) -> None:
     for index, parameter in enumerate(search.space):
         _check_parameter(parameter, search.space[:index])
     if search.sampler == "grid" and any(one.when for one in search.space):
-        expected = "no `when`: it would repeat points"
+        expected = "no `when`, which would repeat points of the grid"
         raise _refused("search.sampler", "grid", expected, "search.sampler=tpe")
     if search.sampler == "grid" and search.trials > (points := _points(search)):
         raise _refused(
@@ -421,16 +421,16 @@ def _check_parameter(one: Parameter, earlier: Sequence[Parameter]) -> None:
             raise _refused(
                 place,
                 str(list(one.choices)),
-                "choices: [words or numbers]",
+                "choices: [texts or numbers]",
                 f"{place}='{{type: categorical, choices: [A, B]}}', or {place}=null",
             )
     else:
         _check_range(one, place)
     for key, value in one.when.items():
         other = next((other for other in earlier if other.key == key), None)
-        if other is None or not other.can_be(value):
-            expected = "a parameter that stands before this one"
-            expected = expected if other is None else f"one of its values: {other.ends()}"
+        if other is None or not other.accepts(value):
+            expected = "an earlier parameter"
+            expected = expected if other is None else f"one of its values: {other.extremes()}"
             raise _refused(f"{place}.when", f"{key}: {value}", expected, _range_of(place))
 
 
@@ -454,7 +454,7 @@ def _check_range(one: Parameter, place: str) -> None:
 
 
 def _range_of(place: str) -> str:
-    """What can be given for a parameter, as a word for the command line."""
+    """An override that sets a valid range of a parameter, for remedies."""
     return f"{place}='{{type: float, low: 0.1, high: 0.9}}' for example, or {place}=null"
 
 

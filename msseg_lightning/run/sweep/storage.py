@@ -1,4 +1,4 @@
-"""Where the trials of a search lie: an SQLite file of this machine, or any database by URL."""
+"""The store of the trials of a search: a local SQLite file, or any database by URL."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DATABASE = "study.db"
 
 
 def open_storage(store: str | None, folder: Path) -> optuna.storages.RDBStorage:
-    """Open a store, and make its tables: of several that do so at once, one succeeds at a time."""
+    """Open a store and create its tables; safe for several processes at once."""
     import optuna
     from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
@@ -36,7 +36,7 @@ def open_storage(store: str | None, folder: Path) -> optuna.storages.RDBStorage:
             return optuna.storages.RDBStorage(
                 url, engine_kwargs={"connect_args": waiting, "pool_pre_ping": True}
             )
-        except RuntimeError as error:  # Optuna's only word for tables of another version
+        except RuntimeError as error:  # Optuna raises it for tables of another version
             raise MssegError(_other_version(url, error)) from error
         except (IntegrityError, ProgrammingError, OperationalError) as error:
             taken = "exist" in str(error) or "pg_type" in str(error)
@@ -47,10 +47,10 @@ def open_storage(store: str | None, folder: Path) -> optuna.storages.RDBStorage:
 
 
 def refuse_damaged(file: Path) -> None:
-    """Refuse an SQLite file that is empty, something else, or broken; one that is not there passes.
+    """Refuse a file that is empty, damaged or not SQLite; a missing file is accepted.
 
     Raises:
-        MssegError: with what is wrong (exit 8).
+        MssegError: the file is damaged (exit 8).
     """
     if not file.exists():
         return
@@ -68,7 +68,7 @@ def refuse_damaged(file: Path) -> None:
             ) as database:
                 (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
             wrong = "" if found == "ok" else str(found)
-    except sqlite3.OperationalError as error:  # locked, or not to be opened: said when it is used
+    except sqlite3.OperationalError as error:  # locked or unreadable: reported when it is used
         if "malformed" in str(error):
             wrong = str(error)
     except (sqlite3.DatabaseError, OSError) as error:
@@ -78,7 +78,7 @@ def refuse_damaged(file: Path) -> None:
 
 
 def damaged_store(place: Path | str | None, found: str) -> Problem:
-    """The refusal of a store whose content cannot be read."""
+    """The refusal of a store that is damaged."""
     return Problem(
         "sweep.store_damaged",
         "the store of the trials was changed or damaged",
@@ -106,7 +106,7 @@ def _other_version(url: str, error: RuntimeError) -> Problem:
 
 
 def store_url(store: str | None, folder: Path) -> str:
-    """The address as SQLAlchemy takes it; ``postgresql://`` means the psycopg driver."""
+    """SQLAlchemy address of a store; ``postgresql://`` uses the driver psycopg."""
     if store is None:
         return f"sqlite:///{(folder / DATABASE).resolve()}"
     scheme, separator, rest = store.partition("://")
@@ -122,10 +122,10 @@ def shown_store(store: str) -> str:
 
 @contextlib.contextmanager
 def reachable(store: str | None) -> Iterator[None]:
-    """Say in words what is wrong with a store.
+    """Context that turns errors of a store into refusals.
 
     Raises:
-        MssegError: it cannot be reached (exit 8); no such address, no driver for it (exit 2).
+        MssegError: it cannot be reached (exit 8); an invalid address, or no driver for it (exit 2).
     """
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -178,7 +178,11 @@ def reachable(store: str | None) -> Iterator[None]:
 
 
 def refuse_pickles(search: Search, store: str | None, folder: Path) -> None:
-    """CMA-ES keeps its state as a pickle in the store: whoever can write there could run code."""
+    """Refuse CMA-ES on a store of others, since it loads pickles from it, which can run code.
+
+    Raises:
+        MssegError: others may write to the store (exit 6).
+    """
     file = folder / DATABASE
     own = not file.exists() or file.stat().st_uid == os.getuid()
     if search.sampler != "cmaes" or (store is None and own):

@@ -1,18 +1,18 @@
-"""The store of a search: any number of processes take trials from it, none is indispensable.
+"""A study that several processes share, any of which may be killed.
 
-Trials live in an Optuna store: an SQLite file of this machine, or any database by URL. A process
-takes a trial, marks it with who it is and when it was last seen alive, and says how it ended. A
-process that dies leaves its trial RUNNING; whoever comes next finds that the owner is gone, queues
-the same values again and fails the trial. Both are safe to be repeated: of several repetitions of
-one trial only the first counts.
+Trials are kept in an Optuna store: a local SQLite file, or any database by URL. A process takes a
+trial, stores its identity and a heartbeat in it, and stores how it ended. A process that dies
+leaves its trial RUNNING; another process finds that the owner is dead, queues the same values again
+and fails the trial. Both may be repeated: of several repetitions of one trial only the first
+counts.
 
-Of the trials that are finished or being worked on only as many count as are wanted. That is looked
-at when a trial is taken and again when it ends, so that exactly the number asked for is finished.
-No point of the space is tried twice: a trial that draws the values of another, which ended or is
-being worked on, is failed as a duplicate and another is drawn. A space without further points ends
-the search.
-Optuna's own heartbeat belongs to ``Study.optimize``, which can neither wait for trials of others
-nor end with an exact number.
+At most the wanted number of finished and running trials counts. This is checked when a trial is
+taken and again when it ends, so that exactly the wanted number is finished. No point of the space
+is tried twice: a trial with the values of another finished or running trial is failed as a
+duplicate and another point is drawn. If no point is left, the search ends.
+
+Optuna's own heartbeat works only with ``Study.optimize``, which can neither wait for trials of
+other processes nor end with an exact number of trials.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Any
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_seed
-from msseg_lightning.run.sweep.samplers import make_pruner, per_trial
-from msseg_lightning.run.sweep.space import Search, parse, point
+from msseg_lightning.run.sweep.samplers import make_pruner, reseeded_sampler
+from msseg_lightning.run.sweep.space import Search, parse, point_key
 from msseg_lightning.run.sweep.storage import (
     DATABASE,
     open_storage,
@@ -47,26 +47,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BEAT_S = 20.0
-LOST_S = 120.0
-"""A process of another machine that was not seen alive for this long is taken for dead."""
-MOST_LOST = 5
-"""So often the values of a killed trial are queued again."""
-MOST_DUPLICATES = 5
-"""So often in a row the sampler may draw a known point before it is given another."""
-MAY_DIFFER = ("trials", "retrain")
-"""Parts of a search that later processes may change: they decide how long, not what."""
+HEARTBEAT_S = 20.0
+HEARTBEAT_TIMEOUT_S = 120.0
+"""Seconds without a heartbeat after which a process of another machine counts as dead."""
+MAX_RETRIES = 5
+"""How often the values of a killed trial are queued again."""
+MAX_DUPLICATES = 5
+"""How often in a row the sampler may draw a known point before it is given a new one."""
+CHANGEABLE_PARTS = ("trials", "retrain")
+"""Parts of a search that later processes may change, since they only set its length."""
 
 
 class SharedStudy:
-    """One study in one store.
+    """An Optuna study that several processes share.
 
-    Use ``begin`` to start or join one, ``find`` to look at one.
+    Use ``begin`` to start or join one, ``find`` to read one.
 
     Args:
-        folder: of the sweep; holds the locks, and the store unless a URL is given.
-        search: what is tried.
-        study: Optuna's.
+        folder: folder of the sweep; holds the locks, and the store unless a URL is given.
+        search: definition of the search.
+        study: the Optuna study.
     """
 
     def __init__(self, folder: Path, search: Search, study: optuna.Study) -> None:
@@ -81,8 +81,8 @@ class SharedStudy:
         Args:
             name: processes that give the same name and store work on the same trials.
             folder: see the class.
-            search: what is tried.
-            fixed: what all processes must agree on beside the search.
+            search: definition of the search.
+            fixed: further settings that must be equal in all processes.
             store: database URL; None for an SQLite file in ``folder``.
 
         Raises:
@@ -99,17 +99,17 @@ class SharedStudy:
                 study_name=name,
                 storage=open_storage(store, folder),
                 directions=[goal.direction for goal in search.objective],
-                sampler=per_trial(search),
+                sampler=reseeded_sampler(search),
                 pruner=make_pruner(search),
                 load_if_exists=True,
             )
             begun = study.user_attrs.get("settings")
-            mine = {"search": search.content(), "fixed": sorted(fixed)}
+            own = {"search": search.as_dict(), "fixed": sorted(fixed)}
             if begun is None:
                 study.set_user_attr("id", uuid.uuid4().hex)
-                study.set_user_attr("settings", mine)
+                study.set_user_attr("settings", own)
             else:
-                _refuse_changes(begun, mine, folder)
+                _refuse_changes(begun, own, folder)
         return cls(folder, search, study)
 
     @classmethod
@@ -117,7 +117,7 @@ class SharedStudy:
         """A study that was begun, without joining it.
 
         Raises:
-            MssegError: there is none of this name (exit 2), the store is away (exit 8).
+            MssegError: there is none of this name (exit 2), the store is unavailable (exit 8).
         """
         import optuna
 
@@ -139,7 +139,7 @@ class SharedStudy:
                     field="name",
                     found=name,
                     expected=", ".join(sorted(names)) or "a sweep",
-                    remedy="give the words of its first command, or its name=, store= and the "
+                    remedy="give the arguments of its first command, or its name=, store= and the "
                     "folder it was started in",
                     exit_code=ExitCode.CONFIG,
                 )
@@ -147,22 +147,22 @@ class SharedStudy:
         folder.mkdir(parents=True, exist_ok=True)
         return cls(folder, parse(settings["search"]), study)
 
-    # ------------------------------------------------------------------ looking
+    # ------------------------------------------------------------------ reading
     @property
     def id(self) -> str:
-        """Tells this study from an earlier one of the same name."""
+        """Unique id, which differs from that of an earlier study with the same name."""
         return str(self.study.user_attrs["id"])
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials, also those that do not count, by number."""
+        """All trials by number, including those that do not count."""
         return self.study.get_trials(deepcopy=False)
 
     def trial(self, number: int) -> FrozenTrial:
-        """One of them."""
+        """The trial with a number."""
         return self.trials()[number]
 
     def counted(self) -> list[FrozenTrial]:
-        """The trials that count: finished or pruned, one per point, then those being worked on."""
+        """The trials that count: finished or pruned ones, one per point, then running ones."""
         import optuna
 
         state = optuna.trial.TrialState
@@ -172,7 +172,7 @@ class SharedStudy:
         return [*ended, *running][: self.search.trials]
 
     def done(self) -> bool:
-        """Whether as many trials as wanted are finished, or all points of the space are tried."""
+        """Whether the wanted number of trials is finished, or all points of the space are tried."""
         counted = self.counted()
         if len(counted) >= self.search.trials:
             return all(trial.state.is_finished() for trial in counted)
@@ -180,18 +180,18 @@ class SharedStudy:
 
     def exhausted(self) -> bool:
         """Whether every point of the space was tried."""
-        tried = {point(trial.params) for trial in self.trials() if tried_to_its_end(trial)}
-        return self.search.unseen(tried, 0) is None
+        tried = {point_key(trial.params) for trial in self.trials() if is_final(trial)}
+        return self.search.new_point(tried, 0) is None
 
     def failed(self) -> list[FrozenTrial]:
         """Trials that ended with an error, or whose process died every time."""
         known = [trial for trial in self.trials() if trial.state.name == "FAIL"]
-        return distinct(trial for trial in known if tried_to_its_end(trial))
+        return distinct(trial for trial in known if is_final(trial))
 
     def finished(self) -> list[FrozenTrial]:
-        """Trials that went through all folds, best first (several goals: the Pareto front).
+        """Trials that completed all folds, best first; with several objectives the Pareto front.
 
-        Of several trials of one point, as older versions made them, only the first.
+        Of several trials of one point, which older versions allowed, only the first is returned.
         """
         import optuna
 
@@ -205,39 +205,39 @@ class SharedStudy:
 
     # ------------------------------------------------------------------ taking and ending trials
     def take(self) -> optuna.Trial | None:
-        """A trial of ours; None while others work on enough of them."""
+        """Take a trial for this process; None if enough trials are finished or running."""
         with self._lock():
-            self.free_abandoned()
+            self.requeue_abandoned()
             if len(self.counted()) >= self.search.trials:
                 return None
             trial = self.study.ask()
-            trial.set_user_attr("owner", _me())
+            trial.set_user_attr("owner", _owner())
             trial.set_user_attr("alive", time.time())
         if self._repeated(trial) or not self._counts(trial):
-            self.fail(trial, surplus=True)  # machines that share no lock took it at once
+            self.fail(trial, surplus=True)  # machines that share no lock took one at the same time
             return None
         return trial
 
     def next_point(self) -> tuple[optuna.Trial, dict[str, Any]] | None:
-        """A trial of ours and its values, which no other trial has.
+        """Take a trial with values that no other trial has.
 
-        None while others work on enough of them, or where no point is left.
+        None if enough trials are finished or running, or if no point is left.
         """
         import optuna
 
         with self._lock():
-            for attempt in range(MOST_DUPLICATES + 2):
-                self.free_abandoned()
+            for attempt in range(MAX_DUPLICATES + 2):
+                self.requeue_abandoned()
                 if len(self.counted()) >= self.search.trials:
                     return None
                 trials = self.trials()
                 waiting = any(one.state == optuna.trial.TrialState.WAITING for one in trials)
-                known = {point(one.params) for one in trials if _occupies(one)}
-                unseen = self.search.unseen(known, self._seed(len(trials)))
-                if unseen is None and not waiting:
+                known = {point_key(one.params) for one in trials if _occupies(one)}
+                new_point = self.search.new_point(known, self._seed(len(trials)))
+                if new_point is None and not waiting:
                     return None
-                if attempt >= MOST_DUPLICATES and unseen is not None:
-                    self.study.enqueue_trial(unseen)
+                if attempt >= MAX_DUPLICATES and new_point is not None:
+                    self.study.enqueue_trial(new_point)
                 trial = self.take()
                 if trial is None:
                     return None
@@ -250,7 +250,7 @@ class SharedStudy:
         return keyed_seed(self.search.seed, "unseen", number)
 
     def _claim(self, trial: optuna.Trial, values: Mapping[str, Any]) -> bool:
-        """Mark a trial's point as taken; a trial whose point is another's is failed."""
+        """Mark the point of a trial as taken; fails the trial if another has the same point."""
         trial.set_user_attr("claimed", True)
         other = self._same_point(trial.number, values)
         if other is not None:
@@ -258,22 +258,22 @@ class SharedStudy:
         return other is None
 
     def _same_point(self, number: int, values: Mapping[str, Any]) -> int | None:
-        """The trial of the same point before which this one has to stand back."""
-        mine = point(values)
+        """Number of another finished or running trial with the same point; None without one."""
+        own = point_key(values)
         others = (one for one in self.trials() if one.number != number and _occupies(one))
-        return next((one.number for one in others if point(one.params) == mine), None)
+        return next((one.number for one in others if point_key(one.params) == own), None)
 
     def end(self, trial: optuna.Trial, values: Sequence[float] | None) -> None:
-        """A trial went through all folds, or was pruned (None)."""
+        """Store the values of a trial that completed all folds; None if it was pruned."""
         import optuna
 
         state = optuna.trial.TrialState
         with self._lock():
-            # machines that share no lock may have worked on one point
-            mine = point(self.trial(trial.number).params)
+            # machines that share no lock may have tried the same point
+            own = point_key(self.trial(trial.number).params)
             ended = (one for one in self.trials() if one.state in (state.COMPLETE, state.PRUNED))
             same = next(
-                (one.number for one in ended if one.params and point(one.params) == mine), None
+                (one.number for one in ended if one.params and point_key(one.params) == own), None
             )
             if same is not None:
                 self.fail(trial, duplicate_of=same)
@@ -287,10 +287,10 @@ class SharedStudy:
                 self._tell(trial.number, state.COMPLETE, values)
 
     def fail(self, trial: optuna.Trial, **why: Any) -> None:
-        """A trial that is not tried again, and does not count.
+        """Fail a trial that is not tried again and does not count.
 
         Args:
-            trial: which.
+            trial: the trial.
             why: ``error``, ``surplus`` or ``duplicate_of``.
         """
         import optuna
@@ -300,31 +300,31 @@ class SharedStudy:
                 trial.set_user_attr(name, value)
         self._tell(trial.number, optuna.trial.TrialState.FAIL)
 
-    def give_back(self, number: int) -> None:
+    def requeue(self, number: int) -> None:
         """Queue a trial's values again and fail it."""
         import optuna
 
         trial = self.trial(number)
         if all(other.user_attrs.get("retry_of") != number for other in self.trials()):
             times = int(trial.user_attrs.get("times_lost", 0)) + 1
-            if trial.params and times <= MOST_LOST:
+            if trial.params and times <= MAX_RETRIES:
                 kept = {"retry_of": number, "times_lost": times}
                 self.study.enqueue_trial(dict(trial.params), user_attrs=kept)
             elif trial.params:
-                log.warning("trial %d is given up after %d attempts", number, times)
+                log.warning("trial %d is not tried again after %d attempts", number, times)
         self._tell(number, optuna.trial.TrialState.FAIL)
 
     def _tell(
         self, number: int, state: optuna.trial.TrialState, values: Sequence[float] | None = None
     ) -> None:
-        """End a trial unless others did: a machine that slept finds its trial given up."""
+        """End a trial unless another process has ended it."""
         import optuna
 
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             self.study.tell(number, values, state=state, skip_if_finished=True)
 
-    def free_abandoned(self) -> list[int]:
-        """Give back the trials whose process is gone.
+    def requeue_abandoned(self) -> list[int]:
+        """Requeue the trials whose process is dead.
 
         Returns:
             Their numbers.
@@ -335,19 +335,19 @@ class SharedStudy:
         with self._lock():
             for trial in self.trials():
                 if trial.state == optuna.trial.TrialState.RUNNING and abandoned(trial):
-                    log.warning("trial %d was left by a process that died", trial.number)
-                    self.give_back(trial.number)
+                    log.warning("trial %d is queued again: its process died", trial.number)
+                    self.requeue(trial.number)
                     freed.append(trial.number)
         return freed
 
     @contextlib.contextmanager
     def heartbeat(self, trial: optuna.Trial) -> Iterator[None]:
-        """Say every 20 s that the process that works on a trial is alive."""
+        """Store every 20 s that the process that runs a trial is alive."""
         stop = threading.Event()
 
         def beat() -> None:
-            while not stop.wait(BEAT_S):
-                with contextlib.suppress(Exception):  # a store that is away must not end a training
+            while not stop.wait(HEARTBEAT_S):
+                with contextlib.suppress(Exception):  # an outage must not end a training
                     trial.set_user_attr("alive", time.time())
 
         thread = threading.Thread(target=beat, daemon=True, name="sweep heartbeat")
@@ -362,7 +362,7 @@ class SharedStudy:
     def _lock(self) -> Iterator[None]:
         from filelock import FileLock
 
-        # one object per path and process, so that a holder may take it again
+        # a singleton per path, so that the lock is reentrant
         with FileLock(self.folder / ".trials.lock", is_singleton=True):
             yield
 
@@ -380,37 +380,39 @@ class SharedStudy:
         )
 
 
-def tried_to_its_end(trial: FrozenTrial) -> bool:
-    """Whether the point of a trial is not to be tried again."""
+def is_final(trial: FrozenTrial) -> bool:
+    """Whether the point of a trial is finished or failed and is not tried again."""
     known = trial.user_attrs
     if trial.state.name == "FAIL":
-        given_up = int(known.get("times_lost", 0)) >= MOST_LOST
+        given_up = int(known.get("times_lost", 0)) >= MAX_RETRIES
         return "error" in known or (given_up and not {"surplus", "duplicate_of"} & set(known))
     return trial.state.name in ("COMPLETE", "PRUNED")
 
 
 def _occupies(trial: FrozenTrial) -> bool:
-    """Whether the point of a trial was tried or is being worked on."""
+    """Whether the point of a trial was tried or is running."""
     working = trial.state.name == "RUNNING" and "claimed" in trial.user_attrs
-    return working or tried_to_its_end(trial)
+    return working or is_final(trial)
 
 
 def distinct(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """The first trial of every point; all of those that have no values yet."""
+    """The first trial of every point, and all trials without values."""
     found: dict[str, FrozenTrial] = {}
     for trial in trials:
-        found.setdefault(point(trial.params) if trial.params else f"trial {trial.number}", trial)
+        found.setdefault(
+            point_key(trial.params) if trial.params else f"trial {trial.number}", trial
+        )
     return list(found.values())
 
 
-def _me() -> str:
+def _owner() -> str:
     import psutil
 
     return f"{platform.node()} {os.getpid()} {psutil.Process().create_time():.0f}"
 
 
 def abandoned(trial: FrozenTrial) -> bool:
-    """Whether the process that works on a trial is gone."""
+    """Whether the process that runs a trial is dead."""
     import psutil
 
     owner = str(trial.user_attrs.get("owner", "")).split()
@@ -422,17 +424,17 @@ def abandoned(trial: FrozenTrial) -> bool:
         except psutil.NoSuchProcess:
             return True
     begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-    return time.time() - float(trial.user_attrs.get("alive", begun)) > LOST_S
+    return time.time() - float(trial.user_attrs.get("alive", begun)) > HEARTBEAT_TIMEOUT_S
 
 
-def _refuse_changes(begun: Mapping[str, Any], mine: Mapping[str, Any], folder: Path) -> None:
+def _refuse_changes(begun: Mapping[str, Any], own: Mapping[str, Any], folder: Path) -> None:
     def flat(settings: Mapping[str, Any]) -> dict[str, str]:
-        search = {k: v for k, v in settings["search"].items() if k not in MAY_DIFFER}
+        search = {k: v for k, v in settings["search"].items() if k not in CHANGEABLE_PARTS}
         space = {f"space.{key}": value for key, value in search.pop("space").items()}
         found = {f"search.{key}": json.dumps(value) for key, value in {**search, **space}.items()}
         return found | {word.partition("=")[0]: word for word in settings["fixed"]}
 
-    old, new = flat(begun), flat(mine)
+    old, new = flat(begun), flat(own)
     different = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
     if different:
         raise MssegError(

@@ -1,7 +1,7 @@
-"""A sweep in MLflow: one run of the whole, below it one for every trial.
+"""Tracking of a sweep in MLflow: one run of the sweep with a child run for every trial.
 
-The store of the trials is the truth. A trial's run is opened with the trial and closed after the
-store knows how it ended; what a killed process left open is closed by whoever comes next.
+The store of the trials is authoritative. The run of a trial is opened with the trial and closed
+after the store has its end; runs that a killed process left open are closed by another process.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msseg_lightning.run.sweep.answer import Answer
+from msseg_lightning.run.sweep.result import SweepResult
 from msseg_lightning.run.sweep.space import mean_figures
 from msseg_lightning.run.sweep.study import SharedStudy, abandoned
-from msseg_lightning.run.train.mlflow_run import ending
+from msseg_lightning.run.train.mlflow_run import end_status
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
 class SweepTracking:
-    """Records a sweep.
+    """Records a sweep in MLflow.
 
     Args:
-        tracking: where.
-        study: what.
-        name: of the sweep.
-        experiment: name.
+        tracking: tracking settings.
+        study: the study.
+        name: name of the sweep.
+        experiment: name of the experiment.
     """
 
     def __init__(self, tracking: Any, study: SharedStudy, name: str, experiment: str) -> None:
@@ -36,8 +36,8 @@ class SweepTracking:
         self.folder = study.folder / "track"
 
     @contextlib.contextmanager
-    def whole(self) -> Iterator[Any]:
-        """The run of the sweep, which all processes share; yields its tracker."""
+    def sweep_run(self) -> Iterator[Any]:
+        """Open the run of the sweep, which all processes share; yields its tracker."""
         from msseg_lightning.track.journal import run_key
         from msseg_lightning.track.process import process_tags
 
@@ -50,30 +50,30 @@ class SweepTracking:
             tags={**self.tags, "level": "sweep"},
         )
         try:
-            self.settle()
+            self.close_dead_trials()
             yield tracker
-            self.settle()
+            self.close_dead_trials()
         except BaseException as error:
-            tracker.finish(ending(error))
+            tracker.finish(end_status(error))
             raise
         tracker.finish("FINISHED")
 
     @contextlib.contextmanager
     def trial(self, number: int) -> Iterator[None]:
-        """The run of a trial while this process works on it."""
+        """Open the run of a trial while this process works on it."""
         tracker = self._start(number)
         try:
             yield
         finally:
             self._close(tracker, self.study.trial(number))
 
-    def settle(self) -> None:
-        """Close the runs of trials whose process died before it could."""
+    def close_dead_trials(self) -> None:
+        """Close the runs of trials whose process died before it closed them."""
         from filelock import FileLock
 
         from msseg_lightning.track.journal import Journal
 
-        with FileLock(self.folder / "settle.lock"):
+        with FileLock(self.folder / "update_state.lock"):
             for trial in self.study.trials():
                 spool = self._spool(trial.number)
                 if not trial.state.is_finished() or not spool.is_dir() or not abandoned(trial):
@@ -82,8 +82,8 @@ class SweepTracking:
                 if not (journal.closed and journal.complete(self.tracking.uri)):
                     self._close(self._start(trial.number), trial)
 
-    def log_answer(self, tracker: Any, found: Answer) -> None:
-        """Expected score, the answer in words, table, plots and report."""
+    def log_result(self, tracker: Any, found: SweepResult) -> None:
+        """Log expected score, summary text, table, plots and report."""
         folder = self.study.folder
         for file in ("trials.csv", "best.json", "report.html"):
             tracker.log_artifact(folder / file, "sweep")
@@ -116,7 +116,7 @@ class SweepTracking:
         )
 
     def _close(self, tracker: Any, trial: FrozenTrial) -> None:
-        """Say all that the store knows of a finished trial."""
+        """Log the data of a finished trial from the store and close its run."""
         search, known = self.study.search, trial.user_attrs
         figures = [known[f"fold{fold}"] for fold in search.folds if f"fold{fold}" in known]
         tracker.log_params(trial.params)

@@ -1,9 +1,9 @@
-"""Hyperparameter search: trials of one study, each trained on folds in turn.
+"""Worker of a hyperparameter search: trains the folds of each trial of a study.
 
-A trial's folds are ordinary runs below ``sweeps/<name>/trials/<hash of its values>``. So a trial
-that is tried again after a kill finds its finished folds and continues the other from its last
-checkpoint; the best few are trained again with new seeds beside them. See ``run.sweep.study`` for
-how processes share a study.
+The folds of a trial are ordinary runs below ``sweeps/<name>/trials/<hash of its values>``. A trial
+that is repeated after a kill reuses its finished folds and continues the next from its last
+checkpoint; the best trials are trained again with new seeds in the same folder. See
+``run.sweep.study`` for how processes share a study.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.run.config.compose import compose_config
-from msseg_lightning.run.config.overrides import word
-from msseg_lightning.run.sweep.answer import retrained_name
+from msseg_lightning.run.config.overrides import override
+from msseg_lightning.run.sweep.result import retrained_name
 from msseg_lightning.run.sweep.space import Search
 from msseg_lightning.run.sweep.storage import reachable
 from msseg_lightning.run.sweep.study import SharedStudy
@@ -37,71 +37,73 @@ log = logging.getLogger(__name__)
 
 Figures = Mapping[str, float]
 Evaluate = Callable[[Mapping[str, Any], int, int, Path], Figures]
-"""(values, fold, seed, folder of the trial) -> figures of the run."""
+"""(values, fold, seed, folder of the trial) -> metrics of the run."""
 Watch = Callable[[int], AbstractContextManager[None]]
 """Context that is entered before the first fold of a trial and left after its end is stored."""
 
-MOST_FAILED = 3
+MAX_FAILURES = 3
 """Number of failed trials in a row after which the search ends with the last error."""
 
 
 class ExperimentTrial:
-    """Trains one fold of one trial as an ordinary run, without a tracked run of its own.
+    """Trains one fold of a trial as an ordinary run that is not tracked itself.
 
     Args:
-        experiment: name.
-        overrides: of all trials.
+        experiment: name of the experiment.
+        overrides: overrides of all trials.
     """
 
     def __init__(self, experiment: str, overrides: Sequence[str]) -> None:
         self.experiment, self.overrides = experiment, tuple(overrides)
 
-    def words(self, values: Mapping[str, Any], fold: int, seed: int, folder: Path) -> list[str]:
+    def run_overrides(
+        self, values: Mapping[str, Any], fold: int, seed: int, folder: Path
+    ) -> list[str]:
         """Overrides of one run of a trial."""
         return [
             *self.overrides,
-            *chosen_words(values),
+            *trial_overrides(values),
             f"fold={fold}",
             f"seed={seed}",
             "track=off",
-            word("paths.runs", str(folder)),
+            override("paths.runs", str(folder)),
         ]
 
     def __call__(self, values: Mapping[str, Any], fold: int, seed: int, folder: Path) -> Figures:
-        """Figures of the run, without the prefix they have in MLflow; a finished run is read.
+        """Train a fold, unless it is finished, and return its metrics without ``result/``.
 
         Raises:
-            MssegError: also where another process owns the run (``run.busy``).
+            MssegError: the training failed, or another process has the run (``run.busy``).
         """
         from msseg_lightning.run.folder import RunFolder
         from msseg_lightning.run.train.experiment import train_experiment
 
-        config = compose_config(self.words(values, fold, seed, folder), self.experiment)
-        run = RunFolder.of(config)
+        config = compose_config(self.run_overrides(values, fold, seed, folder), self.experiment)
+        run = RunFolder.from_config(config)
         if is_finished(run, config):
             summary = run.scores()["summary"]
-        else:  # `msseg report` draws the page of a trial that is worth a look
+        else:  # `msseg report` writes the report of a single trial
             summary = train_experiment(config, with_report=False).summary
         return {
             name.removeprefix("result/"): value for name, value in headline_metrics(summary).items()
         }
 
 
-def chosen_words(values: Mapping[str, Any]) -> list[str]:
-    """Command line overrides of a trial's values."""
-    return [word(key, value) for key, value in values.items()]
+def trial_overrides(values: Mapping[str, Any]) -> list[str]:
+    """Overrides for the values of a trial."""
+    return [override(key, value) for key, value in values.items()]
 
 
 class Sweep:
-    """Runs one search.
+    """Runs a search.
 
     Args:
-        name: of the study; processes with the same name and store work on the same trials.
-        folder: of the sweep: store, trials, tables, plots.
-        search: what is tried.
+        name: name of the study; processes with the same name and store share its trials.
+        folder: folder of the sweep for store, trials, tables and plots.
+        search: definition of the search.
         evaluate: trains a fold of a trial.
         store: database URL; None for an SQLite file in ``folder``.
-        fixed: what all processes must agree on beside the search.
+        fixed: further settings that must be equal in all processes.
 
     Raises:
         MssegError: see ``SharedStudy.begin``.
@@ -122,13 +124,14 @@ class Sweep:
 
     # ------------------------------------------------------------------ the search
     def run(self, watch: Watch = lambda number: contextlib.nullcontext()) -> None:
-        """Run trials until the wanted number is finished, by all processes together.
+        """Run trials until all processes together have finished the wanted number.
 
         Args:
             watch: see ``Watch``.
 
         Raises:
-            MssegError: three trials in a row failed; an interruption, whose trial is queued again.
+            MssegError: three trials in a row failed, or the command was interrupted; the trial is
+                then queued again.
         """
         failed = 0
         with reachable(self.store):
@@ -136,7 +139,7 @@ class Sweep:
                 taken = self.study.next_point()
                 if taken is None:
                     if not self.study.done():
-                        time.sleep(1.0)  # others still work; one may die and be needed again
+                        time.sleep(1.0)  # trials of other processes are running and may be requeued
                     continue
                 trial, values = taken
                 try:
@@ -144,7 +147,7 @@ class Sweep:
                     failed = 0
                 except Exception as error:
                     failed += 1
-                    if not caused_by_values(error) or failed == MOST_FAILED:
+                    if not caused_by_values(error) or failed == MAX_FAILURES:
                         raise
                     log.warning("trial %d failed: %s", trial.number, error)
             if (ended := len(self.study.counted())) < self.search.trials:
@@ -158,22 +161,22 @@ class Sweep:
     def _work(self, trial: optuna.Trial, values: Mapping[str, Any], watch: Watch) -> None:
         log.info("trial %d: %s", trial.number, json.dumps(values, default=str))
         with watch(trial.number), self.study.heartbeat(trial):
-            self._try(trial, values)
+            self._run_trial(trial, values)
 
-    def _try(self, trial: optuna.Trial, values: Mapping[str, Any]) -> None:
+    def _run_trial(self, trial: optuna.Trial, values: Mapping[str, Any]) -> None:
         try:
-            goals = self._folds(trial, values)
+            goals = self._run_folds(trial, values)
         except BaseException as error:
             if caused_by_values(error):
                 self.study.fail(trial, error=f"{type(error).__name__}: {error}"[:500])
             else:
-                self.study.give_back(trial.number)
+                self.study.requeue(trial.number)
             raise
         self.study.end(trial, goals)
         said = "pruned" if goals is None else ", ".join(f"{goal:.4f}" for goal in goals)
         log.info("trial %d: %s", trial.number, said)
 
-    def _folds(self, trial: optuna.Trial, values: Mapping[str, Any]) -> list[float] | None:
+    def _run_folds(self, trial: optuna.Trial, values: Mapping[str, Any]) -> list[float] | None:
         """Goals over all folds; None if the trial is pruned."""
         folder = self.folder / "trials" / trial_name(values)
         found: list[Figures] = []
@@ -182,7 +185,7 @@ class Sweep:
             def train(fold: int) -> None:
                 found.append(self.evaluate(values, fold, self.search.seed, folder))
 
-            run_shared_jobs([fold], train)  # another trial may have drawn the same values
+            run_shared_jobs([fold], train)  # another trial may have the same values
             trial.set_user_attr(f"fold{fold}", dict(found[-1]))
             last = done == len(self.search.folds)
             try:
@@ -190,14 +193,14 @@ class Sweep:
             except MssegError:
                 if last:
                     raise
-                continue  # a fold without pairs of one kind says nothing yet
+                continue  # the metric is undefined for the folds so far
             if len(goals) == 1:
                 trial.report(goals[0], done)
                 if not last and trial.should_prune():
                     return None
         return goals
 
-    # ------------------------------------------------------------------ the best again
+    # ------------------------------------------------------------------ training the best again
     def retrain(self) -> None:
         """Train the best trials again with new seeds; processes share the runs."""
         if len(self.search.objective) > 1:
@@ -212,13 +215,13 @@ class Sweep:
         known = retrained_name(number, seed, fold)
         if known in self.study.study.user_attrs:
             return
-        values = self.search.suggest(_Fixed(self.study.trial(number).params))  # type: ignore[arg-type]  # looks like a trial
+        values = self.search.suggest(_FixedTrial(self.study.trial(number).params))  # type: ignore[arg-type]  # looks like a trial
         log.info("trial %d again: seed %d, fold %d", number, seed, fold)
         figures = self.evaluate(values, fold, seed, self.folder / "trials" / trial_name(values))
         self.study.study.set_user_attr(known, dict(figures))
 
 
-class _Fixed:
+class _FixedTrial:
     """A trial with fixed values for ``Search.suggest``."""
 
     def __init__(self, params: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""One experiment: split, fit, predict the held-out pairs, score, report, record."""
+"""Training of one experiment: split, fit, predict the held-out pairs, score, report, track."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from msseg_lightning.run.assemble.system import (
 )
 from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.folder import RunFolder
-from msseg_lightning.run.predict.application import Application
+from msseg_lightning.run.predict.predictor import Predictor
 from msseg_lightning.run.predict.scores import score_options, write_scores
 from msseg_lightning.run.train.mlflow_run import (
     close_run,
-    ending,
+    end_status,
     log_results,
     open_run,
     tracked_part,
-    without_places,
+    without_paths,
 )
 from msseg_lightning.split.split import Split
 
@@ -46,13 +46,13 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
-    """Where a finished run lies and what it scored.
+class TrainingResult:
+    """Folder and scores of a finished run.
 
     Args:
         folder: the run folder.
         summary: the two-group summary of the held-out pairs.
-        tracking_uri: store that holds the run; None where it could not be reached.
+        tracking_uri: store of the run; None if it is not tracked.
     """
 
     folder: RunFolder
@@ -60,17 +60,17 @@ class Outcome:
     tracking_uri: str | None
 
 
-def train_experiment(config: Config, with_report: bool = True) -> Outcome:
-    """Run an experiment from split to report, or continue it where it stopped.
+def train_experiment(config: Config, with_report: bool = True) -> TrainingResult:
+    """Train an experiment and score its held-out pairs, or continue an interrupted run.
 
     Args:
         config: from ``compose_config``.
-        with_report: write ``report.html``; a search trains hundreds of runs without.
+        with_report: write ``report.html``.
 
     Raises:
-        MssegError: anything the user can act on; the run is marked accordingly.
+        MssegError: any error that the user can correct; the run gets the matching status.
     """
-    folder = RunFolder.of(config)
+    folder = RunFolder.from_config(config)
     with folder.lock():
         try:
             folder.claim_config(config)
@@ -79,21 +79,21 @@ def train_experiment(config: Config, with_report: bool = True) -> Outcome:
             folder.claim_split(split)
             tracking = instantiate(config.get("track")) or None
             check_buildable(config)
-        except MssegError:  # what is refused leaves no folder and no failed run in the store
+        except MssegError:  # a refused experiment leaves no folder and no failed run in the store
             folder.withdraw_claim()
             raise
         tracker = open_run(config, folder, split, tracking)
         if tracker is None or tracking is None:
-            return Outcome(folder, _run(config, folder, subjects, split, with_report), None)
+            return TrainingResult(folder, _run(config, folder, subjects, split, with_report), None)
         try:
             part = functools.partial(tracked_part, tracking, folder, config)
             summary = _run(config, folder, subjects, split, with_report, tracker, part)
             log_results(tracker, folder, summary, tracking.pseudonyms.name)
         except BaseException as error:
-            close_run(tracker, folder, ending(error))
+            close_run(tracker, folder, end_status(error))
             raise
         close_run(tracker, folder, "FINISHED", tracking)
-        return Outcome(folder, summary, tracking.uri)
+        return TrainingResult(folder, summary, tracking.uri)
 
 
 def labelled_subjects(config: Config) -> dict[str, LongitudinalSubject]:
@@ -125,7 +125,7 @@ def labelled_subjects(config: Config) -> dict[str, LongitudinalSubject]:
 
 
 def make_split(config: Config, subjects: dict[str, LongitudinalSubject]) -> Split:
-    """The pairs of this fold; patients never stand on two sides."""
+    """The split of this fold; all pairs of a patient are in one part."""
     pairs = list(subjects.values())
     refuse_copies([*pairs, *further_subjects(config)])
     options = gate_options(config["data"]["reading"])
@@ -138,12 +138,11 @@ def make_split(config: Config, subjects: dict[str, LongitudinalSubject]) -> Spli
 
 
 def refuse_copies(subjects: Sequence[LongitudinalSubject]) -> None:
-    """The same scan under two patients would be learned and then tested on.
+    """Refuse equal scans of two patients, since one could be in training and the other in testing.
 
-    Also where a stage has data of its own: a tested patient must be known there by the same name.
-
-    Files are compared byte by byte; `msseg check` also finds copies stored in another way. Names of
-    patients that differ only in case or by ``sub-`` are one person under two names.
+    Data of stages are included: a patient must have the same name there. Files are compared byte by
+    byte; `msseg check` also finds equal voxels in different files. Names of patients that differ
+    only in case or by ``sub-`` count as one person.
 
     Raises:
         MssegError: one problem per copy or name (exit 3).
@@ -159,7 +158,7 @@ def refuse_copies(subjects: Sequence[LongitudinalSubject]) -> None:
                 problems.append(
                     Problem(
                         "data.copy",
-                        "the same scan lies under two patients",
+                        "two patients have the same scan",
                         file=Path(*file.parts[-2:]),
                         field="bytes",
                         found=f"identical to {Path(*first.parts[-2:])}",
@@ -213,7 +212,7 @@ def _run(
 
 
 def fitted_stages(folder: RunFolder) -> dict[str, dict[str, str]]:
-    """Fit (a member, or the run itself) -> stage -> hash of all it was made from."""
+    """Name of a fit (a member, or the run itself) -> stage -> hash of everything it depends on."""
     found = {}
     remedy = f"delete the folder {folder.fit} and give the `msseg train` command again"
     for record in sorted(folder.fit.rglob("stages.json")):
@@ -224,9 +223,9 @@ def fitted_stages(folder: RunFolder) -> dict[str, dict[str, str]]:
 
 
 def save_model(method: Method, config: Config, folder: RunFolder) -> None:
-    """What ``msseg predict`` needs; neither the training data nor where they or the store lie."""
+    """Write the model folder for ``msseg predict``, without paths of data and store."""
     method.save(folder.model)
-    write_settings(folder.model / "config.yaml", without_places(config))
+    write_settings(folder.model / "config.yaml", without_paths(config))
 
 
 def score_held_out(
@@ -235,21 +234,21 @@ def score_held_out(
     folder: RunFolder,
     config: Config,
 ) -> dict[str, CaseScore]:
-    """Predict each pair on its native grid, write it, score it against its reference.
+    """Predict each held-out pair on its native grid and score it against its reference.
 
-    Pairs that this system predicted before are left as they are.
+    Pairs that this system has predicted already are not predicted again.
 
     Args:
-        method: the system as it lies in the model folder.
+        method: the system, equal to that in the model folder.
         subjects: labelled pairs.
-        folder: of the run.
-        config: of the run.
+        folder: the run folder.
+        config: configuration of the run.
 
     Raises:
-        MssegError: with every problem of every pair.
+        MssegError: with all problems of all pairs.
     """
     several = number_of_maps(config) > 1
-    apply = Application.of(
+    apply = Predictor.from_config(
         folder.model, config, folder.predictions, loaded=method, uncertainty=several
     )
     named = {subject.id: subject for subject in subjects}

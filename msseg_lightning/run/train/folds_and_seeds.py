@@ -1,4 +1,4 @@
-"""Folds times seeds: every run once, then one out-of-fold table and one model of all folds."""
+"""Training over several folds and seeds, with one table and one model of all folds."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.evaluate.case_score import CaseScore
 from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.config.compose import Config, compose_config
-from msseg_lightning.run.config.keys import OF_THE_RUN
-from msseg_lightning.run.folder import RunFolder, relevant
+from msseg_lightning.run.config.keys import RUN_KEYS
+from msseg_lightning.run.folder import RunFolder, result_settings
 from msseg_lightning.run.predict.scores import score_options, write_scores
 from msseg_lightning.run.train.experiment import labelled_subjects, make_split, train_experiment
-from msseg_lightning.run.train.mlflow_run import end_unrecorded, without_places
+from msseg_lightning.run.train.mlflow_run import end_unrecorded, without_paths
 from msseg_lightning.run.train.shared_jobs import run_shared_jobs
 from msseg_lightning.split.split import data_hash
 
 log = logging.getLogger(__name__)
 
 
-def is_product(words: Sequence[str]) -> bool:
+def is_multirun(words: Sequence[str]) -> bool:
     """Whether ``fold=all``, ``fold=0,1`` or ``seed=0,1,2`` asks for several runs."""
     return any(re.fullmatch(r"fold=(all|\d+(,\d+)+)|seed=\d+(,\d+)+", word) for word in words)
 
 
-def train_product(experiment: str, words: Sequence[str]) -> list[Path]:
-    """Run every fold with every seed; what is finished is left as it is.
+def train_multirun(experiment: str, words: Sequence[str]) -> list[Path]:
+    """Train every fold with every seed; finished runs are skipped.
 
-    Several processes may be given the same words: each trains what no other is at.
+    Several processes may be started with the same arguments: they share the runs.
 
     Args:
-        experiment: name.
-        words: overrides, with several folds or seeds among them.
+        experiment: name of the experiment.
+        words: overrides with several folds or seeds.
 
     Returns:
-        One folder per seed with the scores of all held-out pairs (``scores.json``), where each came
-        from (``out_of_fold.json``) and the model whose answer is the mean of all folds.
+        One folder per seed with the scores of all held-out pairs (``scores.json``), the run of each
+        (``out_of_fold.json``) and a model whose output is the mean of all folds.
     """
     rest = [word for word in words if not re.match(r"(fold|seed)=", word)]
     given = {word.split("=")[0]: word.split("=")[1] for word in words if word not in rest}
@@ -63,7 +63,7 @@ def train_product(experiment: str, words: Sequence[str]) -> list[Path]:
     def train(run: tuple[int, int]) -> None:
         seed, fold = run
         config = configs[run]
-        folder = RunFolder.of(config)
+        folder = RunFolder.from_config(config)
         if is_finished(folder, config) and not (config["track"] and end_unrecorded(folder)):
             log.info("fold %d, seed %d is finished", fold, seed)
             return
@@ -72,13 +72,13 @@ def train_product(experiment: str, words: Sequence[str]) -> list[Path]:
 
     run_shared_jobs(runs, train)
     return [
-        assemble(experiment, [RunFolder.of(configs[seed, fold]) for fold in folds])
+        combine_folds(experiment, [RunFolder.from_config(configs[seed, fold]) for fold in folds])
         for seed in seeds
     ]
 
 
 def count_folds(config: Config) -> int:
-    """How many folds a division of these pairs has: the number after which it refuses."""
+    """Number of folds of a split of these pairs: the first fold number that it refuses."""
     subjects = labelled_subjects(config)
     for fold in range(len(subjects) + 1):
         try:
@@ -90,7 +90,7 @@ def count_folds(config: Config) -> int:
     raise MssegError(
         Problem(
             "product.endless",
-            "this division has no last fold",
+            "this split has no last fold",
             field="fold",
             found="all",
             expected="folds that hold out every pair once",
@@ -101,37 +101,41 @@ def count_folds(config: Config) -> int:
 
 
 def is_finished(folder: RunFolder, config: Config) -> bool:
-    """Whether an equal run on equal data was carried to its end."""
+    """Whether a run with equal settings on equal data is finished."""
     if config["overwrite"] or not folder.config_file.exists():
         return False
     try:
         record, _ = folder.record(), folder.scores()
-    except MssegError as error:  # what was fitted is kept; the rest is made again
+    except MssegError as error:  # fitted models are kept; the rest is computed again
         log.warning("%s", error)
         return False
-    if record.get("status") != "finished" or relevant(folder.config()) != relevant(config):
+    if record.get("status") != "finished" or result_settings(folder.config()) != result_settings(
+        config
+    ):
         return False
     subjects = instantiate(config["read"]).subjects()
     return record.get("data_hash") == data_hash(one for one in subjects if one.labelled)
 
 
-def assemble(experiment: str, runs: Sequence[RunFolder]) -> Path:
-    """One table of all held-out pairs, one model of all folds.
+def combine_folds(experiment: str, runs: Sequence[RunFolder]) -> Path:
+    """Write one table of all held-out pairs and one model of all folds.
 
     Raises:
-        MssegError: a pair was held out twice (exit 3): its two scores are not one.
+        MssegError: a pair was held out by two folds (exit 3).
     """
     config = runs[0].config()
     folds = [run.config()["fold"] for run in runs]
-    some = str(len(folds)) if folds == list(range(len(folds))) else "+".join(map(str, folds))
-    name = re.sub(r"-fold\d+-seed", f"-folds{some}-seed", runs[0].path.name)
+    label = str(len(folds)) if folds == list(range(len(folds))) else "+".join(map(str, folds))
+    name = re.sub(r"-fold\d+-seed", f"-folds{label}-seed", runs[0].path.name)
     folder = runs[0].path.with_name(name)
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".assemble.lock"):  # of several processes that end together
-        return _assemble(experiment, config, runs, folder)
+    with FileLock(folder / ".assemble.lock"):  # several processes may end at the same time
+        return _combine_folds(experiment, config, runs, folder)
 
 
-def _assemble(experiment: str, config: Config, runs: Sequence[RunFolder], folder: Path) -> Path:
+def _combine_folds(
+    experiment: str, config: Config, runs: Sequence[RunFolder], folder: Path
+) -> Path:
     cases: dict[str, CaseScore] = {}
     origin: dict[str, dict[str, Any]] = {}
     commits = []
@@ -147,7 +151,7 @@ def _assemble(experiment: str, config: Config, runs: Sequence[RunFolder], folder
                         file=run.path,
                         field=case,
                         expected="every pair in one fold",
-                        remedy="use a division whose folds do not overlap, such as split=kfold "
+                        remedy="use a split whose folds do not overlap, such as split=kfold "
                         "split.folds=2",
                     )
                 )
@@ -168,8 +172,8 @@ def _assemble(experiment: str, config: Config, runs: Sequence[RunFolder], folder
 
 
 def _one_model(experiment: str, config: Config, runs: Sequence[RunFolder], model: Path) -> None:
-    """A model folder for ``msseg predict``: the mean of all folds, then the system's rules."""
-    member = {key: value for key, value in config.items() if key not in OF_THE_RUN}
+    """Write a model folder whose output is the mean of all folds, postprocessed by the rules."""
+    member = {key: value for key, value in config.items() if key not in RUN_KEYS}
     ensemble = {
         "folds": len(runs),
         "level": "probability",
@@ -180,4 +184,4 @@ def _one_model(experiment: str, config: Config, runs: Sequence[RunFolder], model
     for index, run in enumerate(runs):
         target = model / "members" / f"{experiment}-fold{index}"
         shutil.copytree(run.model, target, dirs_exist_ok=True)
-    write_settings(model / "config.yaml", without_places(whole))
+    write_settings(model / "config.yaml", without_paths(whole))

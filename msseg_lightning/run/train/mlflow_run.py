@@ -19,9 +19,9 @@ from msseg_lightning.core.files import sha256_file
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.evaluate.summary import summarise
-from msseg_lightning.run.config.compose import Config, compose_config
-from msseg_lightning.run.config.keys import decides, is_place
-from msseg_lightning.run.folder import RunFolder, data_name, flatten, relevant
+from msseg_lightning.run.config.compose import Config, compose_config, experiment_of
+from msseg_lightning.run.config.keys import affects_result, is_path_key
+from msseg_lightning.run.folder import RunFolder, data_name, flatten, result_settings
 from msseg_lightning.run.predict.scores import PROTOCOL, scores_table
 from msseg_lightning.split.split import Split
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 
 def open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) -> Any:
-    """The MLflow run of this fold below the run of its experiment; None where tracking is off."""
+    """Open the MLflow run of a fold as child of its experiment; None if tracking is off."""
     from msseg_lightning.track.environment import environment_record
 
     environment = environment_record()
     git = environment.get("git") or {}
     folder.update_record(
-        experiment=config["name"],
+        experiment=experiment_of(config),
         data=data_name(config),
         version=__version__,
         commit=git.get("commit"),
@@ -68,18 +68,18 @@ def open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) -> 
         part: [rename(case) for case in getattr(split, part)] for part in ("train", "val", "test")
     }
     tracker.log_text(json.dumps(parts, indent=2), "split.json")
-    tracker.log_text(yaml.safe_dump(without_places(config), sort_keys=False), "config.yaml")
+    tracker.log_text(yaml.safe_dump(without_paths(config), sort_keys=False), "config.yaml")
     tracker.log_text(json.dumps(environment, indent=2, default=str), "environment.json")
     return tracker
 
 
 def experiment_run(config: Config, folder: RunFolder) -> Parent:
-    """The MLflow run above those of all folds of an experiment."""
+    """The parent MLflow run of all folds of an experiment."""
     from msseg_lightning.track.tracker import Parent
 
     name = f"{config['name']}-{data_name(config)}-{config['size']}-seed{config['seed']}"
     tags = {
-        "system": config["name"],
+        "system": experiment_of(config),
         "system_id": config["card"].get("id", ""),
         "family": config["card"].get("family", ""),
         "data": data_name(config),
@@ -102,7 +102,8 @@ def track_experiment(tracking: Any, config: Config, folder: RunFolder) -> None:
         other
         for path in sorted(folder.path.parent.glob(others))
         if (other := RunFolder(path)).scores_file.exists()
-        and {**relevant(other.config()), "fold": None} == {**relevant(config), "fold": None}
+        and {**result_settings(other.config()), "fold": None}
+        == {**result_settings(config), "fold": None}
     ]
     rows = [run.scores()["cases"] for run in found]
     cases = {case: CaseScore.from_dict(row) for cases in rows for case, row in cases.items()}
@@ -116,7 +117,9 @@ def track_experiment(tracking: Any, config: Config, folder: RunFolder) -> None:
         tags={**run.tags, "folds": len(found), "pairs": len(cases)},
         params=tracked_settings({**config, "fold": 0}, ALWAYS_TRACKED),
     )
-    tracker.log_metrics(readable({key: figures[key] for key in COMPARED if key in figures}))
+    tracker.log_metrics(
+        rounded({key: figures[key] for key in EXPERIMENT_METRICS if key in figures})
+    )
     tracker.finish("FINISHED")
 
 
@@ -128,7 +131,7 @@ def tracked_part(
     name: str,
     tags: Mapping[str, object],
 ) -> Iterator[list[object]]:
-    """Context of a child run for a stage or member; yields its loggers."""
+    """Open a child run for a stage or member; yields its loggers."""
     from msseg_lightning.track.lightning_logger import TrackerLogger
     from msseg_lightning.track.tracker import Parent
 
@@ -138,7 +141,7 @@ def tracked_part(
         spool=folder.path / "track" / name,
         parent=Parent(folder.path / "track", name, {}),
         tags={
-            "system": config["name"],
+            "system": experiment_of(config),
             "data": data_name(config),
             "fold": config["fold"],
             "seed": config["seed"],
@@ -149,7 +152,7 @@ def tracked_part(
     try:
         yield [TrackerLogger(tracker)]
     except BaseException as error:
-        tracker.finish(ending(error))
+        tracker.finish(end_status(error))
         raise
     tracker.finish("FINISHED")
 
@@ -162,16 +165,17 @@ def tracked_settings(
     config: Config, always: tuple[str, ...] = ("train.", "sample.", "fold", "seed", "size")
 ) -> dict[str, Any]:
     """Parameters for MLflow: ``always`` and the settings that the user changed."""
-    flat = flatten(without_places(config))
-    composed = compose_config([f"size={config['size']}"], config["name"], complete=False)
-    default = flatten(without_places(composed))
-    return {"experiment": config["name"]} | {
+    flat = flatten(without_paths(config))
+    experiment = experiment_of(config)
+    composed = compose_config([f"size={config['size']}"], experiment, complete=False)
+    default = flatten(without_paths(composed))
+    return {"experiment": experiment} | {
         key: value
         for key, value in flat.items()
-        if decides(key)
+        if affects_result(key)
         and (key.startswith(always) or key not in default or default[key] != value)
         and "_target_" not in key
-        and not is_place(key.rpartition(".")[2])
+        and not is_path_key(key.rpartition(".")[2])
     }
 
 
@@ -182,13 +186,13 @@ def log_results(
     rename: Callable[[str], str],
 ) -> None:
     """Track scores, tables, curves, weights and report, with renamed patients."""
-    tracker.log_metrics(readable(headline_metrics(summary)))
-    scores = renamed(folder.scores(), rename)
+    tracker.log_metrics(rounded(headline_metrics(summary)))
+    scores = with_pseudonyms(folder.scores(), rename)
     tracker.log_text(json.dumps(scores, indent=2), "scores/scores.json")
     tracker.log_text(scores_table(scores["cases"]), "scores/scores.csv")
     tracker.log_artifact(folder.model, "model")
     for table in sorted(folder.fit.rglob("audit_*.csv")):
-        tracker.log_text(renamed_audit(table, rename), f"stages/{table.name}")
+        tracker.log_text(audit_with_pseudonyms(table, rename), f"stages/{table.name}")
     curves = folder.fit / "curves.csv"
     if curves.exists():
         tracker.log_artifact(curves, "curves")
@@ -221,7 +225,7 @@ def end_unrecorded(folder: RunFolder) -> bool:
     return found is not None and found.status in ("KILLED", "FAILED")
 
 
-def ending(error: BaseException) -> str:
+def end_status(error: BaseException) -> str:
     """Status of a run that ended with an error: KILLED for signals, else FAILED."""
     from msseg_lightning.track.tracker import status_of
 
@@ -239,7 +243,7 @@ def scores_of(folder: RunFolder) -> list[str]:
     return list(folder.scores()["cases"])
 
 
-def renamed(content: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
+def with_pseudonyms(content: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
     """``scores.json`` with renamed pairs."""
     summary = {
         group: {**values, "cases": [rename(case) for case in values["cases"]]}
@@ -249,7 +253,7 @@ def renamed(content: dict[str, Any], rename: Callable[[str], str]) -> dict[str, 
     return {**content, "summary": summary, "cases": cases}
 
 
-def renamed_audit(table: Path, rename: Callable[[str], str]) -> str:
+def audit_with_pseudonyms(table: Path, rename: Callable[[str], str]) -> str:
     """The audit table with renamed patients."""
     with table.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.reader(stream))
@@ -262,11 +266,11 @@ def renamed_audit(table: Path, rename: Callable[[str], str]) -> str:
     return text.getvalue()
 
 
-def without_places(config: Config) -> Config:
+def without_paths(config: Config) -> Config:
     """A configuration without paths and addresses.
 
-    Of a place its last name is left, with which `msseg predict` can build the system. The scans
-    that a part reads on its own are left out: they are not there where the model is used.
+    Only the last part of a path is kept, with which `msseg predict` can build the system. Roots of
+    readers inside the system are removed, since prediction does not need their scans.
     """
     return {**_cut("", config), "track": {}}
 
@@ -277,7 +281,7 @@ def _cut(key: str, value: Any) -> Any:
         return {**found, "root": None} if key == "reader" and "root" in found else found
     if isinstance(value, list):
         return [_cut(key, inner) for inner in value]
-    if isinstance(value, str) and (is_place(key) or value.startswith(("/", "~"))):
+    if isinstance(value, str) and (is_path_key(key) or value.startswith(("/", "~"))):
         return Path(value).resolve().name
     return None if key == "uri" else value
 
@@ -302,7 +306,7 @@ def headline_metrics(summary: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
-COMPARED = (
+EXPERIMENT_METRICS = (
     "result/lesion_f1",
     "result/dice",
     "result/lesion_sensitivity",
@@ -312,8 +316,8 @@ COMPARED = (
 """Metrics of a whole experiment, in the order in which MLflow plots them."""
 
 
-def readable(figures: Mapping[str, float]) -> dict[str, float]:
-    """Round figures for MLflow; the exact ones are in ``scores.json``."""
+def rounded(figures: Mapping[str, float]) -> dict[str, float]:
+    """Metrics rounded for MLflow; the exact ones are in ``scores.json``."""
     return {name: round(value, 4) for name, value in figures.items()}
 
 
@@ -325,4 +329,4 @@ NAMES = {
     "HausdorffDistance": "hausdorff_mm",
     "average_symmetric_surface_distance_mm": "average_symmetric_surface_distance_mm",
 }
-"""Official measures, over cases with new lesions only -> names in MLflow."""
+"""Official measures of cases with new lesions -> names in MLflow."""

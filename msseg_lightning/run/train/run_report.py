@@ -1,4 +1,4 @@
-"""Rebuild the report of a run from its folder."""
+"""The HTML report of a run, built from its folder."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from msseg_lightning.read.nifti import GateOptions, gate_options
 from msseg_lightning.report.picture import CaseVolumes
 from msseg_lightning.report.run_page import ReportCase, ReportContext, write_report
 from msseg_lightning.run.assemble.system import build_load, instantiate
-from msseg_lightning.run.config.compose import Config
+from msseg_lightning.run.config.compose import Config, experiment_of
 from msseg_lightning.run.folder import RunFolder, data_name
 from msseg_lightning.train.curves import read_curves
 
 LARGEST_BRAIN_MM3 = 2.2e6
-"""Brain with all its fluid rarely exceeds 2 litres; a head has 4."""
+"""Largest volume of a brain mask; a brain with its fluid rarely exceeds 2 litres, a head has 4."""
 
 
 def build_report(
@@ -44,11 +44,11 @@ def build_report(
         output: the HTML file.
         rename: id -> name as shown, e.g. a pseudonym.
     """
-    return write_report(context_of(folder, rename), output)
+    return write_report(report_context(folder, rename), output)
 
 
-def context_of(folder: RunFolder, rename: Callable[[str], str]) -> ReportContext:
-    """What a run's folder holds for a report or for its pictures."""
+def report_context(folder: RunFolder, rename: Callable[[str], str]) -> ReportContext:
+    """Content of a run folder for the report and its pictures."""
     config, record = folder.config(), folder.record()
     if not folder.scores_file.exists():
         raise MssegError(
@@ -81,7 +81,7 @@ def context_of(folder: RunFolder, rename: Callable[[str], str]) -> ReportContext
 
 
 def shown_card(config: Config, parameters: int | None = None) -> dict[str, Any]:
-    """The card with its name; the idea does not pass a smaller run off as the paper's system.
+    """The card of a system with its name; the idea tells if the run is smaller than the paper's.
 
     Args:
         config: of the run.
@@ -106,7 +106,7 @@ def _parameters(folder: RunFolder) -> int | None:
 
 
 def _kept_step(folder: RunFolder) -> int | None:
-    """``best_step`` counts finished steps, rows of the curves count from 0."""
+    """Row of the curves of the best checkpoint; ``best_step`` counts from 1, rows from 0."""
     file = folder.fit / "done.json"
     remedy = "give the `msseg train` command of this run again, which writes it anew"
     fields = {"best_step?": (int, type(None))}
@@ -120,7 +120,7 @@ def _ensemble(ensemble: dict[str, Any]) -> str:
 
 
 def setting(config: Config, record: dict[str, Any], content: dict[str, Any]) -> dict[str, object]:
-    """How the run was made, as shown at the top."""
+    """Settings of the run that are shown at the top of the report."""
     split = content["split"]
     stages = {
         name: key[:12] for fit in (record.get("stages") or {}).values() for name, key in fit.items()
@@ -132,7 +132,7 @@ def setting(config: Config, record: dict[str, Any], content: dict[str, Any]) -> 
         "needs": "; ".join(config["card"].get("needs") or ()),
     }
     return {
-        "experiment": config["name"],
+        "experiment": experiment_of(config),
         **{name: text for name, text in parts.items() if text},
         "size": config["size"],
         "data": data_name(config),
@@ -149,7 +149,7 @@ def setting(config: Config, record: dict[str, Any], content: dict[str, Any]) -> 
 
 
 def shown_summary(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The headline numbers of the two groups."""
+    """Main metrics of both groups of cases for the report."""
     present, absent = summary["with_lesions"], summary["without_lesions"]
     shown: dict[str, dict[str, Any]] = {}
     if present["cases"]:
@@ -172,7 +172,7 @@ def shown_summary(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def published_dice(scores: dict[str, CaseScore]) -> dict[str, dict[str, Any]]:
-    """Dice under the conventions by which papers count empty cases; only for their tables."""
+    """Dice with the conventions of the papers for empty cases, for comparison with their tables."""
     if all(score.has_new_lesions for score in scores.values()):
         return {}
     return {
@@ -193,7 +193,7 @@ def _interval(statistic: dict[str, Any]) -> dict[str, Any]:
 
 
 def notes(config: Config, summary: Mapping[str, Any]) -> tuple[str, ...]:
-    """Warnings a reader must know."""
+    """Warnings that are shown in the report."""
     cases = len(summary["with_lesions"]["cases"]) + len(summary["without_lesions"]["cases"])
     found = []
     if cases < 20:
@@ -221,11 +221,11 @@ def _loader(
 
         prediction = read_volume(
             folder.predictions / f"{subject.id}.nii.gz",
-            # a system that marks everything is shown, not refused
+            # a mask of any size is shown
             options=GateOptions(largest_mask_fraction=1.0),
             kind="mask",
         )
-        # the grid of a pair with known transforms is that of its masks
+        # a pair with known transforms has the grid of its masks
         shown = subject.masks if subject.to_native else {BRAIN: subject.masks.get(BRAIN)}
         masks = {name: path for name, path in shown.items() if path is not None}
         loaded = load(dataclasses.replace(subject, masks=masks).with_raters(()))
@@ -240,25 +240,37 @@ def _loader(
             reference=read_reference(subject, reading) if subject.labelled else None,
             brain=volumes.get(BRAIN) or _brain(loaded),
             uncertainty=_uncertainty(folder.predictions / f"{subject.id}.nii.gz"),
+            steps=_steps(folder.predictions / f"{subject.id}.nii.gz"),
         )
 
     return volumes
 
 
 def _uncertainty(mask: Path) -> Volume | None:
-    """The uncertainty map beside a mask; None of a system with one answer."""
+    """The uncertainty map beside a mask; None if there is none."""
     from msseg_lightning.read.nifti import read_volume
-    from msseg_lightning.run.predict.delivery import uncertainty_file
+    from msseg_lightning.run.predict.prediction_files import uncertainty_file
 
     file = uncertainty_file(mask)
     return read_volume(file, kind="probability") if file.is_file() else None
 
 
-def _brain(loaded: LoadedSubject) -> Volume | None:
-    """A mask where none came with the data: non-zero voxels of stripped scans, else Otsu's.
+def _steps(mask: Path) -> dict[str, Volume]:
+    """The maps of a system's steps beside a mask, in order."""
+    from msseg_lightning.read.nifti import read_volume
+    from msseg_lightning.run.predict.prediction_files import step_files
 
-    None where the result is too large for a brain: then it holds scalp and face, and the report
-    goes without pictures. Zero air alone proves nothing, scanners write it too.
+    options = GateOptions(largest_mask_fraction=1.0)
+    return {
+        name: read_volume(file, kind, options) for name, (file, kind) in step_files(mask).items()
+    }
+
+
+def _brain(loaded: LoadedSubject) -> Volume | None:
+    """Estimated brain mask: non-zero voxels of skull-stripped scans, else Otsu's threshold.
+
+    None if the result is too large for a brain; then the report has no pictures. Zeros in the
+    background do not show that a scan is skull-stripped, since scanners write them too.
     """
     from msseg_lightning.preprocess.otsu import OtsuBrain
 

@@ -1,4 +1,4 @@
-"""Runs that are shared by several processes through the locks of run folders."""
+"""Distribution of runs over several processes by the locks of run folders."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ PAUSE_S = 2.0
 
 
 def run_shared_jobs(jobs: Iterable[Job], work: Callable[[Job], None]) -> None:
-    """Do all jobs; those whose run folder is locked are tried again after the others.
+    """Run all jobs; those whose run folder is locked are tried again after the others.
 
     Args:
-        jobs: in the order wanted.
-        work: does one; quick where it was done before.
+        jobs: in order.
+        work: runs a job, and returns at once if it was done before.
     """
-    left = list(jobs)
-    while left:
-        busy = [job for job in left if not _done(job, work)]
-        if len(busy) == len(left):
+    remaining = list(jobs)
+    while remaining:
+        busy = [job for job in remaining if not _done(job, work)]
+        if len(busy) == len(remaining):
             time.sleep(PAUSE_S)
-        left = busy
+        remaining = busy
 
 
 def _done(job: Job, work: Callable[[Job], None]) -> bool:

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from msseg_lightning.run.assemble import code
-from msseg_lightning.run.assemble.code import ASSEMBLES, code_hash, modules_of
+from msseg_lightning.run.assemble.code import BUILD_MODULE, code_hash, modules_of
 from msseg_lightning.run.assemble.system import build_method
 from msseg_lightning.run.config.compose import compose_config
 
@@ -24,7 +24,7 @@ def package(tmp_path, monkeypatch):
 
 
 def forget():
-    for kept in (code._content, code._imports, code._data_beside):
+    for kept in (code._content, code._imports, code._data_files):
         kept.cache_clear()
 
 
@@ -79,7 +79,7 @@ def test_numbers_beside_a_module_count(package):
 def test_targets_count_at_any_depth_and_trackers_do_not():
     nested = {"a": [{"b": {"terms": UNET}}], "track": {"_target_": "msseg_lightning.track.x.X"}}
     assert modules_of(nested) == modules_of(UNET)
-    assert "msseg_lightning.network.unet" not in modules_of({}, (ASSEMBLES,))
+    assert "msseg_lightning.network.unet" not in modules_of({}, (BUILD_MODULE,))
 
 
 def test_imports_for_type_checking_alone_are_left_out(package):

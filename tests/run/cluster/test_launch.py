@@ -160,7 +160,7 @@ def test_the_local_launcher_runs_parts_side_by_side(tmp_path, monkeypatch, capsy
 
 
 def test_a_job_that_is_to_end_before_it_began_comes_back_whole():
-    job = Command(("predict", "RUN"), patience_s=7.0)
+    job = Command(("predict", "RUN"), grace_period_s=7.0)
     later = job.checkpoint()
     assert later.function == job and pickle.loads(pickle.dumps(job)) == job
 

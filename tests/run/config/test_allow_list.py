@@ -13,7 +13,7 @@ from msseg_lightning.run.config.allow_list import (
     read_stored_yaml,
     refuse_interpolations,
     refuse_links,
-    refuse_places,
+    refuse_paths,
     refuse_resolvers,
     refuse_targets,
     yaml_texts,
@@ -177,7 +177,7 @@ def test_no_class_that_takes_a_path_may_stand_where_nothing_is_read():
     ]
     writers = {"PreparedCache", "CurveFile", "KeepCheckpoints", "Journal", "Stage", "Pseudonyms"}
     assert writers <= {name.rpartition(".")[2] for name in classes}
-    allowed = {name: [slot for slot in SLOTS if slot.takes(name)] for name in classes}
+    allowed = {name: [slot for slot in SLOTS if slot.accepts(name)] for name in classes}
     with_path = {
         name.rpartition(".")[2]: [slot.place for slot in slots]
         for name, slots in allowed.items()
@@ -229,9 +229,9 @@ def test_a_stored_text_is_plain_and_of_bounded_size(text):
 )
 def test_a_model_names_no_place(config):
     with pytest.raises(MssegError) as caught:
-        refuse_places(config)
+        refuse_paths(config)
     assert caught.value.exit_code == ExitCode.SECURITY
-    refuse_places({"card": {"paper": "https://doi.org/1"}, "sizes": {"a": {"b": "c/d"}}})
+    refuse_paths({"card": {"paper": "https://doi.org/1"}, "sizes": {"a": {"b": "c/d"}}})
 
 
 def test_a_model_folder_holds_plain_files(tmp_path):

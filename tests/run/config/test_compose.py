@@ -111,3 +111,43 @@ def test_a_size_gives_lists_with_null_in_them_and_texts_with_blanks(monkeypatch)
         "card.paper='A b,  c'",
         "train.steps=null",
     ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train.steps=3", "train.steps=4", "data={workers:2}", "name='a,b'"),
+        ("network=unet_2d", "network.features=[4,8]", "+train.task.other=1", "sample=null"),
+        ("track=off", "~fold", "seed=${fold}", "card.departures=[]"),
+        ("infer.overlap=null", "track=off", "sample={size:[8,8,8]}", "read=table"),
+    ],
+)
+@pytest.mark.parametrize("name", ["pre_unet", "cascaded_probability_difference"])
+def test_values_over_composed_presets_are_what_hydra_makes_of_all_words(name, words):
+    size = compose._size(["size=tiny"], [f"experiments={name}"])
+    words = (f"experiments={name}", *size, ROOT, *words)
+    places = compose.root(), compose.conf_dir()
+    assert (found := outcome(compose._try, words)) == outcome(compose._composed, words, *places)
+    assert found == outcome(compose._try, words)  # nothing changed what is kept
+
+
+def outcome(function, *arguments):
+    """A composed configuration as text, or the words of its refusal."""
+    try:
+        return OmegaConf.to_yaml(function(*arguments))
+    except compose._hydra_errors() as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def test_presets_are_composed_once_for_all_values(monkeypatch):
+    composed = []
+    hydra = compose._composed
+
+    def counted(words, *places):
+        composed.append(words)
+        return hydra(words, *places)
+
+    monkeypatch.setattr(compose, "_composed", counted)
+    for root in ("one", "two"):
+        assert compose_config([f"read.root={root}", "seed=3"], "pre_unet")["seed"] == 3
+    assert {word for words in composed for word in words} == {"experiments=pre_unet"}

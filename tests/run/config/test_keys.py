@@ -1,4 +1,4 @@
-"""One table says of every key whose it is and whether it decides a result."""
+"""The table of keys states owners and whether they affect results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.run.assemble.system import build_method
 from msseg_lightning.run.config import keys
 from msseg_lightning.run.config.compose import compose_config, conf_dir, experiment_names
-from msseg_lightning.run.folder import RunFolder, relevant
+from msseg_lightning.run.folder import RunFolder, result_settings
 from msseg_lightning.run.sweep.command import key_in
 from msseg_lightning.run.train.mlflow_run import tracked_settings
 
@@ -123,20 +123,22 @@ def test_a_run_keeps_the_precision_that_auto_stood_for(tmp_path):
     folder = RunFolder(tmp_path)
     folder.claim_config(composed("trainer.accelerator=cpu"))
     assert folder.config()["trainer"]["precision"] == "32-true"
-    assert relevant(folder.config()) == relevant(composed("trainer.precision=32-true"))
+    assert result_settings(folder.config()) == result_settings(
+        composed("trainer.precision=32-true")
+    )
 
 
 def test_every_setting_follows_the_longest_entry_it_lies_below():
-    assert keys.decides("trainer.precision") and not keys.decides("trainer.devices")
-    assert keys.decides("data.reading.strict") and not keys.decides("data.workers")
-    assert not keys.decides("card.idea") and not keys.decides("paths.cache")
-    assert keys.decides("unknown.key")
+    assert keys.affects_result("trainer.precision") and not keys.affects_result("trainer.devices")
+    assert keys.affects_result("data.reading.strict") and not keys.affects_result("data.workers")
+    assert not keys.affects_result("card.idea") and not keys.affects_result("paths.cache")
+    assert keys.affects_result("unknown.key")
 
 
 def test_processes_of_one_search_agree_in_what_decides():
     words = ["trainer.precision=16-mixed", "trainer.devices=2", "+data.reading.strict=true"]
     words += ["track=off", "paths.cache='a b'", "/loss=dice"]
-    kept = [word for word in words if keys.decides(key_in(word))]
+    kept = [word for word in words if keys.affects_result(key_in(word))]
     assert kept == ["trainer.precision=16-mixed", "+data.reading.strict=true", "/loss=dice"]
 
 

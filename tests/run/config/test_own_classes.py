@@ -1,4 +1,4 @@
-"""What a class is, is read from the file that defines it."""
+"""Properties of classes are read from their source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from msseg_lightning.run.config.own_classes import own_class
     [
         "msseg_lightning.read.load.logging.FileHandler",  # imported by the module, a module itself
         "msseg_lightning.read.msseg2.LongitudinalSubject",  # imported from another of our modules
-        "msseg_lightning.loss.overlap.SoftDice.Inner",
+        "msseg_lightning.loss.overlap.SoftDice.NestedKey",
         "msseg_lightning.loss.overlap.softdice",
         "msseg_lightning.loss.Overlap",
         "msseg_lightning.loss..overlap.SoftDice",

@@ -6,7 +6,7 @@ import pytest
 
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.run.config.compose import compose_config
-from msseg_lightning.run.config.setting_checks import leaves, refuse_kinds
+from msseg_lightning.run.config.setting_checks import leaves, refuse_types
 
 ROOT = "read.root=data"
 
@@ -96,9 +96,9 @@ def test_numbers_are_finite_and_a_name_is_no_path(override, field):
 
 
 def test_a_new_setting_and_one_without_a_default_may_be_of_any_kind():
-    refuse_kinds({"a": None, "b": "text", "c": 1}, {"a": [1], "b": 2.5, "c": 1.5, "d": {}})
+    refuse_types({"a": None, "b": "text", "c": 1}, {"a": [1], "b": 2.5, "c": 1.5, "d": {}})
     with pytest.raises(MssegError):
-        refuse_kinds({"c": 1}, {"c": True})
+        refuse_types({"c": 1}, {"c": True})
 
 
 def test_leaves_are_values_by_their_dotted_key():

@@ -259,7 +259,7 @@ def test_no_other_file_is_taken_for_a_prediction(name, tmp_path, caplog):
         find_pairs(tmp_path / "p", tmp_path / "t")
     write(tmp_path / "p" / "a" / "result.nii.gz", cube(4))
     (pair,) = find_pairs(tmp_path / "p", tmp_path / "t")[0]
-    assert pair.prediction.name == "result.nii.gz" and "taken for the prediction" in caplog.text
+    assert pair.prediction.name == "result.nii.gz" and "used as the prediction" in caplog.text
 
 
 def test_files_of_other_names_beside_the_cases_are_no_cases(tmp_path):
@@ -275,3 +275,23 @@ def test_a_kept_score_never_overwrites_a_file_of_somebody_else(tmp_path):
     with pytest.raises(MssegError, match="did not write"):
         evaluate_files(pairs, ScoreOptions(), keep=tmp_path)
     assert "EchoTime" in (tmp_path / "p.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "name", ["old_lesions_mask", "wmh", "001_wmh", "ventricles", "bet_mask", "001_csf-seg"]
+)
+def test_other_anatomy_is_no_prediction(tmp_path, name):
+    for file in (f"p/001/{name}.nii.gz", "r/001/ground_truth.nii.gz"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).touch()
+    with pytest.raises(MssegError, match=r"evaluate.nothing"):
+        find_pairs(tmp_path / "p", tmp_path / "r")
+
+
+@pytest.mark.parametrize("name", ["001_lesions_time02", "001_ground_truth_expert1", "001_wmh"])
+def test_other_masks_with_the_case_before_their_name_are_no_case(tmp_path, name):
+    for folder in ("p", "r"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.nii.gz").touch()
+    with pytest.raises(MssegError, match=r"evaluate.nothing"):
+        find_pairs(tmp_path / "p", tmp_path / "r")

@@ -9,7 +9,7 @@ import pytest
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode
 from msseg_lightning.run.config.compose import compose_config
-from msseg_lightning.run.data.prepare import chains
+from msseg_lightning.run.data.prepare import preprocessing_chains
 
 
 @pytest.fixture
@@ -65,6 +65,9 @@ def test_every_chain_of_an_experiment_is_prepared_once():
     config = compose_config(["read.root=x"], "pre_unet")
     other = {**config, "preprocess": {"steps": {}}}
     staged = {**config, "stages": {"a": other, "b": config}}
-    assert [part["preprocess"] for part in chains(staged)] == [{"steps": {}}, config["preprocess"]]
+    assert [part["preprocess"] for part in preprocessing_chains(staged)] == [
+        {"steps": {}},
+        config["preprocess"],
+    ]
     elsewhere = {**other, "read": {"root": "y"}}
-    assert len(list(chains({**config, "stages": {"a": elsewhere}}))) == 1
+    assert len(list(preprocessing_chains({**config, "stages": {"a": elsewhere}}))) == 1

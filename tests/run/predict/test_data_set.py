@@ -18,7 +18,7 @@ from msseg_lightning.method.network_method import NetworkMethod
 from msseg_lightning.read.nifti import GATE_DEFAULTS
 from msseg_lightning.run.assemble.system import build_method
 from msseg_lightning.run.config.compose import compose_config
-from msseg_lightning.run.predict.data_set import apply_to_data_set
+from msseg_lightning.run.predict.data_set import predict_data_set
 from msseg_lightning.run.predict.trained import changed_config, load_config, stored_config
 from msseg_lightning.run.shard import Shard
 
@@ -142,7 +142,7 @@ def predicted(monkeypatch):
     """Ids of the pairs that a network really looked at."""
     seen: list[str] = []
     # the program is part of what a prediction is made from, and may be edited while tests run
-    monkeypatch.setattr("msseg_lightning.run.predict.application.code_hash", lambda *_: "code")
+    monkeypatch.setattr("msseg_lightning.run.predict.predictor.code_hash", lambda *_: "code")
     real = NetworkMethod.predict
     monkeypatch.setattr(
         NetworkMethod, "predict", lambda self, pair: seen.append(pair.id) or real(self, pair)
@@ -159,20 +159,20 @@ def test_two_parts_and_any_executor_give_the_bytes_of_one_call(
     untrained, coarse_cohort, tmp_path, predicted
 ):
     data = ["read=msseg2", f"read.root={coarse_cohort}", f"paths.cache={tmp_path / 'cache'}"]
-    whole = apply_to_data_set(untrained, data, tmp_path / "whole")
+    whole = predict_data_set(untrained, data, tmp_path / "whole")
     assert len(whole.predicted) == whole.total == 4 and whole.summary
     expected = bytes_of(tmp_path / "whole")
     assert {"scores.json", "scores.csv", "scores/001.json", "001.nii.gz"} <= expected.keys()
-    first = apply_to_data_set(untrained, data, tmp_path / "parts", shard=Shard(2, 2))
+    first = predict_data_set(untrained, data, tmp_path / "parts", shard=Shard(2, 2))
     assert first.predicted == ("002", "004") and not first.summary and first.total == 4
     assert not (tmp_path / "parts" / "scores.json").exists()
-    last = apply_to_data_set(untrained, data, tmp_path / "parts", shard=Shard(1, 2))
+    last = predict_data_set(untrained, data, tmp_path / "parts", shard=Shard(1, 2))
     assert last.predicted == ("001", "003") and last.summary == whole.summary
     assert bytes_of(tmp_path / "parts") == expected
     with ThreadPoolExecutor(1) as pool:
-        apply_to_data_set(untrained, data, tmp_path / "pool", executor=pool, pieces=2)
+        predict_data_set(untrained, data, tmp_path / "pool", executor=pool, pieces=2)
     assert bytes_of(tmp_path / "pool") == expected
-    again = apply_to_data_set(untrained, data, tmp_path / "whole")
+    again = predict_data_set(untrained, data, tmp_path / "whole")
     assert len(predicted) == 12 and again == whole  # nothing was missing
 
 
@@ -224,6 +224,6 @@ def test_files_of_others_in_the_output_folder_are_left_alone(
     file.parent.mkdir(parents=True)
     file.write_text('{"EchoTime": 0.1}')
     with pytest.raises(MssegError, match="did not write") as caught:
-        apply_to_data_set(untrained, data, tmp_path / "out")
+        predict_data_set(untrained, data, tmp_path / "out")
     assert caught.value.exit_code is ExitCode.CONFIG and not predicted
     assert file.read_text() == '{"EchoTime": 0.1}' and len(list(file.parent.iterdir())) == 1

@@ -189,14 +189,14 @@ def test_a_class_given_as_a_setting_is_refused(trained_run):
 )
 def test_a_system_holds_what_its_kind_needs(name, tmp_path):
     """No network, or members instead of one: of these no group may be asked for."""
-    from msseg_lightning.run.train.mlflow_run import without_places
+    from msseg_lightning.run.train.mlflow_run import without_paths
 
     config = compose_config(["read.root=data", "size=tiny"], name)
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(without_places(config)))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(without_paths(config)))
     assert load_config(tmp_path)["name"] == name
     if config.get("ensemble"):
         member = next(iter(config["ensemble"]["configs"].values()))
         del member["loss"]
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(without_places(config)))
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(without_paths(config)))
         with pytest.raises(MssegError, match=r"ensemble\.configs\.\w+\.loss"):
             load_config(tmp_path)

@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from msseg_lightning.cli.main import main
-from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.run.assemble.system import build_method, number_of_maps
 from msseg_lightning.run.config.compose import compose_config
-from msseg_lightning.run.train.mlflow_run import without_places
+from msseg_lightning.run.predict.uncertainty import require_uncertainty
+from msseg_lightning.run.train.mlflow_run import without_paths
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def models(tmp_path_factory):
         small += ["infer.size=32"] if name == "one" else ["infer.window.size=32", "infer.passes=3"]
         config = compose_config(["read.root=unknown", *chosen, *small, *more], experiment)
         build_method(config).save(place / name)
-        text = yaml.safe_dump(without_places(config), sort_keys=False)
+        text = yaml.safe_dump(without_paths(config), sort_keys=False)
         (place / name / "config.yaml").write_text(text)
     return place
 
@@ -153,3 +154,10 @@ def test_a_name_is_for_one_pair_alone(models, predict, capsys):
 )
 def test_answers_of_members_views_flips_and_passes_count(experiment, maps):
     assert number_of_maps(compose_config(["read.root=."], experiment)) == maps
+
+
+def test_what_is_refused_names_the_system():
+    config = {"name": "rules", "infer": None}
+    with pytest.raises(MssegError, match="rules has a single output") as caught:
+        require_uncertainty(config)
+    assert caught.value.exit_code == ExitCode.CONFIG

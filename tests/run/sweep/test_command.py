@@ -10,6 +10,7 @@ import pytest
 
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.run.sweep.command import SweepArguments, key_in
 
 WORDS = (
     "search.trials=2",
@@ -117,3 +118,15 @@ def test_cmaes_is_refused_on_a_store_of_others(words, tmp_path, monkeypatch, cap
     both = ["search.sampler=cmaes", "store=postgresql://me@127.0.0.1:9/optuna"]
     assert main(["sweep", *words, *both]) == ExitCode.SECURITY
     assert "runs code" in capsys.readouterr().err
+
+
+def test_words_of_a_search_are_told_from_those_of_the_experiment(tmp_path):
+    words = SweepArguments.of(
+        "pre_unet",
+        ["search=optimiser", "search.trials=12", "+search.folds=[0,1]", "fold=0", "name=lr"],
+    )
+    assert (words.search, words.name, words.store) == ("optimiser", "lr", None)
+    assert words.changes == {"trials": 12, "folds": [0, 1]} and words.overrides == ("fold=0",)
+    assert words.sweeps_folder().name == "sweeps"
+    assert SweepArguments.of("pre_unet", [f"paths.sweeps='{tmp_path}'"]).sweeps_folder() == tmp_path
+    assert [key_in(word) for word in ("++a.b=c", "~d", "/loss@x=y")] == ["a.b", "d", "loss"]

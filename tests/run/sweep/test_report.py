@@ -1,11 +1,11 @@
-"""The page of a search says what was found, and nothing that a name smuggles in."""
+"""The report of a search shows its result and escapes names."""
 
 from __future__ import annotations
 
 import pytest
 
-from msseg_lightning.run.sweep.answer import answer
 from msseg_lightning.run.sweep.report import build_sweep_report
+from msseg_lightning.run.sweep.result import sweep_result
 from msseg_lightning.run.sweep.space import parse
 from msseg_lightning.run.sweep.worker import Sweep
 
@@ -35,7 +35,7 @@ def sweep(tmp_path):
 def test_the_page_of_a_finished_search(sweep, tmp_path):
     sweep.run()
     sweep.retrain()
-    found = answer(sweep.study)
+    found = sweep_result(sweep.study)
     page = build_sweep_report(found, tmp_path / "report.html").read_text()
     for text in found.paragraphs():
         assert text.replace("<b>x</b>", "&lt;b&gt;x&lt;/b&gt;") in page
@@ -47,5 +47,5 @@ def test_the_page_of_a_finished_search(sweep, tmp_path):
 
 def test_the_page_of_a_search_that_has_just_begun(sweep, tmp_path):
     sweep.study.take()
-    page = build_sweep_report(answer(sweep.study), tmp_path / "report.html").read_text()
+    page = build_sweep_report(sweep_result(sweep.study), tmp_path / "report.html").read_text()
     assert "0 of 4 trials are finished" in page and "running" in page

@@ -39,7 +39,7 @@ def test_every_file_of_the_folder_can_be_used(file):
     assert isinstance(search, Search)
     make_sampler(search)
     make_pruner(search)
-    assert parse(search.content()) == search
+    assert parse(search.as_dict()) == search
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_condition_names_an_earlier_parameter_and_a_value_of_it():
     }
     with pytest.raises(MssegError, match="one of its values"):
         parse({**PLAIN, "space": space})
-    with pytest.raises(MssegError, match="stands before"):
+    with pytest.raises(MssegError, match="an earlier parameter"):
         parse({**PLAIN, "space": dict(reversed(space.items()))})
 
 
@@ -136,7 +136,7 @@ def test_corners_hold_every_choice_and_both_ends():
             },
         }
     )
-    corners = search.corners()
+    corners = search.extreme_points()
     held = {(key, value) for one in corners for key, value in one.items()}
     assert held == {
         *(("loss", "x"), ("loss", "y"), ("loss", "z"), ("lr", 1e-5), ("lr", 1.0)),

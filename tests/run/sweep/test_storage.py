@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.scale import postgres
 from msseg_lightning.core.problem import ExitCode, MssegError
-from msseg_lightning.run.sweep.answer import status
+from msseg_lightning.run.sweep.result import status
 from msseg_lightning.run.sweep.space import parse
 from msseg_lightning.run.sweep.storage import refuse_damaged, shown_store, store_url
 from msseg_lightning.run.sweep.study import SharedStudy

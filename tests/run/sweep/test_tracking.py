@@ -1,10 +1,10 @@
-"""What MLflow hears of a trial is what the store knows, also of trials whose process died."""
+"""MLflow runs of trials agree with the store, also of trials whose process died."""
 
 from __future__ import annotations
 
 import pytest
 
-from msseg_lightning.run.sweep.answer import answer, export
+from msseg_lightning.run.sweep.result import export, sweep_result
 from msseg_lightning.run.sweep.space import parse
 from msseg_lightning.run.sweep.tracking import SweepTracking
 from msseg_lightning.run.sweep.worker import Sweep
@@ -73,12 +73,12 @@ def open_sweep(folder, evaluate=lambda values, fold, seed, place: {"dice": 0.5 +
 def test_a_sweep_is_one_run_with_a_run_per_trial(tmp_path, tracking):
     sweep = open_sweep(tmp_path)
     tracked = SweepTracking(tracking, sweep.study, "toy", "pre_unet")
-    with tracked.whole() as tracker:
+    with tracked.sweep_run() as tracker:
         sweep.run(tracked.trial)
         sweep.retrain()
-        found = answer(sweep.study)
+        found = sweep_result(sweep.study)
         export(found, tmp_path)
-        tracked.log_answer(tracker, found)
+        tracked.log_result(tracker, found)
     whole, *trials = tracking.runs
     assert [run.status for run in tracking.runs] == ["FINISHED"] * 3
     assert whole.metrics == {("sweep/dice", 0): 1.0, ("sweep/expected_dice", 0): 1.0}
@@ -102,7 +102,7 @@ def test_a_trial_that_ends_badly_says_how(tmp_path, tracking, error, status):
 
     sweep = open_sweep(tmp_path, fail)
     tracked = SweepTracking(tracking, sweep.study, "toy", "pre_unet")
-    with pytest.raises(type(error)), tracked.whole():
+    with pytest.raises(type(error)), tracked.sweep_run():
         sweep.run(tracked.trial)
     whole, first, *_ = tracking.runs
     assert first.status == status and whole.status == status
@@ -119,13 +119,13 @@ def test_what_a_killed_process_left_open_is_closed_once(tmp_path, tracking):
         trial.set_user_attr("alive", 0.0)
         tracked._start(trial.number)  # and then a kill
     sweep.study.study.tell(ended, 0.5)
-    sweep.study.give_back(lost.number)
+    sweep.study.requeue(lost.number)
     tracking.runs.clear()
-    tracked.settle()
+    tracked.close_dead_trials()
     assert [(run.name, run.status) for run in tracking.runs] == [
         ("toy-trial0", "FINISHED"),
         ("toy-trial1", "KILLED"),
     ]
     tracking.runs.clear()
-    tracked.settle()
+    tracked.close_dead_trials()
     assert tracking.runs == []

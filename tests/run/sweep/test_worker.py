@@ -1,4 +1,4 @@
-"""A search ends with the number of trials asked for, whoever dies on the way."""
+"""A search ends with the wanted number of trials, also after killed processes."""
 
 from __future__ import annotations
 
@@ -12,47 +12,16 @@ import optuna
 import pytest
 
 from msseg_lightning.core.problem import ExitCode, MssegError
-from msseg_lightning.run.sweep.answer import (
-    Retrained,
-    answer,
-    expected_scores,
+from msseg_lightning.run.sweep.result import (
     export,
     status,
+    sweep_result,
 )
-from msseg_lightning.run.sweep.space import parse
-from msseg_lightning.run.sweep.study import SharedStudy, abandoned
+from msseg_lightning.run.sweep.study import SharedStudy
 from msseg_lightning.run.sweep.worker import Sweep, trial_name
+from tests.run.sweep.toy import Toy, search
 
 STATE = optuna.trial.TrialState
-
-
-def search(trials=6, folds=(0, 1), pruner="none", **changes):
-    return parse(
-        {
-            "trials": trials,
-            "folds": list(folds),
-            "seed": 0,
-            "sampler": "random",
-            "pruner": pruner,
-            "objective": [{"metric": "score", "direction": "maximize"}],
-            "space": {"x": {"type": "float", "low": 0.0, "high": 1.0}},
-            "retrain": {"best": 2, "seeds": [1, 2]},
-            **changes,
-        }
-    )
-
-
-class Toy:
-    """Scores a value; keeps a line per call on disk."""
-
-    def __init__(self, log, pause=0.0):
-        self.log, self.pause = log, pause
-
-    def __call__(self, values, fold, seed, folder):
-        time.sleep(self.pause)
-        with self.log.open("a") as stream:
-            stream.write(json.dumps([values["x"], fold, seed]) + "\n")
-        return {"score": values["x"] + 0.01 * fold}
 
 
 def work(folder, log, trials, pause=0.0):
@@ -142,68 +111,6 @@ def test_an_interrupted_trial_is_queued_again(tmp_path):
     assert again.study.finished()[0].params == first
 
 
-def test_what_kills_every_process_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("msseg_lightning.run.sweep.study.MOST_LOST", 2)
-    study = Sweep("toy", tmp_path, search(), Toy(tmp_path / "log")).study
-    first = study.take()
-    x = first.suggest_float("x", 0.0, 1.0)
-    study.give_back(first.number)
-    for _ in range(2):
-        again = study.take()
-        assert again.suggest_float("x", 0.0, 1.0) == x
-        study.give_back(again.number)
-    assert [t.state for t in study.trials()] == [STATE.FAIL] * 3
-
-
-def test_giving_back_may_be_repeated_and_only_the_first_repetition_counts(tmp_path):
-    study = Sweep("toy", tmp_path, search(), Toy(tmp_path / "log")).study
-    first = study.take()
-    x = first.suggest_float("x", 0.0, 1.0)
-    study.give_back(first.number)
-    study.give_back(first.number)  # as by a process killed between its two writes
-    assert [t.state for t in study.trials()] == [STATE.FAIL, STATE.WAITING]
-    study.study.enqueue_trial({"x": x}, user_attrs={"retry_of": 0})  # a machine without our lock
-    assert study.take().number == 1
-    assert study.take() is None  # the second repetition
-    assert status(study)["surplus"] == 1
-
-
-def test_of_two_machines_that_end_the_last_trial_at_once_one_counts(tmp_path):
-    study = Sweep("toy", tmp_path, search(1), Toy(tmp_path / "log")).study
-    first = study.take()
-    second = study.study.ask()  # a machine that shares no lock
-    study.end(second, [0.5])
-    assert study.trial(1).state == STATE.FAIL  # the first began before it and still works
-    study.end(first, [0.4])
-    assert status(study) == {"wanted": 1, "complete": 1, "surplus": 1}
-
-
-def test_a_trial_that_others_gave_up_ends_without_an_error(tmp_path):
-    study = Sweep("toy", tmp_path, search(1), Toy(tmp_path / "log")).study
-    trial = study.take()
-    trial.suggest_float("x", 0.0, 1.0)
-    study.give_back(trial.number)  # this machine slept too long
-    study.end(trial, [0.5])
-    study.fail(trial, error="late")
-    assert study.trial(0).state == STATE.FAIL
-
-
-def test_a_machine_of_which_nothing_is_heard_has_lost_its_trial(tmp_path, monkeypatch):
-    monkeypatch.setattr("msseg_lightning.run.sweep.study.BEAT_S", 0.01)
-    study = Sweep("toy", tmp_path, search(1), Toy(tmp_path / "log")).study
-    trial = study.take()
-    trial.suggest_float("x", 0.0, 1.0)
-    trial.set_user_attr("owner", "elsewhere 1 1")
-    trial.set_user_attr("alive", time.time() - 1000)
-    with study.heartbeat(trial):
-        while abandoned(study.trial(0)):
-            time.sleep(0.01)
-    assert study.free_abandoned() == []
-    trial.set_user_attr("alive", time.time() - 1000)
-    assert study.free_abandoned() == [0]
-    assert [t.state for t in study.trials()] == [STATE.FAIL, STATE.WAITING]
-
-
 class Failing(Toy):
     """Fails as often as it is told to."""
 
@@ -277,7 +184,7 @@ def test_several_goals_give_a_front(tmp_path):
     sweep = Sweep("toy", tmp_path, both, evaluate)
     sweep.run()
     sweep.retrain()
-    found = answer(sweep.study)
+    found = sweep_result(sweep.study)
     assert found.front and found.winner is None and len(found.best) > 1
     assert all(trial.params["y"] == "cheap" for trial in found.best)
     export(found, tmp_path)
@@ -303,7 +210,7 @@ def test_a_sweep_may_be_looked_at_by_name_alone_while_it_runs(tmp_path):
     seen = SharedStudy.find("toy", tmp_path / "s")
     assert seen.search == sweep.search
     assert status(seen) == {"wanted": 6, "running": 1}
-    export(answer(seen), tmp_path / "s")
+    export(sweep_result(seen), tmp_path / "s")
     assert json.loads((tmp_path / "s" / "best.json").read_text())["winner"] is None
 
 
@@ -321,7 +228,7 @@ def test_the_best_are_trained_again_and_everything_is_exported(tmp_path):
     runs = (tmp_path / "log").read_text()
     sweep.retrain()  # all is done
     assert (tmp_path / "log").read_text() == runs
-    found = answer(sweep.study)
+    found = sweep_result(sweep.study)
     assert [one.trial for one, _ in found.retrained] == [t.number for t in found.best[:2]]
     assert {json.loads(line)[2] for line in runs.splitlines()} == {0, 1, 2}
     winner, expected = found.winner
@@ -331,7 +238,7 @@ def test_the_best_are_trained_again_and_everything_is_exported(tmp_path):
     export(found, tmp_path)
     content = json.loads((tmp_path / "best.json").read_text())
     assert len(content["retrained"]) == 2 and content["winner"]["trial"] == winner.trial
-    export(answer(SharedStudy.find("toy", tmp_path)), tmp_path)  # from the store alone
+    export(sweep_result(SharedStudy.find("toy", tmp_path)), tmp_path)  # from the store alone
     assert json.loads((tmp_path / "best.json").read_text()) == content
     assert (tmp_path / "trials.csv").read_text().count("\n") == 7
     names = {plot.stem for plot in (tmp_path / "plots").iterdir()}
@@ -353,17 +260,6 @@ def test_a_trial_is_judged_by_the_mean_of_its_folds(tmp_path):
     (trial,) = sweep.study.trials()
     assert trial.values == [pytest.approx(0.4)]
     assert trial.intermediate_values == pytest.approx({1: -0.5, 2: 0.2, 3: 0.4})
-
-
-def test_expected_scores_by_hand():
-    first = Retrained(0, {}, 0.9, (0.5, 0.7))  # mean 0.6, variance of the mean 0.01
-    second = Retrained(1, {}, 0.8, (0.1, 0.3))  # mean 0.2, the same
-    # between: 0.08 - 0.01 = 0.07; share 0.07 / 0.08 = 0.875; centre 0.4
-    assert expected_scores([first, second]) == pytest.approx([0.575, 0.225])
-    equal = [Retrained(0, {}, 0.9, (0.5, 0.7)), Retrained(1, {}, 0.8, (0.7, 0.5))]
-    assert expected_scores(equal) == pytest.approx([0.6, 0.6])
-    assert expected_scores([Retrained(0, {}, 0.9, (0.5,)), second]) == pytest.approx([0.35, 0.35])
-    assert expected_scores([]) == []
 
 
 def test_a_trial_finds_its_folder_again():
@@ -415,7 +311,7 @@ def test_a_finished_point_is_never_trained_again(tmp_path, caplog, sampler, spac
     assert f"every point of the space was tried: {points} of 12" in caplog.text
     best = [json.dumps(trial.params, sort_keys=True) for trial in sweep.study.finished()]
     assert len(best) == len(set(best)) == points
-    assert any("Every point" in said for said in answer(sweep.study).paragraphs())
+    assert any("Every point" in said for said in sweep_result(sweep.study).paragraphs())
     sweep.run()
     assert len(points_tried(tmp_path / "log")) == points
 
@@ -429,7 +325,7 @@ def test_a_failing_point_of_a_grid_is_tried_once_and_listed(tmp_path):
     assert sorted(values["x"] for values in points_tried(tmp_path / "log")) == [1, 2, 3, 4]
     counts = status(sweep.study)
     assert (counts["complete"], counts["failed"]) == (3, 1) and "running" not in counts
-    export(answer(sweep.study), tmp_path)
+    export(sweep_result(sweep.study), tmp_path)
     content = json.loads((tmp_path / "best.json").read_text())
     assert [one["parameters"] for one in content["failed"]] == [{"x": 3}]
     assert any("1 point failed" in said and "x=3" in said for said in content["answer"])

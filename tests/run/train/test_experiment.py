@@ -1,4 +1,4 @@
-"""A run leaves everything that is needed to trust and to repeat it."""
+"""Files that a run writes."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from msseg_lightning.run.predict.trained import load_config
 from msseg_lightning.run.train.experiment import refuse_copies, save_model
 from msseg_lightning.run.train.mlflow_run import (
     headline_metrics,
-    renamed,
     tracked_settings,
-    without_places,
+    with_pseudonyms,
+    without_paths,
 )
 
 
@@ -144,7 +144,7 @@ def test_headline_metrics_keep_the_two_groups_apart(trained_run):
 
 def test_scores_can_be_shared_under_other_names(trained_run):
     scores = json.loads((trained_run / "scores.json").read_text())
-    text = json.dumps(renamed(scores, lambda case: f"case-{ord(case[-1])}"))
+    text = json.dumps(with_pseudonyms(scores, lambda case: f"case-{ord(case[-1])}"))
     assert '"003"' not in text and "case-51" in text
 
 
@@ -170,7 +170,7 @@ def test_what_is_tracked_or_saved_does_not_tell_where_the_data_lies(tmp_path):
     assert saved["track"] == saved["read"] == {} and "hospital" not in str(saved)
     assert saved["train"] == config["train"] and "read" not in saved["stages"]["inpaint"]
     build_method(saved)  # all that is needed to predict is there
-    told = [str(saved), str(without_places(config)), str(tracked_settings(config))]
+    told = [str(saved), str(without_paths(config)), str(tracked_settings(config))]
     assert not any("someone" in text or "hunter2" in text for text in told)
     assert not {"sample.visits.reader.root", "split.path"} & set(tracked_settings(config))
 

@@ -11,12 +11,11 @@ import pytest
 
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.files import read_record
-from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.problem import ExitCode
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.train import folds_and_seeds
-from msseg_lightning.run.train.folds_and_seeds import is_finished, is_product
-from msseg_lightning.run.train.shared_jobs import run_shared_jobs
+from msseg_lightning.run.train.folds_and_seeds import is_finished, is_multirun
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,7 @@ def words(tiny_cohort, place, monkeypatch):
     ],
 )
 def test_which_words_ask_for_several_runs(words, several):
-    assert is_product(words) is several
+    assert is_multirun(words) is several
 
 
 def test_all_folds_give_one_table_and_one_model(words, place, tiny_cohort, capsys):
@@ -78,6 +77,7 @@ def test_all_folds_give_one_table_and_one_model(words, place, tiny_cohort, capsy
     files = [str(pair / f"flair_time0{visit}_on_middle_space.nii.gz") for visit in (1, 2)]
     single = []
     command = ["--baseline", files[0], "--followup", files[1]]
+    command += ["--brain", str(pair / "brain_mask.nii.gz")]  # as in training; none is looked for
 
     def predict(run, name):
         maps = [
@@ -134,7 +134,7 @@ def test_an_interrupted_product_goes_on_where_it_stopped(words, place, monkeypat
 def test_what_was_scored_on_other_data_is_not_taken_as_finished(words, place):
     assert main(["train", *words, "fold=0"]) == ExitCode.OK
     config = compose_config([*words[1:], "fold=0"], words[0])
-    folder = RunFolder.of(config)
+    folder = RunFolder.from_config(config)
     assert is_finished(folder, config)
     folder.update_record(data_hash="of other data")
     assert not is_finished(folder, config)
@@ -146,33 +146,17 @@ def test_a_division_without_a_last_fold_is_refused(words, capsys):
     assert "no last fold" in capsys.readouterr().err
 
 
-def test_two_processes_share_the_runs():
-    """A run that another process owns comes again when the others are done."""
-    busy, done = {1}, []
-
-    def work(job):
-        if job in busy:
-            busy.clear()
-            raise MssegError(Problem("run.busy", "another process is running in this folder"))
-        done.append(job)
-
-    run_shared_jobs([0, 1, 2], work)
-    assert done == [0, 2, 1]
-    with pytest.raises(MssegError, match="other"):
-        run_shared_jobs([0], lambda job: (_ for _ in ()).throw(MssegError(Problem("x", "other"))))
-
-
 def test_a_finished_fold_whose_end_was_not_recorded_is_taken_again(words, monkeypatch):
     """Killed between its last file and its end in MLflow: skipped, it would stay KILLED there."""
     monkeypatch.setattr(folds_and_seeds, "is_finished", lambda folder, config: True)
-    monkeypatch.setattr(folds_and_seeds, "assemble", lambda experiment, runs: runs[0].path)
+    monkeypatch.setattr(folds_and_seeds, "combine_folds", lambda experiment, runs: runs[0].path)
     monkeypatch.setattr(
         folds_and_seeds, "end_unrecorded", lambda folder: "fold1" in folder.path.name
     )
     taken = []
     monkeypatch.setattr(folds_and_seeds, "train_experiment", lambda one: taken.append(one["fold"]))
     tracked = [word for word in words[1:] if word != "track=off"]
-    folds_and_seeds.train_product(words[0], [*tracked, "fold=0,1"])
+    folds_and_seeds.train_multirun(words[0], [*tracked, "fold=0,1"])
     assert taken == [1]
-    folds_and_seeds.train_product(words[0], [*words[1:], "fold=0,1"])  # nothing is recorded
+    folds_and_seeds.train_multirun(words[0], [*words[1:], "fold=0,1"])  # nothing is recorded
     assert taken == [1]

@@ -130,6 +130,13 @@ def test_changed_settings_are_recorded_whatever_the_data_s_folder_is_called(root
     assert not any("root" in key for key in found)
 
 
+def test_a_run_with_a_name_of_its_own_is_of_the_same_experiment():
+    config = compose_config(["read.root=.", "name=mine", "split.folds=3"], "bsi_subtraction")
+    found = tracked_settings(config)
+    assert found["experiment"] == "bsi_subtraction" and found["split.folds"] == 3
+    assert found["name"] == "mine"
+
+
 def test_a_run_whose_process_could_not_record_its_end(tmp_path):
     folder = RunFolder(tmp_path)
     assert not end_unrecorded(folder)  # never tracked

@@ -13,14 +13,24 @@ import pytest
 import yaml
 
 from msseg_lightning.cli.main import main
+from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.subject import BRAIN, TARGET
+from msseg_lightning.core.volume import Grid
 from msseg_lightning.read.msseg2 import Msseg2
+from msseg_lightning.read.nifti import native_from_grid
 from msseg_lightning.run.assemble.system import build_method, instantiate
 from msseg_lightning.run.config.compose import compose_config
-from msseg_lightning.run.predict.delivery import check_outputs, read_pairs, side_car_file
+from msseg_lightning.run.predict.prediction_files import (
+    check_outputs,
+    read_pairs,
+    side_car_file,
+    step_file,
+    step_files,
+    write_prediction,
+)
 from msseg_lightning.run.predict.trained import find_model, load_config, load_method
-from msseg_lightning.run.train.mlflow_run import without_places
+from msseg_lightning.run.train.mlflow_run import without_paths
 
 
 @pytest.fixture
@@ -61,7 +71,7 @@ def brain_model(tmp_path_factory):
     words += ["preprocess.steps.resample.spacing_mm=3.0", "infer.size=32", "read.root=unknown"]
     config = compose_config([*words, "data.workers=1"], "pre_unet")
     build_method(config).save(place / "model")
-    text = yaml.safe_dump(without_places(config), sort_keys=False)  # steps stand in their order
+    text = yaml.safe_dump(without_paths(config), sort_keys=False)  # steps stand in their order
     (place / "model" / "config.yaml").write_text(text)
     return place / "model"
 
@@ -386,3 +396,32 @@ def test_a_table_in_another_encoding_is_refused(tmp_path):
     with pytest.raises(MssegError) as caught:
         read_pairs(table)
     assert caught.value.exit_code == ExitCode.DATA
+
+
+def test_the_maps_of_steps_are_written_where_they_are_wanted_and_never_over_anothers(tmp_path):
+    """Order and kinds come back from the side-car; a second time the same files are replaced."""
+    native = native_from_grid(Grid((3, 4, 5), np.eye(4)))
+    empty = np.zeros(native.grid.shape, np.uint8)
+    steps = {"tissue": empty.astype(np.float32), "proposed": empty, "a_rule": empty}
+    prediction = Prediction("p", empty, native, steps=steps)
+    mask = tmp_path / "p.nii.gz"
+    for _ in range(2):
+        write_prediction(prediction, mask, None, {}, steps=True)
+    found = step_files(mask)
+    assert list(found.items()) == [
+        ("tissue", (tmp_path / "steps" / "p_tissue.nii.gz", "image")),
+        ("proposed", (tmp_path / "steps" / "p_proposed.nii.gz", "mask")),
+        ("a_rule", (tmp_path / "steps" / "p_a_rule.nii.gz", "mask")),
+    ]
+    assert nib.load(found["tissue"][0]).get_data_dtype() == np.float32
+    assert nib.load(found["a_rule"][0]).get_data_dtype() == np.uint8
+    written = json.loads(side_car_file(mask).read_text())["files"]
+    assert set(written) == {"p.nii.gz", *(file.name for file, _ in found.values())}
+    other = tmp_path / "q.nii.gz"
+    write_prediction(prediction, other, None, {})
+    assert not step_files(other) and not step_file(other, "tissue").exists()
+    step_file(other, "tissue").write_bytes(b"of somebody else")
+    with pytest.raises(MssegError) as refused:
+        write_prediction(prediction, other, None, {}, steps=True)
+    assert refused.value.exit_code == ExitCode.CONFIG
+    assert step_file(other, "tissue").read_bytes() == b"of somebody else"

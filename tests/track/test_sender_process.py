@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from msseg_lightning.track.courier import Courier, JournalSender
+from msseg_lightning.track.sender_process import JournalSender, SenderProcess
 from msseg_lightning.track.store import open_client
 from msseg_lightning.track.tracker import Tracker
 
@@ -16,7 +16,7 @@ from msseg_lightning.track.tracker import Tracker
 run = Tracker.start(sys.argv[1], "e", "r", spool=Path(sys.argv[2]), system_metrics=False)
 run.log_metrics({"train/loss": 0.5}, 3)
 while not run.run_id:
-    run.courier.notify(run.uri, run.journal, urgent=True)
+    run.sender_process.notify(run.uri, run.journal, urgent=True)
     run._thread.join(0.05)
 run.log_metrics({"train/loss": 0.25}, 4)
 while sum(1 for _ in run.journal.pending(0)) < 3:
@@ -44,16 +44,21 @@ def test_a_killed_process_is_marked_and_loses_nothing(store, tmp_path):
 
 
 def test_it_is_started_late_or_urgently_and_again_should_it_die(store, tmp_path):
-    courier = Courier(start_after_s=100.0)
+    sender_process = SenderProcess(start_after_s=100.0)
     run = Tracker.start(
-        store, "e", "r", spool=tmp_path / "track", courier=courier, system_metrics=False
+        store,
+        "e",
+        "r",
+        spool=tmp_path / "track",
+        sender_process=sender_process,
+        system_metrics=False,
     )
-    courier.notify(run.uri, run.journal)
-    assert not courier.alive  # training comes first
-    courier.notify(run.uri, run.journal, urgent=True)
-    assert courier.alive
-    courier._process.kill()
-    courier._process.wait()
+    sender_process.notify(run.uri, run.journal)
+    assert not sender_process.alive  # training comes first
+    sender_process.notify(run.uri, run.journal, urgent=True)
+    assert sender_process.alive
+    sender_process._process.kill()
+    sender_process._process.wait()
     assert run.finish()
     assert open_client(store).get_run(run.run_id).info.status == "FINISHED"
     late = JournalSender(

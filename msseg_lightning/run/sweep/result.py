@@ -1,7 +1,7 @@
-"""What a search found: the best candidates, what they can be expected to score, tables and plots.
+"""Result of a search: the best candidates, their expected scores, tables and plots.
 
-The best of many noisy scores is best by luck, too. So the best few are trained again with seeds
-the search has not seen, and what they scored there is drawn towards the mean of all of them.
+The best of many noisy scores is partly best by chance. The best candidates are therefore trained
+again with new seeds, and their new scores are shrunk towards the mean of all of them.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ PLOTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Retrained:
-    """A candidate trained again.
+    """A candidate that was trained again with new seeds.
 
     Args:
-        trial: its number.
-        values: what was tried.
-        search_score: mean over the folds during the search; as a maximum of many it is too good.
+        trial: number of the trial.
+        values: its settings.
+        search_score: mean over the folds during the search; as a maximum of many it is too high.
         scores: mean over the folds, one per new seed.
     """
 
@@ -48,13 +48,13 @@ class Retrained:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
-    """See the module.
+class SweepResult:
+    """Result of a search, also while it is running.
 
     Args:
-        study: whose.
-        best: trials that went through all folds, best of the search first, or the Pareto front.
-        retrained: candidates trained again, with what each can be expected to score.
+        study: the study.
+        best: trials that completed all folds, best of the search first, or the Pareto front.
+        retrained: candidates that were trained again, with their expected scores.
         front: whether ``best`` is a Pareto front.
     """
 
@@ -65,7 +65,7 @@ class Answer:
 
     @property
     def winner(self) -> tuple[Retrained, float] | None:
-        """The candidate of which most can be expected; None before any was trained again."""
+        """The candidate with the best expected score; None before any was trained again."""
         if not self.retrained:
             return None
         upwards = self.study.search.objective[0].direction == "maximize"
@@ -74,7 +74,7 @@ class Answer:
         )[0]
 
     def paragraphs(self) -> list[str]:
-        """The answer in words."""
+        """Text that describes the result."""
         search, counts = self.study.search, status(self.study)
         goals = " and ".join(
             f"{goal.metric} ({goal.direction}"
@@ -84,72 +84,72 @@ class Answer:
         )
         pruned = f", {counts['pruned']} of them pruned" if counts.get("pruned") else ""
         ended = sum(trial.state.is_finished() for trial in self.study.counted())
-        said = [
+        texts = [
             f"{ended} of {search.trials} trials are finished{pruned}. Each was trained on fold"
             f"{'s' * (len(search.folds) > 1)} {', '.join(map(str, search.folds))}; goal: {goals}."
         ]
         if ended < search.trials and self.study.exhausted():
-            said.append("Every point of the space was tried; there are no others.")
+            texts.append("Every point of the space was tried; there are no others.")
         if failed := self.study.failed():
             named = "; ".join(
                 f"trial {trial.number} ({settings_text(trial.params)})" for trial in failed[:10]
             )
-            said.append(
+            texts.append(
                 f"{counted(len(failed), 'point')} failed and will not be tried again: {named}."
             )
         if not self.best:
-            return said
+            return texts
         if self.front:
-            said.append(
+            texts.append(
                 f"{len(self.best)} trials stand on the Pareto front: none of them is beaten in "
                 "every goal. Their scores are from the search, so they are too good."
             )
         elif self.winner is None:
-            said.append(
+            texts.append(
                 f"Trial {self.best[0].number} scored best, {score_text(self.best[0].values[0])}. "
                 "Part of that is luck: how much, only new seeds can tell (search.retrain)."
             )
         else:
-            said += self._on_the_winner(*self.winner)
-        said.append(
+            texts += self._winner_text(*self.winner)
+        texts.append(
             "Candidates were compared on the held-out pairs of these folds. No score here is a "
             "test result: keep patients apart for one."
         )
-        return said
+        return texts
 
-    def _on_the_winner(self, one: Retrained, expected: float) -> list[str]:
+    def _winner_text(self, one: Retrained, expected: float) -> list[str]:
         settings = settings_text(one.values)
         scores = ", ".join(map(score_text, one.scores))
         centre = float(np.mean([np.mean(other.scores) for other, _ in self.retrained]))
         highest, level = self.best[0], all(other == expected for _, other in self.retrained)
-        said = [f"Winner: trial {one.trial} with {settings}."]
+        texts = [f"Winner: trial {one.trial} with {settings}."]
         drawn = (
             f", drawn towards the mean {score_text(centre)} of all {len(self.retrained)} "
             "candidates as far as seeds alone explain their differences"
         )
         seeds = ", ".join(map(str, self.study.search.retrain_seeds))
-        said.append(
+        texts.append(
             f"In the search it scored {score_text(one.search_score)}; trained again "
             f"(seeds {seeds}) it scored {scores}. Expect {score_text(expected)}: the mean of its "
             f"new runs{drawn if len(self.retrained) > 1 else ''}."
         )
         if highest.number != one.trial and not level:
-            said.append(
+            texts.append(
                 f"Trial {highest.number} scored best in the search, "
                 f"{score_text(highest.values[0])}, but did not hold it."
             )
         if level and len(self.retrained) > 1:
-            said.append("Seeds alone explain all of it: none of these candidates is shown better.")
+            texts.append("Seeds alone explain all of it: none of these candidates is shown better.")
         goal = self.study.search.objective[0]
         if goal.budget is not None and (expected < 0 or expected > 1e8):
-            said.append("It exceeds the budget of false lesions: no candidate kept it.")
-        return said
+            texts.append("It exceeds the budget of false lesions: no candidate kept it.")
+        return texts
 
 
-def answer(study: SharedStudy) -> Answer:
-    """What is known so far; also of a search that still runs."""
+def sweep_result(study: SharedStudy) -> SweepResult:
+    """The result of a search, also while it is running."""
     again = retrained(study)
-    return Answer(
+    return SweepResult(
         study=study,
         best=tuple(study.finished()),
         retrained=tuple(zip(again, expected_scores(again), strict=True)),
@@ -158,7 +158,7 @@ def answer(study: SharedStudy) -> Answer:
 
 
 def retrained_name(number: int, seed: int, fold: int) -> str:
-    """Under which the store keeps the figures of a candidate's run with a new seed."""
+    """Key in the store for the metrics of a candidate's run with a new seed."""
     return f"retrained/trial{number}/seed{seed}/fold{fold}"
 
 
@@ -178,12 +178,13 @@ def retrained(study: SharedStudy) -> list[Retrained]:
 
 
 def expected_scores(retrained: Sequence[Retrained]) -> list[float]:
-    """What each candidate can be expected to score: its new runs, drawn towards the mean of all.
+    """Expected score of each candidate: mean of its new runs, shrunk towards the mean of all.
 
-    The best of several noisy means is best by luck, too. With ``b`` the variance between candidates
-    beyond noise and ``w`` the variance of one candidate's mean over its new seeds, its deviation
-    from the mean of all is multiplied by ``b / (b + w)`` (Efron and Morris 1975). With a single
-    new seed, or a single candidate, ``w`` or ``b`` is unknown and the mean of all is returned.
+    The best of several noisy means is partly best by chance. With ``b`` the variance between
+    candidates beyond noise and ``w`` the variance of one candidate's mean over its new seeds, its
+    deviation from the mean of all is multiplied by ``b / (b + w)`` (Efron and Morris 1975). With a
+    single new seed, or a single candidate, ``w`` or ``b`` is unknown and the mean of all is
+    returned.
     """
     rows = [np.array(one.scores) for one in retrained]
     if not rows:
@@ -199,10 +200,10 @@ def expected_scores(retrained: Sequence[Retrained]) -> list[float]:
 
 
 def status(study: SharedStudy) -> dict[str, int]:
-    """How many trials are in which state, the wanted number first.
+    """Number of trials in each state, after the wanted number.
 
-    ``killed`` were queued again, ``failed`` ended with an error, ``surplus`` were begun by several
-    machines at once, ``duplicate`` drew the values of another trial; none of the four counts.
+    ``killed`` trials were queued again, ``failed`` ended with an error, ``surplus`` were started by
+    several machines at once, ``duplicate`` have the values of another trial; none of these counts.
     """
     counts: dict[str, int] = {"wanted": study.search.trials}
     for trial in study.trials():
@@ -210,12 +211,12 @@ def status(study: SharedStudy) -> dict[str, int]:
         name = trial.state.name.lower()
         if name == "fail":
             kinds = {"surplus": "surplus", "duplicate_of": "duplicate", "error": "failed"}
-            name = next((said for key, said in kinds.items() if key in known), "killed")
+            name = next((texts for key, texts in kinds.items() if key in known), "killed")
         counts[name] = counts.get(name, 0) + 1
     return counts
 
 
-def export(found: Answer, folder: Path) -> Path:
+def export(found: SweepResult, folder: Path) -> Path:
     """Write ``trials.csv``, ``best.json`` and ``plots/*.html``; returns the table."""
     table = folder / "trials.csv"
     frame = found.study.study.trials_dataframe()
@@ -227,7 +228,7 @@ def export(found: Answer, folder: Path) -> Path:
         folder / "best.json",
         {
             "study": found.study.study.study_name,
-            "search": search.content(),
+            "search": search.as_dict(),
             "status": status(found.study),
             "selected_on": f"held-out pairs of folds {list(search.folds)}",
             "warning": "the search score of the best is the luckiest of many; quote `expected`",
@@ -243,7 +244,7 @@ def export(found: Answer, folder: Path) -> Path:
                 for one, expected in found.retrained
             ],
             "failed": [
-                {"trial": trial.number, "parameters": trial.params, **_why(trial)}
+                {"trial": trial.number, "parameters": trial.params, **_error(trial)}
                 for trial in found.study.failed()
             ],
             "answer": found.paragraphs(),
@@ -256,12 +257,12 @@ def export(found: Answer, folder: Path) -> Path:
     return table
 
 
-def _why(trial: FrozenTrial) -> dict[str, str]:
+def _error(trial: FrozenTrial) -> dict[str, str]:
     return {"error": trial.user_attrs.get("error", "its process died every time")}
 
 
 def plots(study: SharedStudy) -> dict[str, go.Figure]:
-    """Optuna's own interactive plots, those that this study has enough trials for."""
+    """Interactive plots of Optuna for which the study has enough trials."""
     from optuna import logging, visualization
 
     several = len(study.search.objective) > 1
@@ -270,7 +271,7 @@ def plots(study: SharedStudy) -> dict[str, go.Figure]:
     named: dict[str, Any] = {"target_names": goals} if several else {"target_name": goals[0]}
     found = {}
     before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)  # it says on each what a plot without points shows
+    logging.set_verbosity(logging.ERROR)  # hides warnings on plots without points
     try:
         for name in names:
             try:
@@ -288,10 +289,10 @@ def score_text(score: float) -> str:
 
 
 def settings_text(values: Mapping[str, Any]) -> str:
-    """The settings of a trial as one would type them."""
+    """The settings of a trial as text: ``key=value, ...``."""
     return ", ".join(f"{key}={shown(value)}" for key, value in values.items())
 
 
 def shown(value: Any) -> str:
-    """A setting as one would type it, numbers to four digits."""
+    """A value of a setting as text, numbers to four digits."""
     return f"{value:.4g}" if isinstance(value, float) else "null" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""The one way to predict: what is done stays, what changed is done again, and nothing else."""
+"""Finished predictions are kept, changed ones are computed again."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from msseg_lightning.read.load import load_subject
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.folder import RunFolder
-from msseg_lightning.run.predict import application as module
-from msseg_lightning.run.predict.application import Application
-from msseg_lightning.run.predict.data_set import apply_to_pair
+from msseg_lightning.run.predict import predictor as module
+from msseg_lightning.run.predict.data_set import predict_pair
+from msseg_lightning.run.predict.predictor import Predictor
 from msseg_lightning.run.train.experiment import score_held_out
 from tests.read import files
 
@@ -90,7 +90,7 @@ def test_what_was_learned_anew_is_predicted_anew(config, subjects, model):
 @pytest.mark.parametrize("lost", ["013.nii.gz", "013_probability.nii.gz", "scores/013.json"])
 def test_what_is_lost_is_made_again(lost, config, subjects, model, tmp_path):
     oracle = Oracle()
-    apply = Application.of(model, config, tmp_path / "out", loaded=oracle)
+    apply = Predictor.from_config(model, config, tmp_path / "out", loaded=oracle)
     score = apply(subjects[0])
     assert apply.is_done(subjects[0]) and apply(subjects[0]) == score
     (tmp_path / "out" / lost).unlink()
@@ -101,7 +101,7 @@ def test_what_is_lost_is_made_again(lost, config, subjects, model, tmp_path):
 
 def test_a_system_without_maps_is_done_without_them(config, subjects, model, tmp_path):
     oracle = Oracle(with_map=False)
-    apply = Application.of(model, config, tmp_path / "out", loaded=oracle)
+    apply = Predictor.from_config(model, config, tmp_path / "out", loaded=oracle)
     assert apply(subjects[0]) == apply(subjects[0]) and oracle.asked == ["013"]
     assert not list((tmp_path / "out").glob("*probability*"))
 
@@ -116,12 +116,12 @@ def test_a_file_that_is_replaced_meanwhile_leaves_no_prediction(
         other.write_bytes(path.read_bytes())
         other.replace(path)
 
-    apply = Application.of(model, config, tmp_path / "out", loaded=Oracle(meanwhile=replace))
+    apply = Predictor.from_config(model, config, tmp_path / "out", loaded=Oracle(meanwhile=replace))
     with pytest.raises(MssegError, match=r"data\.changed") as caught:
         apply(subjects[0])
     assert caught.value.exit_code == ExitCode.DATA and caught.value.problems[0].field == name
     assert not (tmp_path / "out").exists()
-    again = Application.of(model, config, tmp_path / "out", loaded=Oracle())
+    again = Predictor.from_config(model, config, tmp_path / "out", loaded=Oracle())
     assert again(subjects[0]) is not None
 
 
@@ -135,7 +135,7 @@ def test_a_reference_that_is_replaced_after_the_prediction_is_not_scored(
         return real(prediction, subject, *given)
 
     monkeypatch.setattr(module, "score_prediction", replace_first)
-    apply = Application.of(model, config, tmp_path / "out", loaded=Oracle())
+    apply = Predictor.from_config(model, config, tmp_path / "out", loaded=Oracle())
     with pytest.raises(MssegError, match=r"data\.changed"):
         apply(subjects[0])
     assert not (tmp_path / "out" / "scores").exists()
@@ -145,18 +145,18 @@ def test_one_pair_is_predicted_once_and_a_map_when_it_is_wanted(
     config, subjects, model, tmp_path, monkeypatch
 ):
     oracle = Oracle()
-    monkeypatch.setattr(module, "build_stored", lambda *_: oracle)
+    monkeypatch.setattr(module, "build_trained", lambda *_: oracle)
     monkeypatch.setattr("msseg_lightning.run.predict.data_set.load_config", lambda *_: config)
     mask, probability = tmp_path / "a" / "new.nii.gz", tmp_path / "b" / "map.nii.gz"
-    record = apply_to_pair(model, subjects[0], mask)
-    assert record == apply_to_pair(model, subjects[0], mask) and oracle.asked == ["013"]
+    record = predict_pair(model, subjects[0], mask)
+    assert record == predict_pair(model, subjects[0], mask) and oracle.asked == ["013"]
     assert record["new_lesion_voxels"] == np.count_nonzero(files.scans()[2])
     assert [path.name for path in sorted(mask.parent.iterdir())] == [
         "new.nii.gz",
         "new_msseg.json",
     ]
     for _ in range(2):
-        apply_to_pair(model, subjects[0], mask, probability)
+        predict_pair(model, subjects[0], mask, probability)
     assert oracle.asked == ["013", "013"] and probability.exists()
     assert json.loads((mask.parent / "new_msseg.json").read_text())["files"].keys() == {
         "new.nii.gz",
@@ -165,7 +165,9 @@ def test_one_pair_is_predicted_once_and_a_map_when_it_is_wanted(
 
 
 def test_a_loaded_system_stays_in_its_process(config, model, tmp_path):
-    apply = Application.of(model, config, tmp_path, loaded=Oracle(), maps={"a": tmp_path / "b"})
+    apply = Predictor.from_config(
+        model, config, tmp_path, loaded=Oracle(), maps={"a": tmp_path / "b"}
+    )
     assert apply.loaded is not None
     there = pickle.loads(pickle.dumps(apply))
     assert there.loaded is None and there.maps == apply.maps

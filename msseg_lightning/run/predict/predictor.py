@@ -1,4 +1,4 @@
-"""The one way to predict: a system is applied to a pair, its files are written, its mask scored."""
+"""Prediction of one pair with a trained system: files are written and the mask is scored."""
 
 from __future__ import annotations
 
@@ -16,51 +16,51 @@ from msseg_lightning.core.problem import MssegError
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.read.nifti import changed_options, gate_options
-from msseg_lightning.run.assemble.code import ASSEMBLES, code_hash
+from msseg_lightning.run.assemble.code import BUILD_MODULE, code_hash
 from msseg_lightning.run.assemble.system import build_load
 from msseg_lightning.run.config.compose import Config
-from msseg_lightning.run.config.keys import OF_THE_RUN, hardware
-from msseg_lightning.run.predict.delivery import (
-    MAP,
-    WRITTEN,
+from msseg_lightning.run.config.keys import RUN_KEYS, hardware
+from msseg_lightning.run.predict.prediction_files import (
+    FILES_KEY,
+    MAP_KEY,
     read_side_car,
     refuse_foreign_files,
     side_car,
+    step_files,
     uncertainty_file,
     write_prediction,
 )
 from msseg_lightning.run.predict.scores import (
     digest,
-    is_kept_score,
-    keep_score,
-    kept_score,
+    is_saved_score,
+    load_score,
+    save_score,
     score_options,
     score_prediction,
 )
-from msseg_lightning.run.predict.trained import build_stored, model_hash
-from msseg_lightning.run.predict.uncertainty import refuse_one_answer
+from msseg_lightning.run.predict.trained import build_trained, model_hash
+from msseg_lightning.run.predict.uncertainty import require_uncertainty
 from msseg_lightning.split.split import data_hash
 
 
 @dataclasses.dataclass(frozen=True)
-class Application:
-    """Predicts one pair, and scores it where it has a reference; what is there is left alone.
+class Predictor:
+    """Predicts one pair and scores it if it has a reference; finished pairs are skipped.
 
-    Held-out pairs of a training, data sets, tables and single pairs all go through it. It can
-    travel to other processes: the system is built there from its folder, at the first pair that
-    needs it.
+    Held-out pairs of a training, data sets, tables and single pairs all use it. It can be pickled:
+    another process builds the system from its folder at the first pair that needs it.
 
     Args:
         model: model folder.
         config: of the system, with the data set's settings.
         folder: of masks, maps and side-cars; ``scores/<id>.json`` below it.
-        made_from: digest of everything that decides the result, beside the pair itself.
-        masks_only: neither maps nor scores, but for ``maps``.
+        made_from: digest of everything that the result depends on, except the pair itself.
+        masks_only: write no scores, and no maps except ``maps``.
         outputs: id -> mask file, where it is not ``<folder>/<id>.nii.gz``.
         maps: id -> map file, where it is not ``<folder>/<id>_probability.nii.gz``.
         uncertainty: write ``<mask>_uncertainty.nii.gz`` beside every mask; or id -> file.
-        settings: what was changed of the system, for the record.
-        loaded: the system of the model folder where it is in memory already.
+        settings: changed settings of the system, written to the side-cars.
+        loaded: the system of the model folder if it is in memory already.
     """
 
     model: Path
@@ -75,64 +75,67 @@ class Application:
     loaded: Method | None = None
 
     @classmethod
-    def of(cls, model: Path, config: Config, folder: Path, **more: Any) -> Application:
-        """With the digest of what was learned, the settings and the program.
+    def from_config(cls, model: Path, config: Config, folder: Path, **more: Any) -> Predictor:
+        """Create a predictor with the digest of weights, settings and program code.
 
         Raises:
-            MssegError: an uncertainty map is wanted of a system with one answer (exit 2).
+            MssegError: an uncertainty map is wanted of a system with a single output (exit 2).
         """
         if more.get("uncertainty"):
-            refuse_one_answer(config)
-        decisive = {key: value for key, value in config.items() if key not in OF_THE_RUN}
+            require_uncertainty(config)
+        settings = {key: value for key, value in config.items() if key not in RUN_KEYS}
         scoring = dataclasses.asdict(score_options(config))
-        where = changed_options(config["data"]["reading"]), hardware(config)
-        code = code_hash(decisive, (ASSEMBLES, __name__))
-        made_from = digest(model_hash(model), decisive, where, scoring, code)
+        data = changed_options(config["data"]["reading"]), hardware(config)
+        code = code_hash(settings, (BUILD_MODULE, __name__))
+        made_from = digest(model_hash(model), settings, data, scoring, code)
         return cls(model, config, folder, made_from, **more)
 
     @functools.cached_property
     def method(self) -> Method:
         """The system with its weights."""
-        return self.loaded or build_stored(self.model, self.config)
+        return self.loaded or build_trained(self.model, self.config)
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return type(self), tuple({**values, "loaded": None}.values())
 
     def __call__(self, subject: LongitudinalSubject) -> CaseScore | None:
-        """The score; None of a pair without a reference.
+        """Predict a pair; returns its score, or None without a reference.
 
         Raises:
-            MssegError: the pair is refused, or one of its files was changed meanwhile (exit 3).
+            MssegError: the pair is refused, or one of its files changed during the prediction
+                (exit 3).
         """
         if not all(file.is_file() for file in subject.files().values()):
-            build_load(self.config)(subject)  # says what is wrong; a named pipe would not end
+            build_load(self.config)(subject)  # reports the error; reading a pipe would block
         before = _states(subject)
         made_from = self._made_from(subject)
         if self._is_done(subject, made_from):
-            return self._kept(subject, made_from)
+            return self._saved_score(subject, made_from)
         prediction = self.method.predict(subject)
         _refuse_changed(subject, before)
         record = {**side_car(prediction, self.model, self.settings), "made_from": made_from}
         files = self._mask(subject), self._map(subject)
-        write_prediction(prediction, *files, record, self._uncertainty(subject))
+        write_prediction(
+            prediction, *files, record, self._uncertainty(subject), steps=not self.masks_only
+        )
         if not self._scored(subject):
             return None
         reading, options = gate_options(self.config["data"]["reading"]), score_options(self.config)
         score = score_prediction(prediction, subject, reading, options)
         _refuse_changed(subject, before)
-        keep_score(self._score_file(subject), score, made_from)
+        save_score(self._score_file(subject), score, made_from)
         return score
 
     def is_done(self, subject: LongitudinalSubject) -> bool:
-        """Whether mask, side-car and score of this pair, by this system, are there."""
+        """Whether mask, side-car and score of this pair by this system exist."""
         return self._is_done(subject, self._made_from(subject))
 
     def refuse_foreign_files(self, subjects: Iterable[LongitudinalSubject]) -> None:
-        """No file of somebody else, and none of these pairs, may be overwritten.
+        """Refuse to overwrite files that this package did not write, and the scans themselves.
 
         Raises:
-            MssegError: with every file that would be (exit 2).
+            MssegError: with every file that would be overwritten (exit 2).
         """
         pairs = list(subjects)
         inputs = [file for pair in pairs for file in pair.files().values()]
@@ -140,28 +143,31 @@ class Application:
             [(self._mask(pair), self._map(pair), self._uncertainty(pair)) for pair in pairs], inputs
         )
         if not self.masks_only:
-            of_scores = [(self._score_file(pair), is_kept_score) for pair in pairs]
+            scores = [(self._score_file(pair), is_saved_score) for pair in pairs]
             tables = [
                 (self.folder / "scores.json", is_json_with("protocol", "cases")),
                 (self.folder / "scores.csv", is_text_with("case,")),
             ]
-            refuse_overwrites([*of_scores, *tables], inputs, "--folder")
+            refuse_overwrites([*scores, *tables], inputs, "--folder")
 
     def _is_done(self, subject: LongitudinalSubject, made_from: str) -> bool:
-        mask, wanted, spread = self._mask(subject), self._map(subject), self._uncertainty(subject)
+        mask, map_file = self._mask(subject), self._map(subject)
         record = read_side_car(mask)
         if record.get("made_from") != made_from:
             return False
-        maps = [wanted if record.get(MAP) else None, spread]
-        files = [mask, *(file for file in maps if file is not None)]
-        whole = all(
-            file.is_file() and record[WRITTEN].get(file.name) == sha256_file(file) for file in files
+        maps = [map_file if record.get(MAP_KEY) else None, self._uncertainty(subject)]
+        steps = [] if self.masks_only else [file for file, _ in step_files(mask).values()]
+        files = [mask, *(file for file in maps if file is not None), *steps]
+        complete = all(
+            file.is_file() and record[FILES_KEY].get(file.name) == sha256_file(file)
+            for file in files
         )
-        return whole and (not self._scored(subject) or self._kept(subject, made_from) is not None)
+        scored = not self._scored(subject) or self._saved_score(subject, made_from) is not None
+        return complete and scored
 
     def _map(self, subject: LongitudinalSubject) -> Path | None:
-        usual = None if self.masks_only else self.folder / f"{subject.id}_probability.nii.gz"
-        return self.maps.get(subject.id, usual)
+        default = None if self.masks_only else self.folder / f"{subject.id}_probability.nii.gz"
+        return self.maps.get(subject.id, default)
 
     def _uncertainty(self, subject: LongitudinalSubject) -> Path | None:
         if isinstance(self.uncertainty, Mapping):
@@ -174,10 +180,10 @@ class Application:
     def _scored(self, subject: LongitudinalSubject) -> bool:
         return subject.labelled and not self.masks_only
 
-    def _kept(self, subject: LongitudinalSubject, made_from: str) -> CaseScore | None:
+    def _saved_score(self, subject: LongitudinalSubject, made_from: str) -> CaseScore | None:
         if not self._scored(subject):
             return None
-        return kept_score(self._score_file(subject), made_from)
+        return load_score(self._score_file(subject), made_from)
 
     def _score_file(self, subject: LongitudinalSubject) -> Path:
         return self.folder / "scores" / f"{subject.id}.json"

@@ -1,4 +1,4 @@
-"""Files of a prediction: mask, map and side-car, what they may overwrite, and tables of pairs."""
+"""Files of a prediction (mask, maps, side-car) and tables of pairs to predict."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from msseg_lightning import __version__
 from msseg_lightning.core.files import DamagedFileError, read_record, sha256_file, write_record
@@ -14,6 +15,7 @@ from msseg_lightning.core.outputs import IsOwnFile, refuse_overwrites
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LongitudinalSubject
+from msseg_lightning.core.volume import Kind
 from msseg_lightning.run.predict.trained import stored_config, weights_hash
 
 
@@ -23,11 +25,21 @@ def write_prediction(
     probability: Path | None,
     record: Mapping[str, Any],
     uncertainty: Path | None = None,
+    steps: bool = False,
 ) -> None:
-    """Write the mask, the maps that are asked for and exist, and the side-car beside the mask.
+    """Write the mask, the requested maps that exist, and the side-car beside the mask.
+
+    Args:
+        prediction: of one pair.
+        mask: the file.
+        probability: where its map is written.
+        record: of the side-car.
+        uncertainty: where the map of its spread is written.
+        steps: write the maps of its steps too, see ``step_file``.
 
     Raises:
-        MssegError: the map is not finite (exit 7); nothing is written then.
+        MssegError: the map is not finite (exit 7), or the map of a step would overwrite a file of
+            somebody else (exit 2); nothing is written then.
     """
     from msseg_lightning.read.nifti import write_volume
 
@@ -42,53 +54,81 @@ def write_prediction(
             )
         )
     wanted = ((probability, prediction.probability), (uncertainty, prediction.spread))
-    maps = [(file, data) for file, data in wanted if file is not None and data is not None]
+    maps: list[tuple[Path, NDArray[np.generic]]] = [
+        (file, data) for file, data in wanted if file is not None and data is not None
+    ]
+    kept = dict(prediction.steps) if steps else {}
+    names = {name: step_file(mask, name) for name in kept}
+    refuse_foreign_files([(mask, *names.values())])
+    kinds: dict[str, Kind] = {
+        name: "mask" if data.dtype == np.uint8 else "image" for name, data in kept.items()
+    }
+    maps += [(file, kept[name]) for name, file in names.items()]
     files = [mask, *(file for file, _ in maps)]
-    # first: what a killed command leaves is recognised as this package's own
-    write_record(side_car_file(mask), {**_OURS, WRITTEN: {file.name: None for file in files}})
+    # written first, so that files of a killed command are recognised as this package's own
+    write_record(side_car_file(mask), {**_MARKER, FILES_KEY: {file.name: None for file in files}})
     write_volume(mask, prediction.mask, prediction.native, "mask")
     for file, data in maps:
-        write_volume(file, data, prediction.native, "probability")
+        file.parent.mkdir(exist_ok=True)
+        kind: Kind = "mask" if data.dtype == np.uint8 else "probability"
+        write_volume(file, data, prediction.native, kind)
     written = {file.name: sha256_file(file) for file in files}
-    write_record(side_car_file(mask), {**_OURS, **record, WRITTEN: written})
+    told = {STEPS_KEY: list(kinds.items())} if kinds else {}
+    write_record(side_car_file(mask), {**_MARKER, **record, **told, FILES_KEY: written})
 
 
-_OURS = {"written_by": "msseg predict"}
-WRITTEN = "files"
+_MARKER = {"written_by": "msseg predict"}
+FILES_KEY = "files"
 """Key of the side-car: name -> SHA-256 of mask and map; null while they are being written."""
 
 
-MAP = "probability_map"
-"""Key of the side-car: whether the system gives a map beside its mask."""
+MAP_KEY = "probability_map"
+"""Key of the side-car: whether the system outputs a probability map."""
+
+
+STEPS_KEY = "steps"
+"""Key of the side-car: name and kind of every step, in order; folder of their maps."""
+
+
+def step_file(mask: Path, name: str) -> Path:
+    """The map of a step of a system of rules: ``steps/<stem>_<name>.nii.gz``."""
+    stem = mask.name.removesuffix(".gz").removesuffix(".nii")
+    return mask.parent / STEPS_KEY / f"{stem}_{name}.nii.gz"
+
+
+def step_files(mask: Path) -> dict[str, tuple[Path, Kind]]:
+    """Map and kind of the steps that were written with a mask, by name and in order."""
+    told = read_side_car(mask).get(STEPS_KEY, [])
+    return {name: (step_file(mask, name), kind) for name, kind in told}
 
 
 def uncertainty_file(mask: Path) -> Path:
-    """The uncertainty map beside a mask: ``<stem>_uncertainty.nii.gz``."""
+    """File of the uncertainty map beside a mask: ``<stem>_uncertainty.nii.gz``."""
     stem = mask.name.removesuffix(".gz").removesuffix(".nii")
     return mask.with_name(f"{stem}_uncertainty.nii.gz")
 
 
 def side_car_file(mask: Path) -> Path:
-    """The JSON file beside a mask: ``<stem>_msseg.json``, a name that no BIDS side-car has."""
+    """The JSON file beside a mask: ``<stem>_msseg.json``, which differs from BIDS side-cars."""
     return mask.with_name(mask.name.removesuffix(".gz").removesuffix(".nii") + "_msseg.json")
 
 
 def read_side_car(mask: Path) -> dict[str, Any]:
-    """What lies beside a mask; empty where that is nothing of this package, or damaged."""
+    """Content of the side-car of a mask; empty if it is missing, damaged or of other software."""
     try:
-        record = read_record(side_car_file(mask), {WRITTEN: dict})
+        record = read_record(side_car_file(mask), {FILES_KEY: dict})
     except (OSError, DamagedFileError):
         return {}
-    return record if record.items() >= _OURS.items() else {}
+    return record if record.items() >= _MARKER.items() else {}
 
 
 def refuse_foreign_files(
     masks: Sequence[tuple[Path, *tuple[Path | None, ...]]], inputs: Iterable[Path] = ()
 ) -> None:
-    """Masks, maps and their side-cars are new files, or those of an earlier prediction.
+    """Check that masks, maps and side-cars are new files or those of an earlier prediction.
 
     Args:
-        masks: mask and, where wanted, maps of every pair.
+        masks: mask and requested maps of every pair.
         inputs: files that are read.
 
     Raises:
@@ -97,8 +137,8 @@ def refuse_foreign_files(
     outputs: list[tuple[Path, IsOwnFile]] = []
     for mask, *maps in masks:
 
-        def ours(file: Path, mask: Path = mask) -> bool:
-            written = read_side_car(mask).get(WRITTEN, {})
+        def is_own(file: Path, mask: Path = mask) -> bool:
+            written = read_side_car(mask).get(FILES_KEY, {})
             if file.name not in written:
                 return False
             return written[file.name] is None or written[file.name] == sha256_file(file)
@@ -106,14 +146,14 @@ def refuse_foreign_files(
         def is_side_car(_: Path, mask: Path = mask) -> bool:
             return bool(read_side_car(mask))
 
-        outputs.append((mask, ours))
-        outputs += [(file, ours) for file in maps if file is not None]
+        outputs.append((mask, is_own))
+        outputs += [(file, is_own) for file in maps if file is not None]
         outputs.append((side_car_file(mask), is_side_car))
     refuse_overwrites(outputs, inputs)
 
 
 def side_car(prediction: Prediction, model: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
-    """What a reader of the mask must know; nothing of the patient."""
+    """Content of the side-car: how the mask was made, without data of the patient."""
     found = {
         "system": stored_config(model).get("name"),
         "model_sha256": weights_hash(model),
@@ -124,7 +164,7 @@ def side_car(prediction: Prediction, model: Path, settings: Sequence[str] = ()) 
             float(prediction.mask.sum()) * prediction.native.grid.voxel_volume_mm3, 3
         ),
         "warnings": list(prediction.warnings),
-        MAP: prediction.probability is not None,
+        MAP_KEY: prediction.probability is not None,
         "use": "research use only; not a medical device",
     }
     if prediction.spread is not None:
@@ -139,7 +179,7 @@ def side_car(prediction: Prediction, model: Path, settings: Sequence[str] = ()) 
 def pair_subject(
     name: str, baseline: Path, followup: Path, brain: Path | None = None
 ) -> LongitudinalSubject:
-    """A pair given by its files, the brain mask on the follow-up's grid."""
+    """A pair from single files; the brain mask is on the grid of the follow-up scan."""
     return LongitudinalSubject(
         id=name,
         patient=name,
@@ -151,39 +191,40 @@ def pair_subject(
 def read_pairs(
     table: Path, folder: Path | None = None
 ) -> list[tuple[LongitudinalSubject, Path | None]]:
-    """Rows of a CSV with ``id, baseline_flair, followup_flair``; if wanted ``brain``, ``output``.
+    """Pairs of a CSV, and the file of the mask if the table gives one.
 
-    An output counts from the table's folder, as scans do, and leads below it or below ``folder``.
-    New folders are made below ``folder`` only.
+    Columns are ``id, baseline_flair, followup_flair`` and, if present, ``brain`` and ``output``.
+    Paths of outputs, like those of scans, are relative to the table's folder. An output must be
+    below the table's folder or below ``folder``; new folders are created below ``folder`` only.
 
     Raises:
-        MssegError: the table is refused (exit 3); an output leads elsewhere, is no NIfTI file, or
-            would overwrite a file of any row or the output of another one (exit 2).
+        MssegError: the table is refused (exit 3); an output is outside of these folders, is not a
+            NIfTI file, or would overwrite a file of any row or another output (exit 2).
     """
     from msseg_lightning.read.reader import read_subjects
     from msseg_lightning.read.table import TableReader
 
     reader = TableReader(table)
-    subjects = read_subjects(reader)  # refuses what is no table
+    subjects = read_subjects(reader)  # refuses a file that is not a table
     outputs = {name: table.parent / output for name, output in reader.outputs().items()}
     problems = []
     for output in outputs.values():
-        places = [place.resolve() for place in (table.parent, folder) if place is not None]
-        inside = [output.resolve().is_relative_to(place) for place in places]
+        folders = [one.resolve() for one in (table.parent, folder) if one is not None]
+        inside = [output.resolve().is_relative_to(one) for one in folders]
         new_folder = not output.parent.is_dir() and not (len(inside) == 2 and inside[1])
         if not any(inside) or new_folder:
             problems.append(
                 Problem(
                     "predict.output_place",
-                    "the folder of the output is not there"
+                    "the folder of the output does not exist"
                     if any(inside)
-                    else "the output leads out of the table's folder and the output folder",
+                    else "the output is outside of the table's folder and the output folder",
                     file=table.name,
                     field="output",
                     found=str(output),
-                    expected=" or ".join(f"a file below {place}" for place in places),
+                    expected=" or ".join(f"a file below {one}" for one in folders),
                     remedy="empty the cell, or correct it; --folder FOLDER names a folder below "
-                    "which outputs may lie and new folders are made",
+                    "which outputs may lie and new folders are created",
                     exit_code=ExitCode.CONFIG,
                 )
             )
@@ -200,16 +241,16 @@ def check_outputs(
     probability: Path | None = None,
     uncertainty: Path | None = None,
 ) -> None:
-    """Every output is a NIfTI file of its own, no input, and no file of somebody else.
+    """Check that outputs are different NIfTI files, no inputs, and no files of other software.
 
     Args:
         outputs: masks.
         inputs: files that are read.
-        probability: map that belongs to the only mask.
-        uncertainty: likewise.
+        probability: probability map of the only mask.
+        uncertainty: uncertainty map of the only mask.
 
     Raises:
-        MssegError: with every output that is not (exit 2); nothing has been read or written.
+        MssegError: with every wrong output (exit 2), before anything is read or written.
     """
     files = [*outputs, *(file for file in (probability, uncertainty) if file is not None)]
     problems = [

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from msseg_lightning.compare.product_report import build_product_report
+from msseg_lightning.compare.multirun_report import build_multirun_report
 from msseg_lightning.evaluate.score import ScoreOptions, score_case
 from msseg_lightning.run.predict.scores import write_scores
 
@@ -54,7 +54,7 @@ def cells(page, line):
 
 
 def test_a_pair_counts_once_by_the_mean_of_its_seeds(folders):
-    page = build_product_report(folders)
+    page = build_multirun_report(folders)
     assert page.parent.name == "d-folds2-seeds0+1"
     rows = list(csv.DictReader((page.parent / "summary.csv").open()))
     f1 = {row["run"]: row for row in rows if row["measure"] == "F1_score"}
@@ -68,7 +68,7 @@ def test_a_pair_counts_once_by_the_mean_of_its_seeds(folders):
 
 
 def test_the_page_shows_both_groups_apart(folders):
-    page = build_product_report(folders).read_text()
+    page = build_multirun_report(folders).read_text()
     present, absent = page.split("Cases without new lesions</h2>")
     present = present.split("Cases with new lesions</h2>")[1]
     absent = absent.split("Pairs</h2>")[0]
@@ -84,5 +84,5 @@ def test_the_page_shows_both_groups_apart(folders):
 
 
 def test_one_seed_is_reported_in_its_own_folder(folders):
-    page = build_product_report(folders[:1])
+    page = build_multirun_report(folders[:1])
     assert page.parent == folders[0] and "Mean of" not in page.read_text()

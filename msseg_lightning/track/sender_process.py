@@ -2,8 +2,8 @@
 
 Importing MLflow costs some 4 s of processor time, a new store 5 s, every commit holds the
 interpreter for milliseconds, and an upload or an outage may take minutes: none of that happens in
-the process that trains. They share nothing but the journals on disk. The courier outlives a killed
-process just long enough to send what is there and to mark the run KILLED.
+the process that trains. The two share only the journals on disk. After the training process was
+killed, the sender process sends the remaining records, marks the run KILLED and ends.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ START_AFTER_S = 15.0
 """Seconds before the process starts, so that the first training step comes first."""
 RETRY_S = 5.0
 
-Word = tuple[str, str, bool]
+Request = tuple[str, str, bool]
 """(tracking store, folder of the journal, whether to send at once)"""
 
 
-class Courier:
-    """Starts the sending process when it is needed, and again if it died.
+class SenderProcess:
+    """Starts the sending process when it is needed, and restarts it if it died.
 
     Args:
         start_after_s: after the first journal; an urgent one starts it at once.
@@ -56,11 +56,11 @@ class Courier:
                 self._start_at = time.monotonic() + self.start_after_s
             self._followed[place] = None
             if self.alive:
-                self._say([(*place, urgent)])
+                self._write([(*place, urgent)])
             elif urgent or time.monotonic() >= self._start_at:
                 self._start_at = time.monotonic() + RETRY_S  # should it die at once
                 self._process = _start()
-                self._say([(*followed, urgent) for followed in self._followed])
+                self._write([(*followed, urgent) for followed in self._followed])
 
     @property
     def alive(self) -> bool:
@@ -72,10 +72,10 @@ class Courier:
         with self._lock:
             self._followed.pop((uri, str(journal.folder.resolve())), None)
 
-    def _say(self, words: list[Word]) -> None:
+    def _write(self, requests: list[Request]) -> None:
         assert self._process is not None and self._process.stdin is not None
         with contextlib.suppress(OSError):  # it died just now; the next call starts another
-            self._process.stdin.write("".join(json.dumps(word) + "\n" for word in words))
+            self._process.stdin.write("".join(json.dumps(one) + "\n" for one in requests))
             self._process.stdin.flush()
 
 
@@ -88,12 +88,12 @@ def _start() -> subprocess.Popen[str]:
         stdout=subprocess.DEVNULL,
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
-        start_new_session=True,  # Ctrl-C is not for it
+        start_new_session=True,  # Ctrl-C does not reach it
     )
 
 
-COURIER = Courier()
-"""The ``Courier`` of this process."""
+SENDER_PROCESS = SenderProcess()
+"""The sender process that belongs to this process."""
 
 
 class JournalSender:
@@ -118,11 +118,11 @@ class JournalSender:
         """
         if not urgent and time.monotonic() < self._retry_at:
             return False
-        if not self._own():
+        if not self._acquire():
             return False
         try:
             self._sender.deliver()
-        except Exception:  # noted in the journal's position; a store has a hundred ways to be away
+        except Exception:  # noted in the journal's position; a store can fail in many ways
             self._retry_at = time.monotonic() + RETRY_S
             return False
         self._retry_at = 0.0
@@ -134,7 +134,7 @@ class JournalSender:
         over = self._sender.closed or not self.journal.complete(self.uri)
         if self._lock is not None and not over:
             with contextlib.suppress(Exception):  # `msseg sync` or the next run will
-                self._sender.settle(dead=True)
+                self._sender.update_state(dead=True)
         self.release()
 
     def release(self) -> None:
@@ -143,10 +143,10 @@ class JournalSender:
             self._lock.release()
             self._lock = None
 
-    def _own(self) -> bool:
+    def _acquire(self) -> bool:
         """Take the lock of the journal; False while another process sends it."""
         if self._lock is None:
-            lock = self.journal.sending()
+            lock = self.journal.sending_lock()
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -155,40 +155,40 @@ class JournalSender:
         return True
 
 
-def main(words: IO[str], parent: int) -> None:
+def main(requests: IO[str], parent: int) -> None:
     """Send journals on request until the recorded process has ended.
 
     Args:
-        words: a `Word` per line; its end is the end of the process that writes it.
-        parent: number of that process (a fork of it may keep ``words`` open).
+        requests: a `Request` per line; it ends when the process that writes it ends.
+        parent: id of that process (a fork of it may keep ``requests`` open).
     """
-    told: queue.SimpleQueue[Word | None] = queue.SimpleQueue()
+    received: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
 
     def listen() -> None:
-        for line in words:
-            told.put(json.loads(line))
-        told.put(None)
+        for line in requests:
+            received.put(json.loads(line))
+        received.put(None)
 
     threading.Thread(target=listen, daemon=True).start()
-    rounds: dict[tuple[str, str], JournalSender] = {}
+    senders: dict[tuple[str, str], JournalSender] = {}
     reaped: set[str] = set()
     while os.getppid() == parent:
         try:
-            word = told.get(timeout=1.0)
+            request = received.get(timeout=1.0)
         except queue.Empty:
             continue
-        if word is None:
+        if request is None:
             break
-        uri, folder, urgent = word
-        going = rounds.setdefault((uri, folder), JournalSender(uri, folder))
-        if going.send_pending(urgent):
-            rounds.pop((uri, folder)).release()
-        if uri not in reaped and going.journal.position(uri).run_id:
+        uri, folder, urgent = request
+        sender = senders.setdefault((uri, folder), JournalSender(uri, folder))
+        if sender.send_pending(urgent):
+            senders.pop((uri, folder)).release()
+        if uri not in reaped and sender.journal.position(uri).run_id:
             reaped.add(uri)
             with contextlib.suppress(Exception):
                 reap_dead_runs(uri)
-    for left in rounds.values():
-        left.end()
+    for sender in senders.values():
+        sender.end()
 
 
 if __name__ == "__main__":

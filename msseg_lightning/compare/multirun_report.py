@@ -15,7 +15,7 @@ from msseg_lightning.compare.table import MEASURES, Group, Row, ScoredRun, compa
 from msseg_lightning.core.files import atomic_write, require_record
 from msseg_lightning.evaluate.case_score import CaseScore
 from msseg_lightning.report import page
-from msseg_lightning.run.config.compose import Config
+from msseg_lightning.run.config.compose import Config, experiment_of
 from msseg_lightning.run.folder import read_scores
 from msseg_lightning.run.predict.trained import stored_config
 from msseg_lightning.run.train.run_report import notes, shown_card
@@ -48,7 +48,7 @@ class SeedResult:
 
     @classmethod
     def read(cls, folder: Path) -> SeedResult:
-        """Read the scores that ``run.train.folds_and_seeds.assemble`` wrote."""
+        """Read the scores that ``run.train.folds_and_seeds.combine_folds`` wrote."""
         content = read_scores(folder / "scores.json")
         cases = {case: CaseScore.from_dict(row) for case, row in content.pop("cases").items()}
         origin = require_record(
@@ -57,11 +57,11 @@ class SeedResult:
         return cls(int(content["seed"]), folder, cases, origin, content)
 
 
-def build_product_report(folders: Sequence[Path]) -> Path:
+def build_multirun_report(folders: Sequence[Path]) -> Path:
     """Write ``report.html`` and ``summary.csv`` for all seeds of a system.
 
     Args:
-        folders: one per seed, from ``run.train.folds_and_seeds.train_product``.
+        folders: one per seed, from ``run.train.folds_and_seeds.train_multirun``.
 
     Returns:
         The page: in the folder of the only seed, else in a folder of its own beside them.
@@ -272,7 +272,7 @@ def _commits(content: Mapping[str, Any]) -> list[str]:
 def _setting(config: Config, seeds: Sequence[SeedResult]) -> dict[str, object]:
     content = seeds[0].content
     return {
-        "experiment": config["name"],
+        "experiment": experiment_of(config),
         "size": config["size"],
         "pairs": len(seeds[0].cases),
         "folds": content["split"]["folds"],

@@ -1,0 +1,45 @@
+"""What a task validates with, and which weights decay."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from msseg_lightning.train.task import WholeVolumeValidator
+from tests.train.test_training import network, task
+
+
+@pytest.mark.parametrize(
+    ("reference", "found", "expected"), [(1, 1, 1.0), (1, 0, 0.0), (0, 0, 1.0), (0, 1, 0.0)]
+)
+def test_an_empty_answer_to_an_empty_reference_counts_one(reference, found, expected):
+    pair = SimpleNamespace(
+        stack=lambda names: np.ones((2, 3, 3, 3), np.float32),
+        inside=lambda names: np.ones((3, 3, 3), bool),
+        mask=lambda name: np.full((3, 3, 3), bool(reference)),
+        grid=SimpleNamespace(spacing_mm=(1.0, 1.0, 1.0)),
+    )
+
+    def infer(network, images, inside):
+        return torch.full((1, 3, 3, 3), found - 0.5)
+
+    def score(mask, reference, spacing_mm):  # undefined without a lesion, as in run.build
+        return {"dice": float((mask == reference).mean())} if reference.any() else {}
+
+    validate = WholeVolumeValidator(infer, "logit", score, ("a", "b"), "new_lesions")
+    assert validate(nn.Identity(), pair)["dice_or_empty"] == expected
+    probable = SimpleNamespace(level="probability")
+    mirrored = SimpleNamespace(for_validation=probable)
+    simpler = WholeVolumeValidator(mirrored, "logit", score, ("a", "b"), "new_lesions")
+    assert (simpler.infer, simpler.level) == (probable, "probability")
+
+
+def test_decay_can_spare_all_but_convolution_kernels():
+    groups = task(decay="convolution_kernels").parameter_groups(network())
+    assert [parameter.dim() for parameter in groups[0]["params"]] == [5, 5]
+    assert [parameter.dim() for parameter in groups[1]["params"]] == [1, 1]
+    assert groups[1]["weight_decay"] == 0.0
