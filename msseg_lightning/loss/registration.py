@@ -65,9 +65,9 @@ class SquaredDifference(nn.Module):
 class Smoothness(nn.Module):
     """Mean squared slope of a velocity or displacement field.
 
-    The sum over axes of the squared central differences, averaged over voxels and components
-    (MONAI's ``DiffusionLoss`` of the field continued by one voxel on every side, so that slabs of
-    three slices have slopes in all of them).
+    The sum over axes of the squared central differences, at a border the difference to the only
+    neighbour, averaged over voxels and components. (MONAI's ``DiffusionLoss`` leaves borders out:
+    of a slab of three slices it would see one.)
 
     Args:
         spacing: distance of neighbouring voxels, in voxels of the finest resolution.
@@ -77,13 +77,10 @@ class Smoothness(nn.Module):
     """
 
     def __init__(self, spacing: float = 1.0) -> None:
-        from monai.losses.deform import DiffusionLoss
-
         super().__init__()
         self.spacing = spacing
-        self.diffusion = DiffusionLoss()
 
     def forward(self, field: Tensor) -> Tensor:
-        around = functional.pad(field.float(), [1, 1] * (field.ndim - 2), mode="replicate")
-        slope: Tensor = self.diffusion(around / self.spacing)
-        return slope
+        axes = list(range(2, field.ndim))
+        slopes = torch.gradient(field.float(), spacing=self.spacing, dim=axes)
+        return torch.stack([slope.square().mean() for slope in slopes]).sum()

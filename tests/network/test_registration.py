@@ -74,8 +74,9 @@ def test_the_flow_back_undoes_the_flow():
     velocity = functional.interpolate(torch.randn(1, 3, 4, 4, 4) * 2, size=24, mode="trilinear")
     flow, warp = VelocityIntegration(7), SpatialTransformer()
     there, back = flow(velocity), flow(-velocity)
-    left = there + warp(back, there)
-    assert float(left[..., 6:18, 6:18, 6:18].abs().max()) < 0.1 < float(there.abs().max())
+    inner = (..., slice(6, 18), slice(6, 18), slice(6, 18))
+    left = (there + warp(back, there))[inner].norm(dim=1).mean()
+    assert float(left) < 0.03 * float(there[inner].norm(dim=1).mean())
 
 
 def test_the_jacobian_is_the_change_of_volume():
@@ -103,7 +104,8 @@ def deformed(tiny_cohort):
     followup = SpatialTransformer()(baseline, field)
     noise = torch.Generator().manual_seed(0)
     noisy = followup + 0.01 * torch.randn(followup.shape, generator=noise)
-    return baseline, noisy, field, torch.from_numpy(brain)[None]
+    middle = (..., slice(8, 48), slice(12, 52), slice(14, 46))  # most of the brain
+    return baseline[middle], noisy[middle], field[middle], torch.from_numpy(brain)[None][middle]
 
 
 def register(baseline, followup, distance, steps, alpha):
@@ -111,7 +113,7 @@ def register(baseline, followup, distance, steps, alpha):
     shape = baseline.shape[2:]
     velocity = nn.Parameter(torch.zeros(1, 3, *(edge // 4 for edge in shape)))
     flow, warp, smooth = VelocityIntegration(7), SpatialTransformer(), Smoothness()
-    descent = torch.optim.Adam([velocity], lr=0.1)
+    descent = torch.optim.Adam([velocity], lr=0.2)
 
     def displacement():
         return functional.interpolate(flow(velocity), size=shape, mode="trilinear")
@@ -132,7 +134,7 @@ def register(baseline, followup, distance, steps, alpha):
 def test_a_simulated_deformation_is_found_again(deformed, distance, alpha):
     """Mean error of the end points in the brain: at least halved, without folds."""
     baseline, followup, truth, brain = deformed
-    found = register(baseline, followup, distance, 40, alpha)
+    found = register(baseline, followup, distance, 30, alpha)
     before = truth.norm(dim=1)[brain].mean()
     after = (found - truth).norm(dim=1)[brain].mean()
     print(f"mean end point error {3 * before:.2f} mm before, {3 * after:.2f} mm after")
