@@ -66,6 +66,7 @@ def test_smoothness_of_a_constant_and_of_a_slope():
     assert float(Smoothness(spacing=2.0)(field)) == pytest.approx(0.25**2 / 2)
 
 
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")  # inside MONAI
 def test_smoothness_is_monais_within_the_borders():
     """The slopes of a field whose border is constant, by MONAI's own differences."""
     field = torch.zeros(1, 3, 8, 9, 10)
