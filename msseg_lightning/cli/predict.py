@@ -121,6 +121,8 @@ def main(arguments: Sequence[str]) -> ExitCode:
         given = [file for file in inputs if file is not None]
         predict.check_outputs([options.output], given, options.probability, uncertainty)
     model = stored.find_model(options.model, options.mlruns)
+    places = [options.output, options.probability, uncertainty, options.folder]
+    predict.refuse_in_run(model, [place for place in places if place is not None])
     if not all(single):
         return predict_many(model, options)
     from msseg_lightning.run.predict.data_set import predict_pair

@@ -34,6 +34,13 @@ from msseg_lightning.split.split import PARTS, Split, write_split
 RECORD = {"status?": str, "stages?": dict, "data_hash?": str, "split_hash?": str}
 """Fields of ``run.json``."""
 
+CONFIG: dict[str, Any] = {
+    **dict.fromkeys(("name", "size"), str),
+    **dict.fromkeys(("seed", "fold"), int),
+    **dict.fromkeys(("card", "channels", "data", "paths", "read"), Mapping),
+}
+"""Fields of ``config.yaml`` that every command on a run needs."""
+
 SPLIT_REMEDY = "restore the file, or train again with overwrite=true"
 
 SCORES = {"summary": dict, "cases": dict}
@@ -90,7 +97,16 @@ class RunFolder:
     def config(self) -> Config:
         """The configuration the run was made from."""
         remedy = "restore the file, or train again with overwrite=true"
-        return read_config(self.config_file, "run.config_damaged", remedy)
+        found = read_config(self.config_file, "run.config_damaged", remedy)
+        wrong = [key for key, kind in CONFIG.items() if not isinstance(found.get(key), kind)]
+        if wrong:
+            raise _damaged_config(
+                self.config_file,
+                "run.config_damaged",
+                remedy,
+                f"nothing usable under {', '.join(wrong)}",
+            )
+        return found
 
     def record(self) -> dict[str, Any]:
         """The content of ``run.json``; empty before the run began."""
@@ -275,12 +291,16 @@ def read_config(file: Path, code: str, remedy: str) -> Config:
     refuse_interpolations(content)
     if changed is None:
         return content
-    raise MssegError(
+    raise _damaged_config(file, code, remedy, changed)
+
+
+def _damaged_config(file: Path, code: str, remedy: str, found: str) -> MssegError:
+    return MssegError(
         Problem(
             code,
             "the configuration was changed or damaged after it was written",
             file=file,
-            found=changed,
+            found=found,
             expected="the file as `msseg train` wrote it",
             remedy=remedy,
             exit_code=ExitCode.MODEL,

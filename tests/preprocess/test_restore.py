@@ -26,6 +26,7 @@ NEEDS_A_HEAD = (
     "challenge",
     "challenge_mode",
     "challenge_zscore",
+    "mni_brain_unit_range",
     "near_1mm_percentiles",
     "otsu_zscore",
 )

@@ -12,7 +12,13 @@ from msseg_lightning.core.subject import (
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.preprocess import tissue
 from msseg_lightning.preprocess.atlas import mni152
-from msseg_lightning.preprocess.tissue import CLASSES, TissueModel, fit_mixture
+from msseg_lightning.preprocess.tissue import (
+    CLASSES,
+    TissueModel,
+    atlas_overlap,
+    box_from_atlas,
+    fit_mixture,
+)
 
 
 def drawn(numbers, means, deviations, certainty=0.6, seed=0):
@@ -121,3 +127,24 @@ def test_an_empty_brain_has_no_tissue(pair):
     found = TissueModel()(loaded.replace(volumes={**loaded.volumes, BRAIN: nothing}))
     assert found.notes[-1] == "the brain mask is empty: no tissue"
     assert not any(np.asarray(found.volumes[f"baseline_{kind}"].data).any() for kind in CLASSES)
+
+
+def test_where_the_registration_collapsed_the_boxes_of_the_brains_are_matched(pair, monkeypatch):
+    """A template shrunk to a third would leave nine tenths of the brain without its tissue."""
+    loaded, _, _ = pair
+    brain = np.asarray(loaded.volumes[BRAIN].data) > 0
+    right = TissueModel()(loaded)
+    assert right.notes == loaded.notes
+    shrunk = np.diag([0.33, 0.33, 0.33, 1.0])
+    assert atlas_overlap(np.eye(4), loaded.grid, brain) > 0.95
+    assert atlas_overlap(shrunk, loaded.grid, brain) < 0.2
+    np.testing.assert_allclose(box_from_atlas(loaded.grid, brain)[:3, :3], np.eye(3), atol=0.06)
+    monkeypatch.setattr(tissue, "affine_from_atlas", lambda *_: shrunk)
+    found = TissueModel()(loaded)
+    assert "registration failed" in found.notes[-1] and "box" in found.notes[-1]
+    for kind in CLASSES[:3]:
+        name = f"baseline_{kind}"
+        same = found.volumes[name].data[brain] == right.volumes[name].data[brain]
+        assert same.mean() > 0.95
+    monkeypatch.setattr(tissue, "box_from_atlas", lambda *_: shrunk / 2)
+    assert TissueModel()(loaded).notes[-1].endswith("tissue is unsure")

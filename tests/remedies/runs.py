@@ -33,6 +33,7 @@ from msseg_lightning.run.predict.prediction_files import (
     FILES_KEY,
     check_outputs,
     read_pairs,
+    refuse_in_run,
     side_car_file,
 )
 from msseg_lightning.run.predict.trained import find_model, load_config
@@ -114,6 +115,9 @@ def an_unfinished_run(place: Place) -> None:
     trained = Trained(place)
     path = trained.run / "config.yaml"
     sound = path.read_bytes()
+    write_settings(path, {"name": "a", "size": "paper", "seed": 0, "fold": "0"})
+    refusal = place.refused("run.config_damaged", ["report", trained.run])
+    assert "under fold, card, channels" in refusal.text
     path.write_text("{")
     refusal = place.raised("run.config_damaged", RunFolder.find(str(trained.run)).config)
     assert refusal.remedy.startswith("restore the file, or train again")
@@ -153,6 +157,21 @@ def a_run_of_an_earlier_version(place: Place) -> None:
     place.ends_well([*trained.predict, "new.nii.gz"])
 
 
+@case("predict.in_run")
+def an_output_in_the_folder_of_the_run(place: Place) -> None:
+    trained = Trained(place)
+    model = trained.run / "model"
+    kept = trained.run / "predictions" / "003.nii.gz"
+    before = kept.read_bytes()
+    refusal = place.refused("predict.in_run", [*trained.predict, kept])
+    assert "choose another folder" in refusal.remedy and kept.read_bytes() == before
+    link = place.folder / "elsewhere"
+    link.symlink_to(trained.run)
+    for output in (model / "x.nii.gz", link / "predictions", trained.run):
+        place.raised("predict.in_run", lambda output=output: refuse_in_run(model, [output]))
+    refuse_in_run(model, [place.folder / "predictions" / kept.name])
+
+
 @case("model.config", "config.place", "config.unsafe", "model.file")
 def a_model_of_somebody_else(place: Place) -> None:
     trained = Trained(place)
@@ -166,6 +185,9 @@ def a_model_of_somebody_else(place: Place) -> None:
         path.write_bytes(sound)
         load_config(model)
     read_stored_yaml(sound.decode())
+    write_settings(path, {**yaml.safe_load(sound), "infer": None})
+    assert "under infer" in place.raised("model.config", lambda: load_config(model)).text
+    path.write_bytes(sound)
 
     config = yaml.safe_load(sound)
     path.write_text(

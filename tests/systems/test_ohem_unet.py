@@ -49,7 +49,12 @@ def test_the_pool_and_what_is_kept():
     assert plain["train"]["batch_size"] == 32
     assert task.momentum == 0.99 and task.error == "loss"
     # nothing but mining and its budget tells the two apart
-    differ = {key for key in mining if mining[key] != plain[key]} - {"card", "name", "sizes"}
+    differ = {key for key in mining if mining[key] != plain[key]} - {
+        "card",
+        "name",
+        "experiment",
+        "sizes",
+    }
     assert differ == {"train"}
 
 

@@ -86,7 +86,7 @@ def test_the_augmentation_of_the_card():
 def test_members_differ_in_augmentation_alone():
     augmented, plain = (dict(config(name)) for name in MEMBERS)
     for found in (augmented, plain):
-        for key in ("name", "card"):
+        for key in ("name", "experiment", "card"):
             found.pop(key)
     changed = {key for key in augmented if augmented[key] != plain[key]}
     assert changed == {"augment"}

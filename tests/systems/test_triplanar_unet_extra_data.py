@@ -20,7 +20,7 @@ def test_only_the_data_list_differs():
         compose_config((ROOT,), name) for name in ("triplanar_unet", "triplanar_unet_extra_data")
     )
     differing = {key for key in more if more[key] != plain[key]}
-    assert differing == {"name", "card", "sample"}
+    assert differing == {"name", "experiment", "card", "sample"}
     more["sample"].pop("extra_pairs")
     assert more["sample"] == plain["sample"]
 

@@ -19,7 +19,7 @@ from tests.train.test_training import network, task
 def test_an_empty_answer_to_an_empty_reference_counts_one(reference, found, expected):
     pair = SimpleNamespace(
         stack=lambda names: np.ones((2, 3, 3, 3), np.float32),
-        inside=lambda names: np.ones((3, 3, 3), bool),
+        inside=lambda names, region: np.ones((3, 3, 3), bool),
         mask=lambda name: np.full((3, 3, 3), bool(reference)),
         grid=SimpleNamespace(spacing_mm=(1.0, 1.0, 1.0)),
     )

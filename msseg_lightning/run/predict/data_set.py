@@ -13,7 +13,7 @@ from msseg_lightning.core.subject_map import SupportsSubmit, map_subjects
 from msseg_lightning.read.reader import read_subjects
 from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.folder import data_name
-from msseg_lightning.run.predict.prediction_files import read_pairs, read_side_car
+from msseg_lightning.run.predict.prediction_files import read_pairs, read_side_car, refuse_in_run
 from msseg_lightning.run.predict.predictor import Predictor
 from msseg_lightning.run.predict.scores import score_options, write_scores
 from msseg_lightning.run.predict.trained import (
@@ -127,6 +127,7 @@ def predict_table(
 ) -> DataSetResult:
     """Write masks of all pairs of a CSV, see ``read_pairs``; else like ``predict_data_set``."""
     pairs = read_pairs(table, folder)
+    refuse_in_run(model, [output for _, output in pairs if output is not None])
     outputs = {subject.id: output for subject, output in pairs if output is not None}
     apply = Predictor.from_config(
         model,

@@ -235,6 +235,34 @@ def read_pairs(
     return [(subject, outputs.get(subject.id)) for subject in subjects]
 
 
+def refuse_in_run(model: Path, outputs: Iterable[Path]) -> None:
+    """Refuse outputs inside the model folder or the run folder that it belongs to.
+
+    A run keeps the predictions of its held-out pairs there, which its scores are of.
+
+    Raises:
+        MssegError: with every such output (exit 2).
+    """
+    run = model.resolve()
+    if run.name == "model" and (run.parent / "run.json").exists():
+        run = run.parent
+    problems = [
+        Problem(
+            "predict.in_run",
+            "the output lies in the folder of the run that is applied",
+            file=output,
+            field="output",
+            expected=f"a place outside {run.name}",
+            remedy="choose another folder, e.g. predictions/ beside runs/",
+            exit_code=ExitCode.CONFIG,
+        )
+        for output in outputs
+        if output.resolve().is_relative_to(run)
+    ]
+    if problems:
+        raise MssegError(problems)
+
+
 def check_outputs(
     outputs: Sequence[Path],
     inputs: Iterable[Path],

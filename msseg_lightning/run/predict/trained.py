@@ -210,6 +210,8 @@ def _invalid_system_fields(system: Config, place: str = "") -> list[str]:
         isinstance(method, Mapping) and method.get("_target_") == NETWORK_METHOD
     ):
         kinds |= NETWORK_FIELDS
+        if "stages." not in place:  # only a stage may predict nothing
+            kinds["infer"] = Mapping
     wrong += _invalid_fields(system, kinds, place)
     if isinstance(method, Mapping) and "_target_" not in method:
         wrong.append(f"{place}method._target_")

@@ -61,7 +61,7 @@ def test_a_trial_that_others_gave_up_ends_without_an_error(tmp_path):
 
 
 def test_a_machine_of_which_nothing_is_heard_has_lost_its_trial(tmp_path, monkeypatch):
-    monkeypatch.setattr("msseg_lightning.run.sweep.study.BEAT_S", 0.01)
+    monkeypatch.setattr("msseg_lightning.run.sweep.study.HEARTBEAT_S", 0.01)
     study = Sweep("toy", tmp_path, search(1), Toy(tmp_path / "log")).study
     trial = study.take()
     trial.suggest_float("x", 0.0, 1.0)
