@@ -96,9 +96,9 @@ def deformed(tiny_cohort):
     scan = nib.load(folder / "flair_time01_on_middle_space.nii.gz").get_fdata(dtype=np.float32)
     brain = np.asarray(nib.load(folder / "brain_mask.nii.gz").dataobj) > 0
     scan /= np.percentile(scan, 99.5)
-    # the simulator's lattice of 4 mm, read as the scan's voxels of 3 mm
+    # from the simulator's lattice of 4 mm to the scan's voxels of 3 mm
     field = exponential(random_velocity(np.random.default_rng(1), smooth_mm=20.0, rms_mm=5.0))
-    field = np.stack([ndimage.zoom(field[..., axis], 1.2, order=1) for axis in range(3)]) / 3
+    field = np.stack([ndimage.zoom(field[..., axis], 4 / 3, order=1) for axis in range(3)]) / 3
     field = torch.from_numpy(field)[None, :, : scan.shape[0], : scan.shape[1], : scan.shape[2]]
     baseline = torch.from_numpy(scan)[None, None]
     followup = SpatialTransformer()(baseline, field)
