@@ -13,7 +13,7 @@ from msseg_lightning.network.registration import SpatialTransformer, jacobian_de
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.assemble.system import build_method, instantiate
 from msseg_lightning.run.config.compose import compose_config
-from msseg_lightning.train.task import Task
+from msseg_lightning.train.terms import LoggedTerms
 
 STAGED = ("ncr_net", "ncr_unet_without_map")
 MARKING = ("ncr_net_unsupervised", "ncr_net_supervised")
@@ -99,7 +99,8 @@ def test_the_loss_of_the_registration_never_reads_a_label(name):
     loss = loss_of(name)
     torch.manual_seed(0)
     network = NcrNet([2, 1], 2, [4, 4, 4, 4], [[4, 4]] * 4, 3, 0.0, 7, 0.05)
-    task = Task(network, loss, torch.optim.Adam)
+    assert part["train"]["task"]["_target_"].endswith(".LoggedTerms")
+    task = LoggedTerms(network, loss, torch.optim.Adam)
     images = torch.rand(1, 3, 3, 16, 16)
     answers = [
         float(task.step(Batch(images, target, ("a",), torch.ones(1))).loss)
