@@ -76,7 +76,7 @@ def test_the_flow_back_undoes_the_flow():
     there, back = flow(velocity), flow(-velocity)
     inner = (..., slice(6, 18), slice(6, 18), slice(6, 18))
     left = (there + warp(back, there))[inner].norm(dim=1).mean()
-    assert float(left) < 0.03 * float(there[inner].norm(dim=1).mean())
+    assert float(left) < 0.05 * float(there[inner].norm(dim=1).mean())
 
 
 def test_the_jacobian_is_the_change_of_volume():
