@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -76,7 +77,7 @@ class DerivedImage:
                     exit_code=ExitCode.DATA,
                 )
             )
-        key = "-".join(source.key[:12] for source in chosen)
+        key = hashlib.sha256("-".join(source.key for source in chosen).encode()).hexdigest()[:24]
         folder = prepared.folder.with_name(f"{prepared.folder.name}-{self.name}-{key}"[:240])
         try:
             known = PreparedSubject.open(folder)

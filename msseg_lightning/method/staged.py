@@ -89,7 +89,9 @@ class FittedStage:
                     exit_code=ExitCode.CONFIG,
                 )
             )
-        return DerivedImage(name, self.maps, self.sources)
+        for_image = getattr(self.maps, "for_image", None)  # of a stage that makes several
+        maps = self.maps if for_image is None else for_image(name)
+        return DerivedImage(name, maps, self.sources)
 
 
 def _unknown(subject: LongitudinalSubject) -> None:
@@ -115,7 +117,8 @@ class Stage:
         has_lesions: whether a pair has new lesions, None where that is unknown; spreads patients
             over the parts that are left out.
         uses: earlier stages it builds upon.
-        maps: turns a fitted network into an image of a pair.
+        maps: turns a fitted network into an image of a pair; with ``for_image(name)`` into several,
+            told apart by their names.
     """
 
     name: str
@@ -338,6 +341,7 @@ class StagedMethod:
                 for model in models
             ]
             fitted[stage] = FittedStage(stage, "", tuple(sources), self.maps.get(stage))
+        self.fitted = fitted
         self.last = self.make(fitted)
         self.last.load(folder)
 

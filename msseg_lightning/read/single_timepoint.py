@@ -16,6 +16,9 @@ from msseg_lightning.read.load import load_subject
 from msseg_lightning.read.reader import FolderReading
 
 IMAGE = "flair.nii.gz"
+OTHERS = {"followup_t1": "t1.nii.gz", "followup_t2": "t2.nii.gz"}
+"""Further contrasts that may lie beside the FLAIR, on its grid."""
+
 MASKS = {FOLLOWUP_LESIONS: "lesions.nii.gz", BRAIN: "brain_mask.nii.gz"}
 
 
@@ -26,6 +29,9 @@ class SingleTimepoint:
     asks for ``followup_flair`` and ``followup_lesions`` and so takes pairs and single scans alike.
     Nothing new can be learned about change from such a subject alone, and nothing that needs
     ``baseline_flair`` accepts it.
+
+    ``t1.nii.gz`` and ``t2.nii.gz`` on the grid of the FLAIR are read too where they lie there, as
+    ``followup_t1`` and ``followup_t2`` (S23).
 
     Both masks may be absent; lesions are then marked by preprocessing or by another reader's data.
     Covariates come from a ``participants.tsv`` beside the folders. Folders without a scan and a
@@ -119,4 +125,5 @@ class SingleTimepoint:
             return None
         name = f"{self.prefix}{folder.name}"
         images = {FOLLOWUP: folder / IMAGE}
+        images |= {name: folder / file for name, file in OTHERS.items() if (folder / file).exists()}
         return LongitudinalSubject(name, name, images, masks, root=root)

@@ -35,11 +35,17 @@ RECORD = {"status?": str, "stages?": dict, "data_hash?": str, "split_hash?": str
 """Fields of ``run.json``."""
 
 CONFIG: dict[str, Any] = {
-    **dict.fromkeys(("name", "size"), str),
-    **dict.fromkeys(("seed", "fold"), int),
-    **dict.fromkeys(("card", "channels", "data", "paths", "read"), Mapping),
+    "name": str,
+    "size": str,
+    "seed": int,
+    "fold": int,
+    "card": Mapping,
+    "channels": Mapping,
+    "data": Mapping,
+    "paths": Mapping,
+    "read": Mapping,
 }
-"""Fields of ``config.yaml`` that every command on a run needs."""
+"""Fields of ``config.yaml`` that a report needs."""
 
 SPLIT_REMEDY = "restore the file, or train again with overwrite=true"
 
@@ -97,13 +103,21 @@ class RunFolder:
     def config(self) -> Config:
         """The configuration the run was made from."""
         remedy = "restore the file, or train again with overwrite=true"
-        found = read_config(self.config_file, "run.config_damaged", remedy)
+        return read_config(self.config_file, "run.config_damaged", remedy)
+
+    def complete_config(self) -> Config:
+        """The configuration of a run that may come from elsewhere, with the fields of a report.
+
+        Raises:
+            MssegError: a field is missing or of another type (exit 4).
+        """
+        found = self.config()
         wrong = [key for key, kind in CONFIG.items() if not isinstance(found.get(key), kind)]
         if wrong:
             raise _damaged_config(
                 self.config_file,
                 "run.config_damaged",
-                remedy,
+                "restore the file, or train again with overwrite=true",
                 f"nothing usable under {', '.join(wrong)}",
             )
         return found

@@ -247,6 +247,27 @@ class SliceLoader(Loader):
     ) -> str:
         """Write one stack into its place of the batch."""
         spec = self.choose(step, element)
+        return self.cut(spec, self.image_names, step, element, images, labels)
+
+    def cut(
+        self,
+        spec: SliceSpec,
+        image_names: Sequence[str],
+        step: int,
+        element: int,
+        images: NDArray[np.float32],
+        labels: NDArray[np.float32],
+    ) -> str:
+        """Write the stack of a chosen slice; returns the id of its pair.
+
+        Args:
+            spec: the slice.
+            image_names: of its subject, one per channel.
+            step: global step.
+            element: number of the element in this step, across ranks.
+            images: (C, depth, H, W), filled.
+            labels: (L, H, W), filled.
+        """
         subject = self.subjects[spec.subject]
         names = self.target_names + self.extra_names
         changes = keyed_generator(self.seed, "augment", step, element)
@@ -256,7 +277,7 @@ class SliceLoader(Loader):
                 spec.axis,
                 spec.voxel,
                 self.sampler.anywhere,
-                self.image_names,
+                image_names,
                 names,
                 changes,
                 images,
@@ -265,9 +286,9 @@ class SliceLoader(Loader):
             return subject.id
         place = keyed_generator(self.seed, "crop", step, element)
         centre, size = self.sampler.crop(spec, subject.grid.shape, self.depth, place)
-        slab = np.empty((len(self.image_names), *size), np.float32)
+        slab = np.empty((len(image_names), *size), np.float32)
         masks = np.empty((len(names), *size), np.float32)
-        self.augment.fill(subject, centre, self.image_names, names, changes, slab, masks)
+        self.augment.fill(subject, centre, image_names, names, changes, slab, masks)
         images[:] = np.moveaxis(slab, 1 + spec.axis, 1)
         labels[:] = np.moveaxis(masks, 1 + spec.axis, 1)[:, self.depth // 2]
         return subject.id

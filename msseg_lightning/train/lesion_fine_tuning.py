@@ -59,7 +59,10 @@ class LesionFineTuning(Task):
         self.threshold = threshold
         self.first = None if first is None else first.requires_grad_(False).eval()
         if first is not None:
-            network.load_state_dict(first.state_dict())
+            try:
+                network.load_state_dict(first.state_dict())
+            except RuntimeError as error:
+                raise ValueError("first has another layout; give both the same") from error
 
     def step(self, batch: Batch) -> StepOutput:
         """Loss of a batch of pairs, (B, 2, X, Y, Z) with the earlier visit first."""

@@ -49,6 +49,18 @@ def test_it_passes_the_gate_alone(tmp_path):
     assert loaded.volumes[FOLLOWUP_LESIONS].data.sum() == files.scans()[2].sum()
 
 
+def test_other_contrasts_beside_the_flair_are_read_where_they_lie_there(tmp_path):
+    folder = scan(tmp_path, "001")
+    files.save(folder / "t2.nii.gz", 2 * files.scans()[1])
+    reader = SingleTimepoint(tmp_path)
+    (subject,) = reader.subjects()
+    assert set(subject.images) == {FOLLOWUP, "followup_t2"}
+    loaded = reader.load(subject)
+    t2 = loaded.volumes["followup_t2"]
+    assert t2.kind == "image" and loaded.grid.shape == files.SHAPE
+    assert (t2.data == 2 * loaded.volumes[FOLLOWUP].data).all()
+
+
 def test_what_the_simulator_writes(tmp_path):
     folder = write_cohort(
         tmp_path / "singles",

@@ -60,6 +60,19 @@ def images_that_a_network_takes(place: Place) -> None:
     CorrelationUNet([4, 8, 12], pretrained=PairAutoencoder([4, 8, 12]))
 
 
+@case("network.slab")
+def slabs_that_a_network_takes(place: Place) -> None:
+    tiny = ("read.root=.", "size=tiny")
+    network = instantiate(compose_config(tiny, "deepscan_longitudinal")["network"])
+    refusal = place.raised("network.slab", lambda: network(torch.zeros(1, 2, 5, 8, 8)))
+    *words, rest = refusal.remedy.split(", ")
+    assert rest == "an even sample.size and 4 images under channels.images"
+    config = compose_config([*tiny, *words[0].split()], "deepscan_longitudinal")
+    slices = config["sample"]["loader"]["depth"]
+    assert slices == config["infer"]["depth"]
+    network(torch.zeros(1, 4, slices, 8, 8))
+
+
 @case("infer.inside", "infer.no_members", "infer.window")
 def what_an_inference_needs(place: Place) -> None:
     inside = torch.zeros(4, 4, 4)

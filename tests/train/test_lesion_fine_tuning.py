@@ -119,6 +119,8 @@ def test_what_cannot_be_learned_from_is_refused(batch):
         task(ring_voxels=-1)
     with pytest.raises(ValueError, match="two visits"):
         task().step(Batch(batch.images[:, :1], batch.target, ("a",), torch.ones(1)))
+    with pytest.raises(ValueError, match="another layout"):
+        task(first=nn.Conv3d(1, 1, 1))
     loaded = LesionFineTuning(Linear(), CrossEntropy(), partial(torch.optim.Adam, lr=0.1))
     with pytest.raises(AssertionError, match="loaded"):
         loaded.step(batch)

@@ -38,6 +38,25 @@ def test_an_empty_answer_to_an_empty_reference_counts_one(reference, found, expe
     assert (simpler.infer, simpler.level) == (probable, "probability")
 
 
+def test_a_rule_that_depends_on_the_size_of_voxels_is_told_it():
+    """At 2 x 3 x 4 mm it answers as asked; asked without, it would fail."""
+    pair = SimpleNamespace(
+        stack=lambda names: np.ones((1, 3, 3, 3), np.float32),
+        inside=lambda names, region: np.ones((3, 3, 3), bool),
+        mask=lambda name: np.ones((3, 3, 3), bool),
+        grid=SimpleNamespace(spacing_mm=(2.0, 3.0, 4.0)),
+    )
+
+    def on_grid(spacing_mm):
+        return lambda *given: torch.full((1, 3, 3, 3), float(spacing_mm == (2.0, 3.0, 4.0)))
+
+    rule = SimpleNamespace(on_grid=on_grid, level="probability")
+    score = lambda mask, *rest: {"dice": float(mask.mean())}  # noqa: E731 - share of what is found
+    assert WholeVolumeValidator(rule, "probability", score, ("a",), "x")(nn.Identity(), pair)[
+        "dice"
+    ] == pytest.approx(1.0)
+
+
 def test_decay_can_spare_all_but_convolution_kernels():
     groups = task(decay="convolution_kernels").parameter_groups(network())
     assert [parameter.dim() for parameter in groups[0]["params"]] == [5, 5]

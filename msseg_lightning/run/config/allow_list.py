@@ -26,6 +26,7 @@ LIBRARY_CLASSES = {
     "scheduler": frozenset(
         {
             "torch.optim.lr_scheduler.CosineAnnealingLR",
+            "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts",
             "torch.optim.lr_scheduler.ConstantLR",
             "torch.optim.lr_scheduler.ExponentialLR",
             "torch.optim.lr_scheduler.LinearLR",

@@ -49,7 +49,7 @@ def build_report(
 
 def report_context(folder: RunFolder, rename: Callable[[str], str]) -> ReportContext:
     """Content of a run folder for the report and its pictures."""
-    config, record = folder.config(), folder.record()
+    config, record = folder.complete_config(), folder.record()
     if not folder.scores_file.exists():
         raise MssegError(
             Problem(
