@@ -118,26 +118,16 @@ class CropToSize:
 
 
 @dataclasses.dataclass(frozen=True)
-class CropOrPad:
+class CropOrPad(CropToSize):
     """Give every volume exactly so many voxels around its middle (S06).
 
     A longer axis is cut, a shorter one continued with 0, as evenly as whole voxels allow.
-
-    Args:
-        shape: voxels along the array axes (right, anterior, superior after ``Reorient``).
     """
-
-    shape: tuple[int, int, int]
 
     version: ClassVar[int] = 1
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(self.shape))
-        if len(self.shape) != 3 or min(self.shape) < 1:
-            raise ValueError(f"shape {self.shape} is not three numbers of voxels")
-
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
-        cut = CropToSize(self.shape)(subject)
+        cut = super().__call__(subject)
         missing = np.array(self.shape) - cut.grid.shape
         before = missing // 2
         affine = cut.grid.affine.copy()

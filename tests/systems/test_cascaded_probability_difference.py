@@ -4,58 +4,20 @@ from __future__ import annotations
 
 import csv
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
-from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP, FOLLOWUP_LESIONS, TARGET
 from msseg_lightning.network.weights import save_weights
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.assemble.system import build_method, instantiate
 from msseg_lightning.run.config.compose import compose_config
+from tests.systems.planted import Phantom
 
 NAME = "cascaded_probability_difference"
 IMAGE = "lesion_probability_difference"
-SHAPE = (32, 32, 32)
-SPOT = (slice(20, 25), slice(20, 25), slice(20, 25))
-"""Where the planted patient has, at the follow-up, a dark lesion such as nobody else has."""
-
-
-def write(folder, **volumes):
-    folder.mkdir(parents=True)
-    affine = np.diag([3.0, 3.0, 3.0, 1.0])
-    affine[:3, 3] = -48
-    for name, data in volumes.items():
-        nib.save(nib.Nifti1Image(data, affine), folder / f"{name}.nii.gz")
-
-
-def patient(folder, name, new, planted=False):
-    """Bright old lesions at both visits, bright new ones, perhaps the planted one."""
-    draw = keyed_generator("cascade", name)
-    brain = np.zeros(SHAPE, np.uint8)
-    brain[3:-3, 3:-3, 3:-3] = 1
-    masks = [np.zeros(SHAPE, np.uint8) for _ in range(2)]
-    for count, start in ((3, 0), (new, 1)):  # old ones are in both masks, new ones in the second
-        for _ in range(count):
-            x, y, z = draw.integers(5, 15, 3)
-            for mask in masks[start:]:
-                mask[x : x + 4, y : y + 4, z : z + 4] = 1
-    target = masks[1] & (1 - masks[0])
-    scans = [(draw.normal(100, 5, SHAPE) * brain + 60 * mask).astype(np.float32) for mask in masks]
-    if planted:
-        scans[1][SPOT] = 20
-        masks[1][SPOT] = target[SPOT] = 1
-    write(
-        folder / name,
-        flair_time01_on_middle_space=scans[0],
-        flair_time02_on_middle_space=scans[1],
-        lesions_time01=masks[0],
-        lesions_time02=masks[1],
-        ground_truth=target,
-        brain_mask=brain,
-    )
+HEAD = Phantom("cascade", edge=32, margin=3, corners=(5, 15), spot=20)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +25,7 @@ def fitted(tmp_path_factory):
     """The system on four patients, the first one planted, the last without new lesions."""
     work = tmp_path_factory.mktemp("cascade")
     for index in range(4):
-        patient(work / "data", f"00{index + 1}", new=int(index < 3), planted=index == 0)
+        HEAD.write(work / "data", f"00{index + 1}", new=int(index < 3), planted=index == 0)
     config = compose_config(
         [
             "size=tiny",

@@ -4,53 +4,20 @@ from __future__ import annotations
 
 import csv
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP, TARGET
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.assemble.system import build_method, instantiate
 from msseg_lightning.run.config.compose import compose_config
+from tests.systems.planted import Phantom
 
 NAME = "deepscan_longitudinal"
 MAPS = ("baseline_probability", "followup_probability")
-SHAPE = (22, 22, 22)
-SPOT = (slice(13, 18), slice(13, 18), slice(13, 18))
-"""Where the planted patient has, at the follow-up, a dark lesion such as nobody else has."""
-
-
-def patient(folder, name, new, planted=False):
-    """Bright old lesions at both visits, bright new ones, perhaps the planted one."""
-    draw = keyed_generator("deepscan", name)
-    brain = np.zeros(SHAPE, np.uint8)
-    brain[2:-2, 2:-2, 2:-2] = 1
-    masks = [np.zeros(SHAPE, np.uint8) for _ in range(2)]
-    for count, start in ((3, 0), (new, 1)):  # old ones are in both masks, new ones in the second
-        for _ in range(count):
-            x, y, z = draw.integers(3, 9, 3)
-            for mask in masks[start:]:
-                mask[x : x + 4, y : y + 4, z : z + 4] = 1
-    target = masks[1] & (1 - masks[0])
-    scans = [(draw.normal(100, 5, SHAPE) * brain + 60 * mask).astype(np.float32) for mask in masks]
-    if planted:
-        scans[1][SPOT] = 20
-        masks[1][SPOT] = target[SPOT] = 1
-    volumes = {
-        "flair_time01_on_middle_space": scans[0],
-        "flair_time02_on_middle_space": scans[1],
-        "lesions_time01": masks[0],
-        "lesions_time02": masks[1],
-        "ground_truth": target,
-        "brain_mask": brain,
-    }
-    (folder / name).mkdir(parents=True)
-    for file, data in volumes.items():
-        image = nib.Nifti1Image(data, np.diag([3.0, 3.0, 3.0, 1.0]))
-        nib.save(image, folder / name / f"{file}.nii.gz")
+HEAD = Phantom("deepscan", edge=22, margin=2, corners=(3, 9), spot=13)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +25,7 @@ def fitted(tmp_path_factory):
     """The system on four patients, the first one planted, the last without new lesions."""
     work = tmp_path_factory.mktemp("deepscan")
     for index in range(4):
-        patient(work / "data", f"00{index + 1}", new=int(index < 3), planted=index == 0)
+        HEAD.write(work / "data", f"00{index + 1}", new=int(index < 3), planted=index == 0)
     config = compose_config(
         [
             "size=tiny",
@@ -240,7 +207,7 @@ def test_the_first_network_answers_with_two_of_three_channels_dropped():
 
 
 def test_a_folder_of_the_user_with_other_contrasts_takes_the_place_of_the_pairs(tmp_path):
-    patient(tmp_path / "data", "001", new=1)
+    HEAD.write(tmp_path / "data", "001", new=1)
     own = tmp_path / "own" / "x"
     own.mkdir(parents=True)
     names = {"flair": "flair_time02_on_middle_space", "t1": "flair_time01_on_middle_space"}
