@@ -25,6 +25,7 @@ from msseg_lightning.core.subject import (
 from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.infer.slices import SliceWise
 from msseg_lightning.loss.deep_supervision import DeepSupervision
+from msseg_lightning.loss.non_correspondence import NonCorrespondence
 from msseg_lightning.preprocess import atlas, atlas_box, brain, tissue, white_matter
 from msseg_lightning.preprocess.step import describe
 from msseg_lightning.read.load import load_subject
@@ -56,7 +57,8 @@ def test_network(name):
     torch.manual_seed(0)
     config = loaded("network", name)
     dims = config.get("dims", 3)
-    channels = config.get("in_channels") or config.network.in_channels
+    several = config.get("images") or sum(config.get("streams", ()))  # of S26
+    channels = config.get("in_channels") or several or config.network.in_channels
     network = instantiate(config)
     edge = max(getattr(network, "divisor", (16,)))
     images = torch.randn(2, channels, *(max(edge, 16),) * dims)
@@ -66,6 +68,8 @@ def test_network(name):
 @pytest.mark.parametrize("name", presets("loss"))
 def test_loss(name):
     loss = build("loss", name)
+    if isinstance(loss, NonCorrespondence):
+        return  # of a registration instead of logits: tests/loss/test_non_correspondence.py
     deep = isinstance(loss, DeepSupervision)
     check_loss(loss, resolutions=len(loss.weights) if deep else 1)
 

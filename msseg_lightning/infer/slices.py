@@ -41,7 +41,8 @@ class SliceWise:
         planes: any of sagittal, coronal, axial.
         depth: neighbouring slices per image, odd; the answer is that of the middle one.
         layout: ``channels`` stacks the slices of one image, then those of the next, as channels;
-            ``depth`` hands over (B, C, depth, H, W).
+            ``depth`` hands over (B, C, depth, H, W). A network may then answer for every slice;
+            the middle one's answer is kept.
         size: edge of square windows within the slice, one number or two; None takes slices whole,
             padded evenly with 0 to what the network can divide (its ``divisor``, else 1).
         overlap: shared share of neighbouring windows, in [0, 1).
@@ -117,7 +118,8 @@ class SliceWise:
         """Predict one volume.
 
         Args:
-            network: (B, C, H, W) -> logits (B, K, H, W); put into evaluation mode meanwhile.
+            network: (B, C, H, W) -> logits (B, K, H, W); put into evaluation mode meanwhile. With
+                ``layout="depth"`` (B, C, depth, H, W) -> (B, K, H, W) or (B, K, depth, H, W).
             images: (C, X, Y, Z).
             inside: (X, Y, Z) bool, where an answer is wanted; None is everywhere.
             progress: called with (slices done, slices in all) of each plane and flip.
@@ -307,6 +309,8 @@ class SliceWise:
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             output = network(batch.to(device))
         logits = output if isinstance(output, Tensor) else output.logits
+        if logits.ndim == 5:
+            logits = logits[:, :, self.depth // 2]
         logits = logits.float()
         return logits if self.combine_at == "logit" else logits.sigmoid()
 

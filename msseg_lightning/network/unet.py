@@ -137,7 +137,7 @@ class UNet(nn.Module):
                 nn.init.constant_(cast(nn.Conv3d, head).bias, math.log(prior / (1 - prior)))  # type: ignore[arg-type]  # heads have a bias
 
     def forward(self, images: Tensor) -> Tensor | DeepLogits:
-        self._check(images)
+        check_images(images, self.in_channels, self.divisor)
         images = images + self.offset if self.offset else images
         features = images if self.stem is None else self.stem(images)
         kept: dict[int, Tensor] = {}
@@ -167,30 +167,31 @@ class UNet(nn.Module):
         """Modules at full resolution; ``infer.SlidingWindow`` runs them in float32."""
         return [part for part in (self.stem, self.encoder[0]) if part is not None]
 
-    def _check(self, images: Tensor) -> None:
-        """Refuse images of a wrong number of channels or size."""
-        if images.shape[1] != self.in_channels:
-            raise MssegError(
-                Problem(
-                    "network.channels",
-                    "The patch has another number of images than the network was built for.",
-                    field="channels",
-                    found=str(images.shape[1]),
-                    expected=str(self.in_channels),
-                    remedy="name the same images in the data and in network.in_channels",
-                    exit_code=ExitCode.CONFIG,
-                )
+
+def check_images(images: Tensor, channels: int, divisor: Sequence[int]) -> None:
+    """Refuse images of a wrong number of channels or size (exit 2)."""
+    if images.shape[1] != channels:
+        raise MssegError(
+            Problem(
+                "network.channels",
+                "The patch has another number of images than the network was built for.",
+                field="channels",
+                found=str(images.shape[1]),
+                expected=str(channels),
+                remedy="name the same images in the data and in network.in_channels",
+                exit_code=ExitCode.CONFIG,
             )
-        edges = tuple(images.shape[2:])
-        if any(edge % part for edge, part in zip(edges, self.divisor, strict=True)):
-            raise MssegError(
-                Problem(
-                    "network.patch",
-                    "The patch cannot be halved as often as the network needs.",
-                    field="patch size",
-                    found="x".join(map(str, edges)),
-                    expected=f"edges divisible by {'x'.join(map(str, self.divisor))}",
-                    remedy="choose patch and window sizes that are multiples of these",
-                    exit_code=ExitCode.CONFIG,
-                )
+        )
+    edges = tuple(images.shape[2:])
+    if any(edge % part for edge, part in zip(edges, divisor, strict=True)):
+        raise MssegError(
+            Problem(
+                "network.patch",
+                "The patch cannot be halved as often as the network needs.",
+                field="patch size",
+                found="x".join(map(str, edges)),
+                expected=f"edges divisible by {'x'.join(map(str, divisor))}",
+                remedy="choose patch and window sizes that are multiples of these",
+                exit_code=ExitCode.CONFIG,
             )
+        )

@@ -113,6 +113,48 @@ class Resize:
 
 
 @dataclasses.dataclass(frozen=True)
+class FitSlices:
+    """Resample slices to square pixels of one size, so that they just fit a shape (S26).
+
+    The pixels become as small as the shape allows: one of the slice's axes fills it, the other is
+    shorter, or fills it too. Slices are neither added nor moved. All volumes of a subject are
+    resampled alike.
+
+    Args:
+        shape: pixels along the two axes of a slice, in the order of the volume's.
+        axis: that slices are cut across, 2 for axial ones after ``Reorient``.
+        mask_rule: see ``Resample``.
+    """
+
+    shape: tuple[int, int]
+    axis: int = 2
+    mask_rule: MaskRule = "linear_threshold"
+
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if len(self.shape) != 2 or min(self.shape) < 1 or self.axis not in (0, 1, 2):
+            raise ValueError(
+                f"shape {self.shape} is not two numbers of pixels, or axis {self.axis}"
+            )
+
+    def __call__(self, subject: LoadedSubject) -> LoadedSubject:
+        return subject.replace(
+            volumes={name: self._fit(volume) for name, volume in subject.volumes.items()}
+        )
+
+    def _fit(self, volume: Volume) -> Volume:
+        plane = [axis for axis in range(3) if axis != self.axis]
+        lengths = [volume.grid.shape[axis] * volume.spacing_mm[axis] for axis in plane]
+        pixel = max(length / edge for length, edge in zip(lengths, self.shape, strict=True))
+        spacing = [pixel, pixel]
+        spacing.insert(self.axis, volume.spacing_mm[self.axis])
+        target = respaced(volume.grid, (spacing[0], spacing[1], spacing[2]))
+        return resample_volume(volume, target, None, self.mask_rule)
+
+
+@dataclasses.dataclass(frozen=True)
 class SimpleRatioResample:
     """Resample to a voxel size near a target, by the simplest ratio to the volume's own (S13).
 

@@ -59,6 +59,13 @@ def test_a_stack_can_keep_its_depth():
     torch.testing.assert_close(found, images[1:])
 
 
+@pytest.mark.parametrize("plane", ["sagittal", "axial"])
+def test_of_an_answer_for_every_slice_the_middle_one_is_kept(plane):
+    images = volume()
+    infer = SliceWise([plane], depth=3, layout="depth", combine_at="logit", batch_size=2)
+    torch.testing.assert_close(infer(Told(1), images), images[1:])
+
+
 class ByShape(nn.Module):
     """A logit per plane: sagittal slices are 9 x 5, coronal ones 7 x 5, axial ones 7 x 9."""
 

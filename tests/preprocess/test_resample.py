@@ -1,9 +1,22 @@
 import numpy as np
 import pytest
 
-from msseg_lightning.core.subject import BASELINE, BRAIN, TARGET
+from msseg_lightning.core.subject import (
+    BASELINE,
+    BRAIN,
+    TARGET,
+    LoadedSubject,
+    LongitudinalSubject,
+    Native,
+)
 from msseg_lightning.core.volume import Grid, Volume
-from msseg_lightning.preprocess.resample import Resample, Resize, SimpleRatioResample, respaced
+from msseg_lightning.preprocess.resample import (
+    FitSlices,
+    Resample,
+    Resize,
+    SimpleRatioResample,
+    respaced,
+)
 
 
 def test_field_of_view_stays():
@@ -106,3 +119,38 @@ def test_the_nearest_voxel_is_copied(phantom):
     assert set(np.asarray(found).ravel()) == {1, 2, 3, 4}
     smooth = Resize((6, None, None))(subject).volumes[BASELINE].data
     np.testing.assert_allclose(np.asarray(smooth).ravel()[1:-1], [1.5, 13 / 6, 17 / 6, 3.5])
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "fits", "expected", "pixel"),
+    [
+        # 96 x 90 mm in 48 x 60: 2 mm for the first axis, 1.5 mm for the second
+        ((96, 60, 7), (1.0, 1.5, 3.0), (48, 60), (48, 45), 2.0),
+        # made larger: 20 x 40 mm in 60 x 60, 40 / 60 mm
+        ((20, 20, 5), (1.0, 2.0, 1.0), (60, 60), (30, 60), 2 / 3),
+        ((48, 60, 4), (1.0, 1.0, 2.0), (48, 60), (48, 60), 1.0),
+    ],
+)
+def test_slices_of_square_pixels_just_fit(shape, spacing, fits, expected, pixel):
+    volume = Volume(np.ones(shape, np.float32), np.diag([*spacing, 1.0]))
+    subject = LoadedSubject(
+        LongitudinalSubject("p", "p", {}), {BASELINE: volume}, Native(volume.grid, b"")
+    )
+    found = FitSlices(fits)(subject).volumes[BASELINE]
+    assert found.grid.shape == (*expected, shape[2])
+    np.testing.assert_allclose(found.spacing_mm, [pixel, pixel, spacing[2]])
+    middles = [
+        one.affine[:3, :3] @ ((np.array(one.grid.shape) - 1) / 2) + one.affine[:3, 3]
+        for one in (volume, found)
+    ]
+    np.testing.assert_allclose(*middles, atol=1e-6)
+
+
+def test_slices_across_another_axis_and_bad_shapes():
+    volume = Volume(np.ones((5, 40, 20), np.float32), np.eye(4))
+    subject = LoadedSubject(
+        LongitudinalSubject("p", "p", {}), {BASELINE: volume}, Native(volume.grid, b"")
+    )
+    assert FitSlices((20, 20), axis=0)(subject).volumes[BASELINE].grid.shape == (5, 20, 10)
+    with pytest.raises(ValueError, match="pixels"):
+        FitSlices((20, 20, 20))

@@ -176,13 +176,14 @@ def files_of(name: str) -> Iterator[tuple[Path, str]]:
         }
 
     own = experiments_dir() / f"{name}.yaml"
-    for group, preset in {**choices(conf_dir() / "config.yaml"), **choices(own)}.items():
+    for key, preset in {**choices(conf_dir() / "config.yaml"), **choices(own)}.items():
+        group, _, place = key.partition("@")  # a preset for a node inside, as of a stage
         waiting = [] if preset is None or group == "experiments" else [preset]
         while waiting:
             path = conf_dir() / group / f"{waiting.pop()}.yaml"
             items = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("defaults", [])
             waiting += [item for item in items if item != "_self_"]
-            yield path, group
+            yield path, place or group
     yield own, ""
 
 
