@@ -10,7 +10,7 @@ from msseg_lightning.core.subject import (
     Native,
 )
 from msseg_lightning.core.volume import Volume
-from msseg_lightning.preprocess import white_matter
+from msseg_lightning.preprocess import atlas
 from msseg_lightning.preprocess.atlas import mni152
 from msseg_lightning.preprocess.space import resample_array
 from msseg_lightning.preprocess.white_matter import WHITE_MATTER, WhiteMatterPrior
@@ -28,11 +28,11 @@ def test_the_template_moved_comes_back(phantom, pair, monkeypatch):
     volumes = {FOLLOWUP: Volume(values, scan.affine), BRAIN: Volume(brain, scan.affine, "mask")}
     if pair:  # one registration in these tests is enough
         volumes[BASELINE] = Volume(values * 1.2, scan.affine)
-        monkeypatch.setattr(white_matter, "affine_from_atlas", lambda scan: np.linalg.inv(way))
+        monkeypatch.setattr(atlas, "affine_from_atlas", lambda *_: np.linalg.inv(way))
     subject = LoadedSubject(LongitudinalSubject("a", "a", {}), volumes, Native(scan.grid, b""))
     found = WhiteMatterPrior(0.5)(subject).volumes[WHITE_MATTER].data
-    atlas = mni152()
-    truth = resample_array(atlas.white, atlas.affine, scan.grid, "probability", way) > 0.5
+    template = mni152()
+    truth = resample_array(template.white, template.affine, scan.grid, "probability", way) > 0.5
     dice = 2 * (found & truth).sum() / (found.sum() + truth.sum())
     assert dice > 0.85
     assert not (found & ~brain).any()
@@ -46,3 +46,15 @@ def test_an_empty_brain_has_none():
     )
     marked = WhiteMatterPrior()(subject)
     assert not marked.volumes[WHITE_MATTER].data.any() and "empty" in marked.notes[0]
+
+
+def test_a_registration_that_failed_is_said_and_mended(monkeypatch):
+    scan, brain = scan_of_template(np.eye(4), skull=False)
+    volumes = {FOLLOWUP: scan, BRAIN: Volume(brain, scan.affine, "mask")}
+    subject = LoadedSubject(LongitudinalSubject("a", "a", {}), volumes, Native(scan.grid, b""))
+    right = WhiteMatterPrior()(subject)
+    monkeypatch.setattr(atlas, "affine_from_atlas", lambda *_: np.diag([0.33, 0.33, 0.33, 1.0]))
+    found = WhiteMatterPrior()(subject)
+    assert right.notes == () and "registration failed" in found.notes[-1]
+    one, other = (answer.volumes[WHITE_MATTER].data for answer in (right, found))
+    assert 2 * (one & other).sum() / (one.sum() + other.sum()) > 0.8
