@@ -136,6 +136,11 @@ class Comparison:
     smallest_difference: float | None
     smallest_of_all: float | None
 
+    @property
+    def too_few_patients(self) -> bool:
+        """Whether no difference of any size could be shown between all pairs of systems."""
+        return len(self.pairs) * 2.0 ** (1 - len(self.patients)) >= LEVEL
+
     def of(self, system: str) -> SystemResult:
         """The result of one system."""
         return next(one for one in self.systems if one.system == system)
