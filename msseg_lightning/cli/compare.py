@@ -70,7 +70,8 @@ def main(arguments: Sequence[str]) -> ExitCode:
             label_values=labels["label_value"],
             prediction_label_values=labels["prediction_label_value"],
         )
-    board = make_leaderboard(read_systems(runs, data, options.common), options.measure)
+    systems = read_systems(runs, data, options.common)
+    board = make_leaderboard(systems, options.measure, froc=options.froc)
     sys.stdout.write(short_text(board))
     if options.output:
         files = write_leaderboard(board, options.output)
@@ -99,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--common", action="store_true", help="leave out pairs that not every system scored"
+    )
+    parser.add_argument(
+        "--froc",
+        action="store_true",
+        help="sensitivity over false lesions per patient; reads masks and probability maps",
     )
     parser.add_argument(
         "--measure",

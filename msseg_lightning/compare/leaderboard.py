@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from msseg_lightning.compare.froc import FrocCurve, froc_curves
 from msseg_lightning.compare.lesion_rules import RULES
 from msseg_lightning.compare.statistics import (
     LEVEL,
@@ -26,7 +27,7 @@ from msseg_lightning.compare.statistics import (
 from msseg_lightning.compare.systems import Cost, System
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.wording import counted
-from msseg_lightning.evaluate.case_score import CaseScore
+from msseg_lightning.evaluate.case_score import CaseScore, ScoreOptions
 from msseg_lightning.evaluate.summary import SIZE_EDGES_MM3, lesion_shares
 
 Value = Callable[[CaseScore], float | None]
@@ -133,6 +134,7 @@ class Leaderboard:
         patients: number with new lesions, number without; a patient may be in both.
         left_out: pairs that not every system scored.
         unknown_training: systems of which it is not recorded what they were trained on.
+        froc: system -> free-response curve, of those with probability maps; empty unless asked for.
     """
 
     measure: str
@@ -143,6 +145,7 @@ class Leaderboard:
     patients: tuple[int, int]
     left_out: tuple[str, ...]
     unknown_training: tuple[str, ...]
+    froc: Mapping[str, FrocCurve] = dataclasses.field(default_factory=dict)
 
     @property
     def order(self) -> list[str]:
@@ -156,13 +159,16 @@ class Leaderboard:
         return None if found is None else found.of(system)
 
 
-def make_leaderboard(systems: Sequence[System], measure: str = "f1", seed: int = 0) -> Leaderboard:
+def make_leaderboard(
+    systems: Sequence[System], measure: str = "f1", seed: int = 0, froc: bool = False
+) -> Leaderboard:
     """Compare systems that were scored on the same pairs.
 
     Args:
         systems: from ``read_systems``.
         measure: by which they are ranked; of pairs with new lesions.
         seed: of the random draws.
+        froc: read probability maps for free-response curves.
     """
     comparisons = {
         name: found
@@ -189,6 +195,7 @@ def make_leaderboard(systems: Sequence[System], measure: str = "f1", seed: int =
         patients=(len(groups[0]), len(groups[1])),
         left_out=tuple(sorted({pair for one in systems for pair in one.left_out})),
         unknown_training=tuple(one.name for one in systems if not one.known_training),
+        froc=froc_curves(systems, ScoreOptions(**rules_of["options"]), seed) if froc else {},
     )
 
 

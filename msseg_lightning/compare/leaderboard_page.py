@@ -51,14 +51,22 @@ def page_of(board: Leaderboard, drawn: Mapping[str, str]) -> str:
         board: the leaderboard.
         drawn: name -> SVG text, from ``pictures``.
     """
-    images = [(ALTERNATIVES[name], _data(svg)) for name, svg in drawn.items() if name != "cost"]
-    cost = [(ALTERNATIVES[name], _data(svg)) for name, svg in drawn.items() if name == "cost"]
+
+    def images(*names: str) -> list[tuple[str, str]]:
+        return [(ALTERNATIVES[name], _data(drawn[name])) for name in names if name in drawn]
+
+    cost = page.piece("pictures", images("cost"))
     title = MEASURES[board.measure].title
     return page.document(
         "Leaderboard",
         [
             page.piece("leaderboard", paragraphs(board)),
-            _section("Patients with new lesions", [], table.with_lesions(board), images),
+            _section(
+                "Patients with new lesions",
+                [],
+                table.with_lesions(board),
+                images("intervals", "ranks"),
+            ),
             _section("Patients without new lesions", [], table.without_lesions(board)),
             _section(
                 "Lesion F1 by lesion size",
@@ -80,9 +88,17 @@ def page_of(board: Leaderboard, drawn: Mapping[str, str]) -> str:
                 ],
                 table.by_rule(board),
             ),
-            page.piece("section", "Score against cost", [], page.piece("pictures", cost))
-            if cost
-            else Markup(""),
+            _section(
+                "Sensitivity over false lesions per patient",
+                [
+                    "The score of a lesion is the mean probability inside it; the least score is "
+                    "raised from the system's own threshold on. False lesions are of patients with "
+                    "and without new lesions. The mean is over the columns, with its interval."
+                ],
+                table.froc(board),
+                images("froc"),
+            ),
+            page.piece("section", "Score against cost", [], cost) if cost else Markup(""),
             _section(f"Pairs of systems: {title}", [], table.pairs(board)),
             page.piece("section", "How to read the tables", HOW),
         ],

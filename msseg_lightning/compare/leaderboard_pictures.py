@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+from msseg_lightning.compare.froc import OPERATING_POINTS
 from msseg_lightning.compare.leaderboard import MEASURES, Leaderboard
 
 TITLE = "msseg compare"
@@ -14,12 +15,14 @@ TITLE = "msseg compare"
 _BLUE, _GREY = "#0072b2", "#5c6670"
 _WIDTH = 6.2
 _ROW = 0.3
+_CURVES = 10
+"""Curves in one picture at most."""
 _SHORTEST = 8
 """Ranks up to which every rank has a tick."""
 
 
 def pictures(board: Leaderboard) -> dict[str, str]:
-    """Name -> SVG text; ``cost`` only where minutes are known of two systems.
+    """Name -> SVG text; ``cost`` only where minutes are known, ``froc`` only with curves.
 
     Equal leaderboards give equal pictures, byte for byte.
     """
@@ -41,6 +44,8 @@ def pictures(board: Leaderboard) -> dict[str, str]:
                 drawn["ranks"] = _svg(_ranks(board))
             if sum(line.cost.minutes is not None for line in board.lines.values()) > 1:
                 drawn["cost"] = _svg(_cost(board))
+            if board.froc:
+                drawn["froc"] = _svg(_froc(board))
     return drawn
 
 
@@ -135,6 +140,38 @@ def _cost(board: Leaderboard) -> Any:
     return figure
 
 
+def _froc(board: Leaderboard) -> Any:
+    """Free-response curves of the best systems."""
+    from matplotlib import colormaps
+
+    figure, axis = _figure(12)
+    names = [name for name in board.order if name in board.froc][:_CURVES]
+    for index, name in enumerate(names):
+        curve = board.froc[name]
+        colour = colormaps["tab10"](index)
+        axis.plot(
+            curve.false_per_patient,
+            curve.sensitivity,
+            drawstyle="steps-post",
+            color=colour,
+            linewidth=1.6,
+            label=_short(name),
+        )
+        axis.plot(
+            curve.false_per_patient[-1], curve.sensitivity[-1], "o", color=colour, markersize=4
+        )
+    axis.set_xscale("symlog", linthresh=0.125)
+    axis.set_xlim(left=0)
+    axis.set_xticks(ticks := (0, *OPERATING_POINTS), [f"{tick:g}" for tick in ticks])
+    axis.set_ylim(0, 1)
+    axis.set_xlabel("False lesions per patient; the dot is where the system works")
+    axis.set_ylabel("Lesion sensitivity")
+    axis.grid(color="#e8ebee")
+    axis.set_axisbelow(True)
+    axis.legend(frameon=False, fontsize=8, loc="upper left")
+    return figure
+
+
 def _short(name: str) -> str:
     return name if len(name) <= 30 else f"{name[:29]}\u2026"
 
@@ -142,6 +179,7 @@ def _short(name: str) -> str:
 ALTERNATIVES: Mapping[str, str] = {
     "intervals": "Mean and 95 % interval of every system, with the letters of its groups",
     "ranks": "Distribution of the rank of every system over the bootstrap samples",
+    "froc": "Lesion sensitivity over false lesions per patient, of the first ten systems",
     "cost": "Mean and 95 % interval of every system over its minutes of fitting",
 }
 """Name of a picture -> what it shows."""

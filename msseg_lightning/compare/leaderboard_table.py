@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
+from msseg_lightning.compare.froc import OPERATING_POINTS
 from msseg_lightning.compare.leaderboard import (
     MEASURES,
     Leaderboard,
@@ -134,6 +135,21 @@ def by_rule(board: Leaderboard) -> Table:
     return heads, rows
 
 
+def froc(board: Leaderboard) -> Table:
+    """Sensitivity at false lesions per patient; empty without curves."""
+    if not board.froc:
+        return [], []
+    heads = ["System", "Mean", *(f"At {point:g}" for point in OPERATING_POINTS)]
+    rows = []
+    for name in board.order:
+        if (curve := board.froc.get(name)) is not None:
+            mean = f"{curve.mean:.3f}"
+            if curve.interval is not None:
+                mean += f" [{curve.interval[0]:.2f}, {curve.interval[1]:.2f}]"
+            rows.append([name, mean, *(f"{value:.3f}" for value in curve.at)])
+    return heads, rows
+
+
 def rule_words(board: Leaderboard) -> list[str]:
     """How far each rule moves the ranking, in words."""
     texts = []
@@ -202,6 +218,7 @@ def markdown(board: Leaderboard, pictures: Sequence[str] = ()) -> str:
         ("Patients without new lesions", without_lesions(board), []),
         ("Lesion F1 by lesion size", by_size(board), []),
         ("Other lesion rules", by_rule(board), rule_words(board)),
+        ("Sensitivity over false lesions per patient", froc(board), []),
         ("Pairs of systems", pairs(board), []),
     ):
         if table[1]:

@@ -46,6 +46,7 @@ class System:
         rules: protocol and options of the scorer.
         cost: of the runs.
         folders: that were read.
+        predictions: seed -> pair -> folder with its mask and probability map.
         left_out: pairs that it scored and some other system did not.
     """
 
@@ -56,6 +57,7 @@ class System:
     rules: str
     cost: Cost
     folders: tuple[Path, ...]
+    predictions: Mapping[int, Mapping[str, Path]] = dataclasses.field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
     @property
@@ -86,6 +88,7 @@ class _Scored:
     rules: str
     cost: Cost
     folder: Path
+    predictions: Mapping[str, Path]
     settings: Mapping[str, Any] | None = None
 
 
@@ -179,22 +182,24 @@ def _read(name: str, folder: Path) -> _Scored:
             rules=rules,
             cost=Cost(),
             folder=folder,
+            predictions=dict.fromkeys(cases, path),
         )
     stem = re.sub(r"-(fold\d+|folds[\d+]+)|-seed\d+$", "", path.name)
-    system, runs = path.parent.name, path.parent.parent.name
+    system, root, runs = path.parent.name, path.parent.parent.name, _runs_of(path)
     config = RunFolder(path).config() if (path / "config.yaml").exists() else None
     settings = result_settings(config) if config else None
     return _Scored(
         names=(name,)
         if name
-        else (system, f"{system} ({stem})", f"{system} ({runs}, {stem})", str(path.parent / stem)),
+        else (system, f"{system} ({stem})", f"{system} ({root}, {stem})", str(path.parent / stem)),
         group=name or f"{path.parent}/{stem}",
         seed=int(content.get("seed", 0)),
         cases=cases,
         pairs=pairs,
         rules=rules,
-        cost=_cost(path),
+        cost=_cost(path, runs),
         folder=folder,
+        predictions={case: runs.get(case, path) / "predictions" for case in cases},
         settings=settings,
     )
 
@@ -214,16 +219,22 @@ def _options(scored: Sequence[_Scored]) -> ScoreOptions:
     return ScoreOptions(**(json.loads(scored[0].rules)["options"] or {}))
 
 
-def _cost(path: Path) -> Cost:
+def _runs_of(path: Path) -> dict[str, Path]:
+    """Pair -> run that held it out, of the folder of all folds; else empty."""
+    file = path / "out_of_fold.json"
+    if not file.exists():
+        return {}
+    return {case: path.parent / one["run"] for case, one in read_record(file).items()}
+
+
+def _cost(path: Path, runs: Mapping[str, Path]) -> Cost:
     """Minutes and parameters of a run, or of all folds of a seed."""
-    runs = [path]
-    if (path / "out_of_fold.json").exists():
-        origin = read_record(path / "out_of_fold.json")
-        runs = [path.parent / name for name in sorted({one["run"] for one in origin.values()})]
-    minutes = [RunFolder(run).record().get("fit_minutes") for run in runs]
+    folders = sorted(set(runs.values())) or [path]
+    minutes = [RunFolder(run).record().get("fit_minutes") for run in folders]
     known = [float(value) for value in minutes if value is not None]
     return Cost(
-        minutes=sum(known) if len(known) == len(runs) else None, parameters=_parameters(runs[0])
+        minutes=sum(known) if len(known) == len(folders) else None,
+        parameters=_parameters(folders[0]),
     )
 
 
@@ -270,6 +281,7 @@ def _score_masks(
         rules=_rules(PROTOCOL, dataclasses.asdict(options)),
         cost=Cost(),
         folder=folder,
+        predictions=dict.fromkeys(cases, folder),
     )
 
 
@@ -319,6 +331,9 @@ def _system(name: str, members: Sequence[_Scored]) -> System:
     if len({one.rules for one in members}) > 1:
         raise _other_rules([(str(one.folder), one.rules) for one in members])
     pairs = {case: facts for one in members for case, facts in one.pairs.items()}
+    predictions: dict[int, dict[str, Path]] = {}
+    for one in members:
+        predictions.setdefault(one.seed, {}).update(one.predictions)
     sums = [sum(filter(None, one)) for one in minutes.values() if None not in one]
     return System(
         name=name,
@@ -331,6 +346,7 @@ def _system(name: str, members: Sequence[_Scored]) -> System:
             members[0].cost.parameters,
         ),
         folders=tuple(one.folder for one in members),
+        predictions=predictions,
     )
 
 

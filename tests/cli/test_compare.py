@@ -1,3 +1,4 @@
+import csv
 import json
 
 import pytest
@@ -68,3 +69,25 @@ def test_wrong_options_end_with_2(place, words, capsys):
     with pytest.raises(SystemExit) as end:
         main(["compare", *words])
     assert end.value.code == 2
+
+
+def test_a_run_equals_its_own_masks_scored_as_those_of_another_tool(
+    trained_run, tiny_cohort, tmp_path, monkeypatch, capsys
+):
+    """Data set, folder of references and run agree on scores, patients and reference hashes."""
+    monkeypatch.chdir(tmp_path)
+    words = ["compare", str(trained_run), f"again={trained_run / 'predictions'}"]
+    data = ["read=msseg2", f"read.root={tiny_cohort}", "--froc"]
+    assert main([*words, *data, "--output", "a.csv"]) == ExitCode.OK
+    assert main([*words, "--reference", str(tiny_cohort), "--output", "b.csv"]) == ExitCode.OK
+    assert "1 with new lesions, 1 without" in capsys.readouterr().out
+    with (tmp_path / "a.csv").open(newline="") as stream:
+        run, again = csv.DictReader(stream)
+    assert {run["system"], again["system"]} == {"pre_unet", "again"}
+    for name in ("f1", "dice", "false_lesions", "true_lesions", "clean_patients"):
+        assert float(run[name]) == float(again[name])
+    assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
+    assert main([*words, *data, "--output", "c.md"]) == ExitCode.OK
+    assert "## Sensitivity over false lesions per patient" in (tmp_path / "c.md").read_text()
+    costs = {row["system"]: row["minutes"] for row in (run, again)}
+    assert float(costs["pre_unet"]) > 0 and costs["again"] == ""

@@ -1,5 +1,7 @@
+import dataclasses
 import xml.etree.ElementTree as ElementTree
 
+from msseg_lightning.compare.froc import FrocCurve
 from msseg_lightning.compare.leaderboard import make_leaderboard
 from msseg_lightning.compare.leaderboard_pictures import TITLE, pictures
 from msseg_lightning.compare.systems import read_systems
@@ -22,6 +24,12 @@ def test_pictures_are_equal_for_equal_leaderboards_and_sound(tmp_path):
     for text in drawn.values():
         assert ElementTree.fromstring(text).tag.endswith("svg")
         assert TITLE in text[:1000]  # by which they are known as files of this package
+
+
+def test_curves_are_drawn_where_there_are_any(tmp_path):
+    curve = FrocCurve((0.0, 0.5), (0.2, 0.4), (0.2,) * 6, 0.2, None)
+    found = dataclasses.replace(board(tmp_path, [("good", 0.9, None)]), froc={"good": curve})
+    assert list(pictures(found)) == ["intervals", "froc"]
 
 
 def test_nothing_is_drawn_of_what_is_not_known(tmp_path):

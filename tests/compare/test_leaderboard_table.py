@@ -5,6 +5,7 @@ import io
 import pytest
 
 from msseg_lightning.compare import leaderboard_table as table
+from msseg_lightning.compare.froc import FrocCurve
 from msseg_lightning.compare.leaderboard import make_leaderboard
 from msseg_lightning.compare.systems import read_systems
 from tests.compare import scored
@@ -96,6 +97,14 @@ def test_words_tell_how_far_a_rule_moves_the_ranking(board):
     (text,) = table.rule_words(turned)
     assert "2 of 2 systems move" in text and "by 1 place" in text and "tau -1.00" in text
     assert "first is poor_net" in text
+
+
+def test_curves_have_a_table_if_there_are_any(board):
+    assert table.froc(board) == ([], [])
+    curve = FrocCurve((0.0, 0.5), (0.2, 0.4), (0.2, 0.2, 0.4, 0.4, 0.4, 0.4), 1 / 3, (0.1, 0.4))
+    heads, rows = table.froc(dataclasses.replace(board, froc={"poor_net": curve}))
+    assert heads[:4] == ["System", "Mean", "At 0.125", "At 0.25"]
+    assert rows == [["poor_net", "0.333 [0.10, 0.40]", "0.200", "0.200", *["0.400"] * 4]]
 
 
 def test_small_p_values_are_shown_with_more_digits(board):
