@@ -361,9 +361,11 @@ def _told(measure: Measure, found: Comparison) -> list[str]:
     ]
     group = "with" if measure.with_lesions else "without"
     if not apart:
+        whom = f"no two of the {len(found.systems)}" if len(found.systems) > 2 else "the two"
+        can = "can" if len(found.systems) > 2 else "cannot"
         text = (
-            f"By {title}, no two of the {len(found.systems)} systems can be told apart on these "
-            f"{counted(count, 'patient')} {group} new lesions: their order is noise."
+            f"By {title}, {whom} systems {can} be told apart on {counted(count, 'patient')} "
+            f"{group} new lesions: their order is noise."
         )
     elif not rivals:
         text = (

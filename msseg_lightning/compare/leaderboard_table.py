@@ -152,7 +152,7 @@ def froc(board: Leaderboard) -> Table:
 
 def rule_words(board: Leaderboard) -> list[str]:
     """How far each rule moves the ranking, in words."""
-    texts = []
+    texts: list[str] = []
     if not board.rules or len(board.lines) < 2:
         return texts
     official = board.rules["official"]

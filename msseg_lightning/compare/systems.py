@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from msseg_lightning.compare.foreign import ForeignData
-from msseg_lightning.core.files import DamagedFileError, read_record
+from msseg_lightning.core.files import DamagedFileError, read_record, require_record
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.evaluate.case_score import CaseScore, ScoreOptions
 from msseg_lightning.run.folder import RunFolder, result_settings
@@ -156,7 +156,11 @@ def _read(name: str, folder: Path) -> _Scored:
     try:
         content = read_record(file, {"cases": dict, "pairs": dict})
         cases = {case: CaseScore.from_dict(row) for case, row in content["cases"].items()}
-        pairs = {case: dict(content["pairs"][case]) for case in cases}
+        pairs = {
+            case: {key: content["pairs"][case][key] for key in ("patient", "learned_from")}
+            for case in cases
+        }
+        ScoreOptions(**content["options"])
         if not cases or not all(score.reference_hash for score in cases.values()):
             raise DamagedFileError("no scores with the hash of their reference")
     except (OSError, DamagedFileError, KeyError, TypeError, AttributeError) as error:
@@ -224,7 +228,8 @@ def _runs_of(path: Path) -> dict[str, Path]:
     file = path / "out_of_fold.json"
     if not file.exists():
         return {}
-    return {case: path.parent / one["run"] for case, one in read_record(file).items()}
+    origin = require_record(file, "give the `msseg train` command of all folds again")
+    return {case: path.parent / one["run"] for case, one in origin.items()}
 
 
 def _cost(path: Path, runs: Mapping[str, Path]) -> Cost:
@@ -241,7 +246,9 @@ def _cost(path: Path, runs: Mapping[str, Path]) -> Cost:
 def _parameters(run: Path) -> int | None:
     """Parameters of all networks of a model; None where one is not recorded."""
     cards = sorted((run / "model").rglob("card.json"))
-    numbers = [read_record(card).get("parameters") for card in cards]
+    remedy = "give the `msseg train` command of this run again, which writes it anew"
+    fields = {"parameters?": (int, type(None))}
+    numbers = [require_record(card, remedy, fields).get("parameters") for card in cards]
     known = [int(number) for number in numbers if number is not None]
     return sum(known) if known and len(known) == len(cards) else None
 

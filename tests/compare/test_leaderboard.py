@@ -88,7 +88,7 @@ def test_words_tell_what_can_be_told_apart_and_what_cannot(board):
     assert "Of 3 pairs of systems 2 can be told apart, 1 cannot" in text
     assert f"{leader} over poor by" in text
     assert "show with 80 % power is 0." in text
-    assert "no two of the 3 systems can be told apart on these 4 patients without" in text
+    assert "no two of the 3 systems can be told apart on 4 patients without" in text
     assert "So few patients could not show a difference of any size" in text
     assert "These systems have one seed: " in text and "between the means of seeds: one 0." in text
     assert "Of poor it is not recorded what it was trained on" in text

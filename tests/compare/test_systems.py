@@ -210,3 +210,14 @@ def test_a_run_that_is_not_finished_has_no_scores(tmp_path, two):
 def test_only_keeps_other_pairs_out(two):
     one = read_systems(words(two[0]))[0].only(["p00"])
     assert one.pairs == {"p00"} and np.isfinite(one.seeds[0]["p00"].official["Dice"])
+
+
+def test_damaged_files_of_a_run_are_refused_by_name(two):
+    (two[0] / "model" / "card.json").write_text("{")
+    with pytest.raises(MssegError, match=r"file\.damaged.*card\.json"):
+        read_systems(words(*two))
+    content = json.loads((two[1] / "scores.json").read_text())
+    write_record(two[1] / "scores.json", {**content, "pairs": {"p00": {}}})
+    refused("compare.no_scores", words(two[1]))
+    write_record(two[1] / "scores.json", {**content, "options": {"other": 1}})
+    refused("compare.no_scores", words(two[1]))
