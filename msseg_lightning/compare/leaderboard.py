@@ -211,19 +211,16 @@ def _compare(
     samples: int = SAMPLES,
     sign_changes: int = SIGN_CHANGES,
 ) -> Comparison | None:
-    """Compare one measure on the pairs where it is defined for all; None where there are none."""
-    values = {
-        (one.name, number, pair): value(score)
+    """Compare one measure on the pairs where it is defined; None where there are none.
+
+    Whether a measure is defined depends on the reference only, which is the same for all systems.
+    """
+    rows = [
+        Measurement(one.name, one.patients[pair], number, found)
         for one in systems
         for number, cases in one.seeds.items()
         for pair, score in cases.items()
-    }
-    undefined = {pair for (_, _, pair), number in values.items() if number is None}
-    patients = systems[0].patients
-    rows = [
-        Measurement(name, patients[pair], number, found)
-        for (name, number, pair), found in values.items()
-        if found is not None and pair not in undefined
+        if (found := value(score)) is not None
     ]
     if not rows:
         return None

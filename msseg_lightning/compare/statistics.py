@@ -64,7 +64,7 @@ class SystemResult:
     Args:
         system: name.
         mean: over patients.
-        interval: of the mean; None of a single patient.
+        interval: of the mean; None of a single patient, or if all have one value.
         seeds: number of seeds.
         seed_sd: standard deviation of the means of its seeds; None of a single seed.
         rank: by mean, 1 is best; equal means share the better rank.
@@ -97,7 +97,7 @@ class PairResult:
         better: system with the better mean.
         worse: the other.
         difference: mean of ``better`` minus mean of ``worse``.
-        interval: of the difference, of this pair alone; None of a single patient.
+        interval: of the difference, of this pair alone; None as above.
         p: of this pair alone.
         p_holm: corrected for all pairs.
         sd: standard deviation of the differences of the patients.
@@ -230,7 +230,7 @@ def _means(
 
 
 def _intervals(table: Values, means: Values) -> list[tuple[float, float] | None]:
-    """Bootstrap interval of the mean of every column.
+    """Bootstrap interval of the mean of every column; None of equal values or a single patient.
 
     Args:
         table: (patients, columns).
@@ -256,8 +256,8 @@ def _intervals(table: Values, means: Values) -> list[tuple[float, float] | None]
         shifted = bias + quantile
         place = stats.norm.cdf(bias + shifted / np.maximum(1 - acceleration * shifted, 0.1))
         ends.append(_quantile(ordered, place))
-    low, high = (np.where(constant, mean, end).tolist() for end in ends)
-    return list(zip(low, high, strict=True))
+    found = zip(ends[0].tolist(), ends[1].tolist(), strict=True)
+    return [None if same else end for same, end in zip(constant, found, strict=True)]
 
 
 def _quantile(ordered: Values, place: Values) -> Values:

@@ -162,3 +162,13 @@ def test_a_rule_can_turn_the_ranking(tmp_path):
     turned = "IoU 0.5" if official == "touching" else "any overlap"
     assert rank_agreement(found, turned) == pytest.approx(-1)
     assert rank_agreement(found, "official") == pytest.approx(1)
+
+
+def test_a_patient_with_only_too_small_lesions_has_no_sensitivity(tmp_path):
+    found = scored.scores(0.9, 1)
+    small = np.zeros(scored.SHAPE, np.uint8)
+    small[0, 0, 0] = 1
+    found["p00"] = score_case(small, small, scored.SPACING)
+    board = make_leaderboard(read_systems([str(scored.write_run(tmp_path, "one", found))]))
+    assert "p00" not in board.comparisons["sensitivity"].patients
+    assert "p00" in board.comparisons["dice"].patients
