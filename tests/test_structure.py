@@ -95,6 +95,16 @@ def longest_repetition(one: Path, other: Path) -> int:
     return max(block.size for block in matcher.get_matching_blocks())
 
 
+def test_every_system_deals_patients_alike():
+    """``fold=0`` holds out the same patients in every system; a paper's own split is a preset."""
+    for path in sorted(experiments_dir().glob("*.yaml")):
+        chosen = yaml.safe_load(path.read_text(encoding="utf-8"))
+        groups = {group for line in chosen.get("defaults") or [] for group in dict(line)}
+        assert "override /split" not in groups and "split" not in chosen, path.stem
+        sizes = (chosen.get("sizes") or {}).values()
+        assert not any(key.partition(".")[0] == "split" for size in sizes for key in size or {})
+
+
 def test_experiments_share_presets_instead_of_lines():
     experiments = sorted(experiments_dir().glob("*.yaml"))
     pairs = itertools.combinations(experiments, 2)

@@ -281,7 +281,8 @@ def test_the_rules_of_the_experiment_keep_27_voxels_and_drop_26(config):
 
 
 def test_the_numbers_of_the_card_are_in_the_configuration(config):
-    assert config["split"]["_target_"].endswith("LeaveOneOut")
+    as_paper = compose_config(["read.root=none", "split=leave_one_out"], "bsi_lightgbm")
+    assert as_paper["split"]["_target_"].endswith("LeaveOneOut")
     bias = config["preprocess"]["steps"]["bias"]
     assert (bias["iterations"], bias["convergence"], bias["fwhm"]) == ([1000], 1e-4, 0.05)
     boosting, rule = config["method"]["boosting"], config["method"]["rule"]
