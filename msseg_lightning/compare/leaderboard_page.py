@@ -40,7 +40,8 @@ HOW = (
     "are equal.",
     "First is how often a system leads in the bootstrap samples, Ranks where its rank lies in 95 % "
     "of them. Found and False count lesions of patients with new lesions, as the mean over seeds. "
-    "Minutes are of fitting all folds of one seed; runs on different machines differ in them.",
+    "Minutes are of fitting all folds of one seed; runs on different machines differ in them. "
+    "Params are the parameters of all networks of a model.",
 )
 
 

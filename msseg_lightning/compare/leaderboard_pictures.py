@@ -114,17 +114,20 @@ def _cost(board: Leaderboard) -> Any:
 
     found = board.comparisons[board.measure]
     figure, axis = _figure(12)
-    for one in found.systems:
-        minutes = board.lines[one.system].cost.minutes
-        if minutes is None:
-            continue
+    known = [
+        (minutes, one)
+        for one in found.systems
+        if (minutes := board.lines[one.system].cost.minutes) is not None
+    ]
+    known.sort(key=lambda item: item[0])
+    for index, (minutes, one) in enumerate(known):
         if one.interval is not None:
             axis.plot((minutes, minutes), one.interval, color=_BLUE, linewidth=1, alpha=0.5)
         axis.plot(minutes, one.mean, "o", color=_BLUE, markersize=5)
         axis.annotate(
             _short(one.system),
             (minutes, one.mean),
-            xytext=(5, 3),
+            xytext=(5, -11 if index % 2 else 3),  # neighbours do not cover each other
             textcoords="offset points",
             fontsize=8,
         )

@@ -32,7 +32,7 @@ def with_lesions(board: Leaderboard) -> Table:
     ranked = board.measure
     shown = list(dict.fromkeys((ranked, "f1", "dice")))
     heads = ["System", "Group", "Rank", *(MEASURES[name].title for name in shown)]
-    heads += ["Found", "False", "First", "Ranks", "Seeds", "Minutes", "Parameters"]
+    heads += ["Found", "False", "First", "Ranks", "Seeds", "Minutes", "Params"]
     rows = []
     for one in board.comparisons[ranked].systems:
         line = board.lines[one.system]
@@ -162,7 +162,7 @@ def rule_words(board: Leaderboard) -> list[str]:
         moves = {one.system: found.of(one.system).rank - one.rank for one in official.systems}
         system = max(moves, key=lambda key: abs(moves[key]))
         tau = rank_agreement(board, name)
-        text = f"By {name}: "
+        text = f"{name[0].upper()}{name[1:]}: "
         if not any(moves.values()):
             text += "the same ranking"
         else:
@@ -192,7 +192,8 @@ def _count(value: float) -> str:
 
 
 def _parameters(number: int) -> str:
-    return f"{number / 1e6:.1f} M" if number >= 100_000 else f"{number:,}"
+    """In millions, so that a sorted column is in order."""
+    return f"{number / 1e6:.3g} M"
 
 
 def _range(ends: tuple[int, int]) -> str:

@@ -1,8 +1,10 @@
+import nibabel
 import numpy as np
 import pytest
 
 from msseg_lightning.compare.foreign import ForeignData
 from msseg_lightning.core.problem import MssegError
+from msseg_lightning.core.subject import TARGET
 from msseg_lightning.evaluate.case_score import ScoreOptions
 from tests.compare import scored
 
@@ -39,3 +41,20 @@ def test_a_data_set_without_any_of_these_masks_is_refused(tmp_path, coarse_cohor
     wrong = scored.write_masks(tmp_path / "w", {data.subjects[0].id: scored.reference("p00")})
     with pytest.raises(MssegError, match=r"evaluate\.grid"):
         data.score(wrong, ScoreOptions())
+
+
+def test_masks_of_a_data_set_with_other_values_are_read_as_told(tmp_path, coarse_cohort):
+    """Values of predictions are told apart from those of the data set's references."""
+    words = ["read=msseg2", f"read.root={coarse_cohort}"]
+    one = ForeignData.of_data_set(words, {}).subjects[0]
+    image = nibabel.load(one.masks[TARGET])
+    data = (np.asarray(image.dataobj) > 0).astype(np.uint8)
+    data[2:5, 2:5, 2:5] = 1
+    folder = tmp_path / "p"
+    folder.mkdir()
+    nibabel.save(type(image)(data * 7, image.affine, image.header), folder / f"{one.id}.nii.gz")
+    with pytest.raises(MssegError, match="--prediction-label-value=7=1"):
+        ForeignData.of_data_set(words, {}).score(folder, ScoreOptions())
+    scores, patients = ForeignData.of_data_set(words, {7: 1}).score(folder, ScoreOptions())
+    assert list(scores) == [one.id] and patients[one.id] == one.patient
+    assert scores[one.id].predicted_volume_mm3 > 0

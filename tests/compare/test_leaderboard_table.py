@@ -29,9 +29,9 @@ def test_the_row_of_a_system(board):
     low, high = best.interval
     assert row["Lesion F1"] == f"{best.mean:.3f} [{low:.2f}, {high:.2f}]"
     assert row["Found"].endswith(" of 60") and row["First"] == "100 %" and row["Ranks"] == "1"
-    assert (row["Minutes"], row["Parameters"]) == ("4.0", "1.2 M")
+    assert (row["Minutes"], row["Params"]) == ("4.0", "1.2 M")
     other = dict(zip(heads, rows[1], strict=True))
-    assert (other["Minutes"], other["Parameters"]) == (table.DASH, "900")
+    assert (other["Minutes"], other["Params"]) == (table.DASH, "0.0009 M")
 
 
 def test_patients_without_lesions_have_a_table_of_their_own(board):
@@ -95,7 +95,11 @@ def test_words_tell_how_far_a_rule_moves_the_ranking(board):
         },
     )
     (text,) = table.rule_words(turned)
-    assert "2 of 2 systems move" in text and "by 1 place" in text and "tau -1.00" in text
+    assert (
+        text.startswith("Other: 2 of 2 systems move")
+        and "by 1 place" in text
+        and "tau -1.00" in text
+    )
     assert "first is poor_net" in text
 
 

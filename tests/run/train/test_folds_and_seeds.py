@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from msseg_lightning.cli.main import main
+from msseg_lightning.compare.systems import read_systems
 from msseg_lightning.core.files import read_record
 from msseg_lightning.core.problem import ExitCode
 from msseg_lightning.run.config.compose import compose_config
@@ -76,6 +77,10 @@ def test_all_folds_give_one_table_and_one_model(words, place, tiny_cohort, capsy
         assert case not in split["train"]
         learned = digest(sorted([*split["train"], *split["val"]]))[:16]
         assert scores["pairs"][case] == {"patient": case, "learned_from": learned}
+
+    (system,) = read_systems([str(whole)])
+    assert system.pairs == set(origin) and system.known_training
+    assert system.cost.minutes > 0 and system.cost.parameters > 0
 
     pair = tiny_cohort / "003"
     files = [str(pair / f"flair_time0{visit}_on_middle_space.nii.gz") for visit in (1, 2)]
