@@ -283,7 +283,7 @@ def record() -> dict[str, Any]:
     versions = {name: found[name].version if name in found else None for name in PACKAGES}
     return {
         "date": datetime.datetime.now().isoformat(timespec="minutes"),
-        "commit": _git("rev-parse", "--short", "HEAD"),
+        "commit": commit(),
         "changed": bool(_git("status", "--porcelain", "--", "msseg_lightning", "benchmarks")),
         "machine": {
             "processor": processor(),
@@ -313,9 +313,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _git(*arguments: str) -> str:
+def commit(checkout: Path = ROOT) -> str:
+    """Short name of the commit of a checkout."""
+    return _git("rev-parse", "--short", "HEAD", checkout=checkout)
+
+
+def _git(*arguments: str, checkout: Path = ROOT) -> str:
     answer = subprocess.run(
-        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", *arguments], cwd=checkout, capture_output=True, text=True, check=False
     )
     return answer.stdout.strip()
 

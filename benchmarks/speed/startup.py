@@ -164,7 +164,7 @@ def first_steps(folder: Path, package: Path, peers: Peers, rounds: int) -> list[
     cohort, cold, warm = folder / "cohort", None, []
     names = ("first training step, cold", "first training step, warm", "one pair predicted")
     most = (4.0, 2.0, None)  # a prediction is mostly the network's own work
-    note = f"import torch, lightning; {package.name}"
+    note = f"import torch, lightning; commit {harness.commit(package)}"
     for turn in range(rounds + 1):
         command = training(cohort, folder, f"runs{turn}", "train.steps=1000")
         found, text = said(command, environment, folder)
