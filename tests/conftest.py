@@ -30,7 +30,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture(scope="session", autouse=True)
 def few_lesions_drawn():
-    """Tiny systems mark noise by the hundred: a report draws six lesions, not sixty.
+    """Tiny systems mark noise by the hundred: a report draws two lesions, not sixty.
 
     Tests of the report itself draw all, see ``tests/report/conftest.py``.
     """
@@ -38,7 +38,7 @@ def few_lesions_drawn():
 
     every = run_page.select
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_page, "select", lambda findings, limit: every(findings, min(limit, 6)))
+        patch.setattr(run_page, "select", lambda findings, limit: every(findings, min(limit, 2)))
         yield every
 
 

@@ -55,7 +55,7 @@ def test_an_experiment_runs_to_its_report(
         "data.workers=1",
         "size=tiny",
     ]
-    infer = compose_config((*words[2:], "track=off"), name).get("infer") or {}
+    infer = compose_config(words[2:], name).get("infer") or {}
     # all windows, and none twice: that they overlap well is looked at where windows are tested
     words += ["infer.overlap=0"] if "overlap" in infer else []
     with watched_fit(workplace) as fitted:
