@@ -78,7 +78,8 @@ class NetworkCandidates(NetworkMethod):
         """Predict one pair on its native grid; see ``NetworkMethod``."""
         pair = self._with_images(self.cache.prepare([subject])[0])
         network = self.task.network.to(self._device())
-        proposal, judged = self.judged(network, pair, infer or self.infer)
+        classify: Any = infer or self.infer
+        proposal, judged = self.judged(network, pair, classify)
         found = {image.name: pair.image(image.name) for image in self.derived}
         proposal = proposal._replace(maps={**found, **proposal.maps})
         return candidate_prediction(pair, proposal, judged, self.mask_rule, self.postprocess)
@@ -95,9 +96,9 @@ class NetworkCandidates(NetworkMethod):
         return proposal, RuleChain({**rules, **self.rules})(pair, proposal.candidates)
 
     def _validator(self, infer: Any, target: str) -> Validator:
-        def validate(network: nn.Module, pair: PreparedSubject) -> dict[str, float]:
-            proposal, judged = self.judged(network, pair, infer)
+        def validate(network: nn.Module, subject: PreparedSubject) -> dict[str, float]:
+            proposal, judged = self.judged(network, subject, infer)
             found = proposal.candidates.paint(judged.scores) > 0.5
-            return scored(found, pair, target, self.score)
+            return scored(found, subject, target, self.score)
 
         return validate
