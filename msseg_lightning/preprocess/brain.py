@@ -23,6 +23,8 @@ LITRES = (0.8, 2.4)
 FIELD_MM = 3.0
 """Spacing of the dense registration, in mm."""
 
+ITERATIONS = 40
+"""Of the dense registration."""
 RIM_MM = 8.0
 """Margin around the brain in which the metric is computed, so that it includes the dark skull."""
 
@@ -99,7 +101,7 @@ def _dense_field(scan: Volume, back: Affine, smoothness_mm: float) -> Any:
     template = np.where(rim, maps @ weights, 0)
     demons = sitk.DiffeomorphicDemonsRegistrationFilter()
     demons.SetNumberOfThreads(1)
-    demons.SetNumberOfIterations(40)
+    demons.SetNumberOfIterations(ITERATIONS)
     demons.SetStandardDeviations(smoothness_mm / FIELD_MM)  # it counts in voxels
     demons.SetSmoothDisplacementField(True)
     return demons.Execute(

@@ -90,6 +90,15 @@ COARSE_ATLAS = "+preprocess.steps.atlas.levels_mm=[6.0]"  # a phantom is no head
 FEWER_VOXELS = {  # the same chain on an eighth of the voxels
     "mni_256": ("preprocess.steps.atlas.shape=[128,128,128]", COARSE_ATLAS),
     "mni_unit_range": ("preprocess.steps.atlas.spacing_mm=2.0", COARSE_ATLAS),
+    "softseg": (
+        "preprocess.steps.register.spacing_mm=1.0",
+        "preprocess.steps.resample.spacing_mm=1.0",
+        "preprocess.steps.bend.iterations=[3,1,1]",
+    ),
+    "tissue_zscore": (
+        "preprocess.steps.tissue.levels_mm=[6.0]",
+        "preprocess.steps.tissue.voxels=20000",
+    ),
 }
 
 COARSE = {
