@@ -26,7 +26,7 @@ from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.infer.slices import SliceWise
 from msseg_lightning.loss.deep_supervision import DeepSupervision
 from msseg_lightning.loss.non_correspondence import NonCorrespondence
-from msseg_lightning.preprocess import atlas, atlas_box, brain, tissue, white_matter
+from msseg_lightning.preprocess import atlas, brain
 from msseg_lightning.preprocess.step import describe
 from msseg_lightning.read.load import load_subject
 from msseg_lightning.read.msseg2 import Msseg2
@@ -126,7 +126,7 @@ def quick_atlas():
         return way
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (atlas, atlas_box, brain, tissue, white_matter):
+        for module in (atlas, brain):
             patch.setattr(module, "affine_from_atlas", middle)
         patch.setattr(brain, "ITERATIONS", 3)
         yield

@@ -20,10 +20,19 @@ from msseg_lightning.preprocess.register import (
     pitched,
     shifted,
 )
-from msseg_lightning.preprocess.space import MaskRule, covering_grid, resample_volume
+from msseg_lightning.preprocess.space import (
+    MaskRule,
+    covering_grid,
+    inverse,
+    resample_array,
+    resample_volume,
+)
 from msseg_lightning.preprocess.step import common_grid
 
 VENTRICLES = "ventricles"
+
+LEAST_OVERLAP = 0.8
+"""Dice of the brain and the template's below which a registration has failed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +126,63 @@ def affine_from_atlas(scan: Volume, levels_mm: tuple[float, ...] = (6.0, 4.0, 3.
     return fit("affine", [rigid], levels_mm, sampling=1.0)
 
 
+def affine_to_brain(
+    scan: Volume,
+    brain: NDArray[np.bool_] | None,
+    levels_mm: tuple[float, ...] = (6.0, 4.0, 3.0),
+) -> tuple[Affine, str]:
+    """``affine_from_atlas`` compared with a known brain; where it failed, the brains' boxes decide.
+
+    Args:
+        scan: see ``affine_from_atlas``.
+        brain: (X, Y, Z) of the scan; without one, or if it is empty, the registration is trusted.
+        levels_mm: spacings at which the registration works, coarse to fine.
+
+    Returns:
+        (4, 4), MNI world -> world of the scan, and a note if the registration failed.
+    """
+    way = affine_from_atlas(scan, levels_mm)
+    if brain is None or not brain.any():
+        return way, ""
+    overlap = atlas_overlap(way, scan.grid, brain)
+    if overlap >= LEAST_OVERLAP:
+        return way, ""
+    box = box_from_atlas(scan.grid, brain)
+    better = atlas_overlap(box, scan.grid, brain)
+    note = f"the template's registration failed (Dice of the brains {overlap:.2f})"
+    if better <= overlap:
+        return way, f"{note}: what comes from the atlas is unsure"
+    return box, f"{note}: its box was laid onto that of the brain ({better:.2f})"
+
+
+def atlas_overlap(way: Affine, grid: Grid, brain: NDArray[np.bool_]) -> float:
+    """Dice of a brain and the template's, on voxels of 4 mm.
+
+    Args:
+        way: world of the template -> world of the scan.
+        grid: of the brain.
+        brain: (X, Y, Z).
+    """
+    coarse, atlas = covering_grid(grid, (4.0, 4.0, 4.0)), mni152()
+    own = resample_array(brain, grid.affine, coarse, "mask", mask_rule="nearest") != 0
+    there = resample_array(atlas.brain, atlas.affine, coarse, "mask", inverse(way), "nearest") != 0
+    return float(2 * (own & there).sum() / max(own.sum() + there.sum(), 1))
+
+
+def box_from_atlas(grid: Grid, brain: NDArray[np.bool_]) -> Affine:
+    """World of the template -> world of the scan, by the boxes of both brains along the axes."""
+    atlas = mni152()
+    ends = []
+    for mask, affine in ((atlas.brain, atlas.affine), (brain, grid.affine)):
+        places = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
+        ends.append((places.min(0), places.max(0)))
+    (low, high), (own_low, own_high) = ends
+    scale = (own_high - own_low) / (high - low)
+    way = np.diag([*scale, 1.0])
+    way[:3, 3] = own_low - scale * low
+    return way
+
+
 def mean_of_visits(subject: LoadedSubject, step: object) -> Volume:
     """The mean of the visits on one grid, each divided by its 95th percentile."""
     grid = common_grid(subject, step)
@@ -129,11 +195,26 @@ def mean_of_visits(subject: LoadedSubject, step: object) -> Volume:
     return Volume(total / len(visits), grid.affine)
 
 
+def affine_of_pair(
+    subject: LoadedSubject, step: object, levels_mm: tuple[float, ...]
+) -> tuple[Affine, tuple[str, ...]]:
+    """``affine_to_brain`` of the mean of the visits and the pair's brain mask, if it has one.
+
+    Returns:
+        (4, 4), MNI world -> world of the pair, and notes.
+    """
+    brain = subject.volumes.get(BRAIN)
+    mask = None if brain is None else np.asarray(brain.data) != 0
+    way, failed = affine_to_brain(mean_of_visits(subject, step), mask, levels_mm)
+    return way, (failed,) if failed else ()
+
+
 @dataclasses.dataclass(frozen=True)
 class AffineToAtlas:
     """Move a pair to the grid of MNI152 by one affine transform for both visits (S01).
 
-    The transform comes from the mean of the visits, so that it favours neither. Adds the masks
+    The transform comes from the mean of the visits, so that it favours neither; where it failed
+    by the brain mask that came with the data, the boxes of the brains decide. Adds the masks
     ``brain`` and ``ventricles`` of the template; a ``brain`` that came with the data is replaced.
 
     Args:
@@ -146,7 +227,7 @@ class AffineToAtlas:
     spacing_mm: float = 1.0
     levels_mm: tuple[float, ...] = (6.0, 4.0, 3.0)
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels_mm", tuple(self.levels_mm))
@@ -154,7 +235,7 @@ class AffineToAtlas:
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
         atlas = mni152()
         grid = covering_grid(atlas.grid, (self.spacing_mm,) * 3)
-        transform = affine_from_atlas(mean_of_visits(subject, self), self.levels_mm)
+        transform, failed = affine_of_pair(subject, self, self.levels_mm)
         volumes = {
             name: resample_volume(volume, grid, transform, self.mask_rule)
             for name, volume in subject.volumes.items()
@@ -164,6 +245,7 @@ class AffineToAtlas:
             volumes[name] = resample_volume(Volume(mask, atlas.affine, "mask"), grid)
         ratio = abs(np.linalg.det(transform[:3, :3]))
         return subject.replace(
+            *failed,
             f"moved to MNI152 by an affine of volume ratio {ratio:.2f}",
             volumes=volumes,
             to_native=subject.to_native @ transform,

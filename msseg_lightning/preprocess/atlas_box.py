@@ -9,7 +9,7 @@ import numpy as np
 
 from msseg_lightning.core.subject import BRAIN, LoadedSubject
 from msseg_lightning.core.volume import Grid, Volume
-from msseg_lightning.preprocess.atlas import Atlas, affine_from_atlas, mean_of_visits, mni152
+from msseg_lightning.preprocess.atlas import Atlas, affine_of_pair, mni152
 from msseg_lightning.preprocess.crop import bounding_box
 from msseg_lightning.preprocess.space import MaskRule, resample_volume
 
@@ -36,7 +36,7 @@ class AffineToAtlasBox:
     mask_rule: MaskRule = "linear_threshold"
     levels_mm: tuple[float, ...] = (6.0, 4.0, 3.0)
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         x, y, z = (int(edge) for edge in self.shape)
@@ -46,7 +46,7 @@ class AffineToAtlasBox:
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
         atlas = mni152()
         grid = brain_box(atlas, self.shape, self.margin_mm)
-        transform = affine_from_atlas(mean_of_visits(subject, self), self.levels_mm)
+        transform, failed = affine_of_pair(subject, self, self.levels_mm)
         volumes = {
             name: resample_volume(volume, grid, transform, self.mask_rule)
             for name, volume in subject.volumes.items()
@@ -55,6 +55,7 @@ class AffineToAtlasBox:
         volumes[BRAIN] = resample_volume(Volume(atlas.brain, atlas.affine, "mask"), grid)
         ratio = abs(np.linalg.det(transform[:3, :3]))
         return subject.replace(
+            *failed,
             f"moved to a box around the brain of MNI152 by an affine of volume ratio {ratio:.2f}",
             volumes=volumes,
             to_native=subject.to_native @ transform,

@@ -12,15 +12,12 @@ from scipy import ndimage
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LoadedSubject
 from msseg_lightning.core.volume import Affine, Grid, Volume
-from msseg_lightning.preprocess.atlas import affine_from_atlas, mean_of_visits, mni152
-from msseg_lightning.preprocess.space import covering_grid, inverse, resample_array
+from msseg_lightning.preprocess.atlas import affine_of_pair, mni152
+from msseg_lightning.preprocess.space import inverse, resample_array
 from msseg_lightning.preprocess.step import common_grid, mask_of
 
 CLASSES = ("white_matter", "grey_matter", "fluid", "hyperintense")
 """Masks of each visit, as ``baseline_white_matter``; every voxel of the brain is in one of them."""
-
-LEAST_OVERLAP = 0.8
-"""Dice of the brain and the template's below which a registration has failed."""
 
 LEAST_PRIOR = 0.01
 """Of each class at every voxel: the atlas is never sure where a fold of this brain lies."""
@@ -126,12 +123,13 @@ class TissueModel:
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
         grid = common_grid(subject, self)
         brain = mask_of(subject, BRAIN, self)
-        volumes, notes = dict(subject.volumes), []
+        volumes = dict(subject.volumes)
+        notes: list[str] = []
         priors = None
         if brain.any():
-            way, failed = self._from_atlas(subject, grid, brain)
+            way, failed = affine_of_pair(subject, self, self.levels_mm)
             priors = self._priors(way, grid, brain)
-            notes += [failed] if failed else []
+            notes += failed
         else:
             notes.append("the brain mask is empty: no tissue")
         for visit, name in (("baseline", BASELINE), ("followup", FOLLOWUP)):
@@ -176,21 +174,6 @@ class TissueModel:
             probability[:] = ndimage.gaussian_filter(volume, self.smoothing_voxels)[brain]
         return posterior
 
-    def _from_atlas(
-        self, subject: LoadedSubject, grid: Grid, brain: NDArray[np.bool_]
-    ) -> tuple[Affine, str]:
-        """(4, 4) world of the template -> world of the scan, and what went wrong."""
-        way = affine_from_atlas(mean_of_visits(subject, self), self.levels_mm)
-        overlap = atlas_overlap(way, grid, brain)
-        if overlap >= LEAST_OVERLAP:
-            return way, ""
-        box = box_from_atlas(grid, brain)
-        better = atlas_overlap(box, grid, brain)
-        note = f"the template's registration failed (Dice of the brains {overlap:.2f})"
-        if better <= overlap:
-            return way, f"{note}: tissue is unsure"
-        return box, f"{note}: its box was laid onto that of the brain ({better:.2f})"
-
     def _priors(self, way: Affine, grid: Grid, brain: NDArray[np.bool_]) -> NDArray[np.float32]:
         """(3, n) priors of the voxels of the brain."""
         atlas, back = mni152(), inverse(way)
@@ -202,31 +185,3 @@ class TissueModel:
         fluid = np.clip(1 - found[0] - found[1], 0, 1)
         priors = np.maximum(np.stack([*found, fluid]), LEAST_PRIOR)
         return np.asarray(priors / priors.sum(0), np.float32)
-
-
-def atlas_overlap(way: Affine, grid: Grid, brain: NDArray[np.bool_]) -> float:
-    """Dice of a brain and the template's, on voxels of 4 mm.
-
-    Args:
-        way: world of the template -> world of the scan.
-        grid: of the brain.
-        brain: (X, Y, Z).
-    """
-    coarse, atlas = covering_grid(grid, (4.0, 4.0, 4.0)), mni152()
-    own = resample_array(brain, grid.affine, coarse, "mask", mask_rule="nearest") != 0
-    there = resample_array(atlas.brain, atlas.affine, coarse, "mask", inverse(way), "nearest") != 0
-    return float(2 * (own & there).sum() / max(own.sum() + there.sum(), 1))
-
-
-def box_from_atlas(grid: Grid, brain: NDArray[np.bool_]) -> Affine:
-    """World of the template -> world of the scan, by the boxes of both brains along the axes."""
-    atlas = mni152()
-    ends = []
-    for mask, affine in ((atlas.brain, atlas.affine), (brain, grid.affine)):
-        places = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
-        ends.append((places.min(0), places.max(0)))
-    (low, high), (own_low, own_high) = ends
-    scale = (own_high - own_low) / (high - low)
-    way = np.diag([*scale, 1.0])
-    way[:3, 3] = own_low - scale * low
-    return way

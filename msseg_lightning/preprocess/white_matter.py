@@ -9,7 +9,7 @@ import numpy as np
 
 from msseg_lightning.core.subject import BRAIN, LoadedSubject
 from msseg_lightning.core.volume import Volume
-from msseg_lightning.preprocess.atlas import affine_from_atlas, mni152
+from msseg_lightning.preprocess.atlas import affine_to_brain, mni152
 from msseg_lightning.preprocess.space import inverse, resample_array
 from msseg_lightning.preprocess.step import common_grid, image_names, mask_of
 
@@ -33,7 +33,7 @@ class WhiteMatterPrior:
     threshold: float = 0.5
     grey: float | None = None
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
         grid = common_grid(subject, self)
@@ -50,12 +50,12 @@ class WhiteMatterPrior:
             data = np.asarray(subject.volumes[name].data, np.float32)
             low, high = np.percentile(data[brain], [1, 95])
             total[brain] += np.maximum(data[brain] - low, 0) / max(float(high - low), 1e-6)
-        back = inverse(affine_from_atlas(Volume(total, grid.affine)))
-        atlas = mni152()
+        way, failed = affine_to_brain(Volume(total, grid.affine), brain)
+        atlas, back = mni152(), inverse(way)
         volumes = dict(subject.volumes)
         for name, threshold in thresholds.items():
             tissue = atlas.white if name == WHITE_MATTER else atlas.grey
             here = resample_array(tissue, atlas.affine, grid, "probability", back)
             mask = brain & (np.asarray(here) > threshold)
             volumes[name] = Volume(mask, grid.affine, "mask")
-        return subject.replace(volumes=volumes)
+        return subject.replace(*([failed] if failed else []), volumes=volumes)

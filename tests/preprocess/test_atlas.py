@@ -9,9 +9,13 @@ from msseg_lightning.preprocess import atlas
 from msseg_lightning.preprocess.atlas import (
     VENTRICLES,
     AffineToAtlas,
+    affine_to_brain,
+    atlas_overlap,
+    box_from_atlas,
     mean_of_visits,
     mni152,
 )
+from msseg_lightning.preprocess.space import covering_grid, resample_array
 from msseg_lightning.preprocess.step import describe
 
 
@@ -57,7 +61,7 @@ def test_a_pair_is_moved_by_one_transform_and_comes_back(phantom, spacing, monke
     way = np.eye(4)
     way[:3, 3] = (4.0, -6.0, 2.0)  # MNI world -> world of the scan
     monkeypatch.setattr(atlas, "affine_from_atlas", lambda scan, levels_mm: way)
-    pair = phantom.pair(phantom.grid("canonical"))
+    pair = phantom.pair(phantom.grid("canonical"), brain=False)  # its brain is not the template's
     moved = AffineToAtlas(spacing_mm=spacing)(pair)
     assert moved.grid.spacing_mm == pytest.approx((spacing,) * 3)
     np.testing.assert_array_equal(moved.to_native, way)
@@ -69,6 +73,28 @@ def test_a_pair_is_moved_by_one_transform_and_comes_back(phantom, spacing, monke
     voxel = np.linalg.solve(scan.affine, world)[:3].round().astype(int)
     near = scan.data[tuple(slice(v - 1, v + 2) for v in voxel)]
     assert near.min() <= moved.volumes[BASELINE].data[tuple(index.astype(int))] <= near.max()
+
+
+def test_a_registration_is_compared_with_the_brain(monkeypatch):
+    """A template shrunk to a third has its tissue in a tenth of the brain."""
+    template = mni152()
+    grid = covering_grid(template.grid, (4.0, 4.0, 4.0))
+    brain = resample_array(template.brain, template.affine, grid, "mask", mask_rule="nearest") != 0
+    scan = Volume(brain.astype(np.float32), grid.affine)
+    shrunk = np.diag([0.33, 0.33, 0.33, 1.0])
+    assert atlas_overlap(np.eye(4), grid, brain) > 0.95
+    assert atlas_overlap(shrunk, grid, brain) < 0.2
+    np.testing.assert_allclose(box_from_atlas(grid, brain)[:3, :3], np.eye(3), atol=0.06)
+    monkeypatch.setattr(atlas, "affine_from_atlas", lambda *_: shrunk)
+    found, note = affine_to_brain(scan, brain)
+    np.testing.assert_allclose(found[:3, :3], np.eye(3), atol=0.06)
+    assert "registration failed" in note and "box" in note
+    for nothing in (None, np.zeros_like(brain)):
+        assert affine_to_brain(scan, nothing) == (pytest.approx(shrunk), "")
+    monkeypatch.setattr(atlas, "box_from_atlas", lambda *_: shrunk / 2)
+    assert affine_to_brain(scan, brain)[1].endswith("what comes from the atlas is unsure")
+    monkeypatch.setattr(atlas, "affine_from_atlas", lambda *_: np.eye(4))
+    assert affine_to_brain(scan, brain) == (pytest.approx(np.eye(4)), "")
 
 
 def test_its_parameters_are_plain_values():

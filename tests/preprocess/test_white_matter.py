@@ -10,7 +10,7 @@ from msseg_lightning.core.subject import (
     Native,
 )
 from msseg_lightning.core.volume import Volume
-from msseg_lightning.preprocess import white_matter
+from msseg_lightning.preprocess import atlas
 from msseg_lightning.preprocess.atlas import mni152
 from msseg_lightning.preprocess.space import resample_array
 from msseg_lightning.preprocess.white_matter import (
@@ -32,13 +32,14 @@ def test_the_template_moved_comes_back(phantom, pair, monkeypatch):
     volumes = {FOLLOWUP: Volume(values, scan.affine), BRAIN: Volume(brain, scan.affine, "mask")}
     if pair:  # one registration in these tests is enough
         volumes[BASELINE] = Volume(values * 1.2, scan.affine)
-        monkeypatch.setattr(white_matter, "affine_from_atlas", lambda scan: np.linalg.inv(way))
+        monkeypatch.setattr(atlas, "affine_from_atlas", lambda *_: np.linalg.inv(way))
     subject = LoadedSubject(LongitudinalSubject("a", "a", {}), volumes, Native(scan.grid, b""))
     marked = WhiteMatterPrior(0.5, grey=0.6)(subject)
-    atlas = mni152()
-    for name, tissue, limit in ((WHITE_MATTER, atlas.white, 0.5), (GREY_MATTER, atlas.grey, 0.6)):
+    template = mni152()
+    tissues = ((WHITE_MATTER, template.white, 0.5), (GREY_MATTER, template.grey, 0.6))
+    for name, tissue, limit in tissues:
         found = marked.volumes[name].data
-        truth = resample_array(tissue, atlas.affine, scan.grid, "probability", way) > limit
+        truth = resample_array(tissue, template.affine, scan.grid, "probability", way) > limit
         dice = 2 * (found & truth).sum() / (found.sum() + truth.sum())
         assert dice > 0.8
         assert not (found & ~brain).any()
@@ -54,3 +55,15 @@ def test_an_empty_brain_has_none():
     assert not marked.volumes[WHITE_MATTER].data.any() and "empty" in marked.notes[0]
     assert GREY_MATTER not in marked.volumes
     assert not WhiteMatterPrior(grey=0.5)(subject).volumes[GREY_MATTER].data.any()
+
+
+def test_a_registration_that_failed_is_said_and_mended(monkeypatch):
+    scan, brain = scan_of_template(np.eye(4), skull=False)
+    volumes = {FOLLOWUP: scan, BRAIN: Volume(brain, scan.affine, "mask")}
+    subject = LoadedSubject(LongitudinalSubject("a", "a", {}), volumes, Native(scan.grid, b""))
+    right = WhiteMatterPrior()(subject)
+    monkeypatch.setattr(atlas, "affine_from_atlas", lambda *_: np.diag([0.33, 0.33, 0.33, 1.0]))
+    found = WhiteMatterPrior()(subject)
+    assert right.notes == () and "registration failed" in found.notes[-1]
+    one, other = (answer.volumes[WHITE_MATTER].data for answer in (right, found))
+    assert 2 * (one & other).sum() / (one.sum() + other.sum()) > 0.8
