@@ -8,12 +8,18 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+import nibabel as nib
+import numpy as np
 import pytest
+import torch
 from filelock import FileLock
+from scipy import ndimage
 
 from msseg_lightning.run.data.simulate import load_recipe
 from msseg_lightning.simulate.cohort import write_cohort
+from msseg_lightning.simulate.warp import exponential, random_velocity
 
 
 def pytest_xdist_make_scheduler(config, log):
@@ -117,6 +123,45 @@ def coarse_cohort(made_once) -> Path:
     return made_once(
         "coarse_cohort", lambda place: write_cohort(place / "coarse", recipe, seed=0)
     ).joinpath("coarse")
+
+
+class Deformed(NamedTuple):
+    """A simulated scan before and after a known deformation, in voxels of 6 mm.
+
+    Args:
+        baseline: (1, 1, X, Y, Z), 0 to 1.
+        followup: the same scan sampled at ``x + field(x)``, with noise.
+        field: (1, 3, X, Y, Z) in voxels.
+        brain: (1, X, Y, Z).
+    """
+
+    baseline: torch.Tensor
+    followup: torch.Tensor
+    field: torch.Tensor
+    brain: torch.Tensor
+
+
+@pytest.fixture(scope="session")
+def deformed(coarse_cohort) -> Deformed:
+    """Most of a simulated brain, deformed by the simulator; for networks that register."""
+    from msseg_lightning.network.registration import SpatialTransformer
+
+    folder = coarse_cohort / "001"
+    scan = nib.load(folder / "flair_time01_on_middle_space.nii.gz").get_fdata(dtype=np.float32)
+    brain = np.asarray(nib.load(folder / "brain_mask.nii.gz").dataobj) > 0
+    scan /= np.percentile(scan, 99.5)
+    # from the simulator's lattice of 4 mm to the scan's voxels of 6 mm
+    field = exponential(random_velocity(np.random.default_rng(1), smooth_mm=20.0, rms_mm=5.0))
+    field = np.stack([ndimage.zoom(field[..., axis], 4 / 6, order=1) for axis in range(3)]) / 6
+    field = torch.from_numpy(field)[None, :, : scan.shape[0], : scan.shape[1], : scan.shape[2]]
+    baseline = torch.from_numpy(scan)[None, None]
+    followup = SpatialTransformer()(baseline, field)
+    noise = torch.Generator().manual_seed(0)
+    noisy = followup + 0.01 * torch.randn(followup.shape, generator=noise)
+    middle = (..., slice(4, 28), slice(2, 26), slice(4, 20))
+    return Deformed(
+        baseline[middle], noisy[middle], field[middle], torch.from_numpy(brain)[None][middle]
+    )
 
 
 @pytest.fixture(scope="session")

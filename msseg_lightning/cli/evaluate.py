@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=_share, default=default, metavar="X", help=text)
     parser.add_argument(
         "--label-value",
-        type=_label_value,
+        type=label_value,
         action="append",
         default=[],
         metavar="255=1",
@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--prediction-label-value",
-        type=_label_value,
+        type=label_value,
         action="append",
         default=[],
         metavar="255=1",
@@ -182,7 +182,8 @@ def _count(text: str) -> int:
     return value
 
 
-def _label_value(text: str) -> tuple[int, int]:
+def label_value(text: str) -> tuple[int, int]:
+    """A stored value and its meaning, from ``255=1``."""
     stored, _, meaning = text.partition("=")
     if not re.fullmatch("-?[0-9]+", stored) or meaning not in ("0", "1"):
         raise argparse.ArgumentTypeError(f"{text} is not of the form 255=1")

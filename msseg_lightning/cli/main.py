@@ -28,6 +28,7 @@ COMMANDS = (
     "train",
     "predict",
     "evaluate",
+    "compare",
     "report",
     "sweep",
     "sync",
@@ -50,7 +51,8 @@ first steps
   msseg predict RUN --baseline B.nii.gz --followup F.nii.gz --output new.nii.gz
   msseg evaluate new.nii.gz truth.nii.gz              the official scores, and which lesions
   msseg sweep pre_unet read.root=/data/msseg2         search hyperparameters; run again to resume
-  msseg ui                                            compare runs in MLflow
+  msseg compare runs/*/msseg2-fold0-seed0             a leaderboard: what can be told apart
+  msseg ui                                            look at runs in MLflow
 
 Many subjects or GPUs: `--shard 1/8`, `launcher=slurm`; see docs/scaling.md.
 Every setting can be changed: `msseg show pre_unet` prints them, `key=value` sets one.

@@ -131,7 +131,7 @@ def _runs(seeds: Sequence[SeedResult]) -> list[tuple[ScoredRun, Counted]]:
 def _line(name: str, seeds: Counted) -> tuple[ScoredRun, Counted]:
     """A line of the table; a pair counts once, by its mean over seeds."""
     official = {case: _mean([cases[case].official for cases in seeds]) for case in seeds[0]}
-    return ScoredRun(name, official, ""), seeds
+    return ScoredRun(name, official), seeds
 
 
 def _mean(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:

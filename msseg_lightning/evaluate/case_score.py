@@ -104,6 +104,7 @@ class CaseScore:
         predicted_lesions: components of the prediction.
         overlaps: label in the reference, label in the prediction, shared voxels; counted ones only.
         spacing_mm: as scored (rounded to what a NIfTI header can hold).
+        reference_hash: 16 hex digits of shape and voxels of the reference.
         notes: what a reader of the scores must know.
     """
 
@@ -117,6 +118,7 @@ class CaseScore:
     predicted_lesions: tuple[Lesion, ...]
     overlaps: tuple[tuple[int, int, int], ...]
     spacing_mm: tuple[float, float, float]
+    reference_hash: str = ""
     notes: tuple[str, ...] = ()
 
     @property

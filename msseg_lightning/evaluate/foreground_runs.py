@@ -8,6 +8,7 @@ runs, so their cost follows the lesions and not the size of the scan.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 import numba
 import numpy as np
@@ -125,6 +126,20 @@ def describe_components(runs: ForegroundRuns) -> Components:
         high=high[order][:, axes],
         of_run=rank[runs.component],
     )
+
+
+def content_hash(runs: ForegroundRuns) -> str:
+    """16 hex digits that change with the shape and with every voxel, not with the layout."""
+    length = runs.stop - runs.start
+    first = np.repeat(runs.start - np.cumsum(length) + length, length)
+    voxels = first + np.arange(first.size)
+    if not runs.x_fastest:
+        nz, ny, nx = runs.size
+        z, y, x = voxels % nz, voxels // nz % ny, voxels // (nz * ny)
+        voxels = np.sort(x + nx * (y + ny * z))
+    digest = hashlib.sha256(np.array(runs.shape, "<i8").tobytes())
+    digest.update(voxels.astype("<i8").tobytes())
+    return digest.hexdigest()[:16]
 
 
 def count_overlaps(

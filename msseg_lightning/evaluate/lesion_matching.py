@@ -120,13 +120,13 @@ def match_lesions(
         prediction=predicted,
         reference_counted=true_count,
         prediction_counted=predicted_count,
-        reference_found=_detected(
+        reference_found=detected_lesions(
             pairs,
             true.voxels[:true_count],
             predicted.voxels[:predicted_count],
             (alpha, beta, gamma),
         ),
-        prediction_found=_detected(
+        prediction_found=detected_lesions(
             pairs[:, [1, 0, 2]],
             predicted.voxels[:predicted_count],
             true.voxels[:true_count],
@@ -142,13 +142,20 @@ def _sums(group: Indices, values: Indices, size: int) -> Indices:
     return np.bincount(group, weights=values, minlength=size).astype(np.int64)
 
 
-def _detected(
+def detected_lesions(
     pairs: Indices,
     lesions: Indices,
     detectors: Indices,
     thresholds: tuple[float, float, float],
 ) -> np.ndarray:
-    """One direction of the rule: (lesions,) bool."""
+    """One direction of the rule: (lesions,) bool.
+
+    Args:
+        pairs: (n, 3) lesion, detector (both 0-based), shared voxels.
+        lesions: (lesions,) voxels of the lesions that are to be found.
+        detectors: (detectors,) voxels of the lesions of the other mask.
+        thresholds: alpha, beta, gamma.
+    """
     alpha, beta, gamma = thresholds
     covered = _sums(pairs[:, 0], pairs[:, 2], lesions.size)
     outside = detectors - _sums(pairs[:, 1], pairs[:, 2], detectors.size)

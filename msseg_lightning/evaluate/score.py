@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from msseg_lightning.core.problem import MssegError, Problem
 from msseg_lightning.evaluate.case_score import CaseScore, Lesion, ScoreOptions
-from msseg_lightning.evaluate.foreground_runs import Components, ForegroundRuns, Indices, find_runs
+from msseg_lightning.evaluate.foreground_runs import (
+    Components,
+    ForegroundRuns,
+    Indices,
+    content_hash,
+    find_runs,
+)
 from msseg_lightning.evaluate.lesion_matching import (
     LesionMatch,
     match_lesions,
@@ -84,6 +90,7 @@ def score_case(
         ),
         overlaps=tuple((i + 1, j + 1, voxels) for i, j, voxels in match.pairs.tolist()),
         spacing_mm=spacing,
+        reference_hash=content_hash(true),
         notes=notes,
     )
 

@@ -227,13 +227,13 @@ def _count(scores: Sequence[CaseScore], low: float, high: float, seed: int) -> L
                 if lesion.counted and low < lesion.volume_mm3 <= high:
                     row[column] += 1
                     row[column + 1] += lesion.found
-    shares = _shares(table.sum(0))
+    shares = lesion_shares(table.sum(0))
     intervals = [
         _interval(table, function, seed, f"lesions {low:g}")
         for function in (
-            lambda means: _shares(means)[0],
-            lambda means: _shares(means)[1],
-            lambda means: _shares(means)[2],
+            lambda means: lesion_shares(means)[0],
+            lambda means: lesion_shares(means)[1],
+            lambda means: lesion_shares(means)[2],
         )
     ]
     true, detected, predicted, matched = (int(value) for value in table.sum(0))
@@ -254,7 +254,7 @@ def _count(scores: Sequence[CaseScore], low: float, high: float, seed: int) -> L
     )
 
 
-def _shares(counts: Values) -> tuple[Values, Values, Values]:
+def lesion_shares(counts: Values) -> tuple[Values, Values, Values]:
     """Sensitivity, precision and F1 from (..., 4) counts; NaN where one has no value."""
     true, detected, predicted, matched = np.moveaxis(counts, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):

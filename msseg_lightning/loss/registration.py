@@ -1,6 +1,8 @@
-"""Similarity of two images voxel by voxel, and smoothness of a displacement."""
+"""Similarity of two images, smoothness of a displacement, and their sum with a loss."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -84,3 +86,59 @@ class Smoothness(nn.Module):
         axes = list(range(2, field.ndim))
         slopes = torch.gradient(field.float(), spacing=self.spacing, dim=axes)
         return torch.stack([slope.square().mean() for slope in slopes]).sum()
+
+
+class RegisteredSegmentation(Protocol):
+    """Output of a network that registers and segments (``network.joint_registration``)."""
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, 1, X, Y, Z) of the segmentation."""
+
+    @property
+    def displacement(self) -> Tensor:
+        """(B, 3, X, Y, Z) in voxels."""
+
+    @property
+    def warped(self) -> Tensor:
+        """(B, 1, X, Y, Z) baseline after the deformation."""
+
+    @property
+    def fixed(self) -> Tensor:
+        """(B, 1, X, Y, Z) follow-up."""
+
+
+class SegmentationAndRegistration(nn.Module):
+    """Sum of a segmentation loss, a distance of the registered images, and smoothness (S27).
+
+    ``segmentation(logits, target) + mean(D[F, B(phi)]) + smoothness * R(phi)``, R as in
+    ``Smoothness``.
+
+    Args:
+        segmentation: ``(logits, target) -> scalar``.
+        distance: ``(warped, fixed) -> map``.
+        smoothness: weight of R, >= 0.
+
+    Shapes:
+        answer: see ``RegisteredSegmentation``.
+        target: (B, 1, X, Y, Z).
+        returns: scalar.
+    """
+
+    def __init__(self, segmentation: nn.Module, distance: nn.Module, smoothness: float) -> None:
+        super().__init__()
+        if smoothness < 0:
+            raise ValueError(f"smoothness is {smoothness}, below 0")
+        self.segmentation, self.distance, self.slope = segmentation, distance, Smoothness()
+        self.smoothness = smoothness
+
+    def forward(self, answer: RegisteredSegmentation, target: Tensor) -> Tensor:
+        return torch.stack(list(self.parts(answer, target).values())).sum()
+
+    def parts(self, answer: RegisteredSegmentation, target: Tensor) -> dict[str, Tensor]:
+        """Each term as it enters the sum, by name."""
+        return {
+            "segmentation": self.segmentation(answer.logits, target),
+            "distance": self.distance(answer.warped, answer.fixed).mean(),
+            "deformation": self.smoothness * self.slope(answer.displacement),
+        }

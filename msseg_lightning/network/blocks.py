@@ -459,6 +459,21 @@ def initialise(network: nn.Module, kind: Weights) -> None:
                 nn.init.zeros_(bias)
 
 
+def begin_at(prior: float | None, *heads: nn.Module) -> None:
+    """Set the biases of heads so that a new network answers with about this probability.
+
+    Args:
+        prior: in (0, 1); None leaves the biases as they are.
+        heads: convolutions that give logits.
+    """
+    if prior is None:
+        return
+    if not 0 < prior < 1:
+        raise ValueError(f"prior is {prior}, not between 0 and 1")
+    for head in heads:
+        nn.init.constant_(cast(Tensor, head.bias), math.log(prior / (1 - prior)))
+
+
 @dataclasses.dataclass(frozen=True)
 class Up:
     """Settings of upsampling between levels.

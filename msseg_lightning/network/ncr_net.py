@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from msseg_lightning.network.blocks import begin_at
 from msseg_lightning.network.registration import SpatialTransformer, VelocityIntegration
 from msseg_lightning.network.unet import check_images
 
@@ -175,8 +175,6 @@ class NcrNet(nn.Module):
                 f"{len(decoder)} decoder blocks, {resolutions} resolutions and streams "
                 f"{list(streams)} do not fit {len(widths)} levels and 3 images"
             )
-        if not 0 < prior < 1:
-            raise ValueError(f"prior is {prior}, not between 0 and 1")
         self.encoder = StreamEncoder(streams, stream_width, widths, dropout)
         self.field_decoder = SkipDecoder(self.encoder.widths, decoder, dropout)
         del self.field_decoder.blocks[-1]  # stops at half the resolution
@@ -192,8 +190,7 @@ class NcrNet(nn.Module):
         for part in self.velocity_heads:
             nn.init.normal_(part[-1].weight, std=1e-5)  # type: ignore[index]  # of a Sequential
             nn.init.zeros_(part[-1].bias)  # type: ignore[index]
-        for part in self.map_heads:
-            nn.init.constant_(part[-1].bias, math.log(prior / (1 - prior)))  # type: ignore[index]
+        begin_at(prior, *(part[-1] for part in self.map_heads))  # type: ignore[index]
 
     def register(self, images: Tensor) -> Registered:
         """Everything that the network finds out about a slab."""
@@ -269,8 +266,6 @@ class StreamUNet(nn.Module):
                 f"{images} images and {len(decoder)} decoder blocks, expected {made} and "
                 f"{len(widths)}"
             )
-        if not 0 < prior < 1:
-            raise ValueError(f"prior is {prior}, not between 0 and 1")
         self.registration = registration
         if registration is not None:
             registration.requires_grad_(False).eval()
@@ -278,7 +273,7 @@ class StreamUNet(nn.Module):
         self.encoder = StreamEncoder([1] * images, stream_width, widths, dropout)
         self.decoder = SkipDecoder(self.encoder.widths, decoder, dropout)
         self.head = head(decoder[0][1], 1)
-        nn.init.constant_(cast(nn.Conv3d, self.head[-1]).bias, math.log(prior / (1 - prior)))  # type: ignore[arg-type]  # it has one
+        begin_at(prior, self.head[-1])
         self.divisor = (1, 2 ** len(widths), 2 ** len(widths))
 
     def streams(self, images: Tensor) -> Tensor:

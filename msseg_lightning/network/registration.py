@@ -12,7 +12,9 @@ class SpatialTransformer(nn.Module):
     """Sample an image at ``x + displacement(x)``.
 
     MONAI's ``Warp`` with the lattice made anew, on the device of the images, at every call, and in
-    float32 whatever the precision: bfloat16 cannot number more than 256 voxels of an axis.
+    float32 whatever the precision: bfloat16 cannot number more than 256 voxels of an axis. MONAI's
+    lattice runs from -1 to 1 and is off by rounding; where the displacement is 0 the value is here
+    exactly that of the image.
 
     Args:
         mode: ``bilinear`` (linear along every axis) or ``nearest``. Outside the image its border
@@ -37,7 +39,10 @@ class SpatialTransformer(nn.Module):
     def forward(self, image: Tensor, displacement: Tensor) -> Tensor:
         self.warp.ref_grid = None
         with torch.autocast(image.device.type, enabled=False):
-            warped: Tensor = self.warp(image.float(), displacement.float())
+            image, displacement = image.float(), displacement.float()
+            warped: Tensor = self.warp(image, displacement)
+            still = (displacement == 0).all(dim=1, keepdim=True)
+            warped = warped + ((image - warped) * still).detach()  # slopes stay those of the warp
         self.warp.ref_grid = None
         return warped
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from msseg_lightning.network.blocks import (
     Norm,
     Up,
     Weights,
+    begin_at,
     initialise,
     per_axis,
 )
@@ -43,7 +43,8 @@ class UNet(nn.Module):
             ``None`` halves every axis on every level.
         kernels: edge of the convolutions of each level, an int or one per axis; ``None`` is 3.
         stem: a bias-free 3x3x3 convolution to ``widths[0]`` before the first block.
-        heads: resolutions that give logits (deep supervision); 1 is an ordinary U-Net.
+        heads: resolutions that give logits (deep supervision); 1 is an ordinary U-Net, 0 has none
+            and gives the features of the finest level, for networks that go on from there.
         first_norm: norm of the very first unit where that of ``block`` does not fit the images.
         out_channels: channels of the logits.
         dims: 2 or 3.
@@ -59,7 +60,8 @@ class UNet(nn.Module):
 
     Shapes:
         images: (B, in_channels, X, Y[, Z]), every edge divisible by ``divisor``.
-        returns: logits (B, out_channels, X, Y[, Z]), or ``DeepLogits`` in training.
+        returns: logits (B, out_channels, X, Y[, Z]), or ``DeepLogits`` in training; without heads
+            (B, widths[0], X, Y[, Z]).
 
     Reference:
         Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597; Cicek et al. 2016 (3D),
@@ -92,7 +94,7 @@ class UNet(nn.Module):
         kernels = [3] * levels if kernels is None else kernels
         if len(strides) != levels or len(kernels) != levels:
             raise ValueError(f"{levels} widths need as many strides and kernels")
-        if not 1 <= heads <= levels:
+        if not 0 <= heads <= levels:
             raise ValueError(f"{heads} heads do not fit {levels} levels")
         steps = [per_axis(stride, dims) for stride in strides]
         edges = [per_axis(kernel, dims) for kernel in kernels]
@@ -130,11 +132,7 @@ class UNet(nn.Module):
                 )
             )
         initialise(self, weights)
-        if prior is not None:
-            if not 0 < prior < 1:
-                raise ValueError(f"prior is {prior}, not between 0 and 1")
-            for head in self.heads:
-                nn.init.constant_(cast(nn.Conv3d, head).bias, math.log(prior / (1 - prior)))  # type: ignore[arg-type]  # heads have a bias
+        begin_at(prior, *self.heads)
 
     def forward(self, images: Tensor) -> Tensor | DeepLogits:
         check_images(images, self.in_channels, self.divisor)
@@ -160,7 +158,7 @@ class UNet(nn.Module):
                 for head, level in zip(self.heads, reversed(finest), strict=False)
             )
             return DeepLogits(logits, tuple(deeper))
-        return apply_head(self.heads[0], features)
+        return apply_head(self.heads[0], features) if self.heads_count else features
 
     @property
     def finest_level(self) -> list[nn.Module]:

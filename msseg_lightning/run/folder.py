@@ -13,6 +13,7 @@ from typing import Any
 
 from msseg_lightning.core.files import (
     DamagedFileError,
+    Fields,
     damaged_file,
     read_record,
     read_settings,
@@ -31,7 +32,13 @@ from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.config.keys import RENAMED_KEYS, affects_result, hardware, precision
 from msseg_lightning.split.split import PARTS, Split, write_split
 
-RECORD = {"status?": str, "stages?": dict, "data_hash?": str, "split_hash?": str}
+RECORD: Fields = {
+    "status?": str,
+    "stages?": dict,
+    "data_hash?": str,
+    "split_hash?": str,
+    "fit_minutes?": (int, float),
+}
 """Fields of ``run.json``."""
 
 CONFIG: dict[str, Any] = {

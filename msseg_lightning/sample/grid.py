@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -105,6 +106,10 @@ class GridLoader(PatchLoader):
         sampler: the lattice; see ``PatchLoader`` for the other arguments.
         mirror: the left-right mirror images, of every positive and half of the negatives. Made
             here, since a positive box and its mirror image are two elements of one turn.
+        patch_split: share of the positive and of the negative boxes that is trained on, drawn at
+            random; the others are those of ``held_back``. Boxes of one patient are then on both
+            sides, and overlap where the stride is below the size: what is measured on those held
+            back is too good. None trains on all boxes.
     """
 
     sampler: GridSampler
@@ -115,15 +120,18 @@ class GridLoader(PatchLoader):
         sampler: GridSampler,
         augment: PatchMaker,
         mirror: bool = True,
+        patch_split: float | None = None,
         **others: Any,
     ) -> None:
         super().__init__(subjects, sampler, augment, **others)
-        self.mirror = mirror
+        if patch_split is not None and not 0 < patch_split < 1:
+            raise ValueError(f"patch_split is {patch_split}, not between 0 and 1")
+        self.mirror, self.patch_split, self._held_back = mirror, patch_split, False
         self._orders: dict[str, tuple[int, NDArray[np.int64]]] = {}
 
     @functools.cached_property
     def boxes(self) -> tuple[Boxes, Boxes]:
-        """Positive and negative boxes of all subjects."""
+        """Positive and negative boxes of all subjects, of one side where ``patch_split`` is set."""
         subject, centre, positive = [], [], []
         for index, pair in enumerate(self.subjects):
             starts = self.sampler.starts(pair)
@@ -132,7 +140,24 @@ class GridLoader(PatchLoader):
             positive.append(self._holds_target(pair, starts))
         found = np.concatenate(positive)
         both = Boxes(np.concatenate(subject), np.concatenate(centre))
-        return both.chosen(found), both.chosen(~found)
+        positive_boxes, negative_boxes = both.chosen(found), both.chosen(~found)
+        return self._side("positive", positive_boxes), self._side("negative", negative_boxes)
+
+    def held_back(self) -> GridLoader | None:
+        """Loader of the boxes that ``patch_split`` keeps from training; None without it."""
+        if self.patch_split is None:
+            return None
+        other = copy.copy(self)
+        other.__dict__.pop("boxes", None)  # of the side that is trained on
+        other._orders, other._held_back = {}, True
+        return other
+
+    def _side(self, kind: str, boxes: Boxes) -> Boxes:
+        if self.patch_split is None:
+            return boxes
+        order = keyed_generator(self.seed, "patch split", kind).permutation(len(boxes))
+        trained = order < round(self.patch_split * len(boxes))
+        return boxes.chosen(~trained if self._held_back else trained)
 
     def place(self, number: int) -> tuple[int, NDArray[np.float64], bool]:
         """Subject, centre and whether to mirror, of one element of the whole run."""

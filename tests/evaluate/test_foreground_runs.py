@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from msseg_lightning.evaluate.foreground_runs import count_overlaps, describe_components, find_runs
+from msseg_lightning.evaluate.foreground_runs import (
+    content_hash,
+    count_overlaps,
+    describe_components,
+    find_runs,
+)
 
 
 def test_runs_by_hand():
@@ -81,3 +86,20 @@ def test_unaligned_memory_is_read_right():
     mask = buffer[3:].reshape(4, 5, 6)
     mask[2, 3, 1:5] = 1
     assert find_runs(mask).total == 4
+
+
+def test_the_hash_is_of_shape_and_voxels_and_not_of_the_layout():
+    rng = np.random.default_rng(4)
+    mask = rng.random((7, 5, 6)) < 0.2
+    value = content_hash(find_runs(mask))
+    assert content_hash(find_runs(np.asfortranarray(mask).astype(np.uint8) * 3)) == value
+    other = mask.copy()
+    other[3, 2, 1] ^= True
+    assert content_hash(find_runs(other)) != value
+    empty = np.zeros((4, 5, 6), bool)
+    assert content_hash(find_runs(empty)) == content_hash(find_runs(np.asfortranarray(empty)))
+    assert content_hash(find_runs(empty)) != content_hash(find_runs(empty.reshape(5, 4, 6)))
+    # the same places in memory, but other voxels
+    line = np.zeros((2, 2, 2), np.uint8)
+    line[0, 0, 1] = 1
+    assert content_hash(find_runs(line)) != content_hash(find_runs(line.T.copy()))

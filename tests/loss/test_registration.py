@@ -7,7 +7,13 @@ import pytest
 import torch
 from monai.losses.deform import DiffusionLoss
 
-from msseg_lightning.loss.registration import LocalCorrelation, Smoothness, SquaredDifference
+from msseg_lightning.loss.registration import (
+    LocalCorrelation,
+    SegmentationAndRegistration,
+    Smoothness,
+    SquaredDifference,
+)
+from msseg_lightning.network.joint_registration import RegisteredSegmentation
 
 
 def images(shape=(2, 1, 3, 16, 18)):
@@ -78,3 +84,21 @@ def test_smoothness_is_monais_within_the_borders():
 def test_noise_of_zero_is_refused():
     with pytest.raises(ValueError, match="noise"):
         LocalCorrelation(9, noise=0.0)
+
+
+def test_segmentation_and_registration_are_added():
+    field = torch.zeros(1, 3, 4, 4, 4)
+    field[:, 1] = 0.5 * torch.arange(4.0).view(-1, 1, 1)
+    still = torch.full((1, 1, 4, 4, 4), 0.2)
+    answer = RegisteredSegmentation(still * 0 + 2, field, still, still + 0.3)
+    loss = SegmentationAndRegistration(torch.nn.BCEWithLogitsLoss(), SquaredDifference(), 0.01)
+    parts = loss(answer, still * 0), loss.parts(answer, still * 0)
+    expected = {
+        "segmentation": np.log(1 + np.exp(2)),  # -log(1 - sigmoid(2))
+        "distance": 0.09,
+        "deformation": 0.01 * 0.25 / 3,  # one of three components has a slope, of 0.5
+    }
+    assert {name: float(part) for name, part in parts[1].items()} == pytest.approx(expected)
+    assert float(parts[0]) == pytest.approx(sum(expected.values()))
+    with pytest.raises(ValueError, match="smoothness"):
+        SegmentationAndRegistration(torch.nn.BCEWithLogitsLoss(), SquaredDifference(), -0.01)

@@ -14,6 +14,7 @@ from msseg_lightning.network.blocks import (
     ResidualBlock,
     Unit,
     Up,
+    begin_at,
     per_axis,
 )
 
@@ -225,3 +226,15 @@ def test_convolved_shortcut_joins_after_the_last_activation():
     assert all(unit.conv.bias is None for unit in block.units)
     with pytest.raises(ValueError, match="shortcut"):
         Block(shortcut="sum")
+
+
+def test_biases_say_a_prior():
+    one, other = nn.Conv2d(3, 2, 1), nn.Conv3d(3, 1, 1)
+    begin_at(0.2, one, other)
+    for head in (one, other):
+        torch.testing.assert_close(head.bias.sigmoid(), torch.full_like(head.bias, 0.2))
+    begin_at(None, one)
+    assert float(one.bias.sigmoid()[0]) == pytest.approx(0.2)
+    for prior in (0.0, 1.0):
+        with pytest.raises(ValueError, match="prior"):
+            begin_at(prior, one)

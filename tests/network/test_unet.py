@@ -104,7 +104,17 @@ def test_one_head_gives_plain_logits():
     assert isinstance(small(heads=1)(torch.randn(1, 2, 8, 8, 8)), torch.Tensor)
 
 
-@pytest.mark.parametrize("heads", [0, 5])
+def test_without_heads_the_answer_is_the_features_of_the_finest_level():
+    network = small(heads=0)
+    assert network(torch.randn(2, 2, 8, 16, 8)).shape == (2, 4, 8, 16, 8)
+    assert not len(network.heads)
+    images = torch.randn(1, 2, 8, 8, 8)
+    headed = small(heads=1)
+    headed.load_state_dict(network.state_dict(), strict=False)
+    torch.testing.assert_close(headed.heads[0](network(images)), headed(images))
+
+
+@pytest.mark.parametrize("heads", [-1, 5])
 def test_heads_must_fit_the_levels(heads):
     with pytest.raises(ValueError, match="heads do not fit"):
         small(heads=heads)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import torch
 
-from msseg_lightning.compare.table import read_runs
 from msseg_lightning.evaluate.score import score_case
 from msseg_lightning.network.weights import load_weights, save_weights
 from msseg_lightning.postprocess.threshold import Threshold
@@ -112,21 +110,3 @@ def weights(place: Place) -> None:
     )
     assert refusal.remedy == "use the configuration that was saved with the model"
     load_weights(torch.nn.Linear(2, 2), kept)
-
-
-@case("compare.no_scores", "compare.rules")
-def runs_to_be_compared(place: Place) -> None:
-    folders = [place.folder / name / "data-fold0-seed0" for name in ("one", "two")]
-    for number, folder in enumerate(folders):
-        folder.mkdir(parents=True)
-        content = {"cases": {}, "protocol": "p", "options": {"smallest": number}}
-        (folder / "scores.json").write_text(json.dumps(content))
-    refusal = place.raised("compare.rules", lambda: read_runs(folders))
-    assert "with the same options" in refusal.remedy
-    shutil.copy(folders[0] / "scores.json", folders[1] / "scores.json")
-    assert len(read_runs(folders)) == 2
-    (folders[1] / "scores.json").unlink()
-    refusal = place.raised("compare.no_scores", lambda: read_runs(folders))
-    assert refusal.remedy.startswith("finish it")
-    shutil.copy(folders[0] / "scores.json", folders[1] / "scores.json")
-    read_runs(folders)

@@ -9,7 +9,6 @@ import lightgbm
 import numpy as np
 import torch
 
-from msseg_lightning.compare.table import read_runs
 from msseg_lightning.core.files import write_record
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.subject import BASELINE
@@ -117,17 +116,6 @@ def prepared_pairs(place: Place) -> None:
     shutil.rmtree(folder)
     write("x", sound)
     PreparedSubject.open(folder).verify()
-
-
-@case("compare.folds")
-def one_fold_twice(place: Place) -> None:
-    folder = place.folder / "one" / "data-fold0-seed0"
-    folder.mkdir(parents=True)
-    content = {"cases": {"a": {"official": {}}}, "protocol": "p", "options": {}}
-    (folder / "scores.json").write_text(json.dumps(content))
-    refusal = place.raised("compare.folds", lambda: read_runs([folder, folder]))
-    assert refusal.remedy == "give each fold once"
-    read_runs([folder])
 
 
 @case("evaluate.mask")

@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from msseg_lightning.augment.fused import FusedAugment
 from msseg_lightning.core.random import keyed_generator
@@ -148,3 +149,30 @@ def test_thin_boxes_become_slices(cohort, axis):
 def test_other_boxes_are_no_slices(cohort, size):
     with pytest.raises(ValueError, match="no slice"):
         SliceGridLoader(cohort, GridSampler(size, 4), FusedAugment())
+
+
+def test_patches_of_a_patient_can_be_on_both_sides(cohort):
+    """The share of boxes of each kind is trained on, the others are held back, none is both."""
+    whole, split = loader(cohort), loader(cohort, patch_split=0.7)
+    assert whole.held_back() is None
+    sides = split.boxes, split.held_back().boxes
+    for kind, every in enumerate(whole.boxes):
+        trained, other = (
+            {
+                (int(subject), *centre)
+                for subject, centre in zip(side[kind].subject, side[kind].centre, strict=True)
+            }
+            for side in sides
+        )
+        assert len(trained) == round(0.7 * len(every)) and not trained & other
+        assert len(trained | other) == len(every)
+        for side in (trained, other):  # drawn, not cut off
+            assert len({subject for subject, *_ in side}) > 1
+    first = split.held_back().batch(0)
+    assert torch.equal(first.images, split.held_back().batch(0).images)
+    assert first.target.flatten(1).any(1).tolist() == [True, False] * 2
+    places = {place[:2] for place in boxes_of(split, range(400))}
+    assert not places & {place[:2] for place in boxes_of(split.held_back(), range(400))}
+    for share in (0.0, 1.0):
+        with pytest.raises(ValueError, match="patch_split"):
+            loader(cohort, patch_split=share)

@@ -51,7 +51,7 @@ def phantom():
 
 @pytest.fixture(scope="module")
 def registered(phantom):
-    """A small network after 100 steps on the phantom with the loss of the experiment."""
+    """A small network after 70 steps on the phantom with the loss of the experiment."""
     images, _ = phantom
     torch.manual_seed(0)
     loss = instantiate(
@@ -61,7 +61,7 @@ def registered(phantom):
     )
     network = NcrNet([2, 1], 2, [4, 8], [[4, 4], [8, 4]], 1, 0.0, 7, 0.2)
     descent = torch.optim.Adam(network.parameters(), lr=3e-2)
-    for _ in range(100):
+    for _ in range(70):
         value = loss(network(images))
         descent.zero_grad()
         value.backward()

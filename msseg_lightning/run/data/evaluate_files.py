@@ -15,11 +15,12 @@ import numpy as np
 from msseg_lightning.core.input_hash import input_hash
 from msseg_lightning.core.outputs import refuse_overwrites
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.core.subject import Native
+from msseg_lightning.core.subject import LongitudinalSubject, Native
 from msseg_lightning.core.subject_map import SupportsSubmit, map_subjects
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions, score_case
 from msseg_lightning.read.nifti import FileFacts, GateOptions, inspect_volume, label_meanings
+from msseg_lightning.read.reference import read_reference
 from msseg_lightning.run.assemble.code import code_hash
 from msseg_lightning.run.predict.scores import digest, is_saved_score, load_score, save_score
 from msseg_lightning.run.shard import Shard
@@ -129,18 +130,22 @@ def find_pairs(prediction: Path, reference: Path) -> tuple[list[MaskPair], list[
         for case in sorted(masks.keys() - others)
     ]
     if not pairs:
-        nothing = Problem(
-            "evaluate.nothing",
-            "no case has both a prediction and a reference",
-            file=prediction,
-            found=f"{len(predicted)} predictions, {len(true)} references",
-            expected="masks of the same case names in both folders",
-            remedy="name both after the case: 013.nii.gz, or 013/ground_truth.nii.gz",
-        )
+        nothing = _nothing(prediction, len(predicted), len(true))
         raise MssegError(
             [nothing, *(dataclasses.replace(item, severity="error") for item in unmatched)]
         )
     return pairs, unmatched
+
+
+def _nothing(folder: Path, predictions: int, references: int) -> Problem:
+    return Problem(
+        "evaluate.nothing",
+        "no case has both a prediction and a reference",
+        file=folder,
+        found=f"{predictions} predictions, {references} references",
+        expected="masks of the same case names in both folders",
+        remedy="name both after the case: 013.nii.gz, or 013/ground_truth.nii.gz",
+    )
 
 
 def evaluate_files(
@@ -240,22 +245,62 @@ def _score_pair(
     """Score a pair; fills ``facts`` with those of the files that were read."""
     prediction = _read(pair.prediction, of_predictions, "--prediction-label-value", facts)
     reference = _read(pair.reference, of_references, "--label-value", facts)
-    if not prediction.grid.same_as(reference.grid):
-        shift = prediction.grid.displacement_mm(reference.grid)
-        raise MssegError(
-            Problem(
-                "evaluate.grid",
-                "prediction and reference do not lie on one grid",
-                file=pair.prediction,
-                field="dim" if np.isinf(shift) else "affine",
-                found=f"shape {prediction.grid.shape}"
-                + ("" if np.isinf(shift) else f", corners off by up to {shift:.3g} mm"),
-                expected=f"shape {reference.grid.shape}, the affine of {pair.reference.name}",
-                remedy="write predictions with the header of the patient's own scan",
-            )
-        )
+    _refuse_other_grid(prediction, reference, pair.prediction, pair.reference.name)
     spacing_mm = _header_spacing(facts[pair.reference].native, reference)
     return score_case(prediction.data, reference.data, spacing_mm, options)
+
+
+def evaluate_subjects(
+    folder: Path,
+    subjects: Sequence[LongitudinalSubject],
+    options: ScoreOptions,
+    reading: GateOptions,
+    prediction_label_values: Mapping[int, int] | None = None,
+) -> dict[str, CaseScore]:
+    """Score the masks of a folder against the references of a data set.
+
+    Args:
+        folder: with ``<id>.nii.gz`` or ``<id>/new_lesions.nii.gz``.
+        subjects: labelled pairs; those without a mask are left out.
+        options: thresholds of the lesion scores.
+        reading: options for reading references.
+        prediction_label_values: meaning of the values of predictions.
+
+    Raises:
+        MssegError: no pair has a mask, or a file is refused.
+    """
+    masks, _ = _masks_in(folder, references=False)
+    found = {one.id: one for one in subjects if one.id in masks}
+    if not found:
+        raise MssegError(_nothing(folder, len(masks), len(subjects)))
+    labels = label_meanings((prediction_label_values or {}).items())
+    gate = GateOptions(label_values=labels, largest_mask_fraction=1.0)
+
+    def score(subject: LongitudinalSubject) -> CaseScore:
+        prediction = _read(masks[subject.id], gate, "--prediction-label-value", {})
+        reference = read_reference(subject, reading)
+        _refuse_other_grid(prediction, reference, masks[subject.id], subject.id)
+        return score_case(prediction.data, reference.data, reference.spacing_mm, options)
+
+    return map_subjects(score, found, step="evaluate").all_done()
+
+
+def _refuse_other_grid(prediction: Volume, reference: Volume, file: Path, name: str) -> None:
+    if prediction.grid.same_as(reference.grid):
+        return
+    shift = prediction.grid.displacement_mm(reference.grid)
+    raise MssegError(
+        Problem(
+            "evaluate.grid",
+            "prediction and reference do not lie on one grid",
+            file=file,
+            field="dim" if np.isinf(shift) else "affine",
+            found=f"shape {prediction.grid.shape}"
+            + ("" if np.isinf(shift) else f", corners off by up to {shift:.3g} mm"),
+            expected=f"shape {reference.grid.shape}, the affine of {name}",
+            remedy="write predictions with the header of the patient's own scan",
+        )
+    )
 
 
 def _read(path: Path, gate: GateOptions, option: str, facts: dict[Path, FileFacts]) -> Volume:

@@ -15,7 +15,7 @@ from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.folder import data_name
 from msseg_lightning.run.predict.prediction_files import read_pairs, read_side_car, refuse_in_run
 from msseg_lightning.run.predict.predictor import Predictor
-from msseg_lightning.run.predict.scores import score_options, write_scores
+from msseg_lightning.run.predict.scores import pair_facts, score_options, write_scores
 from msseg_lightning.run.predict.trained import (
     load_config,
     recorded_settings,
@@ -110,6 +110,7 @@ def predict_data_set(
             },
             "model": {"system": config["name"], "weights_sha256": weights_hash(model)},
             "settings": list(apply.settings),
+            "pairs": pair_facts([one for one in subjects if one.id in scored], learned_from(model)),
         }
         summary = write_scores(folder, scored, score_options(config), facts)
     return DataSetResult(tuple(mapped.done), summary, mapped.failed, len(subjects))
@@ -199,3 +200,12 @@ def trained_on(model: Path, subjects: Sequence[LongitudinalSubject]) -> list[str
         return []
     used = {*split["train"], *split["val"]}
     return sorted(subject.id for subject in labelled if subject.id in used)
+
+
+def learned_from(model: Path) -> list[str] | None:
+    """Ids of the pairs of training and validation; None for a model outside of its run folder."""
+    run = run_of(model)
+    if run is None or not run.split_file.exists():
+        return None
+    split = run.split()
+    return [*split["train"], *split["val"]]

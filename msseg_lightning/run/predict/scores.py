@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ def write_scores(
 ) -> dict[str, Any]:
     """Write ``scores.json`` (all, with ``facts``) and ``scores.csv`` (one row per pair).
 
+    ``facts["pairs"]`` is made by ``pair_facts``; ``msseg compare`` reads it.
+
     Returns:
         The two-group summary.
     """
@@ -89,6 +92,19 @@ def write_scores(
     with atomic_write(folder / "scores.csv") as temporary:
         temporary.write_text(scores_table(cases), encoding="utf-8")
     return summary
+
+
+def pair_facts(
+    subjects: Iterable[LongitudinalSubject], learned_from: Iterable[str] | None
+) -> dict[str, dict[str, str | None]]:
+    """Patient of every pair, and a hash of what the system that predicted it has learned from.
+
+    Args:
+        subjects: predicted pairs.
+        learned_from: pairs of training and validation; None where unknown.
+    """
+    learned = None if learned_from is None else digest(sorted(learned_from))[:16]
+    return {one.id: {"patient": one.patient, "learned_from": learned} for one in subjects}
 
 
 def scores_table(cases: dict[str, dict[str, Any]]) -> str:

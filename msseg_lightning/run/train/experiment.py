@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from msseg_lightning.run.assemble.system import (
 from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.predict.predictor import Predictor
-from msseg_lightning.run.predict.scores import score_options, write_scores
+from msseg_lightning.run.predict.scores import pair_facts, score_options, write_scores
 from msseg_lightning.run.train.mlflow_run import (
     close_run,
     end_status,
@@ -188,12 +189,16 @@ def _run(
         track=part,
     )
     folder.update_record(status="fitting")
-    method.fit(
-        [subjects[name] for name in split.train],
-        [subjects[name] for name in split.val],
-        folder.fit,
-        context,
-    )
+    began, before = time.monotonic(), float(folder.record().get("fit_minutes", 0))
+    try:
+        method.fit(
+            [subjects[name] for name in split.train],
+            [subjects[name] for name in split.val],
+            folder.fit,
+            context,
+        )
+    finally:  # an interrupted training goes on in another process
+        folder.update_record(fit_minutes=round(before + (time.monotonic() - began) / 60, 4))
     save_model(method, config, folder)
     folder.update_record(status="predicting", stages=fitted_stages(folder))
     held_out = [subjects[name] for name in split.test]
@@ -202,6 +207,7 @@ def _run(
         "split": {"kind": split.kind, "fold": split.fold, "data_hash": split.data_hash},
         "seed": config["seed"],
         "commit": folder.record().get("commit"),
+        "pairs": pair_facts(held_out, (*split.train, *split.val)),
     }
     summary = write_scores(folder.path, scores, score_options(config), facts)
     if with_report:

@@ -139,8 +139,10 @@ def _combine_folds(
     cases: dict[str, CaseScore] = {}
     origin: dict[str, dict[str, Any]] = {}
     commits = []
+    pairs: dict[str, Any] = {}
     for run in runs:
         content = run.scores()
+        pairs |= content.get("pairs", {})
         commits.append(content.get("commit"))
         for case, row in content["cases"].items():
             if case in cases:
@@ -164,6 +166,7 @@ def _combine_folds(
         },
         "seed": config["seed"],
         "commit": commits[0] if len(set(commits)) == 1 else commits,
+        "pairs": pairs,
     }
     write_scores(folder, cases, score_options(config), facts)
     write_record(folder / "out_of_fold.json", origin)

@@ -250,7 +250,11 @@ def with_pseudonyms(content: dict[str, Any], rename: Callable[[str], str]) -> di
         for group, values in content["summary"].items()
     }
     cases = {rename(case): score for case, score in content["cases"].items()}
-    return {**content, "summary": summary, "cases": cases}
+    pairs = {  # the hash of what was learned from is of ids, and few of them can be guessed
+        rename(case): {"patient": rename(facts["patient"]), "learned_from": None}
+        for case, facts in content.get("pairs", {}).items()
+    }
+    return {**content, "summary": summary, "cases": cases, "pairs": pairs}
 
 
 def audit_with_pseudonyms(table: Path, rename: Callable[[str], str]) -> str:

@@ -56,6 +56,8 @@ def test_another_layout_gives_the_scores_of_the_run(trained_run, tiny_cohort, tm
         same = nib.load(trained_run / "predictions" / f"{name}.nii.gz")
         np.testing.assert_array_equal(np.asarray(mask.dataobj), np.asarray(same.dataobj))
         assert (out / f"case{name}_probability.nii.gz").exists()
+    learned = run["pairs"]["003"]["learned_from"]
+    assert ours["pairs"]["case003"] == {"patient": "case003", "learned_from": learned}
     assert ours["data"]["trained_on"] == [] and len(ours["model"]["weights_sha256"]) == 64
     assert len((out / "scores.csv").read_text().splitlines()) == 3
 

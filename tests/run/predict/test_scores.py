@@ -8,8 +8,15 @@ import json
 
 import numpy as np
 
+from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.evaluate.score import ScoreOptions, score_case
-from msseg_lightning.run.predict.scores import PROTOCOL, score_options, scores_table, write_scores
+from msseg_lightning.run.predict.scores import (
+    PROTOCOL,
+    pair_facts,
+    score_options,
+    scores_table,
+    write_scores,
+)
 
 
 def cases():
@@ -27,6 +34,14 @@ def test_the_file_names_protocol_and_options_and_keeps_the_groups_apart(tmp_path
     assert content["options"]["alpha"] == 0.2
     assert list(content["summary"]["with_lesions"]["cases"]) == ["a"]
     assert summary["without_lesions"]["false_lesions"]["mean"] == 1.0
+
+
+def test_pairs_name_their_patients_and_what_was_learned_from():
+    pairs = [LongitudinalSubject(id=f"1-{n}", patient="1", images={}, masks={}) for n in "ab"]
+    facts = pair_facts(pairs, ["3", "2"])
+    assert {one["patient"] for one in facts.values()} == {"1"}
+    assert facts == pair_facts(pairs, ["2", "3"]) != pair_facts(pairs, ["2", "4"])
+    assert pair_facts(pairs, None)["1-a"]["learned_from"] is None
 
 
 def test_the_table_has_a_row_per_case_and_empty_cells_where_nothing_is_defined():

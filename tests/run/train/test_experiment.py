@@ -22,6 +22,7 @@ from msseg_lightning.core.subject import BASELINE, FOLLOWUP, LongitudinalSubject
 from msseg_lightning.run.assemble.system import build_method
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.folder import RunFolder
+from msseg_lightning.run.predict.scores import digest
 from msseg_lightning.run.predict.trained import load_config
 from msseg_lightning.run.train.experiment import refuse_copies, save_model
 from msseg_lightning.run.train.mlflow_run import (
@@ -55,6 +56,9 @@ def test_the_folder_of_a_run_tells_how_it_was_made(trained_run):
     scores = json.loads((trained_run / "scores.json").read_text())
     assert scores["summary"]["with_lesions"]["cases"] == ["003"]
     assert scores["summary"]["without_lesions"]["cases"] == ["004"]
+    learned = digest(["001", "002"])[:16]
+    assert scores["pairs"]["003"] == {"patient": "003", "learned_from": learned}
+    assert 0 < record["fit_minutes"] < 10
     assert (trained_run / "model" / "weights.safetensors").exists()
     assert yaml.safe_load((trained_run / "model" / "config.yaml").read_text())["name"] == "pre_unet"
 

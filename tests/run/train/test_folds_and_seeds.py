@@ -14,6 +14,7 @@ from msseg_lightning.core.files import read_record
 from msseg_lightning.core.problem import ExitCode
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.folder import RunFolder
+from msseg_lightning.run.predict.scores import digest
 from msseg_lightning.run.train import folds_and_seeds
 from msseg_lightning.run.train.folds_and_seeds import is_finished, is_multirun
 
@@ -71,7 +72,10 @@ def test_all_folds_give_one_table_and_one_model(words, place, tiny_cohort, capsy
     for case, one in origin.items():
         run = first.with_name(one["run"])
         assert json.loads((run / "scores.json").read_text())["cases"][case] == scores["cases"][case]
-        assert case not in json.loads((run / "split.json").read_text())["train"]
+        split = json.loads((run / "split.json").read_text())
+        assert case not in split["train"]
+        learned = digest(sorted([*split["train"], *split["val"]]))[:16]
+        assert scores["pairs"][case] == {"patient": case, "learned_from": learned}
 
     pair = tiny_cohort / "003"
     files = [str(pair / f"flair_time0{visit}_on_middle_space.nii.gz") for visit in (1, 2)]

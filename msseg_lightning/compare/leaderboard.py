@@ -1,0 +1,439 @@
+"""Leaderboard of systems: measures of both groups of pairs, lesions, sizes, rules and words."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from msseg_lightning.compare.froc import FrocCurve, froc_curves
+from msseg_lightning.compare.lesion_rules import RULES
+from msseg_lightning.compare.statistics import (
+    LEVEL,
+    POWER,
+    SAMPLES,
+    SIGN_CHANGES,
+    Comparison,
+    Measurement,
+    PairResult,
+    SystemResult,
+    compare_systems,
+)
+from msseg_lightning.compare.systems import Cost, System
+from msseg_lightning.core.random import keyed_generator
+from msseg_lightning.core.wording import counted
+from msseg_lightning.evaluate.case_score import CaseScore, ScoreOptions
+from msseg_lightning.evaluate.summary import SIZE_EDGES_MM3, lesion_shares
+
+Value = Callable[[CaseScore], float | None]
+
+SAMPLES_BY_SIZE = 2000
+"""Bootstrap samples of the F1 by lesion size."""
+_RULE_DRAWS = (1000, 100)
+"""Bootstrap samples and sign changes of other lesion rules, of which only means are shown."""
+TOLD = 6
+"""Pairs of systems that are named in words; the table has all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """One measure of one group of pairs.
+
+    Args:
+        title: as shown.
+        with_lesions: whether it is of pairs with new lesions, or of those without.
+        value: of a pair; None where it is undefined.
+        form: of its numbers.
+        larger_is_better: direction.
+    """
+
+    title: str
+    with_lesions: bool
+    value: Value
+    form: str = ".3f"
+    larger_is_better: bool = True
+
+
+def _official(name: str) -> Value:
+    return lambda score: score.official.get(name)
+
+
+MEASURES: Mapping[str, Measure] = {
+    "f1": Measure("Lesion F1", True, _official("F1_score")),
+    "dice": Measure("Dice", True, _official("Dice")),
+    "sensitivity": Measure("Lesion sensitivity", True, _official("SensL")),
+    "precision": Measure("Lesion precision", True, _official("PPVL")),
+    "false_lesions": Measure(
+        "False lesions per patient", False, _official("NbTestedLesions"), ".2f", False
+    ),
+}
+"""Name -> measure; systems are ranked by one of the first four."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SizeResult:
+    """Lesions of one range of sizes, pooled over patients and seeds.
+
+    Args:
+        low_mm3: they are larger than this.
+        high_mm3: and up to this; None without bound.
+        true: lesions of the references.
+        f1: None without true lesions.
+        interval: bootstrap over patients.
+    """
+
+    low_mm3: float
+    high_mm3: float | None
+    true: int
+    f1: float | None
+    interval: tuple[float, float] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """What the leaderboard tells of one system besides its measures.
+
+    Args:
+        system: name.
+        seeds: number of seeds.
+        true: lesions of the pairs with new lesions.
+        found: of them, mean over seeds.
+        false: predicted lesions of these pairs that are no match, mean over seeds.
+        clean: patients without new lesions and without a false lesion by any seed.
+        clean_interval: exact interval of their share; None without such patients.
+        sizes: by lesion size.
+        cost: of its runs.
+    """
+
+    system: str
+    seeds: int
+    true: int
+    found: float
+    false: float
+    clean: int
+    clean_interval: tuple[float, float] | None
+    sizes: tuple[SizeResult, ...]
+    cost: Cost
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaderboard:
+    """Result of ``compare``.
+
+    Args:
+        measure: name of the measure by which the systems are ranked.
+        comparisons: name of a measure -> comparison; those without patients are missing.
+        lines: system -> line.
+        rules: lesion rule -> comparison by its F1.
+        scored_by: protocol and options.
+        patients: number with new lesions, number without; a patient may be in both.
+        left_out: pairs that not every system scored.
+        unknown_training: systems of which it is not recorded what they were trained on.
+        froc: system -> free-response curve, of those with probability maps; empty unless asked for.
+    """
+
+    measure: str
+    comparisons: Mapping[str, Comparison]
+    lines: Mapping[str, Line]
+    rules: Mapping[str, Comparison]
+    scored_by: str
+    patients: tuple[int, int]
+    left_out: tuple[str, ...]
+    unknown_training: tuple[str, ...]
+    froc: Mapping[str, FrocCurve] = dataclasses.field(default_factory=dict)
+
+    @property
+    def order(self) -> list[str]:
+        """Systems, best first."""
+        ranked = self.comparisons.get(self.measure) or next(iter(self.comparisons.values()))
+        return [one.system for one in ranked.systems]
+
+    def result(self, measure: str, system: str) -> SystemResult | None:
+        """Result of a system; None without patients."""
+        found = self.comparisons.get(measure)
+        return None if found is None else found.of(system)
+
+
+def make_leaderboard(
+    systems: Sequence[System], measure: str = "f1", seed: int = 0, froc: bool = False
+) -> Leaderboard:
+    """Compare systems that were scored on the same pairs.
+
+    Args:
+        systems: from ``read_systems``.
+        measure: by which they are ranked; of pairs with new lesions.
+        seed: of the random draws.
+        froc: read probability maps for free-response curves.
+    """
+    comparisons = {
+        name: found
+        for name, one in MEASURES.items()
+        if (found := _compare(systems, one.value, one.larger_is_better, seed)) is not None
+    }
+    rules = {
+        name: found
+        for name, value in RULES.items()
+        if (found := _compare(systems, value, True, seed, *_RULE_DRAWS)) is not None
+    }
+    first = systems[0]
+    groups = [
+        {first.patients[pair] for pair in first.pairs if _score(first, pair).has_new_lesions is one}
+        for one in (True, False)
+    ]
+    rules_of = json.loads(first.rules)
+    return Leaderboard(
+        measure=measure,
+        comparisons=comparisons,
+        lines={one.name: _line(one, len(groups[1]), seed) for one in systems},
+        rules=rules,
+        scored_by=str(rules_of["protocol"]),
+        patients=(len(groups[0]), len(groups[1])),
+        left_out=tuple(sorted({pair for one in systems for pair in one.left_out})),
+        unknown_training=tuple(one.name for one in systems if not one.known_training),
+        froc=froc_curves(systems, ScoreOptions(**rules_of["options"]), seed) if froc else {},
+    )
+
+
+def _score(system: System, pair: str) -> CaseScore:
+    return next(iter(system.seeds.values()))[pair]
+
+
+def _compare(
+    systems: Sequence[System],
+    value: Value,
+    larger_is_better: bool,
+    seed: int,
+    samples: int = SAMPLES,
+    sign_changes: int = SIGN_CHANGES,
+) -> Comparison | None:
+    """Compare one measure on the pairs where it is defined; None where there are none.
+
+    Whether a measure is defined depends on the reference only, which is the same for all systems.
+    """
+    rows = [
+        Measurement(one.name, one.patients[pair], number, found)
+        for one in systems
+        for number, cases in one.seeds.items()
+        for pair, score in cases.items()
+        if (found := value(score)) is not None
+    ]
+    if not rows:
+        return None
+    return compare_systems(rows, larger_is_better, seed, samples, sign_changes)
+
+
+def _line(system: System, without: int, seed: int) -> Line:
+    seeds = list(system.seeds.values())
+    detection = [
+        score.detection for cases in seeds for score in cases.values() if score.has_new_lesions
+    ]
+    true, found, predicted, right = (
+        sum(float(one[name] or 0) for one in detection) / len(seeds)
+        for name in ("n_ref", "tp_ref", "n_test", "tp_test")
+    )
+    unclean = {
+        system.patients[pair]
+        for cases in seeds
+        for pair, score in cases.items()
+        if score.official.get("NbTestedLesions")
+    }
+    clean = without - len(unclean)
+    interval = None
+    if without:
+        ends = stats.binomtest(clean, without).proportion_ci(1 - LEVEL, "exact")
+        interval = float(ends.low), float(ends.high)
+    return Line(
+        system=system.name,
+        seeds=len(seeds),
+        true=round(true),
+        found=found,
+        false=predicted - right,
+        clean=clean,
+        clean_interval=interval,
+        sizes=_by_size(system, seed),
+        cost=system.cost,
+    )
+
+
+def _by_size(system: System, seed: int) -> tuple[SizeResult, ...]:
+    """F1 by lesion size; a lesion of either mask counts by its own size."""
+    edges = list(itertools.pairwise(SIZE_EDGES_MM3))
+    patients = sorted(set(system.patients[pair] for pair in system.pairs))
+    place = {patient: index for index, patient in enumerate(patients)}
+    table = np.zeros((len(patients), len(edges), 4))
+    for cases in system.seeds.values():
+        for pair, score in cases.items():
+            if not score.has_new_lesions:
+                continue
+            row = table[place[system.patients[pair]]]
+            for column, lesions in ((0, score.reference_lesions), (2, score.predicted_lesions)):
+                for lesion in lesions:
+                    if lesion.counted:
+                        size = np.searchsorted(SIZE_EDGES_MM3[1:-1], lesion.volume_mm3)
+                        row[size, column] += 1
+                        row[size, column + 1] += lesion.found
+    table = table[table.any((1, 2))]
+    if not len(table):
+        return ()
+    count = len(table)
+    drawn = keyed_generator(seed, "compare.sizes").multinomial(
+        count, np.full(count, 1 / count), size=SAMPLES_BY_SIZE
+    )
+    samples = np.tensordot(drawn.astype(float), table, axes=1)
+    total = table.sum(0)
+    f1, sampled = lesion_shares(total)[2], lesion_shares(samples)[2]
+    return tuple(
+        SizeResult(
+            low_mm3=low,
+            high_mm3=None if np.isinf(high) else high,
+            true=round(total[index, 0] / len(system.seeds)),
+            f1=None if np.isnan(f1[index]) else float(f1[index]),
+            interval=_percentiles(sampled[:, index]) if count > 1 else None,
+        )
+        for index, (low, high) in enumerate(edges)
+    )
+
+
+def _percentiles(values: NDArray[np.float64]) -> tuple[float, float] | None:
+    defined = values[~np.isnan(values)]
+    if not defined.size:
+        return None
+    low, high = np.percentile(defined, (100 * LEVEL / 2, 100 - 100 * LEVEL / 2))
+    return float(low), float(high)
+
+
+def rank_agreement(board: Leaderboard, rule: str) -> float | None:
+    """Kendall's tau between the rankings by the official and by another rule; None if undefined."""
+    official, other = board.rules["official"], board.rules[rule]
+    names = [one.system for one in official.systems]
+    tau = stats.kendalltau(
+        [official.of(name).mean for name in names], [other.of(name).mean for name in names]
+    ).statistic
+    return None if np.isnan(tau) else float(tau)
+
+
+def paragraphs(board: Leaderboard) -> list[str]:
+    """What the leaderboard says, in words: what can be told apart, and what cannot."""
+    texts = [_about(board)]
+    for name in (board.measure, "false_lesions"):
+        if name in board.comparisons:
+            texts += _told(MEASURES[name], board.comparisons[name])
+    texts += _seeds(board)
+    if board.unknown_training:
+        texts.append(
+            f"Of {', '.join(board.unknown_training)} it is not recorded what it was trained on: "
+            "that it never saw these patients is for you to know."
+        )
+    if board.left_out:
+        texts.append(
+            f"{counted(len(board.left_out), 'pair')} that not every system scored "
+            f"{'is' if len(board.left_out) == 1 else 'are'} left out: {', '.join(board.left_out)}."
+        )
+    return texts
+
+
+def _about(board: Leaderboard) -> str:
+    present, absent = board.patients
+    return (
+        f"{counted(len(board.lines), 'system')} on the same patients and references: "
+        f"{present} with new lesions, {absent} without. Scored by {board.scored_by}; ranked by "
+        f"{_in_text(MEASURES[board.measure])} of patients with new lesions."
+    )
+
+
+def _told(measure: Measure, found: Comparison) -> list[str]:
+    """What can be told apart by one measure."""
+    if len(found.systems) < 2:
+        return []
+    title, count = _in_text(measure), len(found.patients)
+    apart = [pair for pair in found.pairs if pair.told_apart]
+    best = found.systems[0]
+    rivals = [
+        pair.worse for pair in found.pairs if pair.better == best.system and not pair.told_apart
+    ]
+    group = "with" if measure.with_lesions else "without"
+    if not apart:
+        whom = f"no two of the {len(found.systems)}" if len(found.systems) > 2 else "the two"
+        can = "can" if len(found.systems) > 2 else "cannot"
+        text = (
+            f"By {title}, {whom} systems {can} be told apart on {counted(count, 'patient')} "
+            f"{group} new lesions: their order is noise."
+        )
+    elif not rivals:
+        text = (
+            f"By {title}, {best.system} is better than every other system "
+            f"({counted(count, 'patient')} {group} new lesions)."
+        )
+    else:
+        text = (
+            f"By {title}, the first place is open: {best.system} leads, but cannot be told apart "
+            f"from {_listed(rivals)}; it is first in {100 * best.first:.0f} % of the bootstrap "
+            f"samples ({counted(count, 'patient')} {group} new lesions)."
+        )
+    if apart:
+        named = "; ".join(_difference(measure, pair) for pair in _clearest(apart))
+        more = f"; {len(apart) - TOLD} more in the table" if len(apart) > TOLD else ""
+        text += (
+            f" Of {counted(len(found.pairs), 'pair')} of systems {len(apart)} can be told apart, "
+            f"{len(found.pairs) - len(apart)} cannot. The clearest: {named}{more}."
+        )
+    if found.too_few_patients:
+        return [f"{text} So few patients could not show a difference of any size."]
+    texts = [text]
+    if found.smallest_difference is not None and found.smallest_difference > 0:
+        several = (
+            f"; if all {len(found.pairs)} pairs are compared, "
+            f"{found.smallest_of_all:{measure.form}}"
+            if len(found.pairs) > 1
+            else ""
+        )
+        texts.append(
+            f"The smallest difference in {title} that {counted(count, 'patient')} show with "
+            f"{100 * POWER:.0f} % power is {found.smallest_difference:{measure.form}} for two "
+            f"systems chosen beforehand{several}. Smaller true differences are mostly missed."
+        )
+    return texts
+
+
+def _clearest(apart: Sequence[PairResult]) -> list[PairResult]:
+    """Pairs with the smallest p values, of equal ones the largest differences."""
+    return sorted(apart, key=lambda pair: (pair.p_holm, -abs(pair.difference)))[:TOLD]
+
+
+def _difference(measure: Measure, pair: PairResult) -> str:
+    return f"{pair.better} over {pair.worse} by {abs(pair.difference):{measure.form}}"
+
+
+def _in_text(measure: Measure) -> str:
+    """The title inside of a sentence."""
+    title = measure.title
+    return title if title == "Dice" else title[0].lower() + title[1:]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - TOLD} more" if len(names) > TOLD else ""
+    return ", ".join(names[:TOLD]) + more
+
+
+def _seeds(board: Leaderboard) -> list[str]:
+    found = board.comparisons.get(board.measure)
+    if found is None:
+        return []
+    single = [one.system for one in found.systems if one.seeds == 1]
+    several = [one for one in found.systems if one.seed_sd is not None]
+    texts = []
+    if single:
+        whose = f"These systems have one seed: {_listed(single)}." if several else "One seed each."
+        texts.append(
+            f"{whose} Intervals say what other patients would change, not what another training "
+            "would."
+        )
+    if several:
+        parts = "; ".join(f"{one.system} {one.seed_sd:.3f}" for one in several[:TOLD])
+        texts.append(f"Standard deviation between the means of seeds: {parts}.")
+    return texts

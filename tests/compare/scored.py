@@ -1,0 +1,89 @@
+"""Folders with scores of simulated systems, written in milliseconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from msseg_lightning.core.files import write_record
+from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.evaluate.case_score import CaseScore, ScoreOptions
+from msseg_lightning.evaluate.score import score_case
+from msseg_lightning.run.predict.scores import pair_facts, write_scores
+
+SHAPE = (30, 16, 16)
+SPACING = (1.0, 1.0, 1.0)
+LESIONS = 5
+TRAINED_ON = ("t1", "t2", "t3")
+
+
+def patients(number: int = 12, without: int = 4) -> list[str]:
+    return [f"p{index:02d}" for index in range(number + without)]
+
+
+def reference(case: str, number: int = 12) -> np.ndarray:
+    """Five lesions of different sizes; none for patients from ``number`` on."""
+    mask = np.zeros(SHAPE, np.uint8)
+    index = int(case[1:])
+    for lesion in range(LESIONS if index < number else 0):
+        edge = 2 + (index + lesion) % 3
+        mask[6 * lesion : 6 * lesion + edge, 2 : 2 + edge, 2 : 2 + edge] = 1
+    return mask
+
+
+def prediction(case: str, skill: float, key: int, number: int = 12) -> np.ndarray:
+    """Every lesion is found with probability ``skill``; false ones the rarer the better."""
+    rng = np.random.default_rng([key, int(case[1:])])
+    mask = reference(case, number).copy()
+    for lesion in range(LESIONS):
+        if rng.random() > skill:
+            mask[6 * lesion : 6 * lesion + 6] = 0
+        if rng.random() > (1 + skill) / 2:
+            mask[6 * lesion : 6 * lesion + 3, 10:13, 10:13] = 1
+    return mask
+
+
+def scores(skill: float, key: int = 0, cases: list[str] | None = None) -> dict[str, CaseScore]:
+    return {
+        case: score_case(prediction(case, skill, key), reference(case), SPACING)
+        for case in (patients() if cases is None else cases)
+    }
+
+
+def write_run(
+    root: Path,
+    system: str,
+    found: dict[str, CaseScore],
+    seed: int = 0,
+    fold: int | str = "fold0",
+    trained_on: tuple[str, ...] | None = TRAINED_ON,
+    options: ScoreOptions | None = None,
+    minutes: float | None = 4.0,
+    parameters: int | None = 1_200_000,
+) -> Path:
+    """The files of a finished run that a comparison reads."""
+    folder = root / system / f"toy-{fold}-seed{seed}"
+    pairs = [LongitudinalSubject(id=case, patient=case, images={}, masks={}) for case in found]
+    facts = {"seed": seed, "pairs": pair_facts(pairs, trained_on)}
+    folder.mkdir(parents=True)
+    write_scores(folder, found, options or ScoreOptions(), facts)
+    if minutes is not None:
+        write_record(folder / "run.json", {"status": "finished", "fit_minutes": minutes})
+    if parameters is not None:
+        (folder / "model").mkdir()
+        write_record(folder / "model" / "card.json", {"parameters": parameters})
+    return folder
+
+
+def write_masks(folder: Path, masks: dict[str, np.ndarray], name: str = "{}.nii.gz") -> Path:
+    """A folder of masks of another tool."""
+    import nibabel
+
+    for case, mask in masks.items():
+        path = folder / name.format(case)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = nibabel.Nifti1Image(mask.astype(np.uint8), np.eye(4))
+        image.header.set_xyzt_units("mm")
+        nibabel.save(image, path)
+    return folder
