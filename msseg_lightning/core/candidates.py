@@ -112,6 +112,32 @@ class Judgement(NamedTuple):
     maps: Mapping[str, NDArray[np.uint8]] = {}
 
 
+def middle(box: Box) -> NDArray[np.int64]:
+    """(3,) voxel in the middle of a box; of an even edge the one after the middle."""
+    return np.array([(part.start + part.stop) // 2 for part in box])
+
+
+def window_around(
+    images: NDArray[np.float32], voxel: NDArray[np.integer], size: Sequence[int]
+) -> NDArray[np.float32]:
+    """(C, x, y, z) of images (C, X, Y, Z) around a voxel; 0 beyond the volume.
+
+    Args:
+        images: on one grid.
+        voxel: (3,) in the middle; for even sizes the one after the middle.
+        size: (3,) of the window.
+    """
+    found = np.zeros((len(images), *size), np.float32)
+    here, there = [slice(None)], [slice(None)]
+    for place, edge, length in zip(voxel, size, images.shape[1:], strict=True):
+        start = int(place) - edge // 2
+        low, high = max(start, 0), min(start + edge, length)
+        here.append(slice(low, high))
+        there.append(slice(low - start, high - start))
+    found[tuple(there)] = images[tuple(here)]
+    return found
+
+
 def widened(box: Box, margin: int, shape: Sequence[int]) -> Box:
     """A box with some voxels more on every side, cut where the volume ends."""
     x, y, z = (

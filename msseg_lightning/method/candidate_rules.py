@@ -1,4 +1,4 @@
-"""Rules on single candidates: size, place, contrast and shape (S16)."""
+"""Rules on single candidates: size, place, contrast, shape (S16), consistency over time (S03)."""
 
 from __future__ import annotations
 
@@ -119,6 +119,34 @@ class Contrast:
             else:
                 found[index] = inside / around if around > 0 else 0.0
         return found >= self.least * (1 - ROUNDING)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConsistentOverTime:
+    """Keep candidates that are lesions at the follow-up and were none at the baseline (S03).
+
+    Args:
+        followup: map of all lesions at the follow-up, an image of the prepared pair.
+        baseline: that of the baseline.
+        threshold: on both, which must be exceeded.
+        followup_voxels: of a candidate that lie in a lesion of the follow-up, at least.
+        baseline_share: of the voxels of a candidate that lie in a lesion of the baseline; with
+            exactly this share it goes.
+    """
+
+    followup: str
+    baseline: str
+    threshold: float = 0.5
+    followup_voxels: int = 1
+    baseline_share: float = 0.5
+
+    def __call__(self, pair: PreparedSubject, candidates: Candidates) -> NDArray[np.bool_]:
+        later, earlier = (
+            candidates.count_in(pair.image(name) > self.threshold)
+            for name in (self.followup, self.baseline)
+        )
+        old = earlier >= self.baseline_share * candidates.sizes * (1 - ROUNDING)
+        return np.asarray((later >= self.followup_voxels) & ~old)
 
 
 @dataclasses.dataclass(frozen=True)

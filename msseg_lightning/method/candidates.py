@@ -112,29 +112,7 @@ class CandidateMethod:
         pair = self.cache.prepare([subject])[0]
         proposal = self.propose(pair)
         judged = self.judge(pair, proposal.candidates)
-        mask = proposal.candidates.paint(judged.scores) > 0.5
-
-        def home(data: NDArray[np.generic], kind: Kind) -> NDArray[np.generic]:
-            way = pair.to_native
-            return restore(data, pair.grid, pair.native, way, kind, self.mask_rule)
-
-        steps = {**proposal.maps, "proposed": proposal.candidates.mask, **judged.maps}
-        prediction = Prediction(
-            subject=subject.id,
-            mask=np.asarray(home(mask, "mask") != 0, np.uint8),
-            native=pair.native,
-            inside=home(proposal.inside, "mask") != 0,
-            warnings=pair.notes,
-            steps={
-                name: np.asarray(home(data, "image"), np.float32)
-                if data.dtype == np.float32
-                else np.asarray(home(data != 0, "mask") != 0, np.uint8)
-                for name, data in steps.items()
-            },
-        )
-        for rule in self.postprocess:
-            prediction = rule(prediction)
-        return prediction
+        return candidate_prediction(pair, proposal, judged, self.mask_rule, self.postprocess)
 
     def settings(self) -> dict[str, Any]:
         """Class and settings of the proposer and of every rule, in order."""
@@ -156,6 +134,46 @@ class CandidateMethod:
             MssegError: nothing was saved here, or other rules (exit 4).
         """
         require_saved(folder, self.settings())
+
+
+def candidate_prediction(
+    pair: PreparedSubject,
+    proposal: Proposal,
+    judged: Judgement,
+    mask_rule: MaskRule = "linear_threshold",
+    postprocess: Sequence[Callable[[Prediction], Prediction]] = (),
+) -> Prediction:
+    """The candidates whose score is above one half, on the native grid, with the map of every step.
+
+    Args:
+        pair: prepared.
+        proposal: its candidates.
+        judged: their scores.
+        mask_rule: how masks come back to the native grid.
+        postprocess: rules applied in order to the mask on the native grid.
+    """
+    mask = proposal.candidates.paint(judged.scores) > 0.5
+
+    def home(data: NDArray[np.generic], kind: Kind) -> NDArray[np.generic]:
+        return restore(data, pair.grid, pair.native, pair.to_native, kind, mask_rule)
+
+    steps = {**proposal.maps, "proposed": proposal.candidates.mask, **judged.maps}
+    prediction = Prediction(
+        subject=pair.id,
+        mask=np.asarray(home(mask, "mask") != 0, np.uint8),
+        native=pair.native,
+        inside=home(proposal.inside, "mask") != 0,
+        warnings=pair.notes,
+        steps={
+            name: np.asarray(home(data, "image"), np.float32)
+            if data.dtype == np.float32
+            else np.asarray(home(data != 0, "mask") != 0, np.uint8)
+            for name, data in steps.items()
+        },
+    )
+    for rule in postprocess:
+        prediction = rule(prediction)
+    return prediction
 
 
 def _described(part: Any) -> dict[str, Any]:

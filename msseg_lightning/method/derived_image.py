@@ -6,20 +6,60 @@ import csv
 import dataclasses
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from msseg_lightning.core.files import atomic_write
+from msseg_lightning.core.network import on_grid
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 
 Maps = Callable[[nn.Module, PreparedSubject], NDArray[np.float32]]
 """Makes the image of a pair: (network, prepared pair) -> (X, Y, Z) float32."""
+
+MOST = 200
+"""Characters of the name of a folder; file systems allow 255."""
+
+Window = Callable[..., Tensor]
+"""``(network, images, inside) -> (1, X, Y, Z)`` with ``level``: e.g. ``SlidingWindow``."""
+
+
+def probability(
+    infer: Window,
+    network: nn.Module,
+    prepared: PreparedSubject,
+    images: NDArray[np.float32],
+    inside: NDArray[np.bool_],
+) -> NDArray[np.float32]:
+    """The probability map of a network, which is told the size of voxels if it asks for it.
+
+    Args:
+        infer: slides the network over the images.
+        network: of an earlier stage.
+        prepared: the pair that the images belong to.
+        images: (C, X, Y, Z), the network's channels.
+        inside: (X, Y, Z), where it is asked.
+
+    Returns:
+        (X, Y, Z) float32 in [0, 1]; 0 everywhere if nothing is inside.
+    """
+    if not inside.any():
+        return np.zeros(inside.shape, np.float32)
+    device = next((weight.device for weight in network.parameters()), torch.device("cpu"))
+    spacing = prepared.grid.spacing_mm
+    answer = on_grid(infer, spacing)(
+        on_grid(network, spacing),
+        torch.from_numpy(images).to(device),
+        torch.from_numpy(inside).to(device),
+    )[0].float()
+    if getattr(infer, "level", "logit") == "logit":
+        answer = answer.sigmoid()
+    return answer.clamp(0, 1).cpu().numpy()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +118,10 @@ class DerivedImage:
                 )
             )
         key = hashlib.sha256("-".join(source.key for source in chosen).encode()).hexdigest()[:24]
-        folder = prepared.folder.with_name(f"{prepared.folder.name}-{self.name}-{key}"[:240])
+        name = f"{prepared.folder.name}-{self.name}-{key}"
+        if len(name) > MOST:  # of several images, one after the other
+            name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:24]}"
+        folder = prepared.folder.with_name(name)
         try:
             known = PreparedSubject.open(folder)
             known.verify()
@@ -106,18 +149,34 @@ class DerivedImage:
             prepared: the pairs.
             file: a CSV: pair, patient, model, patients it was trained on, saw this patient.
         """
-        stream = io.StringIO()
-        table = csv.writer(stream)
-        table.writerow(["pair", "patient", "model", "trained_on", "saw_this_patient"])
+        rows = []
         for pair in prepared:
             for source in self.allowed(pair.patient):
                 seen = source.patients or frozenset()
-                row = [pair.id, pair.patient, source.key[:12], " ".join(sorted(seen))]
-                table.writerow([*row, pair.patient in seen])
-        with atomic_write(file) as temporary:
-            temporary.write_text(stream.getvalue(), encoding="utf-8")
+                rows.append(
+                    {
+                        "pair": pair.id,
+                        "patient": pair.patient,
+                        "model": source.key[:12],
+                        "trained_on": " ".join(sorted(seen)),
+                        "saw_this_patient": pair.patient in seen,
+                    }
+                )
+        write_table(rows, file)
 
     def _network(self, source: FittedNetwork) -> nn.Module:
         if source.key not in self._networks:
             self._networks = {source.key: source.network()}  # one in memory at a time
         return self._networks[source.key]
+
+
+def write_table(rows: Sequence[Mapping[str, object]], file: Path) -> None:
+    """Write a CSV whose columns are the keys of its rows; without rows nothing is written."""
+    if not rows:
+        return
+    stream = io.StringIO()
+    table = csv.DictWriter(stream, list(rows[0]))
+    table.writeheader()
+    table.writerows(rows)
+    with atomic_write(file) as temporary:
+        temporary.write_text(stream.getvalue(), encoding="utf-8")

@@ -9,6 +9,7 @@ found again, and whatever was interrupted continues in its own folder.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -30,6 +31,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.method.derived_image import DerivedImage, FittedNetwork, Maps
 from msseg_lightning.method.network_method import NetworkMethod
+from msseg_lightning.network.weights import load_weights
 from msseg_lightning.split.patients import deal, patients_of
 
 log = logging.getLogger(__name__)
@@ -348,9 +350,16 @@ class StagedMethod:
 
 def frozen_network(make: Make, model: Path) -> nn.Module:
     """Load the network of a fitted stage, frozen in evaluation mode."""
-    method = make({})
-    method.load(model)
-    return method.task.network.requires_grad_(False).eval()
+    unfitted = _unfitted(make)
+    network = copy.deepcopy(unfitted.task.network)
+    load_weights(network, model, unfitted.name)
+    return network.requires_grad_(False).eval()
+
+
+@functools.lru_cache(maxsize=1)
+def _unfitted(make: Make) -> NetworkMethod:
+    """The method of a stage without weights; the networks out of fold are loaded in a row."""
+    return make({})
 
 
 def _hashes(model: Path) -> dict[str, str]:

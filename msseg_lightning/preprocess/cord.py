@@ -91,7 +91,7 @@ class GrowCord:
     """Masks ``baseline_cord`` and ``followup_cord`` by ``grown_cord``.
 
     Each visit grows from its own brain mask, or from the ``brain`` that came with the data. A scan
-    that ends with the brain has an empty cord.
+    that ends with the brain has an empty cord. A visit alone has one cord.
 
     Args:
         seed_mm: see ``grown_cord``; the others likewise.
@@ -112,6 +112,8 @@ class GrowCord:
             (BASELINE, BASELINE_BRAIN, BASELINE_CORD),
             (FOLLOWUP, FOLLOWUP_BRAIN, FOLLOWUP_CORD),
         ):
+            if image not in volumes:  # a visit alone
+                continue
             own = brain if brain in subject.volumes else BRAIN
             mask = grown_cord(subject.volumes[image], mask_of(subject, own, self), **settings)
             volumes[cord] = Volume(mask, grid.affine, "mask")

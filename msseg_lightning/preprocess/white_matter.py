@@ -1,4 +1,4 @@
-"""A white matter mask from an atlas."""
+"""Masks of white and grey matter from an atlas."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from msseg_lightning.preprocess.space import inverse, resample_array
 from msseg_lightning.preprocess.step import common_grid, image_names, mask_of
 
 WHITE_MATTER = "white_matter"
+GREY_MATTER = "grey_matter"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,21 +27,24 @@ class WhiteMatterPrior:
 
     Args:
         threshold: on the probability, in [0, 1).
+        grey: on that of grey matter, for the mask ``grey_matter``; None makes no such mask.
     """
 
     threshold: float = 0.5
+    grey: float | None = None
 
     version: ClassVar[int] = 2
 
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
         grid = common_grid(subject, self)
         brain = mask_of(subject, BRAIN, self)
+        thresholds = {WHITE_MATTER: self.threshold}
+        if self.grey is not None:
+            thresholds[GREY_MATTER] = self.grey
         if not brain.any():
-            nowhere = Volume(brain, grid.affine, "mask")
-            return subject.replace(
-                "the brain mask is empty: no white matter",
-                volumes={**subject.volumes, WHITE_MATTER: nowhere},
-            )
+            nowhere = dict.fromkeys(thresholds, Volume(brain, grid.affine, "mask"))
+            note = "the brain mask is empty: no white matter"
+            return subject.replace(note, volumes={**subject.volumes, **nowhere})
         total = np.zeros(grid.shape, np.float32)
         for name in image_names(subject):
             data = np.asarray(subject.volumes[name].data, np.float32)
@@ -48,9 +52,10 @@ class WhiteMatterPrior:
             total[brain] += np.maximum(data[brain] - low, 0) / max(float(high - low), 1e-6)
         way, failed = affine_to_brain(Volume(total, grid.affine), brain)
         atlas, back = mni152(), inverse(way)
-        white = resample_array(atlas.white, atlas.affine, grid, "probability", back)
-        mask = brain & (np.asarray(white) > self.threshold)
-        return subject.replace(
-            *([failed] if failed else []),
-            volumes={**subject.volumes, WHITE_MATTER: Volume(mask, grid.affine, "mask")},
-        )
+        volumes = dict(subject.volumes)
+        for name, threshold in thresholds.items():
+            tissue = atlas.white if name == WHITE_MATTER else atlas.grey
+            here = resample_array(tissue, atlas.affine, grid, "probability", back)
+            mask = brain & (np.asarray(here) > threshold)
+            volumes[name] = Volume(mask, grid.affine, "mask")
+        return subject.replace(*([failed] if failed else []), volumes=volumes)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from msseg_lightning.core.batch import Batch
+from msseg_lightning.core.network import on_grid
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_seed
@@ -280,13 +281,41 @@ def whole_volume_score(rows: Mapping[str, float]) -> float:
     return 1.0 / (1.0 + rows.get("false_lesions", 0.0))
 
 
+Score = Callable[
+    [NDArray[np.bool_], NDArray[np.bool_], tuple[float, float, float]], Mapping[str, float]
+]
+"""``(mask, reference, spacing_mm) -> named scores``."""
+
+
+def scored(
+    found: NDArray[np.bool_], subject: PreparedSubject, target: str, score: Score
+) -> dict[str, float]:
+    """Named scores of what was found in a pair and two summaries.
+
+    ``score`` is :func:`whole_volume_score`. ``dice_or_empty`` is the Dice coefficient where an
+    empty answer to an empty reference counts 1 and any other answer to it 0, the convention of S12
+    and S13.
+
+    Args:
+        found: (X, Y, Z) on the working grid.
+        subject: the pair.
+        target: name of the reference mask.
+        score: of a mask.
+    """
+    rows = dict(score(found, subject.mask(target), subject.grid.spacing_mm))
+    dice = rows.get("dice", np.nan)
+    rows["dice_or_empty"] = dice if np.isfinite(dice) else float(not found.any())
+    return {**rows, "score": whole_volume_score(rows)}
+
+
 class WholeVolumeValidator:
     """Validator: sliding window, threshold and scores on the working grid.
 
     Args:
         infer: ``(network, images (C, X, Y, Z), inside (X, Y, Z)) -> map (K, X, Y, Z)``. One with
             an attribute ``for_validation`` hands validation to that simpler rule (mirrored copies
-            would make it eight times as long); one with ``on_grid`` is told the size of voxels.
+            would make it eight times as long). It and the network are told the size of voxels
+            where they have ``on_grid``.
         level: whether that map holds logits or probabilities.
         score: ``(mask, reference, spacing_mm) -> named scores``.
         images: channels, by name.
@@ -298,9 +327,7 @@ class WholeVolumeValidator:
         self,
         infer: Callable[[nn.Module, Tensor, Tensor], Tensor],
         level: Literal["logit", "probability"],
-        score: Callable[
-            [NDArray[np.bool_], NDArray[np.bool_], tuple[float, float, float]], Mapping[str, float]
-        ],
+        score: Score,
         images: Sequence[str],
         target: str,
         threshold: float = 0.5,
@@ -312,26 +339,19 @@ class WholeVolumeValidator:
         self.images, self.target, self.threshold = tuple(images), target, threshold
 
     def __call__(self, network: nn.Module, subject: PreparedSubject) -> dict[str, float]:
-        """Named scores of this pair and two summaries.
-
-        ``score`` is :func:`whole_volume_score`. ``dice_or_empty`` is the Dice coefficient where
-        an empty answer to an empty reference counts 1 and any other answer to it 0, the convention
-        of S12 and S13.
-        """
+        """See ``scored``."""
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         images = subject.stack(self.images)
         inside = subject.inside(self.images, getattr(self.infer, "region", None))
         found = np.zeros(inside.shape, bool)  # also the answer to images that are 0 everywhere
         if inside.any():
-            on_grid = getattr(self.infer, "on_grid", None)
-            infer = self.infer if on_grid is None else on_grid(subject.grid.spacing_mm)
-            answer = infer(
-                network, torch.from_numpy(images).to(device), torch.from_numpy(inside).to(device)
+            spacing = subject.grid.spacing_mm
+            answer = on_grid(self.infer, spacing)(
+                on_grid(network, spacing),
+                torch.from_numpy(images).to(device),
+                torch.from_numpy(inside).to(device),
             )
             answer = answer[0].float().cpu()
             probability = answer.sigmoid() if self.level == "logit" else answer
             found = probability.numpy() > self.threshold
-        rows = dict(self.score(found, subject.mask(self.target), subject.grid.spacing_mm))
-        dice = rows.get("dice", np.nan)
-        rows["dice_or_empty"] = dice if np.isfinite(dice) else float(not found.any())
-        return {**rows, "score": whole_volume_score(rows)}
+        return scored(found, subject, self.target, self.score)

@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from msseg_lightning.core.candidates import Candidates, merge_nearest_centre
+from msseg_lightning.core.candidates import (
+    Candidates,
+    merge_nearest_centre,
+    middle,
+    window_around,
+)
 
 SPACING = (1.0, 1.0, 2.0)
 
@@ -79,3 +84,17 @@ def test_of_two_boxes_a_voxel_takes_the_nearer_centre():
     near_z = merge_nearest_centre((5, 1, 5), shifted, values, spacing_mm=(1.0, 1.0, 0.5))
     near_x = merge_nearest_centre((5, 1, 5), shifted, values, spacing_mm=(0.5, 1.0, 1.0))
     assert near_z[0, 0, 0] == np.float32(0.6) and near_x[0, 0, 0] == np.float32(0.3)
+
+
+def test_a_window_lies_around_the_middle_and_is_0_beyond_the_volume():
+    images = np.arange(2 * 6 * 5 * 4, dtype=np.float32).reshape(2, 6, 5, 4)
+    box = (slice(1, 4), slice(0, 2), slice(3, 4))
+    assert middle(box).tolist() == [2, 1, 3]
+    even = window_around(images, middle(box), (2, 2, 2))
+    np.testing.assert_array_equal(even, images[:, 1:3, 0:2, 2:4])
+    odd = window_around(images, middle(box), (3, 3, 3))
+    np.testing.assert_array_equal(odd[..., :2], images[:, 1:4, 0:3, 2:4])
+    assert odd.shape == (2, 3, 3, 3) and not odd[..., 2].any()
+    large = window_around(images, np.array([0, 0, 0]), (12, 12, 12))
+    np.testing.assert_array_equal(large[:, 6:, 6:11, 6:10], images)
+    assert large.sum() == images.sum()

@@ -8,6 +8,7 @@ from msseg_lightning.core.subject import FOLLOWUP
 from msseg_lightning.method.candidate_rules import (
     AnyOf,
     AtLeastVoxels,
+    ConsistentOverTime,
     Contrast,
     LeastAxis,
     NotTouching,
@@ -127,3 +128,27 @@ def test_any_of_removes_what_fails_both():
     sheet = block((5, 15), (5, 15), (5, 6))
     assert kept(AnyOf(LeastAxis(1.2), Sphericity(0.2)), sheet) == [True]
     assert kept(AnyOf(LeastAxis(1.2), Sphericity(0.9)), sheet) == [False]
+
+
+@pytest.mark.parametrize(
+    ("later", "earlier", "stays"),
+    [
+        (6, 6, False),  # inside of lesions of both visits
+        (6, 0, True),
+        (1, 0, True),  # one voxel is enough
+        (0, 0, False),
+        (6, 2, True),
+        (6, 3, False),  # one half is too much
+    ],
+)
+def test_a_lesion_of_the_followup_that_is_none_of_the_baseline_stays(later, earlier, stays):
+    maps = {"f": np.where(rod(later), 0.8, 0.5), "b": np.where(rod(earlier), 0.8, 0.5)}
+    assert kept(ConsistentOverTime("f", "b"), rod(6), **maps) == [stays]
+    assert kept(ConsistentOverTime("f", "b", threshold=0.85), rod(6), **maps) == [False]
+
+
+def test_both_numbers_of_consistency_can_be_changed():
+    maps = {"f": rod(2).astype(float), "b": rod(3).astype(float)}
+    assert kept(ConsistentOverTime("f", "b", baseline_share=0.6), rod(6), **maps) == [True]
+    strict = ConsistentOverTime("f", "b", followup_voxels=3, baseline_share=0.6)
+    assert kept(strict, rod(6), **maps) == [False]

@@ -15,7 +15,7 @@ from torch import nn
 from msseg_lightning.core.method import FitContext
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.subject import LongitudinalSubject
-from msseg_lightning.method.staged import Stage, StagedMethod
+from msseg_lightning.method.staged import Stage, StagedMethod, frozen_network
 from msseg_lightning.network.weights import load_weights, save_weights
 
 
@@ -265,3 +265,20 @@ def test_a_delivered_stage_s_image_is_known_by_how_it_is_made(tmp_path):
         return last.last.earlier["first"].sources[0].key
 
     assert key({"overlap": 0.5}) == key({"overlap": 0.5}) != key({"overlap": 0.25})
+
+
+def test_networks_that_are_loaded_in_a_row_share_no_weights(tmp_path):
+    made = []
+
+    def make(fitted):
+        made.append(Sum("first", {}, fitted))
+        return made[-1]
+
+    for value in (3, 5):
+        network = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(network.weight, value)
+        save_weights(network, tmp_path / str(value), "first")
+    three, five = (frozen_network(make, tmp_path / str(value)) for value in (3, 5))
+    assert (float(three.weight), float(five.weight)) == (3, 5)
+    assert len(made) == 1, "built once for both"
+    assert not three.training and not three.weight.requires_grad

@@ -189,3 +189,14 @@ def test_a_brain_that_came_with_the_data_is_taken_and_parts_are_dropped():
     assert np.array_equal(found.volumes[BRAIN].data, brain.data)
     found = JointMask()(GrowCord()(given))
     assert set(found.volumes) == {BASELINE, FOLLOWUP, BRAIN}
+
+
+def test_a_visit_alone_has_one_cord():
+    given = pair()
+    alone = {name: given.volumes[name] for name in (FOLLOWUP, FOLLOWUP_BRAIN)}
+    found = GrowCord()(given.replace(volumes=alone))
+    assert set(found.volumes) == {*alone, FOLLOWUP_CORD}
+    both = GrowCord()(given).volumes[FOLLOWUP_CORD].data
+    np.testing.assert_array_equal(found.volumes[FOLLOWUP_CORD].data, both)
+    joint = JointMask(0.0, 0.0)(found).volumes
+    np.testing.assert_array_equal(joint[BRAIN].data, both | alone[FOLLOWUP_BRAIN].data)

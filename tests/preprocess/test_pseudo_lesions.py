@@ -78,3 +78,22 @@ def test_it_needs_a_brain():
     volumes = {name: v for name, v in without.volumes.items() if name != BRAIN}
     with pytest.raises(MssegError, match="brain"):
         PseudoLesions()(without.replace(volumes=volumes))
+
+
+def test_a_tissue_to_compare_with_is_a_mean_and_a_standard_deviation():
+    """Half of the brain is darker: its mean and SD, and not those of the brain, decide."""
+    given = subject()
+    tissue = np.zeros(SHAPE, np.uint8)
+    tissue[5:12, 5:25, 5:15] = 1
+    data = np.array(given.volumes[FOLLOWUP].data)
+    data[12:27, 4:26, 4:16] = np.where(data[12:27, 4:26, 4:16] < 150, 130, 160)
+    volumes = {FOLLOWUP: Volume(data, AFFINE), "grey_matter": Volume(tissue, AFFINE, "mask")}
+    given = given.replace(volumes={**given.volumes, **volumes})
+    values = data[tissue > 0]
+    level = (160 - values.mean()) / values.std()
+    for deviations, marked in ((level * 0.99, 8), (level * 1.01, 0)):
+        step = PseudoLesions(deviations, tissue="grey_matter")
+        assert step(given).volumes[FOLLOWUP_LESIONS].data.sum() == marked
+    nowhere = {**given.volumes, "grey_matter": Volume(0 * tissue, AFFINE, "mask")}
+    empty = PseudoLesions(tissue="grey_matter")(given.replace(volumes=nowhere))
+    assert not empty.volumes[FOLLOWUP_LESIONS].data.any()

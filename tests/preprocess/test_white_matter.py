@@ -13,7 +13,11 @@ from msseg_lightning.core.volume import Volume
 from msseg_lightning.preprocess import atlas
 from msseg_lightning.preprocess.atlas import mni152
 from msseg_lightning.preprocess.space import resample_array
-from msseg_lightning.preprocess.white_matter import WHITE_MATTER, WhiteMatterPrior
+from msseg_lightning.preprocess.white_matter import (
+    GREY_MATTER,
+    WHITE_MATTER,
+    WhiteMatterPrior,
+)
 from tests.preprocess.test_brain import scan_of_template
 
 
@@ -30,12 +34,15 @@ def test_the_template_moved_comes_back(phantom, pair, monkeypatch):
         volumes[BASELINE] = Volume(values * 1.2, scan.affine)
         monkeypatch.setattr(atlas, "affine_from_atlas", lambda *_: np.linalg.inv(way))
     subject = LoadedSubject(LongitudinalSubject("a", "a", {}), volumes, Native(scan.grid, b""))
-    found = WhiteMatterPrior(0.5)(subject).volumes[WHITE_MATTER].data
+    marked = WhiteMatterPrior(0.5, grey=0.6)(subject)
     template = mni152()
-    truth = resample_array(template.white, template.affine, scan.grid, "probability", way) > 0.5
-    dice = 2 * (found & truth).sum() / (found.sum() + truth.sum())
-    assert dice > 0.85
-    assert not (found & ~brain).any()
+    tissues = ((WHITE_MATTER, template.white, 0.5), (GREY_MATTER, template.grey, 0.6))
+    for name, tissue, limit in tissues:
+        found = marked.volumes[name].data
+        truth = resample_array(tissue, template.affine, scan.grid, "probability", way) > limit
+        dice = 2 * (found & truth).sum() / (found.sum() + truth.sum())
+        assert dice > 0.8
+        assert not (found & ~brain).any()
 
 
 def test_an_empty_brain_has_none():
@@ -46,6 +53,8 @@ def test_an_empty_brain_has_none():
     )
     marked = WhiteMatterPrior()(subject)
     assert not marked.volumes[WHITE_MATTER].data.any() and "empty" in marked.notes[0]
+    assert GREY_MATTER not in marked.volumes
+    assert not WhiteMatterPrior(grey=0.5)(subject).volumes[GREY_MATTER].data.any()
 
 
 def test_a_registration_that_failed_is_said_and_mended(monkeypatch):

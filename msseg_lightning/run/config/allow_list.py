@@ -41,6 +41,7 @@ LIBRARY_CLASSES = {
             "monai.networks.nets.DynUNet",
             "monai.networks.nets.UNet",
             "monai.networks.nets.AttentionUnet",
+            "monai.networks.nets.ResNet",
         }
     ),
     "loss": frozenset(

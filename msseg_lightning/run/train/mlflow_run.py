@@ -258,15 +258,18 @@ def with_pseudonyms(content: dict[str, Any], rename: Callable[[str], str]) -> di
 
 
 def audit_with_pseudonyms(table: Path, rename: Callable[[str], str]) -> str:
-    """The audit table with renamed patients."""
+    """A table of a fit with renamed patients."""
     with table.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.reader(stream))
+        reader = csv.DictReader(stream)
+        rows, columns = list(reader), list(reader.fieldnames or ())
     text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(rows[0])
-    for pair, patient, model, seen, saw in rows[1:]:
-        others = " ".join(map(rename, seen.split()))
-        writer.writerow([rename(pair), rename(patient), model, others, saw])
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    for row in rows:
+        changed = {"pair": rename(row["pair"]), "patient": rename(row["patient"])}
+        if "trained_on" in row:
+            changed["trained_on"] = " ".join(map(rename, row["trained_on"].split()))
+        writer.writerow({**row, **changed})
     return text.getvalue()
 
 

@@ -16,6 +16,7 @@ from msseg_lightning.core.problem import ExitCode
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.train.mlflow_run import (
+    audit_with_pseudonyms,
     end_unrecorded,
     track_experiment,
     tracked_settings,
@@ -150,3 +151,11 @@ def test_a_run_whose_process_could_not_record_its_end(tmp_path):
         journal.append([opening | {"time": 3}])
     journal.append([opening | {"time": 4, "process": process_tags()}])
     assert not end_unrecorded(folder)  # another process is at it
+
+
+def test_tables_of_a_fit_name_no_patient(tmp_path):
+    audit, table = tmp_path / "audit_map.csv", tmp_path / "audit_training_table.csv"
+    audit.write_text("pair,patient,model,trained_on,saw_this_patient\na,p,key,q r,False\n")
+    table.write_text("pair,patient,from,label\na,p,candidate,0\n")
+    found = [audit_with_pseudonyms(file, str.upper).splitlines()[1] for file in (audit, table)]
+    assert found == ["A,P,key,Q R,False", "A,P,candidate,0"]
