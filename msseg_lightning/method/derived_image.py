@@ -12,14 +12,54 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from msseg_lightning.core.files import atomic_write
+from msseg_lightning.core.network import on_grid
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 
 Maps = Callable[[nn.Module, PreparedSubject], NDArray[np.float32]]
 """Makes the image of a pair: (network, prepared pair) -> (X, Y, Z) float32."""
+
+MOST = 200
+"""Characters of the name of a folder; file systems allow 255."""
+
+Window = Callable[..., Tensor]
+"""``(network, images, inside) -> (1, X, Y, Z)`` with ``level``: e.g. ``SlidingWindow``."""
+
+
+def probability(
+    infer: Window,
+    network: nn.Module,
+    prepared: PreparedSubject,
+    images: NDArray[np.float32],
+    inside: NDArray[np.bool_],
+) -> NDArray[np.float32]:
+    """The probability map of a network, which is told the size of voxels if it asks for it.
+
+    Args:
+        infer: slides the network over the images.
+        network: of an earlier stage.
+        prepared: the pair that the images belong to.
+        images: (C, X, Y, Z), the network's channels.
+        inside: (X, Y, Z), where it is asked.
+
+    Returns:
+        (X, Y, Z) float32 in [0, 1]; 0 everywhere if nothing is inside.
+    """
+    if not inside.any():
+        return np.zeros(inside.shape, np.float32)
+    device = next((weight.device for weight in network.parameters()), torch.device("cpu"))
+    spacing = prepared.grid.spacing_mm
+    answer = on_grid(infer, spacing)(
+        on_grid(network, spacing),
+        torch.from_numpy(images).to(device),
+        torch.from_numpy(inside).to(device),
+    )[0].float()
+    if getattr(infer, "level", "logit") == "logit":
+        answer = answer.sigmoid()
+    return answer.clamp(0, 1).cpu().numpy()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +118,10 @@ class DerivedImage:
                 )
             )
         key = hashlib.sha256("-".join(source.key for source in chosen).encode()).hexdigest()[:24]
-        folder = prepared.folder.with_name(f"{prepared.folder.name}-{self.name}-{key}"[:240])
+        name = f"{prepared.folder.name}-{self.name}-{key}"
+        if len(name) > MOST:  # of several images, one after the other
+            name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:24]}"
+        folder = prepared.folder.with_name(name)
         try:
             known = PreparedSubject.open(folder)
             known.verify()

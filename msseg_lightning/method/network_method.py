@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from msseg_lightning.core.method import NO_CONTEXT, FitContext
+from msseg_lightning.core.network import on_grid
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
@@ -39,8 +40,8 @@ class Channels:
     Args:
         images: channels in order.
         target: the mask it learns; None for a stage that learns from the images alone.
-        further: masks that it learns beside ``target``, one for each further output (S04); what is
-            predicted and scored is the first output.
+        further: what the loss is given beside ``target``: a mask for each further output (S04), or
+            a map of weights (S20); what is predicted and scored is the first output.
     """
 
     images: tuple[str, ...]
@@ -49,7 +50,7 @@ class Channels:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """All target masks; the predicted one comes first."""
+        """Everything the loss is given; the predicted mask comes first."""
         return (*(() if self.target is None else (self.target,)), *self.further)
 
 
@@ -85,6 +86,7 @@ class NetworkMethod:
         postprocess: rules applied in order to the map on the native grid.
         derived: images that earlier stages add to every prepared pair.
         train_on: ``all`` training pairs, or only those ``with_lesions``.
+        needs_lesions: refuse training pairs of which none has a voxel of the target.
         callbacks: of Lightning's trainer.
         visits: scans of one visit, beside the pairs, that ``patches`` takes as ``visits``. Those of
             patients who are held out or validated with are not learned from.
@@ -108,12 +110,14 @@ class NetworkMethod:
         callbacks: Sequence[object] = (),
         visits: Visits | None = None,
         extra: Pairs | None = None,
+        needs_lesions: bool = True,
     ) -> None:
         self.cache, self.channels, self.patches = cache, channels, patches
         self.task, self.training, self.hardware = task, training, hardware or Hardware()
         self.infer, self.score, self.postprocess = infer, score, tuple(postprocess)
         self.name, self.derived, self.train_on = name, tuple(derived), train_on
         self.callbacks, self.visits, self.extra = list(callbacks), visits, extra
+        self.needs_lesions = needs_lesions
 
     def fit(
         self,
@@ -133,7 +137,7 @@ class NetworkMethod:
         target = self.channels.target
         for name in self.channels.targets:
             self._require_masks(prepared[: len(train)], name)
-        if target is not None:
+        if target is not None and self.needs_lesions:
             self._require_lesions(prepared[: len(train)], target)
         prepared = [self._with_images(pair) for pair in prepared]
         for image in self.derived:
@@ -190,10 +194,8 @@ class NetworkMethod:
         assert infer is not None, "this stage predicts nothing"
         device = self._device()
         prepared = self._with_images(self.cache.prepare([subject])[0])
-        on_grid = getattr(infer, "on_grid", None)
-        if on_grid is not None:  # a rule on volumes in mm3
-            infer = on_grid(prepared.grid.spacing_mm)
-        network = self.task.network.to(device)
+        infer = on_grid(infer, prepared.grid.spacing_mm)
+        network = on_grid(self.task.network.to(device), prepared.grid.spacing_mm)
         images = prepared.stack(self.channels.images)
         inside = prepared.inside(self.channels.images, getattr(infer, "region", None))
         logit = infer.level == "logit"

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP
-
-Window = Callable[..., Tensor]
-"""``(network, images, inside) -> (1, X, Y, Z)`` with ``level``: e.g. ``SlidingWindow``."""
+from msseg_lightning.method.derived_image import Window, probability
 
 
 class ProbabilityDifference:
@@ -44,14 +39,5 @@ class ProbabilityDifference:
         self, network: nn.Module, prepared: PreparedSubject, image: str
     ) -> NDArray[np.float32]:
         """(X, Y, Z) float32 in [0, 1] of one visit."""
-        device = next((weight.device for weight in network.parameters()), torch.device("cpu"))
         scan = prepared.stack([image])
-        inside = prepared.inside([image])
-        if not inside.any():
-            return np.zeros(prepared.grid.shape, np.float32)
-        answer = self.infer(
-            network, torch.from_numpy(scan).to(device), torch.from_numpy(inside).to(device)
-        )[0].float()
-        if getattr(self.infer, "level", "logit") == "logit":
-            answer = answer.sigmoid()
-        return answer.clamp(0, 1).cpu().numpy()
+        return probability(self.infer, network, prepared, scan, prepared.inside([image]))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from msseg_lightning.core.prepared import PreparedSubject
-
-Window = Callable[..., Tensor]
-"""``(network, images, inside) -> (1, X, Y, Z)`` with ``level``: e.g. ``SliceWise``."""
+from msseg_lightning.method.derived_image import Window, probability
 
 
 class VisitProbability:
@@ -42,7 +39,6 @@ class VisitProbability:
 
     def __call__(self, network: nn.Module, prepared: PreparedSubject) -> NDArray[np.float32]:
         """(X, Y, Z) float32 in [0, 1] on the working grid."""
-        device = next((weight.device for weight in network.parameters()), torch.device("cpu"))
         names = [f"{self.visit}_{contrast}" for contrast in self.contrasts]
         known = [name for name in names if name in prepared.image_names]
         images = np.zeros((len(names), *prepared.grid.shape), np.float32)
@@ -50,11 +46,4 @@ class VisitProbability:
             if name in known:
                 images[channel] = prepared.image(name)
         inside = prepared.inside(known) if known else np.zeros(prepared.grid.shape, bool)
-        if not inside.any():
-            return np.zeros(prepared.grid.shape, np.float32)
-        answer = self.infer(
-            network, torch.from_numpy(images).to(device), torch.from_numpy(inside).to(device)
-        )[0].float()
-        if getattr(self.infer, "level", "logit") == "logit":
-            answer = answer.sigmoid()
-        return answer.clamp(0, 1).cpu().numpy()
+        return probability(self.infer, network, prepared, images, inside)

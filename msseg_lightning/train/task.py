@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from msseg_lightning.core.batch import Batch
+from msseg_lightning.core.network import on_grid
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_seed
@@ -286,7 +287,8 @@ class WholeVolumeValidator:
     Args:
         infer: ``(network, images (C, X, Y, Z), inside (X, Y, Z)) -> map (K, X, Y, Z)``. One with
             an attribute ``for_validation`` hands validation to that simpler rule (mirrored copies
-            would make it eight times as long); one with ``on_grid`` is told the size of voxels.
+            would make it eight times as long). It and the network are told the size of voxels
+            where they have ``on_grid``.
         level: whether that map holds logits or probabilities.
         score: ``(mask, reference, spacing_mm) -> named scores``.
         images: channels, by name.
@@ -323,10 +325,11 @@ class WholeVolumeValidator:
         inside = subject.inside(self.images, getattr(self.infer, "region", None))
         found = np.zeros(inside.shape, bool)  # also the answer to images that are 0 everywhere
         if inside.any():
-            on_grid = getattr(self.infer, "on_grid", None)
-            infer = self.infer if on_grid is None else on_grid(subject.grid.spacing_mm)
-            answer = infer(
-                network, torch.from_numpy(images).to(device), torch.from_numpy(inside).to(device)
+            spacing = subject.grid.spacing_mm
+            answer = on_grid(self.infer, spacing)(
+                on_grid(network, spacing),
+                torch.from_numpy(images).to(device),
+                torch.from_numpy(inside).to(device),
             )
             answer = answer[0].float().cpu()
             probability = answer.sigmoid() if self.level == "logit" else answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils import _pytree
 
-from msseg_lightning.core.network import DeepLogits
+from msseg_lightning.core.network import DeepLogits, on_grid
 
 
 def test_the_finest_logits_come_first():
@@ -20,3 +20,13 @@ def test_torch_sees_every_tensor_of_it():
     leaves, shape = _pytree.tree_flatten(DeepLogits(tensors[0], (tensors[1], tensors[2])))
     assert [leaf is tensor for leaf, tensor in zip(leaves, tensors, strict=True)] == [True] * 3
     assert isinstance(_pytree.tree_unflatten(leaves, shape), DeepLogits)
+
+
+def test_who_asks_for_the_size_of_voxels_is_told():
+    class Asks:
+        def on_grid(self, spacing_mm):
+            return spacing_mm
+
+    plain = object()
+    assert on_grid(plain, (1.0, 2.0, 3.0)) is plain
+    assert on_grid(Asks(), (1.0, 2.0, 3.0)) == (1.0, 2.0, 3.0)

@@ -94,3 +94,15 @@ def test_the_audit_names_every_pair_its_model_and_what_that_saw(prepared, tmp_pa
     assert row["patient"] == "p1"
     assert row["trained_on"] == "p2 p3"
     assert row["saw_this_patient"] == "False"
+
+
+def test_several_images_one_after_the_other_do_not_hide_whose_they_are(prepared):
+    """Names of folders grow with every image; cut off, other weights would find the first ones."""
+    names = [f"probability_of_rater_number_{number}" for number in range(6)]
+    for values in (range(6), range(10, 16)):
+        pair = prepared
+        for name, value in zip(names, values, strict=True):
+            pair = DerivedImage(name, maps, [source(value)]).add(pair)
+            assert len(pair.folder.name) < 240
+        found = [float(pair.image(name).mean()) for name in names]
+        assert found == pytest.approx(list(values), abs=1e-3)

@@ -47,6 +47,15 @@ def test_training_pairs_without_any_lesion_are_refused(built, subjects, tmp_path
         built.fit([subjects["001"]], [], tmp_path / "fit")
     assert caught.value.exit_code == ExitCode.DATA
     assert "no training pair has a single new lesion" in str(caught.value)
+    built.needs_lesions = False
+    built.fit([subjects["001"]], [], tmp_path / "fit")
+
+
+def test_a_network_that_asks_is_told_the_size_of_the_pair_s_voxels(built, subjects):
+    told = []
+    built.task.network.on_grid = lambda spacing: told.append(spacing) or built.task.network
+    built.predict(subjects["003"])
+    assert told == [pytest.approx((3.0, 3.0, 3.0))]
 
 
 def test_hardware_that_is_not_here_is_refused_before_a_pair_is_prepared(

@@ -57,6 +57,24 @@ def test_a_rule_that_depends_on_the_size_of_voxels_is_told_it():
     ] == pytest.approx(1.0)
 
 
+def test_a_network_that_depends_on_the_size_of_voxels_is_told_it():
+    pair = SimpleNamespace(
+        stack=lambda names: np.ones((1, 3, 3, 3), np.float32),
+        inside=lambda names, region: np.ones((3, 3, 3), bool),
+        mask=lambda name: np.ones((3, 3, 3), bool),
+        grid=SimpleNamespace(spacing_mm=(2.0, 3.0, 4.0)),
+    )
+
+    class Asks(nn.Module):
+        def on_grid(self, spacing_mm):
+            return lambda images: torch.full((1, 3, 3, 3), float(spacing_mm == (2.0, 3.0, 4.0)))
+
+    infer = lambda network, images, inside: network(images)  # noqa: E731 - one window
+    score = lambda mask, *rest: {"dice": float(mask.mean())}  # noqa: E731 - share of what is found
+    validate = WholeVolumeValidator(infer, "probability", score, ("a",), "x")
+    assert validate(Asks(), pair)["dice"] == pytest.approx(1.0)
+
+
 def test_decay_can_spare_all_but_convolution_kernels():
     groups = task(decay="convolution_kernels").parameter_groups(network())
     assert [parameter.dim() for parameter in groups[0]["params"]] == [5, 5]
