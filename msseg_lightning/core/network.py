@@ -29,4 +29,4 @@ def on_grid(part: Part, spacing_mm: tuple[float, float, float]) -> Part:
         spacing_mm: edges of a voxel.
     """
     told = getattr(part, "on_grid", None)
-    return part if told is None else told(spacing_mm)  # type: ignore[no-any-return]  # same protocol
+    return part if told is None else told(spacing_mm)

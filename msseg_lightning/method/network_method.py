@@ -206,7 +206,7 @@ class NetworkMethod:
         if inside.any():
             given = torch.from_numpy(images).to(device), torch.from_numpy(inside).to(device)
             if several:
-                answer, differ = infer.with_spread(network, *given)  # type: ignore[union-attr]  # of rules with maps
+                answer, differ = infer.with_spread(network, *given)  # type: ignore[attr-defined]  # of rules with maps
                 spread = differ[0].float().cpu().numpy()
             else:
                 answer = infer(network, *given)
