@@ -141,7 +141,7 @@ def networks(method):
     if isinstance(method, NetworkMethod):
         yield method
     elif isinstance(method, StagedMethod):
-        yield method.last
+        yield from networks(method.last)
     elif isinstance(method, EnsembleMethod):
         for name, make in method.members.items():
             member = make()

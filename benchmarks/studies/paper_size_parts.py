@@ -100,10 +100,11 @@ def members(config: Config) -> dict[str, tuple[Config, int]]:
 def networks(config: Config) -> list[Network]:
     """All different networks of a system, in the order in which they are fitted."""
     found = []
+    shared = (config.get("ensemble") or {}).get("share_stages")  # fitted once for all members
     for name, (member, count) in members(config).items():
         for stage in member.get("stages") or {}:
-            own = stage_config(member, stage)
-            found.append(Network(name, stage, count * (own.get("out_of_fold") or 1), own))
+            own, times = stage_config(member, stage), 1 if shared else count
+            found.append(Network(name, stage, times * (own.get("out_of_fold") or 1), own))
         found.append(Network(name, LAST, count, member))
     return found
 

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+SPACING = "spacing_mm"
+"""Name in ``Batch.extra``: (B, 3) edges of the voxels of each element's case, in mm."""
+
 
 @dataclasses.dataclass
 class Batch:

@@ -74,3 +74,33 @@ class BalancedCrossEntropy(nn.Module):
         weight = torch.clamp((1 - share) / share.clamp_min(1e-12), 1.0, self.most)
         lesion = weight * target * functional.logsigmoid(logits)
         return -(lesion + (1 - target) * functional.logsigmoid(-logits)).mean()
+
+
+class LesionSizeCrossEntropy(nn.Module):
+    """Binary cross-entropy in which the voxels of a lesion weigh the more the smaller it is (S20).
+
+    A voxel of a lesion of V voxels weighs ``1 + kappa / V``, a voxel of no lesion 1. A lesion as a
+    whole then weighs ``V + kappa``: small ones are lifted, but none weighs more than a larger one.
+    See ``CrossEntropy``.
+
+    Args:
+        kappa: in voxels, 0 or more.
+
+    Shapes:
+        logits: (B, 1, X, Y, Z), before the sigmoid.
+        target: (B, 2, X, Y, Z): the mask, and 1 / V where it is 1 (``preprocess.lesion_size``).
+        returns: scalar, mean over all voxels (not divided by the weights).
+    """
+
+    def __init__(self, kappa: float = 100.0) -> None:
+        super().__init__()
+        if kappa < 0:
+            raise ValueError(f"kappa {kappa} is below 0")
+        self.kappa = kappa
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        if target.shape[1] != 2 or logits.shape != target[:, :1].shape:
+            raise ValueError(f"logits {tuple(logits.shape)}, target {tuple(target.shape)}")
+        logits, (mask, inverse_size) = logits.float(), target.float().split(1, dim=1)
+        lesion = (1 + self.kappa * inverse_size) * mask * functional.logsigmoid(logits)
+        return -(lesion + (1 - mask) * functional.logsigmoid(-logits)).mean()

@@ -19,7 +19,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock
 from torch import nn
@@ -30,6 +30,7 @@ from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.method.derived_image import DerivedImage, FittedNetwork, Maps
+from msseg_lightning.method.ensemble import EnsembleMethod
 from msseg_lightning.method.network_method import NetworkMethod
 from msseg_lightning.network.weights import load_weights
 from msseg_lightning.split.patients import deal, patients_of
@@ -101,6 +102,7 @@ def _unknown(subject: LongitudinalSubject) -> None:
 
 
 Make = Callable[[Mapping[str, FittedStage]], NetworkMethod]
+MakeLast = Callable[[Mapping[str, FittedStage]], NetworkMethod | EnsembleMethod]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +252,8 @@ class Stage:
 class StagedMethod:
     """Method that fits stages in order and predicts with the last one.
 
+    The last one may be an ensemble, whose members then share the earlier stages.
+
     Args:
         stages: earlier ones, in the order they are fitted.
         make: fitted stages -> the last stage's method.
@@ -257,20 +261,23 @@ class StagedMethod:
         code: hash of the program.
         images: name of an image -> stage that makes it, for the last stage.
         maps: name of an image -> how; needed when a saved system is loaded.
+        joint: the last stage is an ensemble over folds, which divides training and validation pairs
+            anew; the earlier ones are fitted on both, so they must be fitted out of fold.
     """
 
     def __init__(
         self,
         stages: Sequence[Stage],
-        make: Make,
+        make: MakeLast,
         settings: Mapping[str, Any],
         code: str,
         images: Mapping[str, str],
         maps: Mapping[str, Maps],
+        joint: bool = False,
     ) -> None:
         self.stages, self.make, self.settings, self.code = tuple(stages), make, settings, code
-        self.images, self.maps = images, maps
-        self.last: NetworkMethod | None = None
+        self.images, self.maps, self.joint = images, maps, joint
+        self.last: NetworkMethod | EnsembleMethod | None = None
         self.fitted: dict[str, FittedStage] = {}
 
     def fit(self, train: Pairs, val: Pairs, folder: Path, context: FitContext = NO_CONTEXT) -> None:
@@ -278,6 +285,8 @@ class StagedMethod:
 
         A last stage that was made from other values, inputs or stages is fitted anew.
         """
+        if self.joint:
+            train, val = [*train, *val], []
         held_out = context.held_out | {subject.patient for subject in val}
         context = dataclasses.replace(context, held_out=held_out)
         for stage in self.stages:
@@ -287,7 +296,7 @@ class StagedMethod:
             {
                 "settings": self.settings,
                 "code": self.code,
-                "inputs": inputs(self.last, [*train, *val], held_out),
+                "inputs": inputs(_network_of(self.last), [*train, *val], held_out),
                 "stages": {name: stage.key for name, stage in self.fitted.items()},
             }
         )
@@ -393,6 +402,13 @@ def _key_of(record: Path) -> str | None:
     except (OSError, DamagedFileError) as error:
         log.warning("%s is damaged (%s)", record, error)
         return None
+
+
+def _network_of(method: NetworkMethod | EnsembleMethod) -> NetworkMethod:
+    """The method itself; of an ensemble, an unfitted member."""
+    if isinstance(method, EnsembleMethod):
+        return cast(NetworkMethod, next(iter(method.members.values()))())
+    return method
 
 
 def inputs(method: NetworkMethod, subjects: Pairs, held_out: frozenset[str]) -> list[str]:

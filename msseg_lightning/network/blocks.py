@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from msseg_lightning.network import fast_steps
+from msseg_lightning.network.film import FilmNorm
 
 Order = Literal["conv_norm_act", "norm_act_conv", "norm_conv_act"]
 Shortcut = Literal["identity", "convolution"]
@@ -85,20 +86,23 @@ class Norm:
     """Settings of a normalisation layer.
 
     Args:
-        kind: ``batch``, ``instance``, ``group`` or ``none``.
+        kind: ``batch``, ``instance``, ``group``, ``none``, or ``film``, an instance norm that
+            depends on the size of voxels (``network.film``).
         groups: number of groups of ``group`` (Wu and He 2018); give this or the next.
         channels_per_group: size of a group, for papers that fix this instead.
         epsilon: added to the variance.
+        hidden: units of the hidden layer of ``film``.
     """
 
-    kind: Literal["batch", "instance", "group", "none"] = "group"
+    kind: Literal["batch", "instance", "group", "none", "film"] = "group"
     groups: int | None = None
     channels_per_group: int | None = None
     epsilon: float = 1e-5
+    hidden: int = 64
 
     def __post_init__(self) -> None:
-        if self.kind not in ("batch", "instance", "group", "none"):
-            raise ValueError(f"norm {self.kind!r} is not batch, instance, group or none")
+        if self.kind not in ("batch", "instance", "group", "none", "film"):
+            raise ValueError(f"norm {self.kind!r} is not batch, instance, group, none or film")
         given = (self.groups is not None) + (self.channels_per_group is not None)
         if given != (self.kind == "group"):
             raise ValueError("group norm takes either groups or channels_per_group, others none")
@@ -115,6 +119,8 @@ class Norm:
             return BATCH_NORMS[dims](channels, eps=self.epsilon)
         if self.kind == "instance":
             return InstanceNorm(channels, self.epsilon)
+        if self.kind == "film":
+            return FilmNorm(channels, self.hidden, self.epsilon)
         groups = self.groups or channels // (self.channels_per_group or channels)
         size = self.channels_per_group
         if groups < 1 or channels % groups or (size is not None and groups * size != channels):

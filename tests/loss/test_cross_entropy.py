@@ -4,8 +4,14 @@ import pytest
 import torch
 from torch.nn import functional
 
+from msseg_lightning.core.network import DeepLogits
 from msseg_lightning.loss.combined import WeightedSum
-from msseg_lightning.loss.cross_entropy import BalancedCrossEntropy, CrossEntropy
+from msseg_lightning.loss.cross_entropy import (
+    BalancedCrossEntropy,
+    CrossEntropy,
+    LesionSizeCrossEntropy,
+)
+from msseg_lightning.loss.deep_supervision import DeepSupervision
 from msseg_lightning.loss.overlap import SoftDice
 from tests.contracts import check_loss
 
@@ -74,3 +80,50 @@ def test_a_lesion_weighs_as_much_as_all_background_up_to_a_limit():
         BalancedCrossEntropy(0.5)
     with pytest.raises(ValueError, match="target"):
         loss(logits, many)
+
+
+@pytest.mark.parametrize(("voxels", "weight"), [(5, 21.0), (500, 1.2), (1, 101.0), (None, 1.0)])
+def test_a_voxel_weighs_the_more_the_smaller_its_lesion(voxels, weight):
+    """p = 1/2: every voxel costs its weight times ln 2; kappa is 100."""
+    logits, target = torch.zeros(1, 1, 1, 1, 1), torch.zeros(1, 2, 1, 1, 1)
+    if voxels:
+        target[0, :, 0, 0, 0] = torch.tensor([1, 1 / voxels])
+    found = LesionSizeCrossEntropy()(logits, target)
+    assert found.item() == pytest.approx(weight * math.log(2), rel=1e-6)
+
+
+def test_no_lesion_weighs_more_than_a_larger_one_and_what_surrounds_it_weighs_1():
+    """V + kappa for each lesion, over the voxels of the patch; 1 / V goes on around a lesion."""
+    loss, totals = LesionSizeCrossEntropy(10.0), []
+    for voxels in (2, 5, 40):
+        target = torch.zeros(1, 2, 100, 1, 1)
+        target[0, 0, :voxels] = 1
+        target[0, 1, : voxels + 3] = 1 / voxels
+        found = loss(torch.zeros(1, 1, 100, 1, 1), target).item() * 100 / math.log(2)
+        totals.append(found - (100 - voxels))
+    assert totals == pytest.approx([12, 15, 50], rel=1e-5)
+
+
+def test_weights_of_lesions_follow_the_target_to_every_resolution():
+    class OneMap(torch.nn.Module):
+        """The mask as the contract gives it, every lesion voxel a lesion of 4."""
+
+        def __init__(self, loss):
+            super().__init__()
+            self.loss = loss
+
+        def forward(self, logits, target):
+            return self.loss(logits, torch.cat([target, 0.25 * torch.ones_like(target)], 1))
+
+    check_loss(OneMap(LesionSizeCrossEntropy()))
+    check_loss(OneMap(DeepSupervision(LesionSizeCrossEntropy(), [1, 0.5])), resolutions=2)
+    target = torch.zeros(1, 2, 4, 2, 2)
+    target[:, :, :2] = 1  # half of the patch, weight 1 + 3
+    logits = DeepLogits(torch.zeros(1, 1, 4, 2, 2), (torch.zeros(1, 1, 2, 1, 1),))
+    found = DeepSupervision(LesionSizeCrossEntropy(3.0), [1, 0.5])(logits, target)
+    assert found.item() == pytest.approx(2.5 * math.log(2))
+    for wrong in (target[:, :1], target[:, :, :2]):
+        with pytest.raises(ValueError, match="target"):
+            LesionSizeCrossEntropy()(logits.logits, wrong)
+    with pytest.raises(ValueError, match="below 0"):
+        LesionSizeCrossEntropy(-1.0)

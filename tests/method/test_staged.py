@@ -15,6 +15,7 @@ from torch import nn
 from msseg_lightning.core.method import FitContext
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.method.ensemble import EnsembleMethod
 from msseg_lightning.method.staged import Stage, StagedMethod, frozen_network
 from msseg_lightning.network.weights import load_weights, save_weights
 
@@ -282,3 +283,57 @@ def test_networks_that_are_loaded_in_a_row_share_no_weights(tmp_path):
     assert (float(three.weight), float(five.weight)) == (3, 5)
     assert len(made) == 1, "built once for both"
     assert not three.training and not three.weight.requires_grad
+
+
+def test_members_of_an_ensemble_share_the_stages_before_them(tmp_path):
+    """Two networks out of fold, fitted once, and three members, each without its fold; also the
+    validation pair is divided. They are saved and loaded together."""
+    Sum.fits, Sum.stop_before = [], None
+    positive = {"a", "b", "c"}
+
+    def build(folds=3, last=1, contents=None):
+        contents = contents or {}
+        first = Stage(
+            "first",
+            {},
+            lambda fitted: Sum("first", contents, fitted),
+            tmp_path / "stages",
+            "c",
+            out_of_fold=3,
+            maps=lambda network, pair: None,
+        )
+        return StagedMethod(
+            [first],
+            lambda fitted: EnsembleMethod(
+                {"last": lambda: Sum("last", contents, fitted)},
+                folds,
+                lambda subject: subject.patient in positive,
+            ),
+            {"value": last},
+            "c",
+            images={"image": "first"},
+            maps={},
+            joint=folds > 1,
+        )
+
+    def fit(method):
+        Sum.fits = []
+        context = FitContext(held_out=frozenset("d"))
+        method.fit(PAIRS[:2], PAIRS[2:3], tmp_path / "fit", context)
+        return sorted(Sum.fits)
+
+    method = build()
+    parts = ["AB", "AC", "BC"]
+    assert fit(method) == [(name, part) for name in ("first", "last") for part in parts]
+    assert not any("d" in source.patients for source in method.fitted["first"].sources)
+    assert fit(build()) == [("last", part) for part in parts]  # each resumes in its own folder
+    marker = tmp_path / "fit" / "old"
+    marker.touch()
+    assert fit(build(last=2)) == [("last", part) for part in parts] and not marker.exists()
+    changed = fit(build(last=2, contents={"C": 1}))  # network AB of the first stage saw no c
+    assert changed == [("first", "AC"), ("first", "BC"), *(("last", part) for part in parts)]
+    method.save(tmp_path / "model")
+    assert len(list((tmp_path / "model").rglob("weights.safetensors"))) == 3 + 3
+    loaded = build()
+    loaded.load(tmp_path / "model")
+    assert loaded.last.models == tmp_path / "model" / "members"

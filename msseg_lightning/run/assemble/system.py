@@ -139,7 +139,7 @@ def _texts(node: Any) -> Iterator[str]:
 
 def build_method(config: Config) -> Method:
     """Build a system: an ensemble, a graph of stages, a network, or a method without gradients."""
-    if config.get("ensemble"):
+    if config.get("ensemble") and not _shares_stages(config):
         return _ensemble(config)
     if config.get("stages"):
         return _staged(config)
@@ -319,9 +319,11 @@ def _staged(config: Config) -> Method:
         )
     _check_uses(config, "the last stage", [stage.name for stage in stages])
     settings = {**_deciding_settings(config), "files": reader_files(config)}
+    shared = _shares_stages(config)
+    settings |= {"ensemble": config["ensemble"]} if shared else {}
     return StagedMethod(
         stages=stages,
-        make=functools.partial(_build_single, config),
+        make=functools.partial(_ensemble if shared else _build_single, config),
         settings=settings,
         code=code_hash(settings),
         images={
@@ -330,6 +332,7 @@ def _staged(config: Config) -> Method:
             if str(place).startswith("images.")
         },
         maps=maps,
+        joint=shared and config["ensemble"]["folds"] > 1,
     )
 
 
@@ -398,14 +401,25 @@ def stage_config(config: Config, name: str) -> Config:
     }
 
 
-def _ensemble(config: Config) -> Method:
+def _shares_stages(config: Config) -> bool:
+    """Whether the members of an ensemble are last stages that use the same earlier ones."""
+    return bool((config.get("ensemble") or {}).get("share_stages") and config.get("stages"))
+
+
+def _ensemble(config: Config, fitted: FittedStages | None = None) -> Any:
+    """Build an ensemble.
+
+    Args:
+        config: resolved.
+        fitted: earlier stages that its members share; None where each has its own.
+    """
     from msseg_lightning.method.ensemble import EnsembleMethod
 
     ensemble = config["ensemble"]
     members = _members(config)
-
+    own = build_method if fitted is None else functools.partial(_build_single, fitted=fitted)
     return EnsembleMethod(
-        {name: functools.partial(build_method, member) for name, member in members.items()},
+        {name: functools.partial(own, member) for name, member in members.items()},
         folds=ensemble["folds"],
         has_lesions=build_has_lesions(config),
         level=ensemble["level"],

@@ -69,6 +69,7 @@ def _is_ensemble(value: Any) -> bool:
         and {"folds", "level", "rule"} <= value.keys()
         and isinstance(value.get("members"), list | None)
         and isinstance(value.get("of_fold"), list | None)
+        and isinstance(value.get("share_stages", False), bool)
         and isinstance(value.get("variants"), Mapping | None)
         and all(isinstance(each, Mapping) for each in (value.get("variants") or {}).values())
     )

@@ -40,6 +40,13 @@ from msseg_lightning.infer.sliding_window import SlidingWindow
             ],
         ),
         (
+            "film_multirater_nnunet",  # four folds of each; the raters' serve all others
+            [
+                *(("film_multirater_nnunet", f"rater{number}", 4) for number in (1, 2, 3, 4)),
+                ("film_multirater_nnunet", "", 4),
+            ],
+        ),
+        (
             "softseg_unet_ensemble",  # three of one kind, one of the other
             [("softseg_modified_unet", "", 3), ("softseg_attention_unet", "", 1)],
         ),

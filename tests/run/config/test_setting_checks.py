@@ -44,6 +44,7 @@ def test_words_where_a_number_belongs_are_refused_with_key_and_type():
         ("+ensemble.folds=0", "ensemble"),
         ("ensemble={folds: 0, level: probability, rule: mean}", "ensemble.folds"),
         ("ensemble={folds: 1, level: probability, rule: mean, members: 3}", "ensemble"),
+        ("ensemble={folds: 1, level: probability, rule: mean, share_stages: 3}", "ensemble"),
         ("ensemble={folds: 1, seeds: 0, level: probability, rule: mean}", "ensemble.seeds"),
     ],
 )
