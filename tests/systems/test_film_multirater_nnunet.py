@@ -298,7 +298,7 @@ def test_a_pair_without_raters_is_learned_by_its_consensus_and_says_so(fitted):
 
 def test_all_stages_share_one_preparation():
     """Else every pair would be bent onto its follow-up five times."""
-    method = build_method(paper())
+    method = build_method(compose_config(["read.root=nowhere", "size=tiny"], NAME))
     caches = [stage.make({}).cache for stage in method.stages] + [
         next(iter(method.make({}).members.values()))().cache
     ]
