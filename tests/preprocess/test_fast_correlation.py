@@ -66,8 +66,9 @@ def by_itk(still, moved, inside, field, iterations, sigma):
 @pytest.mark.parametrize("mask", MASKS)
 def test_displacements_are_those_of_itk(images, mask, sigma):
     start = np.zeros((*SHAPE, 3))
-    theirs = by_itk(*images, MASKS[mask], start, 3, sigma)
-    found = correlation_descent(*images, MASKS[mask], start, RADIUS, 3, STEP, sigma)
+    still, moved = images
+    theirs = by_itk(still, moved, MASKS[mask], start, 3, sigma)
+    found = correlation_descent(still, moved, MASKS[mask], start, RADIUS, 3, STEP, sigma)
     assert np.abs(theirs).max() > STEP
     np.testing.assert_allclose(found, theirs, atol=1e-5)
 
@@ -76,8 +77,9 @@ def test_it_goes_on_from_a_field_that_leaves_the_image_as_itk_does(images):
     x, y, z = np.indices(SHAPE)
     start = 1.5 * np.stack([np.sin(y / 3), np.cos(z / 4), np.sin(x / 5)], -1)
     mask = MASKS["everywhere"]
-    theirs = by_itk(*images, mask, start, 2, SIGMA)
-    found = correlation_descent(*images, mask, start, RADIUS, 2, STEP, SIGMA)
+    still, moved = images
+    theirs = by_itk(still, moved, mask, start, 2, SIGMA)
+    found = correlation_descent(still, moved, mask, start, RADIUS, 2, STEP, SIGMA)
     assert np.abs(theirs - start).max() > STEP / 2
     np.testing.assert_allclose(found, theirs, atol=1e-5)
 
