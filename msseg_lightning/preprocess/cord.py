@@ -161,10 +161,10 @@ class AlignCord:
 
     @staticmethod
     def _moved(volume: Volume, shifts: NDArray[np.float64], axis: int) -> Volume:
-        data = np.moveaxis(np.asarray(volume.data, np.float32), axis, 0).copy()
+        data = np.array(volume.data, np.float32)
+        slices = np.moveaxis(data, axis, 0)
         for number in np.flatnonzero(np.abs(shifts).max(1) > 1e-3):
-            data[number] = ndimage.shift(data[number], shifts[number], order=1)
-        data = np.ascontiguousarray(np.moveaxis(data, 0, axis))
+            slices[number] = ndimage.shift(slices[number], shifts[number], order=1)
         return dataclasses.replace(volume, data=data >= 0.5 if volume.kind == "mask" else data)
 
 
@@ -197,7 +197,29 @@ class JointMask:
 
 
 def _enlarged(mask: Mask, margin_mm: float, grid: Grid) -> Mask:
+    """Voxels whose centre is within a margin of one of the mask.
+
+    Squared distances are carried along one axis after the other, no further than the margin; a
+    distance transform of a whole head at 0.5 mm takes a minute.
+    """
     if not mask.any() or margin_mm <= 0:
         return mask.copy()
-    away = ndimage.distance_transform_edt(~mask, sampling=grid.spacing_mm)
-    return np.asarray(away <= margin_mm + 1e-6)
+    limit = (margin_mm + 1e-6) ** 2
+    reach = [int(np.sqrt(limit) / edge) for edge in grid.spacing_mm]
+    (found,) = ndimage.find_objects(mask.astype(np.uint8))
+    box = tuple(
+        slice(max(0, part.start - far), part.stop + far)
+        for part, far in zip(found, reach, strict=True)
+    )
+    away = np.where(mask[box], 0, np.inf).astype(np.float32)
+    for axis, (far, edge) in enumerate(zip(reach, grid.spacing_mm, strict=True)):
+        before = np.moveaxis(away, axis, 0)
+        away = away.copy()
+        after = np.moveaxis(away, axis, 0)
+        for step in range(1, min(far, len(before) - 1) + 1):
+            length = np.float32((step * edge) ** 2)
+            np.minimum(after[step:], before[:-step] + length, out=after[step:])
+            np.minimum(after[:-step], before[step:] + length, out=after[:-step])
+    enlarged = np.zeros(mask.shape, bool)
+    enlarged[box] = away <= np.float32(limit)
+    return enlarged

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import (
     BASELINE,
     BASELINE_LESIONS,
@@ -200,3 +202,16 @@ def test_a_visit_alone_has_one_cord():
     np.testing.assert_array_equal(found.volumes[FOLLOWUP_CORD].data, both)
     joint = JointMask(0.0, 0.0)(found).volumes
     np.testing.assert_array_equal(joint[BRAIN].data, both | alone[FOLLOWUP_BRAIN].data)
+
+
+@pytest.mark.parametrize("margin_mm", [0.4, 1.0, 2.5, 6.0])
+def test_the_joint_mask_is_enlarged_as_the_distance_says(margin_mm):
+    brain = keyed_generator("enlarged").random((24, 21, 9)) > 0.997
+    brain[0, 20, 8] = True  # a corner
+    for edges in ((0.5, 0.5, 0.5), (0.7, 1.1, 3.0)):
+        affine = np.diag([*edges, 1.0])
+        scan = Volume(np.ones(brain.shape, np.float32), affine)
+        volumes = {FOLLOWUP: scan, BRAIN: Volume(brain, affine, "mask")}
+        found = JointMask(brain_mm=margin_mm)(pair().replace(volumes=volumes))
+        away = ndimage.distance_transform_edt(~brain, sampling=edges)
+        assert np.array_equal(found.volumes[BRAIN].data, away <= margin_mm + 1e-6)
