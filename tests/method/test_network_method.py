@@ -95,6 +95,26 @@ def test_rules_are_told_where_the_brain_is(built, subjects):
     assert 2 * (inside & brain).sum() > 0.95 * (inside.sum() + brain.sum())
 
 
+class AnswersIfTold:
+    """Rule that is sure of every voxel once it is told their size, and fails before."""
+
+    level = "probability"
+
+    def __init__(self, spacing_mm=None):
+        self.spacing_mm = spacing_mm
+
+    def on_grid(self, spacing_mm):
+        return AnswersIfTold(spacing_mm)
+
+    def __call__(self, network, images, inside):
+        return torch.full((1, *inside.shape), float(self.spacing_mm == (3.0, 3.0, 3.0)))
+
+
+def test_a_rule_that_depends_on_the_size_of_voxels_is_told_it(built, subjects):
+    found = built.predict(subjects["003"], AnswersIfTold())
+    assert found.probability.max() == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("level", ["logit", "probability"])
 def test_nothing_is_found_in_images_that_are_zero_everywhere(built, subjects, tmp_path, level):
     """The difference of two equal visits is such an image; the network is not asked."""

@@ -73,6 +73,12 @@ def test_less_information_asks_for_a_higher_threshold():
     change = blurred.image(FOLLOWUP) - blurred.image(BASELINE)
     np.testing.assert_array_equal(found.candidates.mask, (change > 1.6) & brain)
     np.testing.assert_array_equal(found.maps["difference"], np.where(brain, change, 0))
+    # surroundings that are 0 at both visits say nothing of how well the brains fit
+    noisy = Pair(noise=1.0)
+    noisy.image(FOLLOWUP)[~brain] = 0
+    change = noisy.image(FOLLOWUP) - noisy.image(BASELINE)
+    assert mutual_information(*(noisy.image(name).ravel() for name in (BASELINE, FOLLOWUP))) > 0.6
+    np.testing.assert_array_equal(PROPOSE(noisy).candidates.mask, change > 1.6)
     for wrong in (((0.8, 0.6), (1, 2, 3)), ((0.6, 0.8), (3, 2, 1)), ((0.6,), (1, 2, 3))):
         with pytest.raises(ValueError, match=r"limits|threshold"):
             QualityThreshold(*wrong)

@@ -129,6 +129,22 @@ def test_dropout_lies_in_every_level_of_the_encoder():
     network = ModifiedUNet(width=2, dropout=0.5)
     layers = [module for module in network.modules() if isinstance(module, torch.nn.Dropout3d)]
     assert len(layers) == 5 and all(layer.p == 0.5 for layer in layers)
+    asked = []
+    for layer in layers:
+        layer.register_forward_hook(lambda layer, *_: asked.append(layer))
+    with torch.no_grad():
+        network(torch.randn(1, 2, 32, 32, 32))
+    assert len(asked) == 5 and set(asked) == set(layers)
+
+
+def test_dropout_lies_between_both_passes_of_a_level():
+    """Without any channel left the second pass adds nothing to the strided convolution."""
+    level = ResidualLevel(2, 4, dropout=1.0)
+    images = torch.randn(1, 2, 8, 8, 8)
+    given = []
+    level.dropout.register_forward_pre_hook(lambda _, features: given.append(features[0]))
+    assert torch.equal(level(images), level.first(images))
+    torch.testing.assert_close(given, [level.again(level.first(images))])
 
 
 def test_the_norm_of_one_voxel_is_0():

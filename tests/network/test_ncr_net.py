@@ -73,6 +73,20 @@ def test_fields_and_maps_of_all_resolutions():
     assert torch.is_tensor(network(torch.rand(1, 3, 3, 16, 24)))
 
 
+def test_fields_and_maps_have_a_decoder_each():
+    """What the fields are computed by learns nothing from the map, and the reverse."""
+    network = registration().eval()
+    found = network.register(slab())
+    for answer, own, other in (
+        (found.velocities[0], network.field_decoder, network.map_decoder),
+        (found.logits, network.map_decoder, network.field_decoder),
+    ):
+        network.zero_grad()
+        answer.square().sum().backward(retain_graph=True)
+        assert all(weight.grad is not None for weight in own.parameters())
+        assert all(weight.grad is None for weight in other.parameters())
+
+
 def test_a_new_network_moves_nothing_and_marks_little():
     network, images = registration().eval(), slab()
     found = network.register(images)

@@ -6,7 +6,13 @@ from torch import nn
 
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.infer.slices import SliceWise
-from msseg_lightning.network.slab_unet import DenseUnit, FeatureAttention, SlabUNet, _in_plane
+from msseg_lightning.network.slab_unet import (
+    DenseUnit,
+    DepthReduction,
+    FeatureAttention,
+    SlabUNet,
+    _in_plane,
+)
 
 
 def small(in_channels=2, **settings):
@@ -71,6 +77,11 @@ def test_a_slice_is_continued_by_its_border():
         layer[1].weight.fill_(1.0)
         layer[1].bias.zero_()
     assert torch.equal(layer(torch.full((1, 1, 5, 5), 2.0)), torch.full((1, 1, 5, 5), 18.0))
+    thinner = DepthReduction(1, 1)
+    with torch.no_grad():
+        thinner.convolution.weight.fill_(1.0)
+    answer = thinner(torch.full((1, 1, 3, 5, 5), 2.0))
+    assert answer.shape == (1, 1, 1, 5, 5) and answer.max() < 1e-2  # even, so the norm leaves 0
 
 
 def test_the_head_of_variances_is_not_trained_and_may_be_left_out():

@@ -57,6 +57,18 @@ def test_one_value_and_one_class_are_survived():
     assert np.isfinite(fit_mixture(values, certain, 2.5).mean).all()
 
 
+def test_probabilities_are_smoothed_before_the_largest_is_taken():
+    """One voxel as bright as grey matter amid white matter becomes white matter."""
+    place, values, priors = drawn((500, 500, 500), (0.75, 1.0, 0.2), (0.02, 0.02, 0.02))
+    brain = np.ones((15, 10, 10), bool)  # white matter, grey matter and fluid along the first axis
+    data = values.reshape(brain.shape)
+    data[2, 5, 5] = 1.0
+    odd = np.ravel_multi_index((2, 5, 5), brain.shape)
+    for voxels, expected in ((0, 1), (1.0, 0)):
+        found = TissueModel(smoothing_voxels=voxels).classes(data, brain, priors).argmax(0)
+        assert found[odd] == expected and (found == place).mean() > 0.95
+
+
 @pytest.fixture
 def pair(monkeypatch):
     """The template itself as a scan of 4 mm, in place, with a lesion of the follow-up."""

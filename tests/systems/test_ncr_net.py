@@ -142,11 +142,13 @@ def test_without_marks_and_prices_the_loss_is_a_plain_registration():
     ("name", "blocks"), [("ncr_net", 4), ("ncr_unet_without_map", 3), ("slab_difference_unet", 3)]
 )
 def test_the_unet_has_one_first_block_per_image(name, blocks):
-    network = instantiate(paper(name, "size=tiny")["network"])
+    config = paper(name, "size=tiny")
+    network = instantiate(config["network"])
     assert [block[0].in_channels for block in network.encoder.first] == [1] * blocks
     assert (network.registration is not None) == (name in STAGED)
     images = torch.rand(1, 3, 3, 16, 16)
     if name in STAGED:
+        assert config["uses"] == {"network.registration": "correspondence"}
         made = network.streams(images)
         assert torch.equal(made[:, -2:], images[:, :2])
     else:

@@ -249,6 +249,19 @@ def test_every_number_has_a_row_or_is_a_reading(name):
     )
 
 
+def test_a_registration_that_is_told_a_spacing_leaves_the_resampling_nothing_to_do():
+    """A raw pair is interpolated once, by the rule for masks of the resampling after it."""
+    told = {}
+    for name in experiment_names():
+        steps = (composed(name)["preprocess"] or {}).get("steps") or {}
+        register, resample = steps.get("register") or {}, steps.get("resample") or {}
+        if register.get("spacing_mm"):
+            told[name] = register["spacing_mm"]
+            rules = [step.get("mask_rule", "linear_threshold") for step in (register, resample)]
+            assert told[name] == resample["spacing_mm"] and rules[0] == rules[1], name
+    assert told.items() >= {"ohem_unet": 0.5, "pre_unet": 0.6, "softseg_modified_unet": 0.5}.items()
+
+
 def is_set(config: Any, key: str) -> bool:
     try:
         at(config, key)

@@ -61,6 +61,8 @@ def test_every_member_trains_on_the_extra_pairs_and_validates_without_them(
     # held-out patients are not learned from, whatever they are called in the other data
     expected = [own[0].id, *(name for name in extra if name != "extra-002"), own[1].id]
     assert asked == expected
+    scans = [path for pair in further_subjects(config) for path in pair.images.values()]
+    assert scans and all(path.is_relative_to(coarse_cohort) for path in scans)
     plain = compose_config(words, "triplanar_unet_extra_data")
     assert fitted_on(monkeypatch, plain, own) == [own[0].id, own[1].id]
 
