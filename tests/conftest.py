@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -46,6 +47,27 @@ def few_lesions_drawn():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_page, "select", lambda findings, limit: every(findings, min(limit, 2)))
         yield every
+
+
+@pytest.fixture(scope="session", autouse=True)
+def registered_once():
+    """The template is registered once per process to a scan that many systems prepare."""
+    from msseg_lightning.preprocess import atlas, brain
+
+    register, known = atlas.affine_from_atlas, {}
+
+    def remembered(scan, *levels_mm):
+        data = np.ascontiguousarray(scan.data)
+        content = hashlib.sha256(data.tobytes() + np.asarray(scan.affine).tobytes()).hexdigest()
+        key = (content, data.dtype, data.shape, levels_mm)
+        if key not in known:
+            known[key] = register(scan, *levels_mm)
+        return known[key].copy()
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (atlas, brain):
+            patch.setattr(module, "affine_from_atlas", remembered)
+        yield
 
 
 @pytest.fixture(scope="session")
