@@ -49,6 +49,7 @@ def modules_of(config: Any, modules: Iterable[str] = (BUILD_MODULE,)) -> tuple[s
     return tuple(sorted(found))
 
 
+@functools.cache
 def _affects_result(module: str) -> bool:
     return module.split(".")[1] not in NOT_FOLLOWED and _file(module).is_file()
 

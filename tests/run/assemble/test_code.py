@@ -24,7 +24,7 @@ def package(tmp_path, monkeypatch):
 
 
 def forget():
-    for kept in (code._content, code._imports, code._data_files):
+    for kept in (code._affects_result, code._content, code._imports, code._data_files):
         kept.cache_clear()
 
 
