@@ -1,12 +1,18 @@
-"""Patients with old and new lesions, one of whom has a lesion that only memory can mark."""
+"""Patients with old and new lesions, one of whom has a lesion that only memory can mark.
+
+And what a system of several stages must do with them: each pair gets its images from networks that
+were trained without its patient.
+"""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 from msseg_lightning.core.random import keyed_generator
 
@@ -34,6 +40,11 @@ class Phantom:
         """Where the planted patient has, at the follow-up, a dark lesion such as nobody else."""
         along = slice(self.spot, self.spot + 5)
         return along, along, along
+
+    def write_four(self, folder: Path) -> None:
+        """Write four patients: the first one planted, the last without new lesions."""
+        for index in range(4):
+            self.write(folder, f"00{index + 1}", new=int(index < 3), planted=index == 0)
 
     def write(self, folder: Path, name: str, new: int, planted: bool = False) -> None:
         """Write a patient: bright old lesions at both visits, bright new ones, perhaps the planted.
@@ -74,3 +85,62 @@ class Phantom:
         (folder / name).mkdir(parents=True)
         for file, data in volumes.items():
             nib.save(nib.Nifti1Image(data, affine), folder / name / f"{file}.nii.gz")
+
+
+def settings(work: Path) -> list[str]:
+    """Words of the tiny size on the patients in ``work/data``."""
+    return [
+        "size=tiny",
+        f"read.root={work / 'data'}",
+        "read.need_all_raters=false",
+        f"paths.cache={work / 'cache'}",
+        "track=off",
+        "data.workers=1",
+        "trainer.accelerator=cpu",
+    ]
+
+
+def with_images(network, subject):
+    """The prepared pair with the images that earlier stages make for a network."""
+    prepared = network.cache.prepare([subject])[0]
+    for image in network.derived:
+        prepared = image.add(prepared)
+    return prepared
+
+
+def check_only_memory_marks(stage, maps, prepared, spot, image: str, memorised: float = 0.5):
+    """The planted lesion is marked by the network that saw it, which does not make the image.
+
+    Args:
+        stage: fitted out of fold.
+        maps: a network and a prepared pair -> the stage's map.
+        prepared: the planted pair with its images.
+        spot: voxels of the planted lesion.
+        image: name of the image that the later stage is given.
+        memorised: least mean probability that shows memory.
+    """
+    at_spot = {
+        "001" in source.patients: float(maps(source.network(), prepared)[spot].mean())
+        for source in stage.sources
+    }
+    assert at_spot[True] > memorised, f"the network that saw the plant has memorised it {at_spot}"
+    assert at_spot[False] < 0.1, f"and no other {at_spot}"
+    stored = float(prepared.image(image)[spot].mean())
+    assert stored == pytest.approx(at_spot[False], abs=1e-3)
+
+
+def check_audit(file: Path, subjects) -> list[dict[str, str]]:
+    """The table names for every pair a network of two patients that left its patient out."""
+    rows = rows_of(file)
+    assert sorted(row["pair"] for row in rows) == [subject.id for subject in subjects]
+    for row in rows:
+        assert row["saw_this_patient"] == "False"
+        assert row["patient"] not in row["trained_on"].split()
+        assert len(row["trained_on"].split()) == 2
+    return rows
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    """Rows of a table."""
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,13 @@ from msseg_lightning.network.weights import save_weights
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.assemble.system import build_method, instantiate
 from msseg_lightning.run.config.compose import compose_config
-from tests.systems.planted import Phantom
+from tests.systems.planted import (
+    Phantom,
+    check_audit,
+    check_only_memory_marks,
+    settings,
+    with_images,
+)
 
 NAME = "cascaded_probability_difference"
 IMAGE = "lesion_probability_difference"
@@ -24,18 +28,11 @@ HEAD = Phantom("cascade", edge=32, margin=3, corners=(5, 15), spot=20)
 def fitted(tmp_path_factory):
     """The system on four patients, the first one planted, the last without new lesions."""
     work = tmp_path_factory.mktemp("cascade")
-    for index in range(4):
-        HEAD.write(work / "data", f"00{index + 1}", new=int(index < 3), planted=index == 0)
+    HEAD.write_four(work / "data")
     config = compose_config(
         [
-            "size=tiny",
-            f"read.root={work / 'data'}",
-            "read.need_all_raters=false",
-            f"paths.cache={work / 'cache'}",
-            "track=off",
+            *settings(work),
             "ensemble=null",
-            "data.workers=1",
-            "trainer.accelerator=cpu",
             "train.steps=2",
             "train.batch_size=4",
             "train.optimizer.lr=0.02",
@@ -53,29 +50,16 @@ def fitted(tmp_path_factory):
 
 def test_the_map_of_a_planted_patient_comes_from_a_network_that_never_saw_it(fitted):
     method, subjects, _, _ = fitted
-    prepared = method.last.cache.prepare([subjects[0]])[0]
+    prepared = with_images(method.last, subjects[0])
     stage = method.fitted["lesions"]
     spot = prepared.mask(TARGET) & (prepared.image(FOLLOWUP) < -2)
     assert spot.sum() > 60
-    at_spot = {}
-    for source in stage.sources:
-        image = stage.maps(source.network(), prepared)
-        at_spot["001" in source.patients] = float(image[spot].mean())
-    assert at_spot[True] > 0.5, "the plant is memorised by the network that saw it"
-    assert at_spot[False] < 0.1, "and by no other"
-    stored = method.last.derived[0].add(prepared).image(IMAGE)
-    assert float(stored[spot].mean()) == pytest.approx(at_spot[False], abs=1e-3)
+    check_only_memory_marks(stage, stage.maps, prepared, spot, IMAGE)
 
 
 def test_the_audit_table_names_for_every_pair_a_network_that_left_it_out(fitted):
     _, subjects, _, work = fitted
-    with (work / "fit" / f"audit_{IMAGE}.csv").open() as stream:
-        rows = list(csv.DictReader(stream))
-    assert [row["pair"] for row in rows] == [subject.id for subject in subjects]
-    for row in rows:
-        assert row["saw_this_patient"] == "False"
-        assert row["patient"] not in row["trained_on"].split()
-        assert len(row["trained_on"].split()) == 2
+    check_audit(work / "fit" / f"audit_{IMAGE}.csv", subjects)
 
 
 def test_the_first_channel_is_the_difference_of_the_frozen_first_stage(fitted):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,13 @@ from msseg_lightning.core.subject import BASELINE, FOLLOWUP, TARGET
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.assemble.system import build_method, instantiate
 from msseg_lightning.run.config.compose import compose_config
-from tests.systems.planted import Phantom
+from tests.systems.planted import (
+    Phantom,
+    check_audit,
+    check_only_memory_marks,
+    settings,
+    with_images,
+)
 
 NAME = "deepscan_longitudinal"
 MAPS = ("baseline_probability", "followup_probability")
@@ -24,17 +28,10 @@ HEAD = Phantom("deepscan", edge=22, margin=2, corners=(3, 9), spot=13)
 def fitted(tmp_path_factory):
     """The system on four patients, the first one planted, the last without new lesions."""
     work = tmp_path_factory.mktemp("deepscan")
-    for index in range(4):
-        HEAD.write(work / "data", f"00{index + 1}", new=int(index < 3), planted=index == 0)
+    HEAD.write_four(work / "data")
     config = compose_config(
         [
-            "size=tiny",
-            f"read.root={work / 'data'}",
-            "read.need_all_raters=false",
-            f"paths.cache={work / 'cache'}",
-            "track=off",
-            "data.workers=1",
-            "trainer.accelerator=cpu",
+            *settings(work),
             "sample.size=[18,18]",
             "infer.planes=[axial]",
             "train.steps=1",
@@ -56,28 +53,14 @@ def fitted(tmp_path_factory):
     return method, subjects, config, work
 
 
-def with_maps(method, subject):
-    """The prepared pair with the images that the last stage is given."""
-    prepared = method.last.cache.prepare([subject])[0]
-    for image in method.last.derived:
-        prepared = image.add(prepared)
-    return prepared
-
-
 def test_the_map_of_a_planted_patient_comes_from_a_network_that_never_saw_it(fitted):
     method, subjects, _, _ = fitted
-    prepared = with_maps(method, subjects[0])
+    prepared = with_images(method.last, subjects[0])
     stage = method.fitted["lesions"]
     spot = prepared.mask(TARGET) & (prepared.image(FOLLOWUP) < -2)
     assert spot.sum() > 60
-    at_spot = {}
-    for source in stage.sources:
-        image = stage.maps.for_image("followup_probability")(source.network(), prepared)
-        at_spot["001" in source.patients] = float(image[spot].mean())
-    assert at_spot[True] > 0.3, f"the network that saw the plant has memorised it {at_spot}"
-    assert at_spot[False] < 0.1, f"and no other {at_spot}"
-    stored = float(prepared.image("followup_probability")[spot].mean())
-    assert stored == pytest.approx(at_spot[False], abs=1e-3)
+    maps = stage.maps.for_image("followup_probability")
+    check_only_memory_marks(stage, maps, prepared, spot, "followup_probability", memorised=0.3)
     # the last stage begins with weights of its own, from no network that saw a patient
     begun, fresh = (method.make(given).task.network for given in (method.fitted, {}))
     for name, weight in fresh.state_dict().items():
@@ -87,18 +70,12 @@ def test_the_map_of_a_planted_patient_comes_from_a_network_that_never_saw_it(fit
 def test_the_audit_tables_name_for_every_pair_a_network_that_left_it_out(fitted):
     _, subjects, _, work = fitted
     for name in MAPS:
-        with (work / "fit" / f"audit_{name}.csv").open() as stream:
-            rows = list(csv.DictReader(stream))
-        assert [row["pair"] for row in rows] == [subject.id for subject in subjects]
-        for row in rows:
-            assert row["saw_this_patient"] == "False"
-            assert row["patient"] not in row["trained_on"].split()
-            assert len(row["trained_on"].split()) == 2
+        check_audit(work / "fit" / f"audit_{name}.csv", subjects)
 
 
 def test_the_second_network_sees_both_scans_and_the_soft_maps_of_each(fitted):
     method, subjects, _, _ = fitted
-    prepared = with_maps(method, subjects[1])
+    prepared = with_images(method.last, subjects[1])
     assert method.last.channels.images == (BASELINE, FOLLOWUP, *MAPS)
     stage = method.fitted["lesions"]
     (source,) = method.last.derived[0].allowed(prepared.patient)
@@ -124,7 +101,7 @@ def test_all_networks_are_delivered_and_asked_again(fitted):
     loaded = build_method(config)
     loaded.load(work / "model")
     assert [image.name for image in loaded.last.derived] == list(MAPS)
-    prepared = with_maps(loaded, subjects[3])
+    prepared = with_images(loaded.last, subjects[3])
     one, other = (prepared.image(name) for name in MAPS)
     stage = method.fitted["lesions"]
     for name, image in ((MAPS[0], one), (MAPS[1], other)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import math
 
@@ -20,7 +19,13 @@ from msseg_lightning.network.film import FilmNorm
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.assemble.system import build_method, instantiate
 from msseg_lightning.run.config.compose import compose_config
-from tests.systems.planted import Phantom
+from tests.systems.planted import (
+    Phantom,
+    check_audit,
+    check_only_memory_marks,
+    settings,
+    with_images,
+)
 
 NAME = "film_multirater_nnunet"
 RATERS = [f"rater{number}" for number in (1, 2, 3, 4)]
@@ -51,17 +56,12 @@ def mark_raters(folder, name, planted):
 def fitted(tmp_path_factory):
     """The system on four patients, the first one planted, the last without new lesions."""
     work = tmp_path_factory.mktemp("raters")
+    HEAD.write_four(work / "data")
     for index in range(4):
-        HEAD.write(work / "data", f"00{index + 1}", new=int(index < 3), planted=index == 0)
         mark_raters(work / "data", f"00{index + 1}", planted=index == 0)
     config = compose_config(
         [
-            "size=tiny",
-            f"read.root={work / 'data'}",
-            f"paths.cache={work / 'cache'}",
-            "track=off",
-            "data.workers=1",
-            "trainer.accelerator=cpu",
+            *settings(work),
             "infer.size=16",
             "train.steps=2",
             "+stages.rater1.train.steps=120",
@@ -84,29 +84,14 @@ def member(method):
     return next(iter(method.last.members.values()))()
 
 
-def with_maps(method, subject):
-    """The prepared pair with the images that a consensus network is given."""
-    network = member(method)
-    prepared = network.cache.prepare([subject])[0]
-    for image in network.derived:
-        prepared = image.add(prepared)
-    return prepared
-
-
 def test_the_map_of_a_planted_patient_comes_from_a_network_that_never_saw_it(fitted):
     method, subjects, _, _ = fitted
-    prepared = with_maps(method, subjects[0])
+    prepared = with_images(member(method), subjects[0])
     spot = prepared.mask(f"{TARGET}_rater1") & ~prepared.mask(f"{TARGET}_rater2")
     assert spot.sum() == 125
     stage = method.fitted["rater1"]
-    at_spot = {}
-    for source in stage.sources:
-        image = stage.maps(source.network(), prepared)
-        at_spot["001" in source.patients] = float(image[spot].mean())
-    assert at_spot[True] > 0.3, f"the network that saw the plant has memorised it {at_spot}"
-    assert at_spot[False] < 0.1, f"and no other {at_spot}"
-    stored = float(prepared.image("rater1_probability")[spot].mean())
-    assert stored == pytest.approx(at_spot[False], abs=1e-3)
+    image = "rater1_probability"
+    check_only_memory_marks(stage, stage.maps, prepared, spot, image, memorised=0.3)
 
 
 def test_the_audit_tables_name_for_every_pair_a_network_that_left_it_out(fitted):
@@ -116,13 +101,7 @@ def test_the_audit_tables_name_for_every_pair_a_network_that_left_it_out(fitted)
     assert len(tables) == 4 * 2
     models = {}
     for table in tables:
-        with table.open() as stream:
-            rows = list(csv.DictReader(stream))
-        assert sorted(row["pair"] for row in rows) == [subject.id for subject in subjects]
-        for row in rows:
-            assert row["saw_this_patient"] == "False"
-            assert row["patient"] not in row["trained_on"].split()
-            assert len(row["trained_on"].split()) == 2
+        rows = check_audit(table, subjects)
         models.setdefault(table.name, []).append({row["pair"]: row["model"] for row in rows})
     assert sorted(models) == [f"audit_{name}.csv" for name in MAPS]
     assert all(one == other for one, other in models.values())
@@ -181,7 +160,7 @@ def test_the_consensus_network_sees_six_channels_and_each_counts(fitted):
     network = member(method)
     network.load(work / "fit" / f"{NAME}-fold0" / "model")
     assert network.channels.images == (BASELINE, FOLLOWUP, *MAPS)
-    prepared = with_maps(method, subjects[1])
+    prepared = with_images(member(method), subjects[1])
     images = torch.from_numpy(prepared.stack(network.channels.images))[None, :, 2:18, 2:18, 2:18]
     asked = on_grid(network.task.network.eval(), prepared.grid.spacing_mm)
     with torch.no_grad():

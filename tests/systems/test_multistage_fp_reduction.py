@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 from collections import Counter
 
@@ -20,7 +19,14 @@ from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.assemble.system import build_method, instantiate
 from msseg_lightning.run.config.compose import compose_config
 from tests.preprocess.test_cord import head, pair
-from tests.systems.planted import Phantom
+from tests.systems.planted import (
+    Phantom,
+    check_audit,
+    check_only_memory_marks,
+    rows_of,
+    settings,
+    with_images,
+)
 
 NAME = "multistage_fp_reduction"
 MAPS = (
@@ -35,13 +41,7 @@ HEAD = Phantom("multistage", edge=24, margin=3, corners=(4, 10), spot=14)
 def composed(work, *words):
     return compose_config(
         [
-            "size=tiny",
-            f"read.root={work / 'data'}",
-            "read.need_all_raters=false",
-            f"paths.cache={work / 'cache'}",
-            "track=off",
-            "data.workers=1",
-            "trainer.accelerator=cpu",
+            *settings(work),
             "preprocess.steps.resample=null",
             *words,
         ],
@@ -53,8 +53,7 @@ def composed(work, *words):
 def fitted(tmp_path_factory):
     """The system on four patients, the first one planted, the last without new lesions."""
     work = tmp_path_factory.mktemp("multistage")
-    for index in range(4):
-        HEAD.write(work / "data", f"00{index + 1}", new=int(index < 3), planted=index == 0)
+    HEAD.write_four(work / "data")
     config = composed(
         work,
         "train.optimizer.lr=0.02",
@@ -73,33 +72,13 @@ def fitted(tmp_path_factory):
     return method, subjects, config, work
 
 
-def with_maps(method, subject):
-    """The prepared pair with the images that the last stage is given."""
-    prepared = method.last.cache.prepare([subject])[0]
-    for image in method.last.derived:
-        prepared = image.add(prepared)
-    return prepared
-
-
-def rows_of(file):
-    with file.open() as stream:
-        return list(csv.DictReader(stream))
-
-
 def test_a_planted_lesion_reaches_the_classifier_through_no_network_that_saw_it(fitted):
     method, subjects, _, work = fitted
-    prepared = with_maps(method, subjects[0])
+    prepared = with_images(method.last, subjects[0])
     stage = method.fitted["candidates"]
     spot = prepared.mask(TARGET) & (prepared.image(FOLLOWUP) < -2)
     assert spot.sum() > 60
-    at_spot = {}
-    for source in stage.sources:
-        image = stage.maps(source.network(), prepared)
-        at_spot["001" in source.patients] = float(image[spot].mean())
-    assert at_spot[True] > 0.5, f"the network that saw the plant has memorised it {at_spot}"
-    assert at_spot[False] < 0.1, f"and no other {at_spot}"
-    stored = float(prepared.image("candidate_probability")[spot].mean())
-    assert stored == pytest.approx(at_spot[False], abs=1e-3)
+    check_only_memory_marks(stage, stage.maps, prepared, spot, "candidate_probability")
     # so the plant is no candidate to learn from, but a lesion that was missed
     rows = rows_of(work / "fit" / "audit_training_table.csv")
     assert ("001", "missed lesion") in {(row["pair"], row["from"]) for row in rows}
@@ -108,12 +87,7 @@ def test_a_planted_lesion_reaches_the_classifier_through_no_network_that_saw_it(
 def test_the_audit_tables_name_for_every_pair_a_network_that_left_it_out(fitted):
     _, subjects, _, work = fitted
     for name in MAPS:
-        rows = rows_of(work / "fit" / f"audit_{name}.csv")
-        assert [row["pair"] for row in rows] == [subject.id for subject in subjects]
-        for row in rows:
-            assert row["saw_this_patient"] == "False"
-            assert row["patient"] not in row["trained_on"].split()
-            assert len(row["trained_on"].split()) == 2
+        check_audit(work / "fit" / f"audit_{name}.csv", subjects)
 
 
 def test_the_training_table_holds_the_false_positives_of_the_second_network(fitted):
@@ -123,7 +97,7 @@ def test_the_training_table_holds_the_false_positives_of_the_second_network(fitt
     told = Counter((r["pair"], r["from"], int(r["voxels"]), int(r["label"])) for r in rows)
     expected = Counter()
     for subject in subjects:
-        prepared = with_maps(method, subject)
+        prepared = with_images(method.last, subject)
         found = prepared.image("candidate_probability") > 0.5
         found &= prepared.image("region_probability") > 0.5
         candidates = Candidates.of(found, (3.0, 3.0, 3.0))
@@ -155,7 +129,7 @@ def test_there_are_checkpoints_of_four_networks_and_all_are_asked(fitted):
     assert tuple(image.name for image in loaded.last.derived) == MAPS
     found = loaded.predict(subjects[3])
     assert tuple(found.steps) == (*MAPS, "proposed", "classified", "consistent")
-    prepared = with_maps(loaded, subjects[3])
+    prepared = with_images(loaded.last, subjects[3])
     stage = method.fitted["region"]
     mean = sum(stage.maps(source.network(), prepared) for source in stage.sources) / 2
     np.testing.assert_allclose(prepared.image("region_probability"), mean, atol=1e-4)
@@ -165,7 +139,7 @@ def test_the_second_network_alone_is_as_sensitive_as_all_steps_and_nothing_is_ou
     method, subjects, _, _ = fitted
     lower = 0
     for subject in subjects:
-        prepared, found = with_maps(method, subject), method.predict(subject)
+        prepared, found = with_images(method.last, subject), method.predict(subject)
         region = found.steps["region_probability"] > 0.5
         proposed = found.steps["proposed"] > 0
         assert not (proposed & ~region).any()
