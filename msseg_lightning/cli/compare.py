@@ -45,19 +45,14 @@ def main(arguments: Sequence[str]) -> ExitCode:
     if settings and options.reference:
         parser.error("give --reference or a data set, not both")
 
+    from msseg_lightning.cli.evaluate import label_options
     from msseg_lightning.compare.foreign import ForeignData
     from msseg_lightning.compare.leaderboard import make_leaderboard
     from msseg_lightning.compare.leaderboard_page import check_output, write_leaderboard
     from msseg_lightning.compare.leaderboard_table import short_text
     from msseg_lightning.compare.systems import read_systems
-    from msseg_lightning.read.nifti import label_meanings
 
-    labels: dict[str, dict[int, int]] = {}
-    for name in ("label_value", "prediction_label_value"):
-        try:
-            labels[name] = label_meanings(getattr(options, name))
-        except ValueError as error:
-            parser.error(f"--{name.replace('_', '-')}: {error}")
+    labels = label_options(parser, options)
     if options.output:
         folders = [Path(word.partition("=")[2] or word) for word in runs]
         check_output(options.output, [folder / "scores.json" for folder in folders])

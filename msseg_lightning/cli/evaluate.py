@@ -48,15 +48,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
     from msseg_lightning.evaluate.case_score import ScoreOptions
     from msseg_lightning.evaluate.summary import summarise
-    from msseg_lightning.read.nifti import label_meanings
     from msseg_lightning.run.data.evaluate_files import evaluate_files, find_pairs
 
-    labels: dict[str, dict[int, int]] = {}
-    for name in ("label_value", "prediction_label_value"):
-        try:
-            labels[name] = label_meanings(getattr(options, name))
-        except ValueError as error:
-            parser.error(f"--{name.replace('_', '-')}: {error}")
+    labels = label_options(parser, options)
     thresholds = ScoreOptions(options.min_lesion_volume, options.alpha, options.beta, options.gamma)
     pairs, unmatched = find_pairs(options.prediction, options.reference)
     used = [file for pair in pairs for file in pair.files]
@@ -188,6 +182,21 @@ def label_value(text: str) -> tuple[int, int]:
     if not re.fullmatch("-?[0-9]+", stored) or meaning not in ("0", "1"):
         raise argparse.ArgumentTypeError(f"{text} is not of the form 255=1")
     return int(stored), int(meaning)
+
+
+def label_options(
+    parser: argparse.ArgumentParser, options: argparse.Namespace
+) -> dict[str, dict[int, int]]:
+    """Meanings of stored values by ``label_value`` and ``prediction_label_value``."""
+    from msseg_lightning.read.nifti import label_meanings
+
+    labels: dict[str, dict[int, int]] = {}
+    for name in ("label_value", "prediction_label_value"):
+        try:
+            labels[name] = label_meanings(getattr(options, name))
+        except ValueError as error:
+            parser.error(f"--{name.replace('_', '-')}: {error}")
+    return labels
 
 
 def _write_json(path: Path, content: Any) -> None:

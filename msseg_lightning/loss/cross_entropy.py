@@ -37,12 +37,7 @@ class CrossEntropy(nn.Module):
         self.background, self.lesion = share * background, share * lesion
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        if logits.shape != target.shape:
-            raise ValueError(f"logits {tuple(logits.shape)}, target {tuple(target.shape)}")
-        logits, target = logits.float(), target.float()
-        lesion = self.lesion * target * functional.logsigmoid(logits)
-        other = self.background * (1 - target) * functional.logsigmoid(-logits)
-        return -(lesion + other).mean()
+        return weighted_mean(logits, target, self.lesion, self.background)
 
 
 class BalancedCrossEntropy(nn.Module):
@@ -67,13 +62,9 @@ class BalancedCrossEntropy(nn.Module):
         self.most = most
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        if logits.shape != target.shape:
-            raise ValueError(f"logits {tuple(logits.shape)}, target {tuple(target.shape)}")
-        logits, target = logits.float(), target.float()
-        share = target.mean()
+        share = target.float().mean()
         weight = torch.clamp((1 - share) / share.clamp_min(1e-12), 1.0, self.most)
-        lesion = weight * target * functional.logsigmoid(logits)
-        return -(lesion + (1 - target) * functional.logsigmoid(-logits)).mean()
+        return weighted_mean(logits, target, weight)
 
 
 class LesionSizeCrossEntropy(nn.Module):
@@ -99,8 +90,26 @@ class LesionSizeCrossEntropy(nn.Module):
         self.kappa = kappa
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        if target.shape[1] != 2 or logits.shape != target[:, :1].shape:
+        if target.shape[1] != 2:
             raise ValueError(f"logits {tuple(logits.shape)}, target {tuple(target.shape)}")
-        logits, (mask, inverse_size) = logits.float(), target.float().split(1, dim=1)
-        lesion = (1 + self.kappa * inverse_size) * mask * functional.logsigmoid(logits)
-        return -(lesion + (1 - mask) * functional.logsigmoid(-logits)).mean()
+        mask, inverse_size = target.float().split(1, dim=1)
+        return weighted_mean(logits, mask, 1 + self.kappa * inverse_size)
+
+
+def weighted_mean(
+    logits: Tensor, target: Tensor, lesion: Tensor | float, background: float = 1.0
+) -> Tensor:
+    """Mean over all voxels of the binary cross-entropy, computed in float32.
+
+    Args:
+        logits: before the sigmoid.
+        target: of the same shape, in [0, 1].
+        lesion: weight of lesion voxels; a number, or one per voxel.
+        background: weight of background voxels.
+    """
+    if logits.shape != target.shape:
+        raise ValueError(f"logits {tuple(logits.shape)}, target {tuple(target.shape)}")
+    logits, target = logits.float(), target.float()
+    found = lesion * target * functional.logsigmoid(logits)
+    other = background * (1 - target) * functional.logsigmoid(-logits)
+    return -(found + other).mean()

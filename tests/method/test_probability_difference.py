@@ -3,17 +3,10 @@ import pytest
 import torch
 from torch import nn
 
-from msseg_lightning.core.prepared import PreparedSubject
-from msseg_lightning.core.subject import (
-    BASELINE,
-    FOLLOWUP,
-    LoadedSubject,
-    LongitudinalSubject,
-    Native,
-)
-from msseg_lightning.core.volume import Volume
+from msseg_lightning.core.subject import BASELINE, FOLLOWUP
 from msseg_lightning.infer.sliding_window import SlidingWindow
 from msseg_lightning.method.probability_difference import ProbabilityDifference
+from tests.method.scans import prepared
 
 SHAPE = (20, 18, 16)
 
@@ -32,14 +25,9 @@ class Bright(nn.Module):
 @pytest.fixture
 def pair(tmp_path):
     generator = np.random.default_rng(0)
-    affine = np.eye(4)
     scans = generator.normal(1, 1, (2, *SHAPE)).astype(np.float32)
     scans[:, :3] = 0  # nothing there
-    volumes = {BASELINE: Volume(scans[0], affine), FOLLOWUP: Volume(scans[1], affine)}
-    loaded = LoadedSubject(
-        LongitudinalSubject("a", "a", {}), volumes, Native(volumes[BASELINE].grid, b"")
-    )
-    return PreparedSubject.write(loaded, tmp_path / "a")
+    return prepared(tmp_path / "a", **{BASELINE: scans[0], FOLLOWUP: scans[1]})
 
 
 @pytest.mark.parametrize("level", ["logit", "probability"])
@@ -65,12 +53,7 @@ def test_exchanged_visits_change_the_sign_and_another_network_the_image(pair):
 
 
 def test_a_visit_without_any_voxel_has_no_lesions(tmp_path):
-    affine = np.eye(4)
     scan = np.ones(SHAPE, np.float32)
-    volumes = {BASELINE: Volume(0 * scan, affine), FOLLOWUP: Volume(2 * scan, affine)}
-    loaded = LoadedSubject(
-        LongitudinalSubject("a", "a", {}), volumes, Native(volumes[BASELINE].grid, b"")
-    )
-    pair = PreparedSubject.write(loaded, tmp_path / "a")
+    pair = prepared(tmp_path / "a", **{BASELINE: 0 * scan, FOLLOWUP: 2 * scan})
     image = ProbabilityDifference(SlidingWindow(8, overlap=0.5))(Bright(), pair)
     np.testing.assert_allclose(image, 1 / (1 + np.exp(-4.0)), atol=1e-4)

@@ -5,19 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from msseg_lightning.core.prepared import PreparedSubject
-from msseg_lightning.core.subject import (
-    BASELINE,
-    FOLLOWUP,
-    LoadedSubject,
-    LongitudinalSubject,
-    Native,
-)
-from msseg_lightning.core.volume import Volume
+from msseg_lightning.core.subject import BASELINE, FOLLOWUP
 from msseg_lightning.infer.sliding_window import SlidingWindow
 from msseg_lightning.method.visit_probability import VisitProbability
-
-SHAPE = (12, 10, 9)
+from tests.method.scans import SHAPE, noise, prepared, sigmoid
 
 
 class Weighted(nn.Module):
@@ -32,23 +23,9 @@ class Weighted(nn.Module):
         return (images * self.weights).sum(1, keepdim=True)
 
 
-def prepared(folder, **scans):
-    affine = np.eye(4)
-    volumes = {name: Volume(data, affine) for name, data in scans.items()}
-    grid = next(iter(volumes.values())).grid
-    loaded = LoadedSubject(LongitudinalSubject("a", "a", {}), volumes, Native(grid, b""))
-    return PreparedSubject.write(loaded, folder)
-
-
 @pytest.fixture
 def scans():
-    found = np.random.default_rng(0).normal(0, 1, (3, *SHAPE)).astype(np.float32)
-    found[:, :2] = 0
-    return found
-
-
-def sigmoid(values):
-    return 1 / (1 + np.exp(-values))
+    return noise(3)
 
 
 @pytest.mark.parametrize("level", ["logit", "probability"])

@@ -28,6 +28,7 @@ from msseg_lightning.run.assemble.system import (
     postprocess_rules,
 )
 from msseg_lightning.run.config.compose import compose_config
+from tests.systems.planted import settings
 
 NAME = "nnunet_lesion_subtraction"
 SHAPE = (24, 24, 24)
@@ -66,13 +67,7 @@ def write(folder, earlier, later, masks=True, spacing=3.0):
 def config(work, *words):
     return compose_config(
         [
-            "size=tiny",
-            f"read.root={work / 'data'}",
-            "read.need_all_raters=false",
-            f"paths.cache={work / 'cache'}",
-            "track=off",
-            "data.workers=1",
-            "trainer.accelerator=cpu",
+            *settings(work),
             "preprocess.steps.crop=null",
             "train.steps=1",
             "train.validate_every=1",

@@ -38,33 +38,28 @@ def test_an_empty_answer_to_an_empty_reference_counts_one(reference, found, expe
     assert (simpler.infer, simpler.level) == (probable, "probability")
 
 
+ANISOTROPIC = SimpleNamespace(
+    stack=lambda names: np.ones((1, 3, 3, 3), np.float32),
+    inside=lambda names, region: np.ones((3, 3, 3), bool),
+    mask=lambda name: np.ones((3, 3, 3), bool),
+    grid=SimpleNamespace(spacing_mm=(2.0, 3.0, 4.0)),
+)
+"""A prepared pair, all of it lesion, as far as a validator looks at it."""
+
+
 def test_a_rule_that_depends_on_the_size_of_voxels_is_told_it():
     """At 2 x 3 x 4 mm it answers as asked; asked without, it would fail."""
-    pair = SimpleNamespace(
-        stack=lambda names: np.ones((1, 3, 3, 3), np.float32),
-        inside=lambda names, region: np.ones((3, 3, 3), bool),
-        mask=lambda name: np.ones((3, 3, 3), bool),
-        grid=SimpleNamespace(spacing_mm=(2.0, 3.0, 4.0)),
-    )
 
     def on_grid(spacing_mm):
         return lambda *given: torch.full((1, 3, 3, 3), float(spacing_mm == (2.0, 3.0, 4.0)))
 
     rule = SimpleNamespace(on_grid=on_grid, level="probability")
     score = lambda mask, *rest: {"dice": float(mask.mean())}  # noqa: E731 - share of what is found
-    assert WholeVolumeValidator(rule, "probability", score, ("a",), "x")(nn.Identity(), pair)[
-        "dice"
-    ] == pytest.approx(1.0)
+    validate = WholeVolumeValidator(rule, "probability", score, ("a",), "x")
+    assert validate(nn.Identity(), ANISOTROPIC)["dice"] == pytest.approx(1.0)
 
 
 def test_a_network_that_depends_on_the_size_of_voxels_is_told_it():
-    pair = SimpleNamespace(
-        stack=lambda names: np.ones((1, 3, 3, 3), np.float32),
-        inside=lambda names, region: np.ones((3, 3, 3), bool),
-        mask=lambda name: np.ones((3, 3, 3), bool),
-        grid=SimpleNamespace(spacing_mm=(2.0, 3.0, 4.0)),
-    )
-
     class Asks(nn.Module):
         def on_grid(self, spacing_mm):
             return lambda images: torch.full((1, 3, 3, 3), float(spacing_mm == (2.0, 3.0, 4.0)))
@@ -72,7 +67,7 @@ def test_a_network_that_depends_on_the_size_of_voxels_is_told_it():
     infer = lambda network, images, inside: network(images)  # noqa: E731 - one window
     score = lambda mask, *rest: {"dice": float(mask.mean())}  # noqa: E731 - share of what is found
     validate = WholeVolumeValidator(infer, "probability", score, ("a",), "x")
-    assert validate(Asks(), pair)["dice"] == pytest.approx(1.0)
+    assert validate(Asks(), ANISOTROPIC)["dice"] == pytest.approx(1.0)
 
 
 def test_decay_can_spare_all_but_convolution_kernels():
