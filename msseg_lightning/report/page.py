@@ -155,8 +155,20 @@ def _sort_value(text: str) -> object:
     return None if text else ""
 
 
-def lesions(cards: Sequence[Markup], counts: Mapping[str, int], shown: Mapping[str, int]) -> Markup:
-    """Cards of lesions, with buttons to filter them by kind."""
+def lesions(
+    cards: Sequence[Markup],
+    counts: Mapping[str, int],
+    shown: Mapping[str, int],
+    too_small: int = 0,
+) -> Markup:
+    """Cards of lesions, with buttons to filter them by kind.
+
+    Args:
+        cards: of the lesions that are shown.
+        counts: kind -> lesions of all cases.
+        shown: kind -> lesions that have a card.
+        too_small: how many of all lesions lie below the volume limit of the scorer.
+    """
     total, drawn = sum(counts.values()), sum(shown.values())
     if total == 0:
         return piece("lesions", "No lesion in any reference or prediction.", (), ())
@@ -168,6 +180,8 @@ def lesions(cards: Sequence[Markup], counts: Mapping[str, int], shown: Mapping[s
         if drawn == total
         else f"{drawn} of {total} lesions are shown: {parts}; large ones and mistakes first."
     )
+    if too_small:
+        text += f" {too_small} of the {total} are too small to count in the figures above."
     buttons = [(kind, f"{KINDS[kind]} ({shown[kind]})") for kind in KINDS if shown[kind]]
     return piece("lesions", text, buttons, cards)
 

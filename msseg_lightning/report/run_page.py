@@ -224,6 +224,7 @@ def write_report(
                 [cards[id(finding)] for finding in shown],
                 counts=_counts(findings),
                 shown=_counts(shown),
+                too_small=sum(not finding.lesion.counted for finding in findings),
             ),
             page.piece("how_to_read"),
         ],

@@ -62,6 +62,20 @@ def test_found_missed_and_false_each_get_a_card(tmp_path):
     assert text.count('src="data:image/png;base64,') == 6
 
 
+def test_marks_that_count_in_no_figure_are_said(tmp_path):
+    """The cards then show more false marks than the figures above them."""
+    volumes, _ = pair()
+    marked = np.array(volumes.prediction.data)
+    marked[-2, -2, -2] = 1
+    volumes = dataclasses.replace(volumes, prediction=Volume(marked, RAS, "mask"))
+    truth = np.asarray(volumes.reference.data)
+    for spacing, said in (((1.0, 1.0, 1.0), True), ((2.0, 2.0, 3.0), False)):
+        case = ReportCase("case-1", score_case(marked, truth, spacing), lambda: volumes)
+        text = write_report(context([case]), tmp_path / "r.html", progress=False).read_text()
+        sentence = "1 of the 4 are too small to count in the figures above."
+        assert (sentence in text) == said
+
+
 def test_nothing_is_loaded_from_anywhere_and_names_are_harmless(tmp_path):
     text = write_report(
         context([scored_case('<script>alert("x")</script>')]), tmp_path / "r.html", progress=False
