@@ -18,6 +18,7 @@ from pathlib import Path
 from msseg_lightning import __version__
 from msseg_lightning.core.memory import keep_freed_memory
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem, out_of_memory
+from msseg_lightning.run.config.user_packages import packages_of
 
 COMMANDS = (
     "list",
@@ -57,6 +58,7 @@ first steps
   msseg ui                                            look at runs in MLflow
 
 Many subjects or GPUs: `--shard 1/8`, `launcher=slurm`; see docs/scaling.md.
+Your own experiments, presets and classes: docs/own_files.md.
 Every setting can be changed: `msseg show pre_unet` prints them, `key=value` sets one.
 `msseg COMMAND --help` explains each command. Research use only; not a medical device.
 exit codes: {codes}
@@ -95,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _quiet_start()
     keep_freed_memory()
     try:
-        with _unwinding():
+        with _unwinding(), packages_of(rest) as rest:
             if any(word.startswith("launcher=") for word in rest):
                 from msseg_lightning.run.cluster.launch import launch
 
