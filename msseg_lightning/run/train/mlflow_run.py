@@ -236,6 +236,7 @@ def end_status(error: BaseException) -> str:
         ExitCode.INTERRUPTED,
         ExitCode.TERMINATED,
         ExitCode.PREEMPTED,
+        ExitCode.HUNG_UP,
     ):
         return "KILLED"
     return status_of(error)
