@@ -13,6 +13,11 @@ from msseg_lightning.core.subject_map import SupportsSubmit, map_subjects
 from msseg_lightning.read.reader import read_subjects
 from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.folder import data_name
+from msseg_lightning.run.predict.bids_derivatives import (
+    derivative_files,
+    is_bids,
+    write_description,
+)
 from msseg_lightning.run.predict.prediction_files import read_pairs, read_side_car, refuse_in_run
 from msseg_lightning.run.predict.predictor import Predictor
 from msseg_lightning.run.predict.scores import pair_facts, score_options, write_scores
@@ -56,7 +61,8 @@ def predict_data_set(
 ) -> DataSetResult:
     """Write masks, maps and side-cars of all pairs into ``folder``; score those with a reference.
 
-    A pair that is refused is skipped. A second call predicts only the missing pairs.
+    Of a BIDS data set they are BIDS derivatives, see ``bids_derivatives``. A pair that is refused
+    is skipped. A second call predicts only the missing pairs.
 
     Args:
         model: model folder, from ``find_model``.
@@ -91,10 +97,17 @@ def predict_data_set(
             )
         )
     settings = recorded_settings(overrides)
-    apply = Predictor.from_config(model, config, folder, settings=settings, uncertainty=uncertainty)
+    files: dict[str, Any] = {"uncertainty": uncertainty}
+    if is_bids(config):
+        files = derivative_files(subjects, folder, uncertainty)
+    apply = Predictor.from_config(model, config, folder, settings=settings, **files)
     apply.refuse_foreign_files(subjects)
     selected = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
     mapped = map_subjects(apply, selected, executor, "predict", pieces)
+    if is_bids(config) and mapped.done:
+        done = [selected[name] for name in mapped.done]
+        facts = {"name": config["name"], "model_sha256": weights_hash(model)}
+        write_description(folder, done, facts)
     scores = mapped.done
     if shard is not None and all(apply.is_done(subject) for subject in subjects):
         scores = {subject.id: apply(subject) for subject in subjects}

@@ -34,6 +34,7 @@ from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.predict.predictor import Predictor
 from msseg_lightning.run.predict.scores import pair_facts, score_options, write_scores
+from msseg_lightning.run.train.debug_split import debug_split
 from msseg_lightning.run.train.initial_weights import refuse_seen, with_initial_weights
 from msseg_lightning.run.train.mlflow_run import (
     close_run,
@@ -79,7 +80,7 @@ def train_experiment(config: Config, with_report: bool = True) -> TrainingResult
         try:
             folder.claim_config(config)
             subjects = labelled_subjects(config)
-            split = make_split(config, subjects)
+            split = debug_split(config, make_split(config, subjects), subjects)
             refuse_seen(given, config, subjects, split)
             folder.claim_split(split)
             tracking = instantiate(config.get("track")) or None
