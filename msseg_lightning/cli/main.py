@@ -29,6 +29,7 @@ COMMANDS = (
     "predict",
     "evaluate",
     "compare",
+    "benchmark",
     "report",
     "sweep",
     "sync",
@@ -52,6 +53,7 @@ first steps
   msseg evaluate new.nii.gz truth.nii.gz              the official scores, and which lesions
   msseg sweep pre_unet read.root=/data/msseg2         search hyperparameters; run again to resume
   msseg compare runs/*/msseg2-fold0-seed0             a leaderboard: what can be told apart
+  msseg benchmark all systems=all read.root=/data/msseg2   every system under one protocol
   msseg ui                                            look at runs in MLflow
 
 Many subjects or GPUs: `--shard 1/8`, `launcher=slurm`; see docs/scaling.md.

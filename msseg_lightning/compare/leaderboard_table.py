@@ -23,6 +23,8 @@ CSV_HEAD = "system,rank,group,"
 
 Table = tuple[list[str], list[list[str]]]
 """Headings and rows."""
+Section = tuple[str, Sequence[str], Table]
+"""Title, words and table of a section."""
 
 
 def with_lesions(board: Leaderboard) -> Table:
@@ -206,12 +208,15 @@ def short_text(board: Leaderboard) -> str:
     return "\n\n".join([*paragraphs(board), *map(markdown_table, tables)]) + "\n"
 
 
-def markdown(board: Leaderboard, pictures: Sequence[str] = ()) -> str:
+def markdown(
+    board: Leaderboard, pictures: Sequence[str] = (), further: Sequence[Section] = ()
+) -> str:
     """The leaderboard as a page of Markdown.
 
     Args:
         board: the leaderboard.
         pictures: files beside the page.
+        further: sections at the end.
     """
     parts = [MARKDOWN_MARK, "# Leaderboard", *paragraphs(board)]
     for title, table, words in (
@@ -221,6 +226,7 @@ def markdown(board: Leaderboard, pictures: Sequence[str] = ()) -> str:
         ("Other lesion rules", by_rule(board), rule_words(board)),
         ("Sensitivity over false lesions per patient", froc(board), []),
         ("Pairs of systems", pairs(board), []),
+        *((title, table, words) for title, words, table in further),
     ):
         if table[1]:
             parts += [f"## {title}", *words, markdown_table(table)]
@@ -271,12 +277,12 @@ def csv_table(board: Leaderboard) -> str:
             "parameters": line.cost.parameters,
         }
         rows.append(row)
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def csv_pairs(board: Leaderboard) -> str:
     """One row per measure and pair of systems."""
-    return _csv(
+    return csv_text(
         [
             {
                 "measure": name,
@@ -296,7 +302,8 @@ def csv_pairs(board: Leaderboard) -> str:
     )
 
 
-def _csv(rows: Sequence[dict[str, object]]) -> str:
+def csv_text(rows: Sequence[dict[str, object]]) -> str:
+    """Rows with the same keys as CSV."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -16,6 +16,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.evaluate.case_score import CaseScore, ScoreOptions
 from msseg_lightning.run.folder import RunFolder, result_settings
 from msseg_lightning.run.predict.scores import PROTOCOL
+from msseg_lightning.run.train.cost import model_parameters
 
 NAMED = 10
 """Patients and settings that a refusal names."""
@@ -239,18 +240,8 @@ def _cost(path: Path, runs: Mapping[str, Path]) -> Cost:
     known = [float(value) for value in minutes if value is not None]
     return Cost(
         minutes=sum(known) if len(known) == len(folders) else None,
-        parameters=_parameters(folders[0]),
+        parameters=model_parameters(folders[0] / "model"),
     )
-
-
-def _parameters(run: Path) -> int | None:
-    """Parameters of all networks of a model; None where one is not recorded."""
-    cards = sorted((run / "model").rglob("card.json"))
-    remedy = "give the `msseg train` command of this run again, which writes it anew"
-    fields = {"parameters?": (int, type(None))}
-    numbers = [require_record(card, remedy, fields).get("parameters") for card in cards]
-    known = [int(number) for number in numbers if number is not None]
-    return sum(known) if known and len(known) == len(cards) else None
 
 
 def _score_masks(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,13 @@ from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.predict.predictor import Predictor
 from msseg_lightning.run.predict.scores import pair_facts, score_options, write_scores
+from msseg_lightning.run.train.cost import (
+    FitCost,
+    device,
+    length_facts,
+    model_parameters,
+    peak_mib,
+)
 from msseg_lightning.run.train.mlflow_run import (
     close_run,
     end_status,
@@ -188,8 +194,8 @@ def _run(
         loggers=(TrackerLogger(tracker),) if tracker is not None else (),
         track=part,
     )
-    folder.update_record(status="fitting")
-    began, before = time.monotonic(), float(folder.record().get("fit_minutes", 0))
+    folder.update_record(status="fitting", device=device(config), **length_facts(config))
+    cost = FitCost(folder.record())
     try:
         method.fit(
             [subjects[name] for name in split.train],
@@ -198,9 +204,10 @@ def _run(
             context,
         )
     finally:  # an interrupted training goes on in another process
-        folder.update_record(fit_minutes=round(before + (time.monotonic() - began) / 60, 4))
+        folder.update_record(**cost.facts())
     save_model(method, config, folder)
-    folder.update_record(status="predicting", stages=fitted_stages(folder))
+    parameters = model_parameters(folder.model)
+    folder.update_record(status="predicting", stages=fitted_stages(folder), parameters=parameters)
     held_out = [subjects[name] for name in split.test]
     scores = score_held_out(method, held_out, folder, config)
     facts = {
@@ -210,6 +217,7 @@ def _run(
         "pairs": pair_facts(held_out, (*split.train, *split.val)),
     }
     summary = write_scores(folder.path, scores, score_options(config), facts)
+    folder.update_record(peak_mib=max(folder.record().get("peak_mib", 0), peak_mib()))
     if with_report:
         folder.update_record(status="reporting")
         build_report(folder, folder.report_file)
