@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import errno
 import importlib
+import json
 import logging
 import os
 import signal
@@ -35,6 +36,8 @@ COMMANDS = (
     "sweep",
     "sync",
     "ui",
+    "verify-run",
+    "download",
     "demo",
 )
 
@@ -55,9 +58,11 @@ first steps
   msseg sweep pre_unet read.root=/data/msseg2         search hyperparameters; run again to resume
   msseg compare runs/*/msseg2-fold0-seed0             a leaderboard: what can be told apart
   msseg ui                                            look at runs in MLflow
+  msseg download open_ms                              the public longitudinal scans
 
 Many subjects or GPUs: `--shard 1/8`, `launcher=slurm`; see docs/scaling.md.
 Every setting can be changed: `msseg show pre_unet` prints them, `key=value` sets one.
+`MSSEG_PROBLEMS=json msseg ...` writes refusals as JSON records, one a line, for programs.
 `msseg COMMAND --help` explains each command. Research use only; not a medical device.
 exit codes: {codes}
 """
@@ -65,8 +70,12 @@ exit codes: {codes}
 
 def summary(command: str) -> str:
     """First docstring line of a command's module, read without importing it."""
-    source = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
+    source = Path(__file__).with_name(f"{_module(command)}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
+
+
+def _module(command: str) -> str:
+    return command.replace("-", "_")
 
 
 def usage() -> str:
@@ -103,13 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                 sys.stdout.write(launch(command, rest))
                 return ExitCode.OK
-            module = importlib.import_module(f"msseg_lightning.cli.{command}")
+            module = importlib.import_module(f"msseg_lightning.cli.{_module(command)}")
             code = int(module.main(rest))
             sys.stdout.flush()  # a full disk is noticed here, not after the exit code is decided
             return code
     except MssegError as error:
         for problem in error.problems:
-            sys.stderr.write(f"msseg: {problem}\n")
+            _write(problem)
         return int(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("msseg: interrupted\n")
@@ -241,8 +250,16 @@ def _environment(error: OSError) -> int:
 
 
 def _report(problem: Problem) -> int:
-    sys.stderr.write(f"msseg: {problem}\n")
+    _write(problem)
     return int(problem.exit_code)
+
+
+def _write(problem: Problem) -> None:
+    """Write a problem to standard error: a line for people, or a JSON record for programs."""
+    if os.environ.get("MSSEG_PROBLEMS") == "json":
+        sys.stderr.write(json.dumps(problem.as_dict()) + "\n")
+    else:
+        sys.stderr.write(f"msseg: {problem}\n")
 
 
 def _quiet_start() -> None:

@@ -483,3 +483,15 @@ def a_file_that_is_still_being_copied(place: Place) -> None:
         refusal = place.refused("data.changed", words)
     assert refusal.remedy.endswith("then give the same command again")
     place.ends_well(words)
+
+
+@case("output.inside_data")
+def results_in_the_folder_of_the_data(place: Place) -> None:
+    trained = Trained(place)
+    data = place.folder / "data"
+    shutil.copytree(trained.cohort, data)
+    words = with_settings(trained.train, [f"read.root={data}", f"paths.runs={data / 'runs'}"])
+    words = with_settings(words, [f"split.path={data / 'split.json'}"])
+    refusal = place.refused("output.inside_data", words)
+    assert not (data / "runs").exists()
+    place.follow_settings(refusal, words, FOLDER=str(place.folder / "elsewhere"))

@@ -13,6 +13,7 @@ from typing import Any
 from msseg_lightning.core.files import require_record, write_settings
 from msseg_lightning.core.input_hash import input_hash
 from msseg_lightning.core.method import FitContext, Method, Track, untracked
+from msseg_lightning.core.outputs import refuse_inside_data
 from msseg_lightning.core.problem import MssegError, Problem
 from msseg_lightning.core.progress import track
 from msseg_lightning.core.subject import TARGET, LongitudinalSubject
@@ -71,6 +72,8 @@ def train_experiment(config: Config, with_report: bool = True) -> TrainingResult
     Raises:
         MssegError: any error that the user can correct; the run gets the matching status.
     """
+    places = {f"paths.{name}": config["paths"][name] for name in ("runs", "cache")}
+    refuse_inside_data(config["read"].get("root"), places)
     folder = RunFolder.from_config(config)
     with folder.lock():
         try:
