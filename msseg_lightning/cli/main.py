@@ -21,6 +21,7 @@ from typing import Any, TextIO, cast
 from msseg_lightning import __version__
 from msseg_lightning.core.memory import keep_freed_memory
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem, disk_error, out_of_memory
+from msseg_lightning.run.config.user_packages import packages_of
 
 COMMANDS = (
     "list",
@@ -30,6 +31,7 @@ COMMANDS = (
     "prepare",
     "train",
     "predict",
+    "export",
     "evaluate",
     "compare",
     "report",
@@ -55,12 +57,14 @@ first steps
   msseg train pre_unet read.root=/data/msseg2 fold=0  one tracked experiment; run again to resume
   msseg predict RUN --baseline B.nii.gz --followup F.nii.gz --output new.nii.gz
   msseg evaluate new.nii.gz truth.nii.gz              the official scores, and which lesions
+  msseg export RUN --zip system.zip                   share it: `msseg predict system.zip ...`
   msseg sweep pre_unet read.root=/data/msseg2         search hyperparameters; run again to resume
   msseg compare runs/*/msseg2-fold0-seed0             a leaderboard: what can be told apart
   msseg ui                                            look at runs in MLflow
   msseg download open_ms                              the public longitudinal scans
 
 Many subjects or GPUs: `--shard 1/8`, `launcher=slurm`; see docs/scaling.md.
+Your own experiments, presets and classes: docs/own_files.md.
 Every setting can be changed: `msseg show pre_unet` prints them, `key=value` sets one.
 `MSSEG_PROBLEMS=json msseg ...` writes refusals as JSON records, one a line, for programs.
 `msseg COMMAND --help` explains each command. Research use only; not a medical device.
@@ -106,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _quiet_start()
     keep_freed_memory()
     try:
-        with _unwinding():
+        with _unwinding(), packages_of(rest) as rest:
             if any(word.startswith("launcher=") for word in rest):
                 from msseg_lightning.run.cluster.launch import launch
 
