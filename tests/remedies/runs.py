@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from msseg_lightning.core import locks
 from msseg_lightning.core.files import write_record, write_settings
 from msseg_lightning.core.outputs import is_json_with, refuse_overwrites
 from msseg_lightning.core.prediction import Prediction
@@ -496,3 +497,18 @@ def results_in_the_folder_of_the_data(place: Place) -> None:
     refusal = place.refused("output.inside_data", words)
     assert not (data / "runs").exists()
     place.follow_settings(refusal, words, FOLDER=str(place.folder / "elsewhere"))
+
+
+@case("environment.locks")
+def a_disk_without_locks(place: Place) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "x")
+
+    trained = Trained(place)
+    locks._error.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(locks.fcntl, "flock", refuse)
+        refusal = place.refused("environment.locks", trained.train)
+    locks._error.cache_clear()
+    (choice,) = refusal.settings(FOLDER=str(place.folder / "elsewhere"))
+    place.ends_well(with_settings(trained.train, choice))
