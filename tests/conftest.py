@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import multiprocessing
+import multiprocessing.context
 import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -138,6 +141,31 @@ def stores_are_copies(made_once):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "_create", copy)
         yield create
+
+
+@pytest.fixture(scope="session")
+def forking() -> multiprocessing.context.ForkServerContext:
+    """Starts processes by forking one that has imported the package, which takes seconds once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [
+            "pytest",
+            "lightning.pytorch",
+            "msseg_lightning.method.staged",
+            "msseg_lightning.run.sweep.worker",
+            "msseg_lightning.run.train.experiment",
+            "msseg_lightning.train.training",
+        ]
+    )
+    return context
+
+
+def run_command(words: Sequence[str], folder: Path) -> None:
+    """Ends a process of ``forking`` with the exit code of the command, given in a folder."""
+    from msseg_lightning.cli.main import main
+
+    os.chdir(folder)
+    sys.exit(main(words))
 
 
 @pytest.fixture(scope="module", autouse=True)
