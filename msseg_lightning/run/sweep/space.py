@@ -296,7 +296,7 @@ def read_search(
             content["space"][key.removeprefix("space.")] = value
             continue
         *parents, last = key.split(".")
-        node = content
+        node: Any = content
         for parent in parents:
             node = node.get(parent) if isinstance(node, dict) else None
         if not isinstance(node, dict) or last not in node:
