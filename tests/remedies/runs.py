@@ -410,7 +410,9 @@ def masks_that_training_needs(place: Place) -> None:
         path.unlink()
     words = with_settings(trained.train, [f"read.root={data}", "paths.runs=third"])
     refusal = place.refused("data.no_reference", words)
-    assert refusal.remedy.startswith("put the masks beside the scans")
+    assert refusal.remedy.startswith("give the masks the names that are read")
+    layouts, *_ = refusal.commands()
+    assert len(place.ends_well(layouts).splitlines()) > 40
     assert "apply a trained system" in refusal.remedy
     place.ends_well(["predict", trained.run, "--folder", "masks", "--include-training",
                      "read=msseg2", f"read.root={data}"])  # fmt: skip

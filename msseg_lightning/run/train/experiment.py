@@ -106,18 +106,22 @@ def labelled_subjects(config: Config) -> dict[str, LongitudinalSubject]:
     Raises:
         MssegError: there is none.
     """
-    found = read_subjects(instantiate(config["read"]))
+    reader = instantiate(config["read"])
+    found = read_subjects(reader)
     subjects = {subject.id: subject for subject in found}
     labelled = {name: subject for name, subject in subjects.items() if subject.labelled}
     if not labelled:
+        named = [problem for problem in reader.skipped() if "read." in problem.remedy]
         raise MssegError(
             Problem(
                 "data.no_reference",
                 f"none of the {len(subjects)} pairs has a mask of new lesions",
                 file=config["read"].get("root"),
                 field=TARGET,
-                remedy="put the masks beside the scans (`msseg check` names what was not used), "
-                "or apply a trained system: `msseg predict` needs none",
+                found=", ".join(f"{one.file}: {one.remedy}" for one in named)[:600],
+                remedy="give the masks the names that are read (`msseg check --layout`), or say "
+                "what they are called (`msseg check` names what was not used), or apply a trained "
+                "system: `msseg predict` needs none",
             )
         )
     if len(labelled) < len(subjects):
