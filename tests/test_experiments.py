@@ -64,6 +64,7 @@ def test_an_experiment_runs_to_its_report(
     # all windows, and none twice: that they overlap well is looked at where windows are tested
     words += ["infer.overlap=0"] if "overlap" in (config.get("infer") or {}) else []
     words += [f"{key}=6.0" for key in SPACINGS if isinstance(leaves(config).get(key), float)]
+    words += ["preprocess.steps.candidates.opening_mm=0"] if name == "ratio_roi_cnn" else []
     with watched_fit(workplace) as fitted:
         assert main(words) == ExitCode.OK, capsys.readouterr().err
     (run,) = (workplace / "runs" / name).glob("coarse*")
