@@ -88,7 +88,7 @@ def _refuse_several_seeds(place: Path) -> None:
     if (place / "summary.csv").exists() and not (place / "config.yaml").exists():
         raise MssegError(
             Problem(
-                "operating_point.several_seeds",
+                "point.several_seeds",
                 "this is the folder of several seeds, each of which has a point of its own",
                 file=place,
                 expected="the folder of one run, or of all folds of one seed",

@@ -351,7 +351,7 @@ def _mean_sensitivity(path: _Path, among: NDArray[np.bool_], budget: float) -> f
 def _refuse_range(budget: float, confidence: float) -> None:
     wrong = [
         Problem(
-            "operating_point.range",
+            "point.range",
             f"the {name} lies outside its range",
             field=name,
             found=str(value),
@@ -372,7 +372,7 @@ def _refuse_range(budget: float, confidence: float) -> None:
 def _no_patients(population: Population) -> MssegError:
     return MssegError(
         Problem(
-            "operating_point.no_patients",
+            "point.no_patients",
             "no point can be chosen: there is no patient of whom the budget speaks",
             field="population",
             found="no patient without new lesions" if population == "without" else "no patient",
@@ -387,7 +387,7 @@ def _too_few(patients: int, budget: float, confidence: float, population: Popula
     whose = "patients without new lesions" if population == "without" else "patients"
     return MssegError(
         Problem(
-            "operating_point.too_few",
+            "point.too_few",
             "the patients are too few to certify this budget",
             field="budget",
             found=f"{patients} {whose} for {budget:g} false lesions with {confidence:.0%} "
@@ -405,7 +405,7 @@ def _too_few(patients: int, budget: float, confidence: float, population: Popula
 def _nothing_found(budget: float, population: Population) -> MssegError:
     return MssegError(
         Problem(
-            "operating_point.finds_nothing",
+            "point.finds_nothing",
             "no point within this budget finds a lesion",
             field="budget",
             found=f"{budget:g} false lesions per patient"

@@ -487,11 +487,11 @@ def a_file_that_is_still_being_copied(place: Place) -> None:
 
 
 @case(
-    "operating_point.no_validation",
-    "operating_point.other_data",
-    "operating_point.other_model",
-    "operating_point.several_seeds",
-    "operating_point.no_map",
+    "point.no_validation",
+    "point.other_data",
+    "point.other_model",
+    "point.several_seeds",
+    "point.no_map",
     "predict.point_data",
 )
 def a_point_and_the_run_it_is_for(place: Place) -> None:
@@ -504,23 +504,21 @@ def a_point_and_the_run_it_is_for(place: Place) -> None:
     content = json.loads(kept)
     del content["checksum"]
     split.write_text(json.dumps({**content, "val": []}))
-    refusal = place.refused("operating_point.no_validation", ["tune", run, *tune])
+    refusal = place.refused("point.no_validation", ["tune", run, *tune])
     assert "(fold=all)" in refusal.remedy and "out of fold" in refusal.remedy
     split.write_text(json.dumps({**content, "data_hash": "0" * 16}))
-    refusal = place.refused("operating_point.other_data", ["tune", run, *tune])
+    refusal = place.refused("point.other_data", ["tune", run, *tune])
     assert refusal.remedy.startswith("restore the data, or train again with overwrite=true")
     split.write_bytes(kept)
 
     seeds = product.with_name(product.name.replace("-seed0", "-seeds0+1"))
     seeds.mkdir()
     (seeds / "summary.csv").touch()
-    refusal = place.refused("operating_point.several_seeds", ["tune", seeds, *tune])
+    refusal = place.refused("point.several_seeds", ["tune", seeds, *tune])
     folder = refusal.remedy.removeprefix("give the folder of one seed: ")
     assert place.msseg(["tune", folder, *tune])[0] == 0
 
-    refusal = place.raised(
-        "operating_point.no_map", lambda: stored_prediction(run / "predictions", "nobody")
-    )
+    refusal = place.raised("point.no_map", lambda: stored_prediction(run / "predictions", "nobody"))
     assert "keeps its own rules" in refusal.remedy
 
     data = ["read=msseg2", f"read.root={cohort}", "data.workers=1", "--folder", "out"]
@@ -532,7 +530,7 @@ def a_point_and_the_run_it_is_for(place: Place) -> None:
     scans = [cohort / "001" / f"flair_time0{visit}_on_middle_space.nii.gz" for visit in (1, 2)]
     predict = ["predict", run, "-t1", scans[0], "-t2", scans[1], "-o", "new.nii.gz"]
     (run / "model" / "notes.txt").touch()  # another model
-    refusal = place.refused("operating_point.other_model", predict)
+    refusal = place.refused("point.other_model", predict)
     words = refusal.remedy.rsplit(": ", 1)[1].split()
     assert words == ["--operating-point", "off"]
     assert place.msseg([*predict, *words])[0] == 0

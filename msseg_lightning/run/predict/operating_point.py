@@ -151,7 +151,7 @@ def read_point(model: Path) -> StoredPoint | None:
 def _other(file: Path, found: str, expected: str) -> MssegError:
     return MssegError(
         Problem(
-            "operating_point.other_model",
+            "point.other_model",
             "the operating point beside this model was chosen for another model or version",
             file=file,
             found=found,

@@ -144,7 +144,7 @@ def choose_for_run(folder: RunFolder, choice: Choice) -> Chosen:
     if not split["val"]:
         raise MssegError(
             Problem(
-                "operating_point.no_validation",
+                "point.no_validation",
                 "this run has no validation patients to choose an operating point on",
                 file=folder.split_file,
                 field="val",
@@ -218,7 +218,7 @@ def _same_data(
     if split.get("data_hash") != (found := data_hash(subjects.values())):
         raise MssegError(
             Problem(
-                "operating_point.other_data",
+                "point.other_data",
                 "the data of this run have changed since it was trained",
                 file=folder.split_file,
                 field="data_hash",
@@ -295,7 +295,7 @@ def stored_prediction(folder: Path, pair: str) -> Prediction:
     if not file.is_file():
         raise MssegError(
             Problem(
-                "operating_point.no_map",
+                "point.no_map",
                 "this system gives no probabilities, from which lesions could be scored",
                 file=file,
                 field="probability",

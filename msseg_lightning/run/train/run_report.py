@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from msseg_lightning.run.config.compose import Config, experiment_of
 from msseg_lightning.run.folder import RunFolder, data_name, read_scores
 from msseg_lightning.run.predict.operating_point import POINT_FOLDER, StoredPoint, read_point
 from msseg_lightning.train.curves import read_curves
+
+log = logging.getLogger(__name__)
 
 LARGEST_BRAIN_MM3 = 2.2e6
 """Largest volume of a brain mask; a brain with its fluid rarely exceeds 2 litres, a head has 4."""
@@ -69,7 +72,7 @@ def report_context(folder: RunFolder, rename: Callable[[str], str]) -> ReportCon
     content = folder.scores()
     scores = {case: CaseScore.from_dict(row) for case, row in content["cases"].items()}
     load, reading = build_load(config), gate_options(config["data"]["reading"])
-    point = read_point(folder.model)
+    point = shown_point(folder.model)
     subjects = {subject.id: subject for subject in instantiate(config["read"]).subjects()}
     return ReportContext(
         setting=setting(config, record, content),
@@ -91,9 +94,18 @@ def report_context(folder: RunFolder, rename: Callable[[str], str]) -> ReportCon
     )
 
 
+def shown_point(model: Path) -> StoredPoint | None:
+    """The operating point of a model; None, with a warning, if it is damaged or of another one."""
+    try:
+        return read_point(model)
+    except MssegError as error:
+        log.warning("the report leaves out the operating point: %s", error)
+        return None
+
+
 def point_section(folder: Path, model: Path) -> Markup:
     """The operating point of a model, with the scores at it where they are known."""
-    point = read_point(model)
+    point = shown_point(model)
     if point is None:
         return Markup("")
     words = f"Used by msseg predict; the tables here are of the system's own rules. {point.words}"
