@@ -266,6 +266,27 @@ def trained_run(tiny_cohort, made_once) -> Path:
     return run
 
 
+@pytest.fixture(scope="session")
+def foreseen_folds(coarse_cohort, made_once) -> Path:
+    """Two folds of a system that is not fitted and marks known lesions: read only."""
+    from tests.foreseen import train_foreseen
+
+    made = made_once("foreseen_folds", lambda place: train_foreseen(coarse_cohort, place))
+    (found,) = made.glob("runs/oversampled_unet/*-folds2-seed0")
+    return found
+
+
+@pytest.fixture
+def product(foreseen_folds, tmp_path, monkeypatch) -> Path:
+    """A copy of them that may be changed; what is missing is predicted as before."""
+    from msseg_lightning.method.network_method import NetworkMethod
+    from tests.foreseen import foreseen
+
+    monkeypatch.setattr(NetworkMethod, "predict", foreseen)
+    shutil.copytree(foreseen_folds.parent, tmp_path / "runs" / "oversampled_unet")
+    return tmp_path / "runs" / "oversampled_unet" / foreseen_folds.name
+
+
 def tiny_words(cohort: Path) -> list[str]:
     """Overrides that make any network experiment take seconds on the tiny cohort."""
     return [
