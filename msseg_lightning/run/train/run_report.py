@@ -140,7 +140,9 @@ def _probabilities(
     mask = read_volume(files[0], "mask", GateOptions(largest_mask_fraction=1.0))
     probability = read_volume(files[1], "probability")
     reference = read_reference(subject)
-    scores = scores_by_size(mask.data, probability.data, reference.data, point.measure)
+    scores = scores_by_size(
+        mask.data, probability.data.astype(np.float32), reference.data, point.measure
+    )
     if len(scores) != len(score.predicted_lesions):
         return {}
     certain = point.calibration(scores)
