@@ -13,6 +13,7 @@ from scipy import stats
 
 from msseg_lightning.compare.froc import FrocCurve, froc_curves
 from msseg_lightning.compare.lesion_rules import RULES
+from msseg_lightning.compare.raters import Raters, read_raters
 from msseg_lightning.compare.statistics import (
     LEVEL,
     POWER,
@@ -29,6 +30,7 @@ from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.wording import counted
 from msseg_lightning.evaluate.case_score import CaseScore, ScoreOptions
 from msseg_lightning.evaluate.summary import SIZE_EDGES_MM3, lesion_shares
+from msseg_lightning.read.reference import WITHOUT
 
 Value = Callable[[CaseScore], float | None]
 
@@ -47,30 +49,28 @@ class Measure:
     Args:
         title: as shown.
         with_lesions: whether it is of pairs with new lesions, or of those without.
-        value: of a pair; None where it is undefined.
+        official: its name in ``CaseScore.official``.
         form: of its numbers.
         larger_is_better: direction.
     """
 
     title: str
     with_lesions: bool
-    value: Value
+    official: str
     form: str = ".3f"
     larger_is_better: bool = True
 
-
-def _official(name: str) -> Value:
-    return lambda score: score.official.get(name)
+    def value(self, score: CaseScore) -> float | None:
+        """The measure of a pair; None where it is undefined."""
+        return score.official.get(self.official)
 
 
 MEASURES: Mapping[str, Measure] = {
-    "f1": Measure("Lesion F1", True, _official("F1_score")),
-    "dice": Measure("Dice", True, _official("Dice")),
-    "sensitivity": Measure("Lesion sensitivity", True, _official("SensL")),
-    "precision": Measure("Lesion precision", True, _official("PPVL")),
-    "false_lesions": Measure(
-        "False lesions per patient", False, _official("NbTestedLesions"), ".2f", False
-    ),
+    "f1": Measure("Lesion F1", True, "F1_score"),
+    "dice": Measure("Dice", True, "Dice"),
+    "sensitivity": Measure("Lesion sensitivity", True, "SensL"),
+    "precision": Measure("Lesion precision", True, "PPVL"),
+    "false_lesions": Measure("False lesions per patient", False, "NbTestedLesions", ".2f", False),
 }
 """Name -> measure; systems are ranked by one of the first four."""
 
@@ -134,6 +134,8 @@ class Leaderboard:
         patients: number with new lesions, number without; a patient may be in both.
         left_out: pairs that not every system scored.
         unknown_training: systems of which it is not recorded what they were trained on.
+        reference: version of the references.
+        raters: each against the majority of the others.
         froc: system -> free-response curve, of those with probability maps; empty unless asked for.
     """
 
@@ -145,6 +147,8 @@ class Leaderboard:
     patients: tuple[int, int]
     left_out: tuple[str, ...]
     unknown_training: tuple[str, ...]
+    reference: str
+    raters: Raters
     froc: Mapping[str, FrocCurve] = dataclasses.field(default_factory=dict)
 
     @property
@@ -195,6 +199,10 @@ def make_leaderboard(
         patients=(len(groups[0]), len(groups[1])),
         left_out=tuple(sorted({pair for one in systems for pair in one.left_out})),
         unknown_training=tuple(one.name for one in systems if not one.known_training),
+        reference=str(rules_of["options"]["reference"]),
+        raters=read_raters(
+            systems, {name: (one.official, one.larger_is_better) for name, one in MEASURES.items()}
+        ),
         froc=froc_curves(systems, ScoreOptions(**rules_of["options"]), seed) if froc else {},
     )
 
@@ -323,7 +331,7 @@ def paragraphs(board: Leaderboard) -> list[str]:
     for name in (board.measure, "false_lesions"):
         if name in board.comparisons:
             texts += _told(MEASURES[name], board.comparisons[name])
-    texts += _seeds(board)
+    texts += [_raters(board), *_seeds(board)]
     if board.unknown_training:
         texts.append(
             f"Of {', '.join(board.unknown_training)} it is not recorded what it was trained on: "
@@ -341,9 +349,40 @@ def _about(board: Leaderboard) -> str:
     present, absent = board.patients
     return (
         f"{counted(len(board.lines), 'system')} on the same patients and references: "
-        f"{present} with new lesions, {absent} without. Scored by {board.scored_by}; ranked by "
-        f"{_in_text(MEASURES[board.measure])} of patients with new lesions."
+        f"{present} with new lesions, {absent} without. Scored by {board.scored_by} against "
+        f"{reference_in_words(board.reference)}; ranked by {_in_text(MEASURES[board.measure])} of "
+        "patients with new lesions."
     )
+
+
+def reference_in_words(version: str) -> str:
+    """A version of references inside of a sentence."""
+    if version.startswith(WITHOUT):
+        return f"the majority of the raters other than {version.removeprefix(WITHOUT)}"
+    return version if version.startswith("rater") else f"the {version} references"
+
+
+def _raters(board: Leaderboard) -> str:
+    """Where the raters stand, or why there is no band."""
+    raters, measure = board.raters, MEASURES[board.measure]
+    band = raters.band(board.measure)
+    if band is not None:
+        where = [board.result(board.measure, name) for name in board.order]
+        above = sum(1 for one in where if one is not None and one.mean > band.high)
+        within = sum(1 for one in where if one is not None and band.low <= one.mean <= band.high)
+        return (
+            f"{counted(band.raters, 'rater')}, each against the majority of the others: "
+            f"{_in_text(measure)} {band.low:{measure.form}} to {band.high:{measure.form}}, mean "
+            f"{band.mean:{measure.form}}. Of the systems {above} lie above this band, {within} "
+            f"inside it and {len(where) - above - within} below. Systems and raters have other "
+            "references, so this places them and tests nothing."
+        )
+    if raters.recorded:
+        return (
+            f"No band of the raters: their scores are recorded for {raters.recorded} of "
+            f"{counted(raters.pairs, 'pair')}."
+        )
+    return "No band of the raters: their scores are not recorded for these pairs."
 
 
 def _told(measure: Measure, found: Comparison) -> list[str]:

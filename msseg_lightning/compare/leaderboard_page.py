@@ -70,6 +70,15 @@ def page_of(board: Leaderboard, drawn: Mapping[str, str]) -> str:
             ),
             _section("Patients without new lesions", [], table.without_lesions(board)),
             _section(
+                "Raters",
+                [
+                    "Each rater as a system, against the voxels that more than half of the other "
+                    "raters mark.",
+                    *table.rater_words(board),
+                ],
+                table.raters(board),
+            ),
+            _section(
                 "Lesion F1 by lesion size",
                 [
                     "Lesions of all patients and seeds together, so that patients with many "

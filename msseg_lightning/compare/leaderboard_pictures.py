@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msseg_lightning.compare.froc import OPERATING_POINTS
@@ -13,6 +13,7 @@ TITLE = "msseg compare"
 """In the metadata of every picture, which marks it as one of this package."""
 
 _BLUE, _GREY = "#0072b2", "#5c6670"
+_RATERS, _RATERS_TEXT = "#e69f00", "#8a5d00"
 _WIDTH = 6.2
 _ROW = 0.3
 _CURVES = 10
@@ -73,6 +74,7 @@ def _intervals(board: Leaderboard) -> Any:
         if one.interval is not None:
             axis.plot(one.interval, (place, place), color=_BLUE, linewidth=2.2)
         axis.plot(one.mean, place, "o", color=_BLUE, markersize=6)
+    _draw_raters(axis, board, board.measure, axis.axvspan, axis.axvline)
     axis.set_yticks(range(len(names)), [_short(name) for name in names])
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.set_xlabel(f"{MEASURES[board.measure].title}, 95 % interval")
@@ -83,6 +85,27 @@ def _intervals(board: Leaderboard) -> Any:
     letters.tick_params(length=0)
     letters.spines["right"].set_visible(False)
     return figure
+
+
+def _draw_raters(
+    axis: Any,
+    board: Leaderboard,
+    measure: str,
+    area: Callable[..., Any],
+    line: Callable[..., Any],
+) -> None:
+    """The raters' band as an area from the lowest to the highest, with a line at their mean."""
+    band = board.raters.band(measure)
+    if band is None:
+        return
+    area(band.low, band.high, color=_RATERS, alpha=0.15, linewidth=0, zorder=0)
+    line(band.mean, color=_RATERS, linewidth=1.2, linestyle=(0, (4, 3)), zorder=0.5)
+    axis.set_title(
+        f"Orange: {band.raters} raters, each against the majority of the others",
+        fontsize=8.5,
+        color=_RATERS_TEXT,
+        loc="left",
+    )
 
 
 def _ranks(board: Leaderboard) -> Any:
@@ -96,6 +119,16 @@ def _ranks(board: Leaderboard) -> Any:
         areas = [largest * one.ranks[rank - 1] for rank in ranks]
         axis.plot(one.rank_interval, (place, place), color=_GREY, linewidth=0.9, zorder=1)
         axis.scatter(ranks, [place] * len(ranks), s=areas, color=_BLUE, linewidths=0, zorder=2)
+    band = board.raters.band(board.measure)
+    if band is not None:
+        better = sum(one.mean > band.mean for one in found.systems)
+        axis.axhline(better - 0.5, color=_RATERS, linewidth=1.2, linestyle=(0, (4, 3)))
+        axis.set_title(
+            "Orange: systems above it have a better mean than the mean rater",
+            fontsize=8.5,
+            color=_RATERS_TEXT,
+            loc="left",
+        )
     axis.set_yticks(range(len(names)), [_short(name) for name in names])
     axis.set_ylim(len(names) - 0.4, -0.6)
     step = 1 if len(names) <= _SHORTEST else 5
@@ -131,6 +164,7 @@ def _cost(board: Leaderboard) -> Any:
             textcoords="offset points",
             fontsize=8,
         )
+    _draw_raters(axis, board, board.measure, axis.axhspan, axis.axhline)
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:g}")
@@ -163,6 +197,7 @@ def _froc(board: Leaderboard) -> Any:
         axis.plot(
             curve.false_per_patient[-1], curve.sensitivity[-1], "o", color=colour, markersize=4
         )
+    _draw_raters(axis, board, "sensitivity", axis.axhspan, axis.axhline)
     axis.set_xscale("symlog", linthresh=0.125)
     axis.set_xlim(left=0)
     axis.set_xticks(ticks := (0, *OPERATING_POINTS), [f"{tick:g}" for tick in ticks])

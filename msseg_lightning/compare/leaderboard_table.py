@@ -19,6 +19,8 @@ from msseg_lightning.compare.statistics import PairResult, SystemResult
 DASH = "\u2013"
 MARKDOWN_MARK = "<!-- made by msseg compare -->"
 LATEX_MARK = "% made by msseg compare; needs the package booktabs"
+RATERS = "Raters: mean (range)"
+"""First cell of the row of all raters."""
 CSV_HEAD = "system,rank,group,"
 
 Table = tuple[list[str], list[list[str]]]
@@ -52,6 +54,9 @@ def with_lesions(board: Leaderboard) -> Table:
                 DASH if cost.parameters is None else _parameters(cost.parameters),
             ]
         )
+    if board.raters.band(ranked) is not None:
+        bands = [_band(board, name) for name in shown]
+        rows.append([RATERS, "", "", *bands, *[""] * (len(heads) - 3 - len(bands))])
     return heads, rows
 
 
@@ -75,7 +80,60 @@ def without_lesions(board: Leaderboard) -> Table:
                 f"{low:.2f} to {high:.2f}",
             ]
         )
+    if board.raters.band("false_lesions") is not None:
+        rows.append([RATERS, "", "", _band(board, "false_lesions"), "", ""])
     return ["System", "Group", "Rank", measure.title, "Clean patients", "95 % of their share"], rows
+
+
+def raters(board: Leaderboard) -> Table:
+    """Raters against the majority of the others, best first; empty where none are recorded."""
+    found = board.raters.others.get(board.measure) or board.raters.others.get("false_lesions")
+    if found is None:
+        return [], []
+    ranked = board.measure if board.measure in board.raters.others else "false_lesions"
+    shown = [name for name in dict.fromkeys((ranked, *MEASURES)) if name in board.raters.others]
+    heads = ["Rater", *(MEASURES[name].title for name in shown)]
+    heads.append(f"{MEASURES[ranked].title} against the consensus")
+    rows = []
+    for one in found.systems:
+        cells = [
+            interval(board.raters.others[name].of(one.system), MEASURES[name].form)
+            for name in shown
+        ]
+        naive = board.raters.consensus[ranked][one.system]
+        rows.append([_rater(one.system), *cells, f"{naive:{MEASURES[ranked].form}}"])
+    means = [band.mean for name in shown if (band := board.raters.band(name)) is not None]
+    cells = [f"{mean:{MEASURES[name].form}}" for name, mean in zip(shown, means, strict=True)]
+    own = list(board.raters.consensus[ranked].values())
+    rows.append(["Mean", *cells, f"{sum(own) / len(own):{MEASURES[ranked].form}}"])
+    return heads, rows
+
+
+def rater_words(board: Leaderboard) -> list[str]:
+    """What the table of raters holds, in words."""
+    counts = {
+        group: len(found.patients)
+        for name, group in ((board.measure, "with"), ("false_lesions", "without"))
+        if (found := board.raters.others.get(name)) is not None
+    }
+    patients = " and ".join(f"{number} {group}" for group, number in counts.items())
+    return [
+        f"On the patients that every reference calls alike: {patients} new lesions. A rater has "
+        "contributed to the consensus, so the last column flatters."
+    ]
+
+
+def _rater(name: str) -> str:
+    return f"Rater {name.removeprefix('rater')}"
+
+
+def _band(board: Leaderboard, name: str) -> str:
+    """Smallest to largest mean of the raters."""
+    band = board.raters.band(name)
+    if band is None:
+        return DASH
+    form = MEASURES[name].form
+    return f"{band.mean:{form}} ({band.low:.2f} to {band.high:.2f})"
 
 
 def pairs(board: Leaderboard) -> Table:
@@ -217,6 +275,7 @@ def markdown(board: Leaderboard, pictures: Sequence[str] = ()) -> str:
     for title, table, words in (
         ("Patients with new lesions", with_lesions(board), []),
         ("Patients without new lesions", without_lesions(board), []),
+        ("Raters", raters(board), rater_words(board)),
         ("Lesion F1 by lesion size", by_size(board), []),
         ("Other lesion rules", by_rule(board), rule_words(board)),
         ("Sensitivity over false lesions per patient", froc(board), []),
@@ -269,9 +328,17 @@ def csv_table(board: Leaderboard) -> str:
             "clean_patients": line.clean,
             "minutes": line.cost.minutes,
             "parameters": line.cost.parameters,
+            "reference": board.reference,
+            **_rater_band(board),
         }
         rows.append(row)
     return _csv(rows)
+
+
+def _rater_band(board: Leaderboard) -> dict[str, float | None]:
+    band = board.raters.band(board.measure)
+    values = (band.low, band.mean, band.high) if band else (None, None, None)
+    return dict(zip(("raters_low", "raters_mean", "raters_high"), values, strict=True))
 
 
 def csv_pairs(board: Leaderboard) -> str:

@@ -15,6 +15,7 @@ from msseg_lightning.core.files import DamagedFileError, read_record, require_re
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.evaluate.case_score import CaseScore, ScoreOptions
 from msseg_lightning.run.folder import RunFolder, result_settings
+from msseg_lightning.run.predict.rater_scores import merged
 from msseg_lightning.run.predict.scores import PROTOCOL
 
 NAMED = 10
@@ -48,6 +49,7 @@ class System:
         folders: that were read.
         predictions: seed -> pair -> folder with its mask and probability map.
         left_out: pairs that it scored and some other system did not.
+        raters: rater -> pair -> scores, see ``run.predict.rater_scores``; empty if not recorded.
     """
 
     name: str
@@ -59,6 +61,7 @@ class System:
     folders: tuple[Path, ...]
     predictions: Mapping[int, Mapping[str, Path]] = dataclasses.field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    raters: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def pairs(self) -> set[str]:
@@ -90,10 +93,14 @@ class _Scored:
     folder: Path
     predictions: Mapping[str, Path]
     settings: Mapping[str, Any] | None = None
+    raters: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 def read_systems(
-    words: Sequence[str], data: ForeignData | None = None, common: bool = False
+    words: Sequence[str],
+    data: ForeignData | None = None,
+    common: bool = False,
+    version: str | None = None,
 ) -> list[System]:
     """Read scores of runs, of all folds, of predicted data sets, and of folders of masks.
 
@@ -103,6 +110,8 @@ def read_systems(
         words: folders, also as ``NAME=FOLDER``; folders of one name are seeds of one system.
         data: references of folders that hold masks without scores.
         common: leave out pairs that not every system and seed has scored.
+        version: of the references, see ``read.reference.read_reference``; masks of folders that
+            were scored against another version are read and scored again. None keeps the scores.
 
     Raises:
         MssegError: a folder has no scores (exit 3); or the systems may not stand in one table,
@@ -111,7 +120,11 @@ def read_systems(
     folders = [(name, folder) for word in words for name, folder in _expanded(word)]
     scored = [_read(name, folder) for name, folder in folders if _is_scored(folder)]
     foreign = [(name, folder) for name, folder in folders if not _is_scored(folder)]
+    if version is not None:
+        scored = [_against(one, version, data) for one in scored]
     options = _options(scored)
+    if version is not None:
+        options = dataclasses.replace(options, reference=version)
     numbers: collections.Counter[str] = collections.Counter()
     for name, folder in foreign:
         known = {case: facts for one in scored for case, facts in one.pairs.items()}
@@ -174,7 +187,7 @@ def _read(name: str, folder: Path) -> _Scored:
             "again; what was fitted is kept",
         ) from error
     path = folder.resolve()
-    rules = _rules(content.get("protocol"), content.get("options"))
+    rules = _rules(content.get("protocol"), content["options"])
     if "model" in content:  # predictions of a data set
         system = str(content["model"].get("system"))
         return _Scored(
@@ -187,6 +200,7 @@ def _read(name: str, folder: Path) -> _Scored:
             cost=Cost(),
             folder=folder,
             predictions=dict.fromkeys(cases, path),
+            raters=content.get("raters") or {},
         )
     stem = re.sub(r"-(fold\d+|folds[\d+]+)|-seed\d+$", "", path.name)
     system, root, runs = path.parent.name, path.parent.parent.name, _runs_of(path)
@@ -205,6 +219,7 @@ def _read(name: str, folder: Path) -> _Scored:
         folder=folder,
         predictions={case: runs.get(case, path) / "predictions" for case in cases},
         settings=settings,
+        raters=content.get("raters") or {},
     )
 
 
@@ -212,8 +227,53 @@ def _said(error: Exception) -> str:
     return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"[:200]
 
 
-def _rules(protocol: object, options: object) -> str:
-    return json.dumps({"protocol": protocol, "options": options}, sort_keys=True)
+def _rules(protocol: object, options: Mapping[str, Any]) -> str:
+    every = dataclasses.asdict(ScoreOptions(**options))
+    return json.dumps({"protocol": protocol, "options": every}, sort_keys=True)
+
+
+def _against(one: _Scored, version: str, data: ForeignData | None) -> _Scored:
+    """The scores of the same masks against another version of the references."""
+    rules = json.loads(one.rules)
+    options = ScoreOptions(**{**rules["options"], "reference": version})
+    if options == ScoreOptions(**rules["options"]):
+        return one
+    data = data or _data_of(one)
+    cases: dict[str, CaseScore] = {}
+    for folder in sorted(set(one.predictions.values())):
+        wanted = {case for case, place in one.predictions.items() if place == folder}
+        cases |= data.only(wanted).score(folder, options)[0]
+    missing = sorted(one.cases.keys() - cases.keys())
+    if missing:
+        raise _problem(
+            "compare.masks",
+            "masks that were scored are not there to be scored again",
+            file=one.folder,
+            field="predictions",
+            found=f"none of {_some(missing)}",
+            expected="the masks of all scored pairs",
+            remedy="give the command that made them again; what was fitted is kept",
+        )
+    ordered = {case: cases[case] for case in one.cases}
+    return dataclasses.replace(
+        one, cases=ordered, rules=_rules(rules["protocol"], dataclasses.asdict(options))
+    )
+
+
+def _data_of(one: _Scored) -> ForeignData:
+    """The data set of a run, whose settings say where it is."""
+    folder = next(iter(one.predictions.values())).parent
+    if not (folder / "config.yaml").exists():
+        raise _problem(
+            "compare.no_reference",
+            "this folder does not say of which data set its masks are",
+            file=one.folder,
+            field="read",
+            expected="the data set with the references",
+            remedy="add the data set: read=msseg2 read.root=FOLDER",
+            exit_code=ExitCode.CONFIG,
+        )
+    return ForeignData.of_config(RunFolder(folder).config())
 
 
 def _options(scored: Sequence[_Scored]) -> ScoreOptions:
@@ -289,6 +349,7 @@ def _score_masks(
         cost=Cost(),
         folder=folder,
         predictions=dict.fromkeys(cases, folder),
+        raters=data.raters(cases, options),
     )
 
 
@@ -354,6 +415,7 @@ def _system(name: str, members: Sequence[_Scored]) -> System:
         ),
         folders=tuple(one.folder for one in members),
         predictions=predictions,
+        raters=merged(one.raters for one in members),
     )
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+
+REFERENCE_VERSION = re.compile(r"consensus|adjudicated|(without_)?rater[1-9]\d*")
+"""Names of versions of references."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +23,8 @@ class ScoreOptions:
         alpha: share of a lesion that must be exceeded by its covered part, in (0, 1].
         beta: largest share of a covering lesion outside all lesions, in (0, 1].
         gamma: share of the covered part that must be explained, in (0, 1].
+        reference: version of the references: ``consensus``, ``rater1``, ..., ``without_rater1``,
+            ... (majority of the other raters) or ``adjudicated``.
 
     Raises:
         MssegError: a value outside its range.
@@ -28,6 +34,7 @@ class ScoreOptions:
     alpha: float = 0.10
     beta: float = 0.70
     gamma: float = 0.65
+    reference: str = "consensus"
 
     def __post_init__(self) -> None:
         problems = [
@@ -52,6 +59,18 @@ class ScoreOptions:
                     found=str(self.min_lesion_volume_mm3),
                     expected=">= 0 and finite",
                     remedy="the challenge's value is 3",
+                    exit_code=ExitCode.CONFIG,
+                )
+            )
+        if not REFERENCE_VERSION.fullmatch(str(self.reference)):
+            problems.append(
+                Problem(
+                    "evaluate.option",
+                    "there is no such version of references",
+                    field="reference",
+                    found=str(self.reference),
+                    expected="consensus, rater1, without_rater1 or adjudicated",
+                    remedy="leave it at consensus to compare with published figures",
                     exit_code=ExitCode.CONFIG,
                 )
             )

@@ -8,8 +8,10 @@ import numpy as np
 
 from msseg_lightning.core.files import write_record
 from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.core.volume import Volume
 from msseg_lightning.evaluate.case_score import CaseScore, ScoreOptions
 from msseg_lightning.evaluate.score import score_case
+from msseg_lightning.run.predict.rater_scores import RaterScores, score_raters_of
 from msseg_lightning.run.predict.scores import pair_facts, write_scores
 
 SHAPE = (30, 16, 16)
@@ -51,6 +53,30 @@ def scores(skill: float, key: int = 0, cases: list[str] | None = None) -> dict[s
     }
 
 
+def marks(case: str, skills: tuple[float, ...], number: int = 12) -> dict[str, Volume]:
+    """Masks of raters who find every lesion with the probability of their skill."""
+    return {
+        f"rater{rater + 1}": Volume(prediction(case, skill, 100 + rater, number), np.eye(4), "mask")
+        for rater, skill in enumerate(skills)
+    }
+
+
+def rater_scores(
+    skills: tuple[float, ...] = (0.95, 0.85, 0.7, 0.5),
+    cases: list[str] | None = None,
+    number: int = 12,
+) -> RaterScores:
+    """Scores of raters; the reference is what at least half of them mark, their consensus."""
+    found: RaterScores = {}
+    for case in patients(number) if cases is None else cases:
+        masks = marks(case, skills, number)
+        votes = np.sum([mark.data for mark in masks.values()], axis=0)
+        agreed = Volume((2 * votes >= len(skills)).astype(np.uint8), np.eye(4), "mask")
+        for rater, row in score_raters_of(masks, agreed, ScoreOptions()).items():
+            found.setdefault(rater, {})[case] = row
+    return found
+
+
 def write_run(
     root: Path,
     system: str,
@@ -59,13 +85,15 @@ def write_run(
     fold: int | str = "fold0",
     trained_on: tuple[str, ...] | None = TRAINED_ON,
     options: ScoreOptions | None = None,
+    raters: RaterScores | None = None,
     minutes: float | None = 4.0,
     parameters: int | None = 1_200_000,
 ) -> Path:
     """The files of a finished run that a comparison reads."""
     folder = root / system / f"toy-{fold}-seed{seed}"
     pairs = [LongitudinalSubject(id=case, patient=case, images={}, masks={}) for case in found]
-    facts = {"seed": seed, "pairs": pair_facts(pairs, trained_on)}
+    facts: dict[str, object] = {"seed": seed, "pairs": pair_facts(pairs, trained_on)}
+    facts["raters"] = raters or {}
     folder.mkdir(parents=True)
     write_scores(folder, found, options or ScoreOptions(), facts)
     if minutes is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 from msseg_lightning.core.files import write_settings
 from msseg_lightning.evaluate.case_score import ScoreOptions
@@ -106,6 +107,52 @@ def scores_of_an_earlier_version(place: Place) -> None:
     place.ends_well(words)
 
 
+@case("reference.version", "compare.reference_version", "compare.masks", "reference.grids")
+def another_version_of_references(place: Place) -> None:
+    cohort = place.fixture("coarse_cohort")
+    data = place.folder / "data"
+    shutil.copytree(cohort, data)
+    folder = place.folder / "masks"
+    folder.mkdir()
+    for patient in sorted(data.glob("0*")):
+        shutil.copy(patient / "ground_truth_expert2.nii.gz", folder / f"{patient.name}.nii.gz")
+    words = ["compare", folder, "read=msseg2", f"read.root={data}", "--reference-version"]
+    refusal = place.refused("reference.version", [*words, "adjudicated"])
+    assert "without_rater1" in refusal.expected
+    place.ends_well([*words, "without_rater1"])
+    refusal = place.refused(
+        "compare.reference_version", ["compare", folder, "--reference", data, *words[-1:], "rater1"]
+    )
+    (choice,) = refusal.settings(FOLDER=str(data))
+    place.ends_well(["compare", folder, *choice, "--reference-version", "rater1"])
+
+    first = sorted(data.glob("0*"))[0]
+    mask = first / "ground_truth_expert3.nii.gz"
+    mask.write_bytes((_other_grid(place) / "p00.nii.gz").read_bytes())
+    refusal = place.refused("reference.grids", [*words, "without_rater1"])
+    assert refusal.remedy == "resample the masks to the grid of the reference"
+    shutil.copy(cohort / first.name / mask.name, mask)
+    place.ends_well([*words, "without_rater1"])
+
+    run_folder = place.folder / run(place, "a")
+    words = ["compare", run_folder, *words[2:]]
+    names = [patient.name for patient in sorted(data.glob("0*"))]
+    found = scored.scores(0.8, 1, CASES[: len(names)])
+    shutil.rmtree(run_folder)
+    renamed = dict(zip(names, found.values(), strict=True))
+    run_folder = scored.write_run(place.folder / "runs", "a", renamed)
+    shutil.copytree(folder, run_folder / "predictions")
+    (run_folder / "predictions" / f"{names[0]}.nii.gz").unlink()
+    refusal = place.refused("compare.masks", [*words, "rater1"])
+    assert refusal.remedy.startswith("give the command that made them again")
+    shutil.copy(folder / f"{names[0]}.nii.gz", run_folder / "predictions")
+    place.ends_well([*words, "rater1"])
+
+
+def _other_grid(place: Place) -> Path:
+    return Path(scored.write_masks(place.folder / "other", {"p00": scored.reference("p00")}))
+
+
 @case("compare.no_reference", "compare.missing", "compare.output")
 def masks_of_another_tool(place: Place) -> None:
     masks = {name: scored.prediction(name, 0.8, 1) for name in CASES}
@@ -114,6 +161,10 @@ def masks_of_another_tool(place: Place) -> None:
     truth = scored.write_masks(place.folder / "truth", truths, "{}/ground_truth.nii.gz")
     refusal = place.refused("compare.no_reference", ["compare", folder])
     assert refusal.options() == ["--reference"]
+    data_set = place.refused(
+        "compare.no_reference", ["compare", run(place, "a"), "--reference-version", "rater1"]
+    )
+    assert data_set.remedy == "add the data set: read=msseg2 read.root=FOLDER"
     words = ["compare", folder, "--reference", truth]
     place.ends_well(words)
     refusal = place.refused("compare.missing", ["compare", f"{folder}x"])

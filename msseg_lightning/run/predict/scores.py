@@ -50,7 +50,7 @@ def score_prediction(
     Raises:
         MssegError: the reference is refused, or lies on another grid (exit 3).
     """
-    reference = read_reference(subject, reading)
+    reference = read_reference(subject, reading, options.reference)
     if not reference.grid.same_as(prediction.native.grid):
         raise MssegError(
             Problem(
