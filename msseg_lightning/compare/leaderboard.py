@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
+from msseg_lightning.compare.activity import Activity, activity_of
 from msseg_lightning.compare.froc import FrocCurve, froc_curves
+from msseg_lightning.compare.lesion_groups import LesionGroup, lesion_groups
 from msseg_lightning.compare.lesion_rules import RULES
 from msseg_lightning.compare.raters import Raters, read_raters
 from msseg_lightning.compare.statistics import (
@@ -26,16 +26,12 @@ from msseg_lightning.compare.statistics import (
     compare_systems,
 )
 from msseg_lightning.compare.systems import Cost, System
-from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.wording import counted
 from msseg_lightning.evaluate.case_score import CaseScore, ScoreOptions
-from msseg_lightning.evaluate.summary import SIZE_EDGES_MM3, lesion_shares
 from msseg_lightning.read.reference import WITHOUT
 
 Value = Callable[[CaseScore], float | None]
 
-SAMPLES_BY_SIZE = 2000
-"""Bootstrap samples of the F1 by lesion size."""
 _RULE_DRAWS = (1000, 100)
 """Bootstrap samples and sign changes of other lesion rules, of which only means are shown."""
 TOLD = 6
@@ -76,25 +72,6 @@ MEASURES: Mapping[str, Measure] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class SizeResult:
-    """Lesions of one range of sizes, pooled over patients and seeds.
-
-    Args:
-        low_mm3: they are larger than this.
-        high_mm3: and up to this; None without bound.
-        true: lesions of the references.
-        f1: None without true lesions.
-        interval: bootstrap over patients.
-    """
-
-    low_mm3: float
-    high_mm3: float | None
-    true: int
-    f1: float | None
-    interval: tuple[float, float] | None
-
-
-@dataclasses.dataclass(frozen=True)
 class Line:
     """What the leaderboard tells of one system besides its measures.
 
@@ -106,8 +83,10 @@ class Line:
         false: predicted lesions of these pairs that are no match, mean over seeds.
         clean: patients without new lesions and without a false lesion by any seed.
         clean_interval: exact interval of their share; None without such patients.
-        sizes: by lesion size.
+        groups: ``size``, ``contrast`` or ``region`` -> lesions by it.
+        activity: patients with new lesions told from those without; None without both.
         cost: of its runs.
+        reported: measure -> figure of the paper, where the card has one.
     """
 
     system: str
@@ -117,8 +96,10 @@ class Line:
     false: float
     clean: int
     clean_interval: tuple[float, float] | None
-    sizes: tuple[SizeResult, ...]
+    groups: Mapping[str, tuple[LesionGroup, ...]]
+    activity: Activity | None
     cost: Cost
+    reported: Mapping[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,56 +244,11 @@ def _line(system: System, without: int, seed: int) -> Line:
         false=predicted - right,
         clean=clean,
         clean_interval=interval,
-        sizes=_by_size(system, seed),
+        groups=lesion_groups(system, seed),
+        activity=activity_of(system),
         cost=system.cost,
+        reported=system.reported,
     )
-
-
-def _by_size(system: System, seed: int) -> tuple[SizeResult, ...]:
-    """F1 by lesion size; a lesion of either mask counts by its own size."""
-    edges = list(itertools.pairwise(SIZE_EDGES_MM3))
-    patients = sorted(set(system.patients[pair] for pair in system.pairs))
-    place = {patient: index for index, patient in enumerate(patients)}
-    table = np.zeros((len(patients), len(edges), 4))
-    for cases in system.seeds.values():
-        for pair, score in cases.items():
-            if not score.has_new_lesions:
-                continue
-            row = table[place[system.patients[pair]]]
-            for column, lesions in ((0, score.reference_lesions), (2, score.predicted_lesions)):
-                for lesion in lesions:
-                    if lesion.counted:
-                        size = np.searchsorted(SIZE_EDGES_MM3[1:-1], lesion.volume_mm3)
-                        row[size, column] += 1
-                        row[size, column + 1] += lesion.found
-    table = table[table.any((1, 2))]
-    if not len(table):
-        return ()
-    count = len(table)
-    drawn = keyed_generator(seed, "compare.sizes").multinomial(
-        count, np.full(count, 1 / count), size=SAMPLES_BY_SIZE
-    )
-    samples = np.tensordot(drawn.astype(float), table, axes=1)
-    total = table.sum(0)
-    f1, sampled = lesion_shares(total)[2], lesion_shares(samples)[2]
-    return tuple(
-        SizeResult(
-            low_mm3=low,
-            high_mm3=None if np.isinf(high) else high,
-            true=round(total[index, 0] / len(system.seeds)),
-            f1=None if np.isnan(f1[index]) else float(f1[index]),
-            interval=_percentiles(sampled[:, index]) if count > 1 else None,
-        )
-        for index, (low, high) in enumerate(edges)
-    )
-
-
-def _percentiles(values: NDArray[np.float64]) -> tuple[float, float] | None:
-    defined = values[~np.isnan(values)]
-    if not defined.size:
-        return None
-    low, high = np.percentile(defined, (100 * LEVEL / 2, 100 - 100 * LEVEL / 2))
-    return float(low), float(high)
 
 
 def rank_agreement(board: Leaderboard, rule: str) -> float | None:

@@ -29,10 +29,14 @@ class Cost:
     Args:
         minutes: of fitting, all folds of one seed.
         parameters: of all networks that predict a pair.
+        cpu_minutes: of all processor cores while fitting, all folds of one seed.
+        peak_mib: largest memory of a process while fitting, of all folds.
     """
 
     minutes: float | None = None
     parameters: int | None = None
+    cpu_minutes: float | None = None
+    peak_mib: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,7 @@ class System:
         predictions: seed -> pair -> folder with its mask and probability map.
         left_out: pairs that it scored and some other system did not.
         raters: rater -> pair -> scores, see ``run.predict.rater_scores``; empty if not recorded.
+        reported: measure -> figure of the paper, from the card of its runs.
     """
 
     name: str
@@ -62,6 +67,7 @@ class System:
     predictions: Mapping[int, Mapping[str, Path]] = dataclasses.field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     raters: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    reported: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def pairs(self) -> set[str]:
@@ -94,6 +100,7 @@ class _Scored:
     predictions: Mapping[str, Path]
     settings: Mapping[str, Any] | None = None
     raters: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    reported: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def read_systems(
@@ -220,6 +227,7 @@ def _read(name: str, folder: Path) -> _Scored:
         predictions={case: runs.get(case, path) / "predictions" for case in cases},
         settings=settings,
         raters=content.get("raters") or {},
+        reported=reported_figures(((config or {}).get("card") or {}).get("reported") or {}),
     )
 
 
@@ -295,11 +303,12 @@ def _runs_of(path: Path) -> dict[str, Path]:
 def _cost(path: Path, runs: Mapping[str, Path]) -> Cost:
     """Minutes and parameters of a run, or of all folds of a seed."""
     folders = sorted(set(runs.values())) or [path]
-    minutes = [RunFolder(run).record().get("fit_minutes") for run in folders]
-    known = [float(value) for value in minutes if value is not None]
+    records = [RunFolder(run).record() for run in folders]
     return Cost(
-        minutes=sum(known) if len(known) == len(folders) else None,
+        minutes=_total([record.get("fit_minutes") for record in records]),
         parameters=_parameters(folders[0]),
+        cpu_minutes=_total([record.get("fit_cpu_minutes") for record in records]),
+        peak_mib=_largest([record.get("peak_mib") for record in records]),
     )
 
 
@@ -377,7 +386,7 @@ def _systems(scored: Sequence[_Scored]) -> list[System]:
 
 def _system(name: str, members: Sequence[_Scored]) -> System:
     seeds: dict[int, dict[str, CaseScore]] = {}
-    minutes: dict[int, list[float | None]] = {}
+    costs: dict[int, list[Cost]] = {}
     for one in members:
         cases = seeds.setdefault(one.seed, {})
         twice = sorted(cases.keys() & one.cases)
@@ -394,7 +403,7 @@ def _system(name: str, members: Sequence[_Scored]) -> System:
                 exit_code=ExitCode.CONFIG,
             )
         cases |= one.cases
-        minutes.setdefault(one.seed, []).append(one.cost.minutes)
+        costs.setdefault(one.seed, []).append(one.cost)
     _refuse_other_settings(name, members)
     if len({one.rules for one in members}) > 1:
         raise _other_rules([(str(one.folder), one.rules) for one in members])
@@ -402,7 +411,6 @@ def _system(name: str, members: Sequence[_Scored]) -> System:
     predictions: dict[int, dict[str, Path]] = {}
     for one in members:
         predictions.setdefault(one.seed, {}).update(one.predictions)
-    sums = [sum(filter(None, one)) for one in minutes.values() if None not in one]
     return System(
         name=name,
         seeds={seed: seeds[seed] for seed in sorted(seeds)},
@@ -410,13 +418,52 @@ def _system(name: str, members: Sequence[_Scored]) -> System:
         known_training=all(facts["learned_from"] is not None for facts in pairs.values()),
         rules=members[0].rules,
         cost=Cost(
-            sum(sums) / len(sums) if len(sums) == len(minutes) else None,
-            members[0].cost.parameters,
+            minutes=_per_seed([[one.minutes for one in folds] for folds in costs.values()]),
+            parameters=members[0].cost.parameters,
+            cpu_minutes=_per_seed([[one.cpu_minutes for one in folds] for folds in costs.values()]),
+            peak_mib=_largest([one.peak_mib for folds in costs.values() for one in folds]),
         ),
         folders=tuple(one.folder for one in members),
         predictions=predictions,
         raters=merged(one.raters for one in members),
+        reported=members[0].reported,
     )
+
+
+def _per_seed(seeds: Sequence[Sequence[float | None]]) -> float | None:
+    """Mean over seeds of the sum over folds; None if one is not recorded."""
+    sums = [_total(folds) for folds in seeds]
+    total = _total(sums)
+    return None if total is None else total / len(sums)
+
+
+def _total(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _largest(values: Sequence[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return max(known) if known and len(known) == len(values) else None
+
+
+def reported_figures(reported: Mapping[str, Any]) -> dict[str, float]:
+    """Lesion F1 and Dice that a card reports; figures of parts of a system are not taken."""
+    found: dict[str, float] = {}
+    for measure, names in REPORTED.items():
+        for name, scale in names:
+            value = reported.get(name)
+            value = value.get("mean") if isinstance(value, Mapping) else value
+            if isinstance(value, int | float) and measure not in found:
+                found[measure] = value * scale
+    return found
+
+
+REPORTED: Mapping[str, tuple[tuple[str, float], ...]] = {
+    "f1": (("f1", 1.0), ("f1_percent", 0.01)),
+    "dice": (("dice", 1.0), ("dice_percent", 0.01), ("modified_dice", 1.0)),
+}
+"""Measure -> names of figures in cards, and what they are multiplied by."""
 
 
 def _refuse_other_settings(name: str, members: Sequence[_Scored]) -> None:

@@ -92,6 +92,8 @@ class Lesion:
             component that does not count.
         counted: larger than the volume limit, so that it takes part in lesion scores.
         overlap_voxels: shared with the other mask, whatever the rule says.
+        contrast: mean of the follow-up scan inside over that around; None if not recorded.
+        region: of the brain, see ``lesion_regions``; None if not recorded.
     """
 
     label: int
@@ -102,6 +104,8 @@ class Lesion:
     found: bool
     counted: bool
     overlap_voxels: int
+    contrast: float | None = None
+    region: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +129,8 @@ class CaseScore:
         spacing_mm: as scored (rounded to what a NIfTI header can hold).
         reference_hash: 16 hex digits of shape and voxels of the reference.
         notes: what a reader of the scores must know.
+        activity: ``probability_volume_mm3``, the sum of all probabilities times the volume of a
+            voxel; None of a system without maps, absent from scores of earlier versions.
     """
 
     official: dict[str, float | None]
@@ -139,6 +145,7 @@ class CaseScore:
     spacing_mm: tuple[float, float, float]
     reference_hash: str = ""
     notes: tuple[str, ...] = ()
+    activity: dict[str, float | None] = dataclasses.field(default_factory=dict)
 
     @property
     def has_new_lesions(self) -> bool:

@@ -22,6 +22,7 @@ from msseg_lightning.evaluate.score import CaseScore, ScoreOptions, score_case
 from msseg_lightning.read.nifti import FileFacts, GateOptions, inspect_volume, label_meanings
 from msseg_lightning.read.reference import read_reference
 from msseg_lightning.run.assemble.code import code_hash
+from msseg_lightning.run.predict.lesion_traits import with_traits
 from msseg_lightning.run.predict.scores import digest, is_saved_score, load_score, save_score
 from msseg_lightning.run.shard import Shard
 
@@ -280,7 +281,8 @@ def evaluate_subjects(
         prediction = _read(masks[subject.id], gate, "--prediction-label-value", {})
         reference = read_reference(subject, reading, options.reference)
         _refuse_other_grid(prediction, reference, masks[subject.id], subject.id)
-        return score_case(prediction.data, reference.data, reference.spacing_mm, options)
+        found = score_case(prediction.data, reference.data, reference.spacing_mm, options)
+        return with_traits(found, subject, prediction.data, reference, reading)
 
     return map_subjects(score, found, step="evaluate").all_done()
 

@@ -28,10 +28,8 @@ from msseg_lightning.report.run_page import ReportCase, ReportContext, write_rep
 from msseg_lightning.run.assemble.system import build_load, instantiate
 from msseg_lightning.run.config.compose import Config, experiment_of
 from msseg_lightning.run.folder import RunFolder, data_name
+from msseg_lightning.run.predict.lesion_traits import LARGEST_BRAIN_MM3
 from msseg_lightning.train.curves import read_curves
-
-LARGEST_BRAIN_MM3 = 2.2e6
-"""Largest volume of a brain mask; a brain with its fluid rarely exceeds 2 litres, a head has 4."""
 
 
 def build_report(
