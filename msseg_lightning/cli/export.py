@@ -1,4 +1,4 @@
-"""Write a trained system as one zip file, or its networks as ONNX."""
+"""Write a data set in the raw format of nnU-Net v2."""
 
 from __future__ import annotations
 
@@ -11,45 +11,46 @@ from msseg_lightning.core.problem import ExitCode
 
 EXAMPLES = """\
 examples
-  msseg export runs/pre_unet/msseg2-fold0-seed0 --zip pre_unet.zip --licence CC-BY-4.0
-  msseg predict pre_unet.zip --baseline B.nii.gz --followup F.nii.gz --output new.nii.gz
+  msseg export nnUNet_raw/Dataset501_MSSEG2 read=msseg2 read.root=/data/msseg2 fold=0
+  msseg export nnUNet_raw/Dataset502_Tiny read=msseg2 read.root=cohorts/tiny \\
+        split=file split.path=cohorts/tiny/split.json
 
-The zip file holds weights, settings and cards of all stages and members, the scores of the
-held-out pairs as text, and the SHA-256 of every file. It holds no paths, scans or names of
-patients, and gives the same masks as the run. `msseg predict` refuses any other content.
-The licence of the weights is yours to state: that of the scans they were trained on may bind you.
+Pairs of training and validation go to imagesTr and labelsTr, those that are held out to imagesTs
+and labelsTs; a case has two channels, the baseline and the follow-up FLAIR, both on one grid.
+The same settings of split and fold as for `msseg train` give the same patients, so that nnU-Net's
+masks can be compared with this package's systems: docs/comparing.md has all commands.
+exit codes: 0 written, 2 wrong settings, 3 a pair was refused
 """
 
 
 def main(arguments: Sequence[str]) -> ExitCode:
-    """Export a trained system."""
+    """Export the labelled pairs of a data set."""
     parser = argparse.ArgumentParser(
         prog="msseg export",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", help="run folder, MLflow run id, models:/NAME@ALIAS or zip file")
-    parser.add_argument("--zip", type=Path, metavar="FILE", help="zip file to write")
+    parser.add_argument("folder", type=Path, help="named DatasetNNN_Name")
     parser.add_argument(
-        "--licence", default="not stated", metavar="TEXT", help="licence of the weights"
+        "overrides", nargs="*", default=[], metavar="key=value", help="read=..., split=..., fold=0"
     )
-    parser.add_argument("--mlruns", default="mlruns", help="tracking folder, for run ids")
-    options = parser.parse_args(arguments)
-    if options.zip is None:
-        parser.error("say what to write: --zip FILE")
+    options = parser.parse_intermixed_args(arguments)
 
-    from msseg_lightning.cli.train import describe
-    from msseg_lightning.run.predict.model_zip import opened_model, write_zip
-    from msseg_lightning.run.predict.trained import run_of
+    from msseg_lightning.read.nifti import gate_options
+    from msseg_lightning.read.reader import read_subjects
+    from msseg_lightning.run.assemble.system import instantiate
+    from msseg_lightning.run.config.compose import compose_config
+    from msseg_lightning.run.data.nnunet import export_nnunet
+    from msseg_lightning.run.train.experiment import make_split
 
-    with opened_model(options.model, options.mlruns) as model:
-        run = run_of(model)
-        scored = run is not None and run.scores_file.exists()
-        results = describe(run.scores()["summary"]) if run is not None and scored else ""
-        contents = write_zip(model, options.zip, options.licence, results)
-    size = options.zip.stat().st_size / 1e6
+    config = compose_config(options.overrides)
+    subjects = {one.id: one for one in read_subjects(instantiate(config["read"])) if one.labelled}
+    split = make_split(config, subjects)
+    reading = gate_options(config["data"]["reading"])
+    written = export_nnunet(list(subjects.values()), split, options.folder, reading)
     sys.stdout.write(
-        f"{options.zip}: {contents['system']}, {len(contents['files'])} files, {size:.1f} MB\n"
+        f"{len(split.train) + len(split.val)} pairs to train on, {len(split.test)} held out\n"
+        f"{written[-1]}\n"
     )
     return ExitCode.OK

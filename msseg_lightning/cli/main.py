@@ -30,6 +30,7 @@ COMMANDS = (
     "export",
     "evaluate",
     "compare",
+    "export",
     "report",
     "sweep",
     "sync",

@@ -137,6 +137,7 @@ def area_interval(area: float, active: int, inactive: int) -> tuple[float, float
         def distance(true: float) -> float:
             return sign * (true - area) - quantile * error(true)
 
-        return float(optimize.brentq(distance, area, edge)) if area != edge else edge
+        near = area + sign * 1e-12  # the estimate itself is a root where the error is 0
+        return edge if area == edge else float(optimize.brentq(distance, near, edge))
 
     return end(-1, 0.0), end(1, 1.0)

@@ -295,7 +295,7 @@ def reference_in_words(version: str) -> str:
     """A version of references inside of a sentence."""
     if version.startswith(WITHOUT):
         return f"the majority of the raters other than {version.removeprefix(WITHOUT)}"
-    return version if version.startswith("rater") else f"the {version} references"
+    return version if version.startswith("rater") else f"the {version} reference"
 
 
 def _raters(board: Leaderboard) -> str:
@@ -310,8 +310,8 @@ def _raters(board: Leaderboard) -> str:
             f"{counted(band.raters, 'rater')}, each against the majority of the others: "
             f"{_in_text(measure)} {band.low:{measure.form}} to {band.high:{measure.form}}, mean "
             f"{band.mean:{measure.form}}. Of the systems {above} lie above this band, {within} "
-            f"inside it and {len(where) - above - within} below. Systems and raters have other "
-            "references, so this places them and tests nothing."
+            f"inside it and {len(where) - above - within} below. Raters and systems are scored "
+            "against different references, so this is a place and no test."
         )
     if raters.recorded:
         return (

@@ -1,7 +1,12 @@
-"""Folders with scores of simulated systems, written in milliseconds."""
+"""Folders with scores of simulated systems, written in milliseconds.
+
+``python -m tests.compare.scored FOLDER`` writes the runs of the picture in docs/comparing.md.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +14,8 @@ import numpy as np
 from msseg_lightning.core.files import write_record
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.core.volume import Volume
-from msseg_lightning.evaluate.case_score import CaseScore, ScoreOptions
+from msseg_lightning.evaluate.case_score import CaseScore, Lesion, ScoreOptions
+from msseg_lightning.evaluate.lesion_regions import REGIONS
 from msseg_lightning.evaluate.score import score_case
 from msseg_lightning.run.predict.rater_scores import RaterScores, score_raters_of
 from msseg_lightning.run.predict.scores import pair_facts, write_scores
@@ -115,3 +121,44 @@ def write_masks(folder: Path, masks: dict[str, np.ndarray], name: str = "{}.nii.
         image.header.set_xyzt_units("mm")
         nibabel.save(image, path)
     return folder
+
+
+PLANTED = (0.93, 0.9, 0.86, 0.84, 0.8, 0.7, 0.5, 0.3)
+"""Skills of the systems in the picture."""
+
+
+def write_example(root: Path) -> list[Path]:
+    """Runs of eight systems whose names tell their skill, with all that a score can hold."""
+    cases, raters = patients(20, 8), rater_scores((0.95, 0.9, 0.85, 0.75), patients(20, 8), 20)
+    rng = np.random.default_rng(0)
+    written = []
+    for key, skill in enumerate(PLANTED):
+        found = {}
+        for case in cases:
+            score = score_case(prediction(case, skill, key, 20), reference(case, 20), SPACING)
+            found[case] = dataclasses.replace(
+                score,
+                reference_lesions=_described(score.reference_lesions),
+                predicted_lesions=_described(score.predicted_lesions),
+                activity={"probability_volume_mm3": score.predicted_volume_mm3 + rng.gamma(2, 9)},
+            )
+        folder = write_run(root, f"planted_skill_{skill:g}", found, raters=raters)
+        cost = {"fit_minutes": 4 + 8 * rng.random(), "fit_cpu_minutes": 4 + 30 * rng.random()}
+        cost["peak_mib"] = int(rng.integers(700, 6000))
+        write_record(folder / "run.json", {"status": "finished", **cost})
+        written.append(folder)
+    return written
+
+
+def _described(lesions: tuple[Lesion, ...]) -> tuple[Lesion, ...]:
+    """Lesions with made-up contrasts and regions."""
+    return tuple(
+        dataclasses.replace(
+            one, contrast=1.1 + 0.12 * (one.label % 5), region=REGIONS[one.voxels % len(REGIONS)]
+        )
+        for one in lesions
+    )
+
+
+if __name__ == "__main__":
+    write_example(Path(sys.argv[1]))

@@ -6,6 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel
+import numpy as np
+
 from msseg_lightning.core.files import write_settings
 from msseg_lightning.evaluate.case_score import ScoreOptions
 from tests.compare import scored
@@ -173,3 +176,33 @@ def masks_of_another_tool(place: Place) -> None:
     refusal = place.refused("compare.output", [*words, "--output", "board.pdf"])
     option, file = refusal.remedy.split()
     place.ends_well([*words, option, file])
+
+
+@case("export.name", "export.not_empty", "export.grids")
+def an_export_for_another_tool(place: Place) -> None:
+    cohort, data = place.fixture("coarse_cohort"), place.folder / "data"
+    shutil.copytree(cohort, data)
+    words = ["read=msseg2", "read.root=data", "split=file", "split.path=data/split.json"]
+    refusal = place.refused("export.name", ["export", "raw/mine", *words])
+    folder = Path(refusal.remedy)
+    folder.mkdir(parents=True)
+    (folder / "note.txt").write_text("mine")
+    refusal = place.refused("export.not_empty", ["export", folder, *words])
+    assert refusal.remedy.startswith("delete the folder")
+    shutil.rmtree(folder)
+    place.ends_well(["export", folder, *words])
+
+    table = "id,baseline_flair,followup_flair,new_lesions\n"
+    for patient in ("001", "002", "003", "004"):
+        names = ("flair_time01_on_middle_space", "flair_time02_on_middle_space", "ground_truth")
+        table += ",".join([patient, *(f"data/{patient}/{name}.nii.gz" for name in names)]) + "\n"
+    (place.folder / "pairs.csv").write_text(table)
+    scan = place.folder / "data" / "001" / "flair_time01_on_middle_space.nii.gz"
+    image = nibabel.load(scan)
+    cut = nibabel.Nifti1Image(np.asarray(image.dataobj)[1:], image.affine, image.header)
+    nibabel.save(cut, scan)
+    words = ["read=table", "read.manifest=pairs.csv", *words[2:]]
+    refusal = place.refused("export.grids", ["export", folder, *words])
+    assert refusal.remedy == "register the visits first and give the registered files"
+    shutil.copy(cohort / "001" / scan.name, scan)
+    place.ends_well(["export", folder, *words])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ OTHERS = "others"
 """Against the majority of the other raters."""
 CONSENSUS = "consensus"
 """Against the consensus, to which the rater has contributed."""
-MEASURES = ("F1_score", "SensL", "PPVL", "Dice", "NbTestedLesions")
+MEASURES = ("F1_score", "SensL", "PPVL", "Dice", "NbTestedLesions", "VolTestedLesions")
 """Measures that are kept, by their official names."""
 
 RaterScores = dict[str, dict[str, dict[str, dict[str, float | None]]]]
@@ -95,3 +96,30 @@ def merged(parts: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[s
         for rater, pairs in part.items():
             found.setdefault(rater, {}).update(pairs)
     return found
+
+
+def rater_range(
+    raters: Mapping[str, Mapping[str, Any]], measure: str
+) -> tuple[float, float, float] | None:
+    """Mean over raters of a measure, smallest and largest mean of a rater, against the others.
+
+    Of the pairs where the measure has a value for every rater; None without any.
+
+    Args:
+        raters: as ``score_raters`` gives them.
+        measure: official name.
+    """
+    values = [
+        {pair: row[OTHERS].get(measure) for pair, row in rows.items()} for rows in raters.values()
+    ]
+    pairs = (
+        set.intersection(
+            *({pair for pair, value in rows.items() if value is not None} for rows in values)
+        )
+        if values
+        else set()
+    )
+    if not pairs:
+        return None
+    means = [statistics.mean(float(rows[pair]) for pair in sorted(pairs)) for rows in values]
+    return statistics.mean(means), min(means), max(means)

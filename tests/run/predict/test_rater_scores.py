@@ -41,8 +41,8 @@ def test_every_rater_meets_the_majority_of_the_others():
 def test_empty_references_give_false_lesions():
     marks = {"rater1": volume(2), "rater2": volume(), "rater3": volume()}
     scores = score_raters_of(marks, volume(), ScoreOptions())
-    assert scores["rater1"]["others"] == {"NbTestedLesions": 1.0}
-    assert scores["rater2"]["others"] == {"NbTestedLesions": 0.0}
+    assert scores["rater1"]["others"] == {"NbTestedLesions": 1.0, "VolTestedLesions": 8.0}
+    assert scores["rater2"]["others"] == {"NbTestedLesions": 0.0, "VolTestedLesions": 0.0}
 
 
 def test_two_raters_have_no_majority_of_others():
