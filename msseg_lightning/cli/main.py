@@ -35,6 +35,7 @@ COMMANDS = (
     "export",
     "evaluate",
     "compare",
+    "convert",
     "report",
     "sweep",
     "sync",
