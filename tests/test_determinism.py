@@ -11,7 +11,7 @@ import signal
 import pytest
 
 from msseg_lightning.cli.main import main
-from msseg_lightning.run.config.compose import experiment_names
+from msseg_lightning.run.config.preset_files import experiment_names
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.predict.verify_run import verify_runs
 from msseg_lightning.train.interruption import StopOnSignal

@@ -22,9 +22,13 @@ from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.assemble.system import build_method, number_of_maps
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.config.preset_files import experiment_names
+from msseg_lightning.run.config.setting_checks import leaves
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.train import experiment
 from tests.contracts import check_batches, check_fit, check_method
+
+SPACINGS = ("preprocess.steps.resample.spacing_mm", "preprocess.steps.atlas.spacing_mm")
+"""Settings of the working grid, whose voxels are made as large as those of the scans."""
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +60,11 @@ def test_an_experiment_runs_to_its_report(
         "data.workers=1",
         "size=tiny",
     ]
-    infer = compose_config(words[2:], name).get("infer") or {}
+    config = compose_config(words[2:], name)
     # all windows, and none twice: that they overlap well is looked at where windows are tested
-    words += ["infer.overlap=0"] if "overlap" in infer else []
+    words += ["infer.overlap=0"] if "overlap" in (config.get("infer") or {}) else []
+    words += [f"{key}=6.0" for key in SPACINGS if isinstance(leaves(config).get(key), float)]
+    words += ["preprocess.steps.candidates.opening_mm=0"] if name == "ratio_roi_cnn" else []
     with watched_fit(workplace) as fitted:
         assert main(words) == ExitCode.OK, capsys.readouterr().err
     (run,) = (workplace / "runs" / name).glob("coarse*")

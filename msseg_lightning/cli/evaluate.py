@@ -85,9 +85,19 @@ def main(arguments: Sequence[str]) -> ExitCode:
         if options.json:
             _write_json(Path(options.json), records)
         _print(scores, summary)
+        sys.stdout.write(_operating_points([pair.prediction for pair in pairs]))
     for problem in unmatched:
         sys.stderr.write(f"msseg: {problem}\n")
     return ExitCode.PARTIAL if unmatched else ExitCode.OK
+
+
+def _operating_points(masks: Sequence[Path]) -> str:
+    """The operating points by which `msseg predict` made these masks, one per line."""
+    from msseg_lightning.run.predict.prediction_files import read_side_car
+
+    points = [read_side_car(mask).get("operating_point") or {} for mask in masks]
+    words = dict.fromkeys(str(one["is"]) for one in points if one.get("used"))
+    return "".join(f"operating point: {text}\n" for text in words)
 
 
 def _refuse_overwrites(options: argparse.Namespace, masks: Sequence[Path]) -> None:

@@ -30,6 +30,7 @@ COMMANDS = (
     "simulate",
     "prepare",
     "train",
+    "tune",
     "predict",
     "export",
     "evaluate",
@@ -56,6 +57,7 @@ first steps
   msseg check read=msseg2 read.root=/data/msseg2      is every scan and mask sound?
   msseg train pre_unet read.root=/data/msseg2 fold=0  one tracked experiment; run again to resume
   msseg predict RUN --baseline B.nii.gz --followup F.nii.gz --output new.nii.gz
+  msseg tune RUN --false-lesions 0.25                 an operating point for a false-alarm budget
   msseg evaluate new.nii.gz truth.nii.gz              the official scores, and which lesions
   msseg export RUN --zip system.zip                   share it: `msseg predict system.zip ...`
   msseg sweep pre_unet read.root=/data/msseg2         search hyperparameters; run again to resume

@@ -135,6 +135,7 @@ class Leaderboard:
         left_out: pairs that not every system scored.
         unknown_training: systems of which it is not recorded what they were trained on.
         froc: system -> free-response curve, of those with probability maps; empty unless asked for.
+        points: system -> operating point in words, of those that have one.
     """
 
     measure: str
@@ -146,6 +147,7 @@ class Leaderboard:
     left_out: tuple[str, ...]
     unknown_training: tuple[str, ...]
     froc: Mapping[str, FrocCurve] = dataclasses.field(default_factory=dict)
+    points: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def order(self) -> list[str]:
@@ -196,7 +198,19 @@ def make_leaderboard(
         left_out=tuple(sorted({pair for one in systems for pair in one.left_out})),
         unknown_training=tuple(one.name for one in systems if not one.known_training),
         froc=froc_curves(systems, ScoreOptions(**rules_of["options"]), seed) if froc else {},
+        points={one.name: _point(one) for one in systems if one.operating_point},
     )
+
+
+def _point(system: System) -> str:
+    """The operating point of a system; patients it was chosen on are no test of it."""
+    patients = {system.patients[pair] for pair in system.chosen_on & system.pairs}
+    warning = (
+        f"; threshold chosen on {len(patients)} of these patients, whose scores are no test"
+        if patients
+        else ""
+    )
+    return f"{system.operating_point}{warning}"
 
 
 def _score(system: System, pair: str) -> CaseScore:
@@ -329,6 +343,9 @@ def paragraphs(board: Leaderboard) -> list[str]:
             f"Of {', '.join(board.unknown_training)} it is not recorded what it was trained on: "
             "that it never saw these patients is for you to know."
         )
+    if board.points:
+        told = ". ".join(f"{name}: {point}" for name, point in board.points.items())
+        texts.append(f"Operating points; other systems use their own rules. {told}.")
     if board.left_out:
         texts.append(
             f"{counted(len(board.left_out), 'pair')} that not every system scored "

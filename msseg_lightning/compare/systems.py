@@ -48,6 +48,8 @@ class System:
         folders: that were read.
         predictions: seed -> pair -> folder with its mask and probability map.
         left_out: pairs that it scored and some other system did not.
+        operating_point: in words; empty where the system's own rules were used.
+        chosen_on: pairs of its scores that the operating point was chosen on.
     """
 
     name: str
@@ -59,6 +61,8 @@ class System:
     folders: tuple[Path, ...]
     predictions: Mapping[int, Mapping[str, Path]] = dataclasses.field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    operating_point: str = ""
+    chosen_on: frozenset[str] = frozenset()
 
     @property
     def pairs(self) -> set[str]:
@@ -90,6 +94,8 @@ class _Scored:
     folder: Path
     predictions: Mapping[str, Path]
     settings: Mapping[str, Any] | None = None
+    operating_point: str = ""
+    chosen_on: frozenset[str] = frozenset()
 
 
 def read_systems(
@@ -175,7 +181,8 @@ def _read(name: str, folder: Path) -> _Scored:
         ) from error
     path = folder.resolve()
     rules = _rules(content.get("protocol"), content.get("options"))
-    if "model" in content:  # predictions of a data set
+    point = content.get("operating_point") or {}
+    if "model" in content:  # predictions of a data set, or a run at its operating point
         system = str(content["model"].get("system"))
         return _Scored(
             names=(name,) if name else (system, f"{system} ({path.name})", str(path)),
@@ -187,6 +194,8 @@ def _read(name: str, folder: Path) -> _Scored:
             cost=Cost(),
             folder=folder,
             predictions=dict.fromkeys(cases, path),
+            operating_point=str(point.get("is", "")),
+            chosen_on=frozenset(point.get("chosen_on_scored", ())),
         )
     stem = re.sub(r"-(fold\d+|folds[\d+]+)|-seed\d+$", "", path.name)
     system, root, runs = path.parent.name, path.parent.parent.name, _runs_of(path)
@@ -354,6 +363,10 @@ def _system(name: str, members: Sequence[_Scored]) -> System:
         ),
         folders=tuple(one.folder for one in members),
         predictions=predictions,
+        operating_point="; ".join(
+            dict.fromkeys(filter(None, (m.operating_point for m in members)))
+        ),
+        chosen_on=frozenset().union(*(one.chosen_on for one in members)),
     )
 
 

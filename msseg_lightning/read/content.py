@@ -162,7 +162,7 @@ def _missing(empty: NDArray[np.bool_], head: NDArray[np.bool_], axis: int) -> tu
     """Share of the slices with some head that are empty, and of the head that is in the others."""
     others = tuple(one for one in range(3) if one != axis)
     shown = head.mean(others) > 0.05
-    gone = empty.all(others)
+    gone: NDArray[np.bool_] = np.asarray(empty.all(others))
     left = np.moveaxis(head, axis, 0)[~gone]
     lost = np.moveaxis(empty, axis, 0)[~gone][left]
     return (

@@ -155,10 +155,10 @@ def rules_that_a_system_cannot_have(place: Place) -> None:
 
 
 @case(
-    "operating_point.range",
-    "operating_point.no_patients",
-    "operating_point.too_few",
-    "operating_point.finds_nothing",
+    "point.range",
+    "point.no_patients",
+    "point.too_few",
+    "point.finds_nothing",
     "calibration.no_lesions",
 )
 def an_operating_point_and_its_patients(place: Place) -> None:
@@ -173,23 +173,19 @@ def an_operating_point_and_its_patients(place: Place) -> None:
             for n in range(without)
         ]
 
-    refusal = place.raised("operating_point.range", lambda: choose_operating_point(pairs(9, 0), 0))
+    refusal = place.raised("point.range", lambda: choose_operating_point(pairs(9, 0), 0))
     assert refusal.remedy.startswith("--false-lesions ")
     budget = float(refusal.remedy.split()[1])
     choose_operating_point(pairs(9, 0), budget)
-    refusal = place.raised(
-        "operating_point.range", lambda: choose_operating_point(pairs(9, 0), budget, 90)
-    )
+    refusal = place.raised("point.range", lambda: choose_operating_point(pairs(9, 0), budget, 90))
     choose_operating_point(pairs(9, 0), budget, float(refusal.remedy.split()[1]))
 
-    refusal = place.raised(
-        "operating_point.no_patients", lambda: choose_operating_point(pairs(0, 0), budget)
-    )
+    refusal = place.raised("point.no_patients", lambda: choose_operating_point(pairs(0, 0), budget))
     assert refusal.remedy.startswith("--population all ")
     choose_operating_point(pairs(0, 0), budget, population="all")
 
     refusal = place.raised(
-        "operating_point.too_few",
+        "point.too_few",
         lambda: choose_operating_point(pairs(9, 0), 0.05, too_few="refuse"),
     )
     larger = re.search(r"--false-lesions ([\d.]+)", refusal.remedy)
@@ -200,7 +196,7 @@ def an_operating_point_and_its_patients(place: Place) -> None:
     assert choose_operating_point(pairs(more, 0), 0.05, too_few="refuse").certified
 
     refusal = place.raised(
-        "operating_point.finds_nothing", lambda: choose_operating_point(pairs(60, 0.9), 0.5)
+        "point.finds_nothing", lambda: choose_operating_point(pairs(60, 0.9), 0.5)
     )
     assert refusal.remedy.startswith("a larger budget: --false-lesions NUMBER")
     choose_operating_point(pairs(60, 0.9), 2.0)

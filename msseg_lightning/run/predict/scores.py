@@ -29,6 +29,10 @@ log = logging.getLogger(__name__)
 PROTOCOL = "MSSEG-2 (animaSegPerfAnalyzer 4.2 rules)"
 
 
+OWN_THRESHOLD = "fixed by the experiment, not chosen on these pairs"
+"""What is said of the threshold where no operating point is used."""
+
+
 def score_options(config: Config) -> ScoreOptions:
     """Options of the official scorer from a configuration."""
     return ScoreOptions(**(config.get("evaluate") or {}))
@@ -84,8 +88,8 @@ def write_scores(
             "protocol": PROTOCOL,
             "options": dataclasses.asdict(options),
             "scorer_version": __version__,
+            "threshold": OWN_THRESHOLD,
             **facts,
-            "threshold": "fixed by the experiment, not chosen on these pairs",
             "summary": summary,
             "cases": cases,
         },

@@ -212,7 +212,7 @@ def _compare_images(which: Callable[[str], bool]) -> Callable[[Path, Path], tupl
     def differ(one: Path, other: Path) -> str:
         import nibabel
 
-        values = [np.asarray(nibabel.load(path).dataobj) for path in (one, other)]
+        values = [np.asarray(nibabel.nifti1.load(path).dataobj) for path in (one, other)]
         if np.array_equal(values[0], values[1]):
             return ""
         return _largest(*values)

@@ -283,7 +283,17 @@ def without_paths(config: Config) -> Config:
     Only the last part of a path is kept, with which `msseg predict` can build the system. Roots of
     readers inside the system are removed, since prediction does not need their scans.
     """
-    return {**_cut("", config), "track": {}}
+    cut = _cut("", config)
+    return {**cut, "read": _last_parts(cut.get("read")), "track": {}}
+
+
+def _last_parts(node: Any) -> Any:
+    """Settings of a reader in which names and patterns of files have lost their folders."""
+    if isinstance(node, Mapping):
+        return {key: _last_parts(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_last_parts(value) for value in node]
+    return Path(node).name if isinstance(node, str) and "/" in node else node
 
 
 def _cut(key: str, value: Any) -> Any:
