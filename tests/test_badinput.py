@@ -46,7 +46,7 @@ ROWS = [
     Row("C05-absurd", ("sample.size=[4096,4096,4096]",), 5, "sample.size", "GB"),
     Row("C08", ("infer.overlap=1",), 2, "overlap"),
     Row("C08-more", ("infer.overlap=1.5",), 2, "overlap"),
-    Row("C09", ("postprocess.rules.threshold.value=2",), 2, "threshold"),
+    Row("C09", ("postprocess.rules.threshold.value=2",), 2, "value"),
     Row("C11", ("network._target_=os.system",), 6, "network._target_"),
     Row("C12", ("loss._target_=torch.load",), 6, "loss._target_"),
     Row("C13", ("+augment.other={_target_: os.system}",), 6, "augment.other"),
@@ -81,7 +81,7 @@ def test_row(row, coarse_cohort, tmp_path, monkeypatch, capsys):
         assert problem["remedy"] and problem["exit_code"] == row.exit_code
         assert f"[{problem['code']}]" in text
     if row.exit_code != 5:  # that depends on the machine: another one can go on
-        assert not (tmp_path / "runs").exists()
+        assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
 
 
 def test_an_experiment_that_is_not_there_names_the_nearest(capsys):  # C10
