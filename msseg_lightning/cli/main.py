@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import errno
 import importlib
+import io
 import json
 import logging
 import os
@@ -199,6 +200,8 @@ def keep_streams() -> None:
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # where the locale has no such letter
+        sys.stdout.reconfigure(errors="backslashreplace")
     gone = {errno.EPIPE, errno.EIO, errno.ECONNRESET}
     sys.stdout = cast(TextIO, Tolerant(sys.stdout, gone))
     sys.stderr = cast(TextIO, Tolerant(sys.stderr, gone | {errno.ENOSPC, errno.EDQUOT}))

@@ -28,7 +28,9 @@ from msseg_lightning.preprocess.step import common_grid
 from msseg_lightning.run.assemble.system import instantiate, postprocess_rules
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.sample.candidate_boxes import CandidateBoxLoader
+from msseg_lightning.sample.loader import PatchLoader
 from msseg_lightning.sample.mask_pairs import Corruption
+from msseg_lightning.sample.uniform import UniformSampler
 from msseg_lightning.sample.visit import visits_of
 from tests.method import test_derived_image, test_staged
 from tests.preprocess import test_ratio_candidates
@@ -305,3 +307,18 @@ def stages_out_of_fold(place: Place) -> None:
     sources = [test_derived_image.source(1.0, pair.patient), test_derived_image.source(2.0, "q")]
     DerivedImage("x", maps, sources).add(pair)
     DerivedImage("y", maps, sources[1:]).add(pair)
+
+
+@case("sample.memory")
+def a_batch_that_memory_cannot_hold(place: Place) -> None:
+    subject = prepare(place.folder, "a", 1, 0)
+
+    def batch(size: int, count: int) -> None:
+        sampler = UniformSampler((size, size, size))
+        next(PatchLoader([subject], sampler, FusedAugment(), batch_size=count).iterate(0, 1))
+
+    for size, count in ((8192, 1), (8, 10**10)):
+        refusal = place.raised("sample.memory", lambda size=size, count=count: batch(size, count))
+        assert refusal.settings() == [["train.batch_size=1"]]
+        assert refusal.remedy.endswith("or a smaller sample.size")
+    batch(8, 1)
