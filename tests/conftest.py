@@ -7,6 +7,7 @@ import hashlib
 import multiprocessing
 import multiprocessing.context
 import os
+import re
 import shutil
 import sqlite3
 import sys
@@ -36,6 +37,33 @@ def pytest_xdist_make_scheduler(config, log):
             return nodeid if alone else super()._split_scope(nodeid)
 
     return ByFileAndExperiment(config, log)
+
+
+RELIABILITY = Path(__file__).parents[1] / "docs" / "reliability.md"
+
+
+def reliability_tests() -> dict[str, list[str]]:
+    """Item of the catalogue -> the tests that the page on reliability names for it."""
+    rows = re.findall(
+        r"^\| ([CDKRF]\d\d|attack [A-I]) \|(.*)$",
+        RELIABILITY.read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    return {item: re.findall(r"`(tests/[\w/.]+::test_\w+)`", row) for item, row in rows}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """The markers ``badinput`` and ``faults`` are those of the page on reliability."""
+    markers: dict[str, set[str]] = {"tests/read/test_gate.py::test_row": {"badinput"}}
+    for item, tests in reliability_tests().items():
+        for test in tests:
+            if not item.startswith("attack"):
+                kind = "faults" if item.startswith("F") else "badinput"
+                markers.setdefault(test, set()).add(kind)
+    for item in items:
+        for marker in sorted(markers.get(item.nodeid.partition("[")[0], ())):
+            item.add_marker(marker)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -27,7 +27,6 @@ from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.train import experiment
 from tests.contracts import check_batches, check_fit, check_method
 
-
 SPACINGS = ("preprocess.steps.resample.spacing_mm", "preprocess.steps.atlas.spacing_mm")
 """Settings of the working grid, whose voxels are made as large as those of the scans."""
 

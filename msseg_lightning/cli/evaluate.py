@@ -208,6 +208,7 @@ def _write_json(path: Path, content: Any) -> None:
 def _write_csv(path: Path, scores: Mapping[str, CaseScore]) -> None:
     """Write one row per case; cells of undefined measures are empty."""
     from msseg_lightning.core.files import atomic_write
+    from msseg_lightning.core.table_cells import plain_row
 
     rows = [
         {
@@ -230,7 +231,7 @@ def _write_csv(path: Path, scores: Mapping[str, CaseScore]) -> None:
     ):
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(map(plain_row, rows))
 
 
 def _print(scores: Mapping[str, CaseScore], summary: Summary) -> None:

@@ -175,7 +175,9 @@ def choose_operating_point(
             (exit 2).
     """
     _refuse_range(budget, confidence)
-    by_threshold = dict(marks) if isinstance(marks, Mapping) else {None: marks}
+    by_threshold: dict[float | None, Sequence[Marks]] = (
+        dict(marks) if isinstance(marks, Mapping) else {None: marks}
+    )
     paths = list(itertools.product(by_threshold, smallest_mm3))
     pairs = next(iter(by_threshold.values()))
     tested, others = _groups(pairs, population, len(paths) > 1)

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from msseg_lightning.core import locks
 from msseg_lightning.core.files import write_record, write_settings
 from msseg_lightning.core.outputs import is_json_with, refuse_overwrites
 from msseg_lightning.core.prediction import Prediction
@@ -409,7 +410,9 @@ def masks_that_training_needs(place: Place) -> None:
         path.unlink()
     words = with_settings(trained.train, [f"read.root={data}", "paths.runs=third"])
     refusal = place.refused("data.no_reference", words)
-    assert refusal.remedy.startswith("put the masks beside the scans")
+    assert refusal.remedy.startswith("give the masks the names that are read")
+    layouts, *_ = refusal.commands()
+    assert len(place.ends_well(layouts).splitlines()) > 40
     assert "apply a trained system" in refusal.remedy
     place.ends_well(["predict", trained.run, "--folder", "masks", "--include-training",
                      "read=msseg2", f"read.root={data}"])  # fmt: skip
@@ -484,3 +487,30 @@ def a_file_that_is_still_being_copied(place: Place) -> None:
         refusal = place.refused("data.changed", words)
     assert refusal.remedy.endswith("then give the same command again")
     place.ends_well(words)
+
+
+@case("output.inside_data")
+def results_in_the_folder_of_the_data(place: Place) -> None:
+    trained = Trained(place)
+    data = place.folder / "data"
+    shutil.copytree(trained.cohort, data)
+    words = with_settings(trained.train, [f"read.root={data}", f"paths.runs={data / 'runs'}"])
+    words = with_settings(words, [f"split.path={data / 'split.json'}"])
+    refusal = place.refused("output.inside_data", words)
+    assert not (data / "runs").exists()
+    place.follow_settings(refusal, words, FOLDER=str(place.folder / "elsewhere"))
+
+
+@case("environment.locks")
+def a_disk_without_locks(place: Place) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "x")
+
+    trained = Trained(place)
+    locks._error.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(locks.fcntl, "flock", refuse)
+        refusal = place.refused("environment.locks", trained.train)
+    locks._error.cache_clear()
+    (choice,) = refusal.settings(FOLDER=str(place.folder / "elsewhere"))
+    place.ends_well(with_settings(trained.train, choice))

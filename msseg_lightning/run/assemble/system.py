@@ -169,6 +169,7 @@ def _build_single(config: Config, fitted: FittedStages | None = None) -> Any:
     train = dict(config["train"])
     nodes = {name: train.pop(name) for name in ("task", "optimizer", "scheduler")}
     train.pop("_target_")
+    init = train.pop("init", None)
     optimizer = instantiate(nodes["optimizer"], partial=True)
     scheduler = instantiate(nodes["scheduler"], partial=True)
     _try_optimizer(nodes["optimizer"], optimizer, scheduler)
@@ -187,6 +188,7 @@ def _build_single(config: Config, fitted: FittedStages | None = None) -> Any:
         **extra["train.task"],
     )
     further = ((config.get("sample") or {}).get("extra_pairs") or {}).get("reader") or {}
+    more = {"initial": _initial_weights(config, init, task.network)} if init else {}
     return _build(
         _name(config["method"]),
         method,
@@ -204,7 +206,25 @@ def _build_single(config: Config, fitted: FittedStages | None = None) -> Any:
         derived=images,
         visits=instantiate((config.get("sample") or {}).get("visits")),
         extra=instantiate(further) if further.get("root") else None,
+        **more,
     )
+
+
+def initial_folder(config: Config, name: str) -> Path:
+    """Where the cache keeps the weights that ``train.init`` names."""
+    return Path(config["paths"]["cache"]) / "initial" / name
+
+
+def _initial_weights(config: Config, name: str, network: Any) -> Any:
+    """Weights that a network starts from; None where none fits.
+
+    A stage that is fitted out of fold starts anew: the given network may know its held-out pairs.
+    """
+    from msseg_lightning.network.initial_weights import InitialWeights
+
+    if (config.get("out_of_fold") or 1) > 1:
+        return None
+    return InitialWeights.match(network, initial_folder(config, name))
 
 
 def build_sampler(config: Config, arguments: Mapping[str, Any] = MappingProxyType({})) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from msseg_lightning.core.outputs import refuse_inside_data
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.core.subject_map import SupportsSubmit, map_subjects
@@ -74,6 +75,7 @@ def predict_data_set(
             was trained on some of these pairs (exit 4).
     """
     config = load_config(model, overrides)
+    refuse_inside_data(config["read"].get("root"), {"--folder": folder})
     subjects = read_subjects(instantiate(config["read"]))
     seen = trained_on(model, subjects)
     if seen and not include_training:

@@ -17,6 +17,7 @@ from msseg_lightning.core.files import DamagedFileError, atomic_write, read_reco
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.core.table_cells import plain_row
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions, score_case
 from msseg_lightning.evaluate.summary import summarise
 from msseg_lightning.read.nifti import GateOptions
@@ -115,7 +116,7 @@ def scores_table(cases: dict[str, dict[str, Any]]) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)))
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(plain_row, rows))
     return stream.getvalue()
 
 

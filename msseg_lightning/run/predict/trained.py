@@ -247,6 +247,8 @@ def _without_stored_paths(node: Any, config: Config) -> Any:
             }
         elif key == "visits" and isinstance(value, Mapping) and "folder" in value:
             value = {**value, "folder": str(Path(config["paths"]["cache"]) / "prepared")}
+        elif key == "train" and isinstance(value, Mapping) and value.get("init"):
+            value = {**value, "init": None}  # it has weights of its own
         elif key == "reader" and isinstance(value, Mapping) and "root" in value:
             value = {**value, "root": None}
         keep = node is config and (key == "read" or not affects_result(str(key)))
