@@ -42,7 +42,8 @@ FIRST = 10
 """Number of leading systems that are trained with three seeds."""
 RECIPE = ("train=20", "test=20", "lesions.stratum=20", "lesions.without_new=0.3")
 """Changes of the recipe `small`: of each 20 patients 6 have no new lesion."""
-STOPPED = (ExitCode.PREEMPTED, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
+TRAITS = ("size", "contrast", "region")
+STOPPED = (ExitCode.PREEMPTED, ExitCode.INTERRUPTED, ExitCode.TERMINATED, ExitCode.HUNG_UP)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -232,8 +233,11 @@ def section(folder: Path, images: Path, name: str) -> list[str]:
         for title, table in (
             ("Patients with new lesions", tables.with_lesions(board)),
             ("Patients without new lesions", tables.without_lesions(board)),
-            ("Lesion F1 by lesion size", tables.by_size(board)),
+            ("Raters", tables.raters(board)),
+            *((f"Lesion F1 by {name}", tables.by_trait(board, name)) for name in TRAITS),
+            ("Active patients", tables.activity(board)),
             ("Other lesion rules", tables.by_rule(board)),
+            ("Cost, and figures of the papers", tables.cost(board)),
         ):
             if table[1]:
                 parts.append(f"### {title}\n\n{tables.markdown_table(table)}\n")

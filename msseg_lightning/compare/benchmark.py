@@ -1,4 +1,4 @@
-"""Leaderboard of a benchmark, its runs with their costs, and what the papers report."""
+"""Leaderboard of a benchmark, and its runs with their costs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from filelock import FileLock
 
 from msseg_lightning.compare.leaderboard import Leaderboard, make_leaderboard
 from msseg_lightning.compare.leaderboard_page import write_leaderboard
-from msseg_lightning.compare.leaderboard_table import DASH, Section, Table, csv_text, interval
+from msseg_lightning.compare.leaderboard_table import DASH, Section, Table, csv_text
 from msseg_lightning.compare.systems import read_systems
 from msseg_lightning.core.files import atomic_write
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.core.wording import counted, reported_text
+from msseg_lightning.core.wording import counted
 from msseg_lightning.run.benchmark.plan import FOLDER, Benchmark, Job
 from msseg_lightning.run.benchmark.state import STATUSES, JobState, state_of_job
-from msseg_lightning.run.config.cards import read_cards
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.train.curves import read_curves
 
@@ -53,7 +52,7 @@ class BenchmarkResult:
         folders = complete_runs(states)
         board = None
         if folders:
-            words = [f"{job.system}={folder}" for job, folder in folders.items()]
+            words = [f"{Path(job.system).stem}={folder}" for job, folder in folders.items()]
             board = make_leaderboard(read_systems(words))
         return cls(benchmark, states, board)
 
@@ -72,7 +71,6 @@ class BenchmarkResult:
     def sections(self) -> list[Section]:
         """Sections of the page of the leaderboard."""
         return [
-            ("Reported and measured", [REPORTED_WORDS], self.reported()),
             ("Runs", [self.protocol(), RUN_WORDS], self.runs()),
             ("Missing", ["These are not in the tables."], self.missing()),
         ]
@@ -114,22 +112,6 @@ class BenchmarkResult:
                 )
         return heads, shown
 
-    def reported(self) -> Table:
-        """What the paper of each system reports, beside what was measured here."""
-        heads = ["System", "Paper", "Lesion F1 here", "Dice here", "Reported by the paper"]
-        cards = {card["name"]: card for card in read_cards()}
-        rows = []
-        for name in self.board.order if self.board is not None else ():
-            card = cards.get(name, {})
-            measured = [self._measured(measure, name) for measure in ("f1", "dice")]
-            reported = reported_text(card.get("reported") or {}, in_full=False)
-            rows.append([name, str(card.get("id", DASH)), *measured, reported or DASH])
-        return heads, rows
-
-    def _measured(self, measure: str, name: str) -> str:
-        assert self.board is not None
-        return interval(self.board.result(measure, name), ".3f")
-
     def missing(self) -> Table:
         """Runs that are not finished, with the reason and the command that trains them."""
         rows = [
@@ -154,10 +136,6 @@ class BenchmarkResult:
         return "\n".join(lines) + "\n"
 
 
-REPORTED_WORDS = (
-    "Reported figures are those of the papers, on their own patients, at their own size and by "
-    "their own rules for empty cases; they cannot be compared with the measured ones."
-)
 RUN_WORDS = (
     "CPU min are processor minutes of fitting, all threads together, without preparing the pairs; "
     "networks on a GPU are trained for minutes of the clock. Peak MiB is the most memory of the "
@@ -188,7 +166,7 @@ def _row(job: Job, state: JobState) -> dict[str, Any]:
     record = {} if run is None else run.record()
     first, last = (None, None) if run is None else losses(run.fit)
     return {
-        "system": job.system,
+        "system": Path(job.system).stem,
         "fold": job.fold,
         "seed": job.seed,
         "state": state.status,
@@ -252,7 +230,7 @@ def benchmark_words(word: str) -> list[str] | None:
                 exit_code=ExitCode.CONFIG,
             )
         )
-    return [f"{job.system}={folder}" for job, folder in folders.items()]
+    return [f"{Path(job.system).stem}={folder}" for job, folder in folders.items()]
 
 
 def status_text(benchmarks: Sequence[Benchmark]) -> str:

@@ -10,6 +10,7 @@ from tests.remedies import (  # noqa: F401  (each enters its cases)
     benchmarks,
     comparison,
     configuration,
+    downloads,
     files_of_models,
     images,
     models,

@@ -18,7 +18,6 @@ from msseg_lightning.run.config.cards import read_cards
 from msseg_lightning.run.config.compose import Config, compose_config
 from msseg_lightning.run.config.keys import affects_result
 from msseg_lightning.run.config.overrides import override
-from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.train.folds_and_seeds import count_folds
 
 FOLDER = Path("leaderboards")
@@ -34,7 +33,7 @@ class Job:
 
     Args:
         seed: of the training.
-        system: name of the experiment.
+        system: name or file of the experiment.
         fold: that is held out.
     """
 
@@ -43,13 +42,7 @@ class Job:
     fold: int
 
     def __str__(self) -> str:
-        return f"{self.system}-fold{self.fold}-seed{self.seed}"
-
-    @classmethod
-    def parse(cls, text: str) -> Job | None:
-        """The run of a name; None where it is none."""
-        found = re.fullmatch(r"(.+)-fold(\d+)-seed(\d+)", text)
-        return None if found is None else cls(int(found[3]), found[1], int(found[2]))
+        return f"{Path(self.system).stem}-fold{self.fold}-seed{self.seed}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,10 +242,6 @@ class Benchmark:
         further = self.budget.overrides(config)
         return compose_config([*words, *further], job.system) if further else config
 
-    def run(self, job: Job, config: Config | None = None) -> RunFolder:
-        """The folder of a run."""
-        return RunFolder.from_config(self.config(job) if config is None else config)
-
     def command(self, job: Job) -> str:
         """The command that trains a run which is missing."""
         return f"{self.continued()} --one {job}"
@@ -269,8 +258,8 @@ def find_job(benchmark: Benchmark, text: str) -> Job:
     Raises:
         MssegError: it has none (exit 2).
     """
-    job = Job.parse(text)
-    if job is None or job not in benchmark.jobs:
+    job = next((job for job in benchmark.jobs if str(job) == text), None)
+    if job is None:
         named = ", ".join(map(str, benchmark.jobs[:10]))
         raise _wrong("--one", text, f"a run of the benchmark, such as {named}")
     return job

@@ -16,9 +16,11 @@ from msseg_lightning.run.benchmark.plan import Benchmark, Job
 from msseg_lightning.run.benchmark.state import JobState, claim, state_of_job, write_state
 from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.data.prepare import prepare_data_set
+from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.train.cost import processor_s
 from msseg_lightning.run.train.experiment import train_experiment
 from msseg_lightning.run.train.folds_and_seeds import is_finished
+from msseg_lightning.run.train.initial_weights import with_initial_weights
 from msseg_lightning.run.train.shared_jobs import run_shared_jobs
 
 log = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ log = logging.getLogger(__name__)
 Start = Callable[[Sequence[str], Path, "Deadline"], int]
 """(arguments of ``msseg``, log file, deadline) -> exit code; negative where a signal ended it."""
 
-STOPPED = (ExitCode.INTERRUPTED, ExitCode.TERMINATED, ExitCode.PREEMPTED)
+STOPPED = (ExitCode.INTERRUPTED, ExitCode.TERMINATED, ExitCode.PREEMPTED, ExitCode.HUNG_UP)
 
 
 class Deadline:
@@ -162,10 +164,10 @@ def train_one(benchmark: Benchmark, job: Job) -> JobState:
         write_state(benchmark, job, "running", process=os.getpid())
         try:
             config = benchmark.config(job)
-            folder = benchmark.run(job, config)
+            folder = RunFolder.from_config(config)
             place = os.path.relpath(folder.path, benchmark.path)
             write_state(benchmark, job, "running", folder=place)
-            if not is_finished(folder, config):
+            if not is_finished(folder, with_initial_weights(config)):
                 minutes = state_of_job(benchmark, job).prepare_cpu_minutes + _prepare(config)
                 write_state(benchmark, job, "running", prepare_cpu_minutes=round(minutes, 4))
                 train_experiment(config, with_report=False)  # `msseg report` writes one

@@ -10,14 +10,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import yaml
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.run.config.compose import conf_dir
+from msseg_lightning.run.config.preset_files import conf_dir, preset_file, preset_files, read_yaml
 
 if TYPE_CHECKING:
     import optuna
 
+MAX_POINTS = 100_000
+"""Largest grid."""
 SAMPLERS = ("tpe", "random", "grid", "cmaes", "nsga2")
 PRUNERS = ("median", "hyperband", "none")
 KINDS = ("float", "int", "categorical")
@@ -94,6 +95,8 @@ class Parameter:
                 "search.sampler=tpe",
             )
         count = math.floor((self.high - self.low) / step + 1e-9) + 1
+        if count > MAX_POINTS:  # a list of a billion values would fill the memory
+            raise _too_many(count)
         values = [min(self.low + index * step, self.high) for index in range(count)]
         return [int(value) for value in values] if self.type == "int" else values
 
@@ -274,27 +277,30 @@ def point_key(values: Mapping[str, Any]) -> str:
     )
 
 
-def read_search(name: str, changes: Mapping[str, Any] | None = None) -> Search:
-    """Read a file of ``conf/search`` with changed values.
+def read_search(
+    name: str, changes: Mapping[str, Any] | None = None, experiment: str = ""
+) -> Search:
+    """Read a file of ``conf/search``, completed by its ``default.yaml``, with changed values.
 
     Args:
-        name: name of the file, without ``.yaml``.
+        name: a preset, of the user or of this package, or a file.
         changes: dotted key -> value, e.g. ``{"trials": 12}``.
+        experiment: name or file of the experiment, beside which presets may lie too.
 
     Raises:
         MssegError: no such file, an unknown key, or an invalid value (exit 2).
     """
-    file = conf_dir() / "search" / f"{name}.yaml"
-    known = sorted(path.stem for path in file.parent.glob("*.yaml"))
-    if name not in known:
-        raise _refused("search", name, ", ".join(known), "search=default")
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    file = preset_file("search", name, experiment)
+    if file is None:
+        known = ", ".join(sorted(preset_files("search", experiment)))
+        raise _refused("search", name, f"{known}, or a file", "search=default")
+    content = {**read_yaml(conf_dir() / "search" / "default.yaml"), **read_yaml(file)}
     for key, value in (changes or {}).items():
         if key.startswith("space."):  # a parameter's own name holds dots
             content["space"][key.removeprefix("space.")] = value
             continue
         *parents, last = key.split(".")
-        node = content
+        node: Any = content
         for parent in parents:
             node = node.get(parent) if isinstance(node, dict) else None
         if not isinstance(node, dict) or last not in node:
@@ -399,7 +405,8 @@ def _check(search: Search) -> None:
     if search.sampler == "grid" and any(one.when for one in search.space):
         expected = "no `when`, which would repeat points of the grid"
         raise _refused("search.sampler", "grid", expected, "search.sampler=tpe")
-    if search.sampler == "grid" and search.trials > (points := _points(search)):
+    points = _points(search) if search.sampler == "grid" else math.inf
+    if search.trials > points:
         raise _refused(
             "search.trials",
             str(search.trials),
@@ -409,7 +416,15 @@ def _check(search: Search) -> None:
 
 
 def _points(search: Search) -> int:
-    return math.prod(len(parameter.grid()) for parameter in search.space)
+    points = math.prod(len(parameter.grid()) for parameter in search.space)
+    if points > MAX_POINTS:
+        raise _too_many(points)
+    return points
+
+
+def _too_many(points: int) -> MssegError:
+    remedy = "search.sampler=tpe, or give numbers larger steps"
+    return _refused("search.space", f"{points} points", f"at most {MAX_POINTS} points", remedy)
 
 
 def _check_parameter(one: Parameter, earlier: Sequence[Parameter]) -> None:

@@ -46,7 +46,7 @@ def test_the_page_says_what_is_there_and_what_is_missing(cohort, tmp_path):
     assert "2 finished" in text or "6 finished" in text
     assert "cannot be told apart" in text or "is better than" in text
     assert "msseg benchmark simulated paths.leaderboards" in text and "cannot be trained" in text
-    assert "| oversampled_unet |" in text and "Reported by the paper" in text
+    assert "| oversampled_unet |" in text and "figures of the papers" in text
     assert (page.parent / "images" / "leaderboard_simulated_intervals.svg").exists()
     first, second = cohort
     assert "budget.minutes=3" in first and "size=cpu" in first

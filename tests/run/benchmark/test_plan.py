@@ -6,7 +6,7 @@ import pytest
 
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.run.benchmark import plan
-from msseg_lightning.run.benchmark.plan import Benchmark, BenchmarkArguments, Job
+from msseg_lightning.run.benchmark.plan import Benchmark, BenchmarkArguments, Job, find_job
 from msseg_lightning.run.config.cards import read_cards
 from tests.run.benchmark.toy import WORDS, begin
 
@@ -20,11 +20,11 @@ def test_every_system_of_the_list_in_its_order():
 def test_a_run_finds_its_settings_and_its_share_of_the_budget(tmp_path):
     found = begin(tmp_path, "metric_learning_unet", "budget.minutes=3", "data.workers=1")
     (job,) = found.jobs
-    assert str(job) == "metric_learning_unet-fold0-seed0" and Job.parse(str(job)) == job
+    assert str(job) == "metric_learning_unet-fold0-seed0" and find_job(found, str(job)) == job
     config = found.config(job)
     assert config["train"]["minutes"] == config["stages"]["metric"]["train"]["minutes"] == 1.5
     assert config["track"] is None or not config["track"]
-    assert found.run(job).path.parent == tmp_path / "toy" / "runs" / "metric_learning_unet"
+    assert config["paths"]["runs"] == str(tmp_path / "toy" / "runs")
 
 
 def test_its_name_alone_continues_it_and_the_same_settings_add_to_it(tmp_path):
@@ -63,6 +63,10 @@ def test_a_setting_that_one_system_lacks_stops_only_that_one(tmp_path):
     with pytest.raises(MssegError):
         found.config(found.jobs[0])
     assert found.config(found.jobs[1])["train"]["batch_size"] == 2
+
+
+def test_a_file_of_an_experiment_is_named_by_its_stem():
+    assert str(Job(1, "mine/new_unet.yaml", 2)) == "new_unet-fold2-seed1"
 
 
 def test_all_folds_are_those_of_the_split(tmp_path, monkeypatch):
