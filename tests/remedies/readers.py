@@ -198,8 +198,9 @@ CASES.extend(
         (
             "mask",
             lambda root: test_bids.mask(root, "sub-A", "ses-2", "lesion_seg"),
-            "if they mark new lesions: read.masks.new_lesions='derivatives/manual/{subject}/{session}"
-            "/anat/{subject}_{session}_lesion_seg.nii.gz'; `msseg check --layout` shows what is read",
+            "if they mark new lesions: read.masks.new_lesions='derivatives/manual/{subject}/"
+            "{session}/anat/{subject}_{session}_lesion_seg.nii.gz'; `msseg check --layout` shows "
+            "what is read",
             _move("*lesion_seg.nii.gz", "sub-A_ses-2_label-lesion_mask.nii.gz"),
         ),
         (
