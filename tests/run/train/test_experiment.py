@@ -24,7 +24,7 @@ from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.predict.scores import digest
 from msseg_lightning.run.predict.trained import load_config
-from msseg_lightning.run.train.experiment import refuse_copies, save_model
+from msseg_lightning.run.train.experiment import refuse_copies, save_model, train_experiment
 from msseg_lightning.run.train.mlflow_run import (
     headline_metrics,
     tracked_settings,
