@@ -100,6 +100,8 @@ def lines(report: CheckReport) -> list[str]:
         )
     pairs, patients = len(report.subjects), "pair" if len(report.subjects) == 1 else "pairs"
     verdict = "not usable" if report.errors else "sound"
+    if not report.errors and any(p.code.startswith("content.") for p in report.warnings):
+        verdict = "look at the scans that [content...] warnings name"
     text.append(
         f"{pairs} {patients} checked, {report.labelled} with a reference: "
         f"{len(report.errors)} errors, {len(report.warnings)} warnings - {verdict}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from msseg_lightning.core.problem import ExitCode
 from msseg_lightning.run.shard import SHARD_HELP, Shard
@@ -18,6 +19,7 @@ examples
   msseg predict RUN -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz --brain brain_of_F.nii.gz
   msseg predict 3f2a...e1 -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz    an MLflow run id
   msseg predict models:/pre_unet@champion --table pairs.csv --folder predictions
+  msseg predict system.zip -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz   a file of `msseg export`
   msseg predict runs/pre_unet/msseg2-fold0-seed0 --folder out read=open_ms read.root=/data/open_ms
       every pair of a data set in any layout; scored where it has references
   msseg predict RUN -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz infer.overlap=0.5
@@ -51,7 +53,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", help="run folder, MLflow run id or models:/NAME@ALIAS")
+    parser.add_argument(
+        "model", help="run folder, zip file of `msseg export`, MLflow run id or models:/NAME@ALIAS"
+    )
     parser.add_argument("-t1", "--baseline", type=Path, help="FLAIR of the first visit")
     parser.add_argument("-t2", "--followup", type=Path, help="FLAIR of the second visit")
     parser.add_argument(
@@ -81,6 +85,13 @@ def main(arguments: Sequence[str]) -> ExitCode:
     )
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes, for --table and data sets"
+    )
+    parser.add_argument(
+        "--operating-point",
+        choices=("auto", "off"),
+        default="auto",
+        help="auto: use the point that `msseg tune` chose for this system; off, or any "
+        "postprocess.* setting: the system's own rules",
     )
     parser.add_argument("--shard", type=Shard.parse, metavar="I/N", help=SHARD_HELP)
     parser.add_argument("--mlruns", default="mlruns", help="tracking folder, for run ids")
@@ -114,27 +125,42 @@ def main(arguments: Sequence[str]) -> ExitCode:
     uncertainty = Path(options.uncertainty) if options.uncertainty else None
 
     from msseg_lightning.run.predict import prediction_files as predict
-    from msseg_lightning.run.predict import trained as stored
+    from msseg_lightning.run.predict.model_zip import opened_model
 
     if all(single):  # before anything is loaded
         inputs = [options.baseline, options.followup, options.brain]
         given = [file for file in inputs if file is not None]
         predict.check_outputs([options.output], given, options.probability, uncertainty)
-    model = stored.find_model(options.model, options.mlruns)
+    with opened_model(options.model, options.mlruns) as model:
+        return _predict(model, options, uncertainty)
+
+
+def _predict(model: Path, options: argparse.Namespace, uncertainty: Path | None) -> ExitCode:
+    """Predict with a model folder, which may be a temporary one."""
+    from msseg_lightning.run.predict import prediction_files as predict
+
     places = [options.output, options.probability, uncertainty, options.folder]
     predict.refuse_in_run(model, [place for place in places if place is not None])
-    if not all(single):
+    if options.output is None:
         return predict_many(model, options)
     from msseg_lightning.run.predict.data_set import predict_pair
 
     subject = predict.pair_subject("pair", options.baseline, options.followup, options.brain)
     record = predict_pair(
-        model, subject, options.output, options.probability, options.settings, uncertainty
+        model,
+        subject,
+        options.output,
+        options.probability,
+        options.settings,
+        uncertainty,
+        options.operating_point,
     )
     sys.stdout.write(
         f"{options.output}: {record['new_lesion_volume_mm3']} mm3 of new lesions in "
         f"{record['new_lesion_voxels']} voxels\n"
     )
+    if record.get("operating_point"):
+        sys.stdout.write(f"operating point: {point_words(record['operating_point'])}\n")
     return ExitCode.OK
 
 
@@ -145,6 +171,7 @@ def predict_many(model: Path, options: argparse.Namespace) -> ExitCode:
 
     where = {"shard": options.shard, "executor": max(options.workers, 1)}
     where["uncertainty"] = options.uncertainty is not None
+    where["use_point"] = options.operating_point
     if options.table is not None:
         applied = predict_table(model, options.table, options.folder, options.settings, **where)
     else:
@@ -161,10 +188,19 @@ def predict_many(model: Path, options: argparse.Namespace) -> ExitCode:
         f"{len(applied.predicted)} of {total} pairs predicted in {options.folder}{part}\n"
     )
     sys.stdout.write(describe(applied.summary))
+    if applied.operating_point:
+        sys.stdout.write(f"operating point: {point_words(applied.operating_point)}\n")
     if applied.refused:
         sys.stderr.write(f"left out: {', '.join(applied.refused)}; the same command tries again\n")
         return ExitCode.PARTIAL
     return ExitCode.OK
+
+
+def point_words(told: Mapping[str, Any]) -> str:
+    """What a side-car or a table of scores says of the operating point, in one line."""
+    words = str(told["is"]) if told["used"] else f"not used, {told['why']}"
+    chosen = len(told.get("chosen_on_scored", ()))
+    return f"{words}; CHOSEN ON {chosen} OF THESE PAIRS, no test" if chosen else words
 
 
 def _uncertainty_first(arguments: Sequence[str]) -> list[str]:

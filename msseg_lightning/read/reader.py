@@ -208,7 +208,8 @@ class FolderReading:
         table = read_participants(root / "participants.tsv", root)
         problems: list[Problem] = []
         found: dict[str, LongitudinalSubject] = {}
-        for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        folders = (path for path in root.iterdir() if path.is_dir())
+        for folder in sorted(path for path in folders if not path.name.startswith(".")):
             subject = read(folder, root, problems)
             if subject is not None:
                 found[folder.name] = subject

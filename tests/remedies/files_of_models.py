@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
 import torch
 
 from msseg_lightning.evaluate.score import score_case
 from msseg_lightning.network.weights import load_weights, save_weights
 from msseg_lightning.postprocess.threshold import Threshold
+from msseg_lightning.read.reader import read_subjects
+from msseg_lightning.run.assemble.system import instantiate
+from msseg_lightning.run.config.compose import compose_config
+from msseg_lightning.run.folder import RunFolder
+from msseg_lightning.run.predict import onnx_networks
+from msseg_lightning.run.predict.model_zip import opened_model, write_zip
+from msseg_lightning.run.train.initial_weights import refuse_seen, with_initial_weights
+from msseg_lightning.split.split import Split
 from msseg_lightning.train.checkpoint import read_checkpoint
+from tests.conftest import tiny_words
 from tests.read import files
 from tests.remedies.place import Place, case
+from tests.run.predict import test_model_zip
 
 
 @case(
@@ -110,3 +121,83 @@ def weights(place: Place) -> None:
     )
     assert refusal.remedy == "use the configuration that was saved with the model"
     load_weights(torch.nn.Linear(2, 2), kept)
+
+
+@case("archive.entry", "archive.files", "archive.hash", "archive.contents", "archive.unreadable")
+def an_archive_of_somebody_else(place: Place) -> None:
+    sound, file = place.folder / "sound.zip", place.folder / "system.zip"
+    write_zip(test_model_zip.save(place.folder / "model", "bsi_subtraction"), sound)
+
+    def refused(code: str) -> None:
+        def read() -> None:
+            with opened_model(str(file)):
+                pass
+
+        refusal = place.raised(code, read)
+        assert refusal.remedy.startswith("get the file again from a source that you trust")
+        shutil.copy(sound, file)
+        read()
+
+    for code, form in {
+        "archive.entry": "a path above",
+        "archive.files": "a program",
+        "archive.hash": "other bytes",
+        "archive.contents": "no list",
+    }.items():
+        archive = test_model_zip.Changed(sound, file)
+        test_model_zip.HOSTILE[form](archive)
+        archive.write()
+        refused(code)
+    file.write_bytes(sound.read_bytes()[:-40])
+    refused("archive.unreadable")
+
+
+@case("archive.foreign")
+def a_model_folder_with_something_else_in_it(place: Place) -> None:
+    model = test_model_zip.save(place.folder / "model", "bsi_subtraction")
+    (model / "notes.pdf").touch()
+    words = ["export", model, "--zip", place.folder / "system.zip"]
+    refusal = place.refused("archive.foreign", words)
+    assert refusal.remedy == "move this file out of the model folder"
+    (model / "notes.pdf").rename(place.folder / "notes.pdf")
+    place.ends_well(words)
+
+
+@case("onnx.system")
+def a_system_without_a_network_as_onnx(place: Place) -> None:
+    model = test_model_zip.save(place.folder / "model", "bsi_subtraction")
+    with pytest.MonkeyPatch.context() as patch:  # the packages are an extra
+        patch.setattr(onnx_networks, "_require_packages", lambda: None)
+        refusal = place.refused("onnx.system", ["export", model, "--onnx", place.folder / "x"])
+    for words in refusal.commands(RUN=str(model), FILE=str(place.folder / "system")):
+        place.ends_well(words)
+
+
+@case("init.no_weights", "init.nothing_fits")
+def weights_that_cannot_be_given(place: Place) -> None:
+    def start(model: str, experiment: str = "pre_unet") -> None:
+        words = ["read.root=.", "size=tiny", f"train.init={place.folder / model}"]
+        with_initial_weights(compose_config(words if model else words[:2], experiment))
+
+    test_model_zip.save(place.folder / "rules", "bsi_subtraction")
+    test_model_zip.save(place.folder / "same", "pre_unet")
+    refusal = place.raised("init.no_weights", lambda: start("rules"))
+    assert refusal.remedy.startswith("name a model of a system with a network")
+    start("same")
+    refusal = place.raised("init.nothing_fits", lambda: start("same", "subtraction_unet_2d"))
+    assert refusal.remedy.startswith("give a model of the same network")
+    assert refusal.remedy.endswith("or leave train.init out")
+    start("", "subtraction_unet_2d")
+
+
+@case("init.seen")
+def weights_that_know_the_test(place: Place) -> None:
+    run, cohort = place.fixture("trained_run"), place.fixture("tiny_cohort")
+    given = compose_config([*tiny_words(cohort), f"train.init={run}"], "pre_unet")
+    config = with_initial_weights(given)
+    subjects = {one.id: one for one in read_subjects(instantiate(config["read"]))}
+    split = Split(**RunFolder(run).split())
+    other = Split(**{**RunFolder(run).split(), "train": split.test, "test": split.train})
+    refusal = place.raised("init.seen", lambda: refuse_seen(given, config, subjects, other))
+    assert refusal.remedy.startswith("give the run of the same fold")
+    refuse_seen(given, config, subjects, split)

@@ -14,6 +14,8 @@ from msseg_lightning.core.method import Prediction
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP, LongitudinalSubject, Native
 from msseg_lightning.core.volume import Grid, Volume
+from msseg_lightning.evaluate.calibration import Calibration
+from msseg_lightning.evaluate.operating_point import Marks, choose_operating_point
 from msseg_lightning.infer.aggregate import combine
 from msseg_lightning.infer.sliding_window import check_inside
 from msseg_lightning.method.derived_image import DerivedImage, FittedNetwork
@@ -26,7 +28,9 @@ from msseg_lightning.preprocess.step import common_grid
 from msseg_lightning.run.assemble.system import instantiate, postprocess_rules
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.sample.candidate_boxes import CandidateBoxLoader
+from msseg_lightning.sample.loader import PatchLoader
 from msseg_lightning.sample.mask_pairs import Corruption
+from msseg_lightning.sample.uniform import UniformSampler
 from msseg_lightning.sample.visit import visits_of
 from tests.method import test_derived_image, test_staged
 from tests.preprocess import test_ratio_candidates
@@ -150,6 +154,58 @@ def rules_that_a_system_cannot_have(place: Place) -> None:
     post(dataclasses.replace(known, inside=mask == 0), rule)
 
 
+@case(
+    "point.range",
+    "point.no_patients",
+    "point.too_few",
+    "point.finds_nothing",
+    "calibration.no_lesions",
+)
+def an_operating_point_and_its_patients(place: Place) -> None:
+    def pairs(without: int, false: float) -> list[Marks]:
+        one, none = np.ones(1), np.zeros(0)
+        finds = np.zeros((1, 2), np.int64)
+        found = [Marks("a", one / 2, one * 9, one > 0, 1, finds)]
+        return found + [
+            Marks(f"b{n}", one * false, one * 9, one < 0, 0, finds[:0])
+            if false
+            else Marks(f"b{n}", none, none, none > 0, 0, finds[:0])
+            for n in range(without)
+        ]
+
+    refusal = place.raised("point.range", lambda: choose_operating_point(pairs(9, 0), 0))
+    assert refusal.remedy.startswith("--false-lesions ")
+    budget = float(refusal.remedy.split()[1])
+    choose_operating_point(pairs(9, 0), budget)
+    refusal = place.raised("point.range", lambda: choose_operating_point(pairs(9, 0), budget, 90))
+    choose_operating_point(pairs(9, 0), budget, float(refusal.remedy.split()[1]))
+
+    refusal = place.raised("point.no_patients", lambda: choose_operating_point(pairs(0, 0), budget))
+    assert refusal.remedy.startswith("--population all ")
+    choose_operating_point(pairs(0, 0), budget, population="all")
+
+    refusal = place.raised(
+        "point.too_few",
+        lambda: choose_operating_point(pairs(9, 0), 0.05, too_few="refuse"),
+    )
+    larger = re.search(r"--false-lesions ([\d.]+)", refusal.remedy)
+    assert larger is not None and "--too-few strictest" in refusal.remedy
+    assert choose_operating_point(pairs(9, 0), float(larger[1]), too_few="refuse").certified
+    assert not choose_operating_point(pairs(9, 0), 0.05, too_few="strictest").certified
+    more = int(refusal.expected.split()[2])
+    assert choose_operating_point(pairs(more, 0), 0.05, too_few="refuse").certified
+
+    refusal = place.raised(
+        "point.finds_nothing", lambda: choose_operating_point(pairs(60, 0.9), 0.5)
+    )
+    assert refusal.remedy.startswith("a larger budget: --false-lesions NUMBER")
+    choose_operating_point(pairs(60, 0.9), 2.0)
+
+    refusal = place.raised("calibration.no_lesions", lambda: Calibration.fit([], []))
+    assert refusal.remedy == "train the system longer, or on more patients"
+    Calibration.fit([0.5], [True])
+
+
 @case("infer.slice")
 def a_slice_that_is_not_taken_whole(place: Place) -> None:
     class Bright(torch.nn.Module):
@@ -251,3 +307,18 @@ def stages_out_of_fold(place: Place) -> None:
     sources = [test_derived_image.source(1.0, pair.patient), test_derived_image.source(2.0, "q")]
     DerivedImage("x", maps, sources).add(pair)
     DerivedImage("y", maps, sources[1:]).add(pair)
+
+
+@case("sample.memory")
+def a_batch_that_memory_cannot_hold(place: Place) -> None:
+    subject = prepare(place.folder, "a", 1, 0)
+
+    def batch(size: int, count: int) -> None:
+        sampler = UniformSampler((size, size, size))
+        next(PatchLoader([subject], sampler, FusedAugment(), batch_size=count).iterate(0, 1))
+
+    for size, count in ((8192, 1), (8, 10**10)):
+        refusal = place.raised("sample.memory", lambda size=size, count=count: batch(size, count))
+        assert refusal.settings() == [["train.batch_size=1"]]
+        assert refusal.remedy.endswith("or a smaller sample.size")
+    batch(8, 1)

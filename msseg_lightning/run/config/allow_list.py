@@ -8,7 +8,9 @@ its place in the configuration, and every ``${...}`` with what it may name.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
+import pickle
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,6 +35,7 @@ LIBRARY_CLASSES = {
     ),
     "scheduler": frozenset(
         {
+            "monai.optimizers.WarmupCosineSchedule",
             "torch.optim.lr_scheduler.CosineAnnealingLR",
             "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts",
             "torch.optim.lr_scheduler.ConstantLR",
@@ -468,6 +471,12 @@ def read_stored_yaml(text: str) -> Any:
             (exit 6).
         ValueError: it is not YAML.
     """
+    return pickle.loads(_read_stored_yaml(text))  # a new object each time, which may be changed
+
+
+@functools.lru_cache(maxsize=64)
+def _read_stored_yaml(text: str) -> bytes:
+    """Parsing takes 0.1 s, and one command reads a configuration several times."""
     if len(text) > MAX_TEXT_LENGTH:
         raise _unsafe_text(f"{len(text)} characters")
     try:
@@ -488,7 +497,7 @@ def read_stored_yaml(text: str) -> Any:
         elif isinstance(node, list | tuple | set):
             inner = node
         open_nodes += [(value, depth + 1) for value in inner]
-    return content
+    return pickle.dumps(content)
 
 
 def _unsafe_text(found: str) -> MssegError:
