@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.core.wording import program
 
 EXAMPLES = """\
 examples
@@ -57,8 +58,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
     simulate.main([str(cohort), f"preset={options.preset}", f"workers={workers}"])
     say(f"2  {options.experiment} at CPU size: train, predict, score, report, track")
     code = train.main([options.experiment, *settings])
-    say(f"done in {(time.monotonic() - began) / 60:.1f} minutes; look at the report in a browser,")
-    say("compare runs with `msseg ui` (http://127.0.0.1:5000)")
+    say(f"done in {(time.monotonic() - began) / 60:.1f} minutes. Open the report. Next:")
+    for words in ("ui", f"show {options.experiment}", "check --layout", "--help"):
+        say(f"  {program()} {words}")
     return code
 
 
