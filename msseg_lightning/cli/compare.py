@@ -15,6 +15,7 @@ examples
   msseg compare runs/*/msseg2-folds5-seed0 runs/*/msseg2-folds5-seed1 --output leaderboard
   msseg compare runs/pre_unet/msseg2-fold0-seed0 nnunet=predictions/ --reference /data/msseg2
   msseg compare a=masks_a/ b=masks_b/ read=msseg2 read.root=/data/msseg2
+  msseg compare runs/*/msseg2-fold0-seed0 --reference-version without_rater1
   msseg compare runs/*/msseg2-folds5-seed0 --output table.tex       or .html, .md, .csv
 
 RUN is the folder of a run, of all folds of a seed or of several seeds, of a data set that `msseg
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
     from msseg_lightning.compare.leaderboard_page import check_output, write_leaderboard
     from msseg_lightning.compare.leaderboard_table import short_text
     from msseg_lightning.compare.systems import read_systems
+    from msseg_lightning.evaluate.case_score import ScoreOptions
 
     labels = label_options(parser, options)
     if options.output:
@@ -65,7 +67,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
             label_values=labels["label_value"],
             prediction_label_values=labels["prediction_label_value"],
         )
-    systems = read_systems(runs, data, options.common)
+    if options.reference_version:
+        ScoreOptions(reference=options.reference_version)  # refuses an unknown one
+    systems = read_systems(runs, data, options.common, options.reference_version)
     board = make_leaderboard(systems, options.measure, froc=options.froc)
     sys.stdout.write(short_text(board))
     if options.output:
@@ -92,6 +96,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--reference", type=Path, metavar="FOLDER", help="references of folders of masks"
+    )
+    parser.add_argument(
+        "--reference-version",
+        metavar="VERSION",
+        help="score the stored masks again against rater1, without_rater1 (majority of the other "
+        "raters), adjudicated or consensus",
     )
     parser.add_argument(
         "--common", action="store_true", help="leave out pairs that not every system scored"

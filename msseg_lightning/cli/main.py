@@ -36,6 +36,7 @@ COMMANDS = (
     "export",
     "evaluate",
     "compare",
+    "convert",
     "report",
     "sweep",
     "sync",

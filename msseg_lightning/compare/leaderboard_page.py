@@ -40,9 +40,18 @@ HOW = (
     "are equal.",
     "First is how often a system leads in the bootstrap samples, Ranks where its rank lies in 95 % "
     "of them. Found and False count lesions of patients with new lesions, as the mean over seeds. "
-    "Minutes are of fitting all folds of one seed; runs on different machines differ in them. "
-    "Params are the parameters of all networks of a model.",
+    "Minutes are of fitting all folds of one seed; runs on different machines differ in them.",
 )
+
+TRAIT_WORDS: Mapping[str, str] = {
+    "size": "Lesions of all patients and seeds together, so that patients with many lesions weigh "
+    "more; a predicted lesion counts by its own size.",
+    "contrast": "Mean of the follow-up scan inside a lesion over the mean of a shell around it.",
+    "region": "By the centre of a lesion in a template whose box was laid onto that of the brain: "
+    "periventricular is within 10 mm of a ventricle, juxtacortical within 14 mm of the surface of "
+    "the brain. Of simulated lesions 70 % get the region in which they were drawn.",
+}
+"""What the sections of lesions by size, contrast and region say."""
 
 
 def page_of(board: Leaderboard, drawn: Mapping[str, str]) -> str:
@@ -56,7 +65,6 @@ def page_of(board: Leaderboard, drawn: Mapping[str, str]) -> str:
     def images(*names: str) -> list[tuple[str, str]]:
         return [(ALTERNATIVES[name], _data(drawn[name])) for name in names if name in drawn]
 
-    cost = page.piece("pictures", images("cost"))
     title = MEASURES[board.measure].title
     return page.document(
         "Leaderboard",
@@ -70,12 +78,30 @@ def page_of(board: Leaderboard, drawn: Mapping[str, str]) -> str:
             ),
             _section("Patients without new lesions", [], table.without_lesions(board)),
             _section(
-                "Lesion F1 by lesion size",
+                "Raters",
                 [
-                    "Lesions of all patients and seeds together, so that patients with many "
-                    "lesions weigh more; a predicted lesion counts by its own size."
+                    "Each rater as a system, against the voxels that more than half of the other "
+                    "raters mark.",
+                    *table.rater_words(board),
                 ],
-                table.by_size(board),
+                table.raters(board),
+            ),
+            *(
+                _section(f"Lesion F1 by {name}", [words], table.by_trait(board, name))
+                for name, words in TRAIT_WORDS.items()
+            ),
+            *(page.piece("section", "Not recorded", [text]) for text in table.not_recorded(board)),
+            _section(
+                "Active patients",
+                [
+                    "Does a score tell patients with new lesions from patients without? Marked: at "
+                    "least one lesion is predicted. Area: under the curve, how often a patient "
+                    "with new lesions has the higher score, by the volume of the predicted lesions "
+                    "or by the sum of the probabilities as a volume. Brackets: 95 % intervals "
+                    "(Newcombe's method 5)."
+                ],
+                table.activity(board),
+                images("activity"),
             ),
             _section(
                 "Other lesion rules",
@@ -99,7 +125,16 @@ def page_of(board: Leaderboard, drawn: Mapping[str, str]) -> str:
                 table.froc(board),
                 images("froc"),
             ),
-            page.piece("section", "Score against cost", [], cost) if cost else Markup(""),
+            _section(
+                "Cost, and figures of the papers",
+                [
+                    "Under Paper: what the system's paper reports, on other patients, by other "
+                    "rules and with another budget (msseg show names the protocol). Costs are of "
+                    "fitting all folds of one seed. A dash is what is not recorded."
+                ],
+                table.cost(board),
+                images("cost"),
+            ),
             _section(f"Pairs of systems: {title}", [], table.pairs(board)),
             page.piece("section", "How to read the tables", HOW),
         ],

@@ -15,6 +15,7 @@ from pathlib import Path
 from msseg_lightning.core.paths import resolve_file, shown
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import (
+    ADJUDICATED,
     BASELINE,
     BASELINE_LESIONS,
     BRAIN,
@@ -59,7 +60,8 @@ class Bids:
     Scans: ``sub-X/ses-Y/anat/*_FLAIR.nii[.gz]``. A subject with n sessions gives n - 1 pairs named
     ``sub-X_ses-A_ses-B``, all of the patient ``sub-X``. Masks lie under
     ``derivatives/*/sub-X/ses-B/anat/`` and are found by their label, on the grid of the follow-up:
-    ``*_label-newlesion_mask`` (new lesions; ``_desc-rater1`` .. ``4`` for raters),
+    ``*_label-newlesion_mask`` (new lesions; ``_desc-rater1`` .. ``4`` for raters,
+    ``_desc-adjudicated`` for a corrected version),
     ``*_label-brain_mask`` or ``*_desc-brain_mask``, and, for both sessions,
     ``*_label-lesion_mask`` (all lesions). Facts come from ``participants.tsv``.
 
@@ -212,7 +214,7 @@ other names:  read.masks.new_lesions='derivatives/{subject}_{session}_lesion.nii
                 for file in sorted(root.glob("derivatives/*/sub-*/ses-*/anat/*_mask.nii*"))
                 if str(file) not in kept
                 and _entities(file).get("label") == "newlesion"
-                and "rater" not in _entities(file).get("desc", "")
+                and not re.search("rater|adjudicated", _entities(file).get("desc", ""))
             ]
             for file in references:
                 unused.add("reference", _kind_of(file), shown(file, root), self._why(file))
@@ -328,6 +330,7 @@ other names:  read.masks.new_lesions='derivatives/{subject}_{session}_lesion.nii
             BASELINE_LESIONS: (first, "lesion"),
             FOLLOWUP_LESIONS: (second, "lesion"),
             **{name: (second, "newlesion") for name in RATERS},
+            ADJUDICATED: (second, "newlesion"),
         }
         masks: dict[str, Path] = {}
         for name, (session, label) in wanted.items():
@@ -644,7 +647,9 @@ def _is_of(file: Path, name: str, label: str) -> bool:
     rater = re.fullmatch(r"rater0*(\d+)", desc)
     if "rater" in name:
         return rater is not None and name.endswith(f"rater{rater[1]}")
-    return not desc.startswith("rater")
+    if name == ADJUDICATED:
+        return desc == "adjudicated"
+    return not desc.startswith(("rater", "adjudicated"))
 
 
 def _fit(mask: Mapping[str, str], scan: Mapping[str, str]) -> int | None:

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from msseg_lightning.core.paths import shown
 from msseg_lightning.core.problem import Problem
 from msseg_lightning.core.subject import (
+    ADJUDICATED,
     BASELINE,
     BASELINE_LESIONS,
     BRAIN,
     CHANGE,
     FOLLOWUP,
+    RATER,
     TARGET,
     LongitudinalSubject,
 )
@@ -100,7 +102,7 @@ def inspect_subject(
 
 def is_reference(mask: str) -> bool:
     """Whether a mask is a reference, to which ``label_values`` applies."""
-    return mask in (TARGET, CHANGE) or mask.startswith(f"{TARGET}_rater")
+    return mask in (TARGET, CHANGE) or mask.startswith((RATER, ADJUDICATED))
 
 
 def _plain_values(problem: Problem, name: str) -> Problem:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from msseg_lightning.core.problem import Problem
 from msseg_lightning.core.subject import (
+    ADJUDICATED,
     BASELINE,
     BASELINE_LESIONS,
     BRAIN,
@@ -25,6 +26,7 @@ IMAGES = {
 MASKS = {
     TARGET: "ground_truth.nii.gz",
     **{f"{TARGET}_rater{n}": f"ground_truth_expert{n}.nii.gz" for n in range(1, 5)},
+    ADJUDICATED: "ground_truth_adjudicated.nii.gz",
     BRAIN: "brain_mask.nii.gz",
     BASELINE_LESIONS: "lesions_time01.nii.gz",
     FOLLOWUP_LESIONS: "lesions_time02.nii.gz",
@@ -36,10 +38,10 @@ class Msseg2:
 
     ``NNN/flair_time01_on_middle_space.nii.gz``, ``flair_time02_on_middle_space.nii.gz`` and, in
     training folders, ``ground_truth.nii.gz`` and ``ground_truth_expert1..4.nii.gz``. Beyond the
-    challenge, ``brain_mask.nii.gz`` and masks of all lesions of a visit
-    (``lesions_time01.nii.gz``, ``lesions_time02.nii.gz``) are taken where present, and covariates
-    from a ``participants.tsv`` beside the folders. Folders without any of these files are
-    left out and named by ``skipped``.
+    challenge, ``brain_mask.nii.gz``, a corrected ``ground_truth_adjudicated.nii.gz`` and masks of
+    all lesions of a visit (``lesions_time01.nii.gz``, ``lesions_time02.nii.gz``) are taken where
+    present, and covariates from a ``participants.tsv`` beside the folders. Folders without any of
+    these files are left out and named by ``skipped``.
 
     Args:
         root: the folder that holds the patients' folders.

@@ -14,6 +14,7 @@ from typing import Any
 from msseg_lightning.core.paths import refuse_name, resolve_file, shown
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import (
+    ADJUDICATED,
     BASELINE,
     BASELINE_LESIONS,
     BRAIN,
@@ -32,6 +33,7 @@ REQUIRED = ("id", BASELINE, FOLLOWUP)
 MASK_COLUMNS = (
     TARGET,
     *(f"{TARGET}_rater{number}" for number in range(1, 5)),
+    ADJUDICATED,
     BRAIN,
     BASELINE_LESIONS,
     FOLLOWUP_LESIONS,
@@ -46,11 +48,11 @@ class TableReader:
     """Reads pairs that are listed in a CSV file.
 
     Columns: ``id``, ``baseline_flair``, ``followup_flair``; where wanted ``patient`` (default: the
-    id), masks (``new_lesions``, ``new_lesions_rater1..4``, ``brain``, ``baseline_lesions``,
-    ``followup_lesions``, ``change``), facts (``sex``, ``age``, ``site``, ``vendor``,
-    ``field_strength``, ``interval_days``) and ``output`` (for prediction). Relative paths count
-    from the folder of the table, or from ``root``. Empty cells are absent files. Unknown columns
-    are named in a warning.
+    id), masks (``new_lesions``, ``new_lesions_rater1..4``, ``new_lesions_adjudicated``, ``brain``,
+    ``baseline_lesions``, ``followup_lesions``, ``change``), facts (``sex``, ``age``, ``site``,
+    ``vendor``, ``field_strength``, ``interval_days``) and ``output`` (for prediction). Relative
+    paths count from the folder of the table, or from ``root``. Empty cells are absent files.
+    Unknown columns are named in a warning.
 
     Args:
         manifest: the CSV file, comma-separated UTF-8.

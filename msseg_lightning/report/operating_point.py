@@ -55,9 +55,14 @@ def reliability_picture(
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    style = {"svg.hashsalt": page.GENERATOR, "font.size": 10}
-    style |= {"axes.spines.top": False, "axes.spines.right": False}
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(
+        {
+            "svg.hashsalt": page.GENERATOR,
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
+    ):
         figure, axes = pyplot.subplots(figsize=(4.6, 4.0), layout="constrained")
         axes.plot([0, 1], [0, 1], color="#b8bfc6", linewidth=1)
         for bins, colour, marker, label in (

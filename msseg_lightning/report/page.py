@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from msseg_lightning.core.wording import counted, reported_text
 from msseg_lightning.evaluate.case_score import CaseScore
@@ -143,8 +143,15 @@ def _case_row(case: str, score: CaseScore) -> tuple[str, str, list[tuple[object,
 
 def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
     """Sortable table of texts; numbers are sorted as numbers."""
-    cells = [(first, [(_sort_value(text), text) for text in rest]) for first, *rest in rows]
+    cells = [
+        (escape(first).replace("_", _BREAK), [(_sort_value(text), text) for text in rest])
+        for first, *rest in rows
+    ]
     return piece("text_table", heads, cells)
+
+
+_BREAK = Markup("_<wbr>")
+"""Where a long name may be broken."""
 
 
 def _sort_value(text: str) -> object:

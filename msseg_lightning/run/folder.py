@@ -39,6 +39,8 @@ RECORD: Fields = {
     "data_hash?": str,
     "split_hash?": str,
     "fit_minutes?": (int, float),
+    "fit_cpu_minutes?": (int, float),
+    "peak_mib?": int,
 }
 """Fields of ``run.json``."""
 

@@ -11,12 +11,14 @@ from msseg_lightning.core.outputs import refuse_inside_data
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.core.subject_map import SupportsSubmit, map_subjects
+from msseg_lightning.read.nifti import gate_options
 from msseg_lightning.read.reader import read_subjects
 from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.folder import data_name
 from msseg_lightning.run.predict.operating_point import StoredPoint, Use, operated
 from msseg_lightning.run.predict.prediction_files import read_pairs, read_side_car, refuse_in_run
 from msseg_lightning.run.predict.predictor import Predictor
+from msseg_lightning.run.predict.rater_scores import score_raters
 from msseg_lightning.run.predict.scores import pair_facts, score_options, write_scores
 from msseg_lightning.run.predict.trained import (
     load_config,
@@ -119,6 +121,7 @@ def predict_data_set(
     scored = {name: score for name, score in scores.items() if score is not None}
     summary: dict[str, Any] = {}
     if scored and (shard is None or len(scores) == len(subjects)):
+        labelled = [one for one in subjects if one.id in scored]
         facts = {
             "data": {
                 "name": data_name(config),
@@ -129,7 +132,10 @@ def predict_data_set(
             "model": {"system": config["name"], "weights_sha256": weights_hash(model)},
             "settings": list(apply.settings),
             **point_facts(point, chosen, told),
-            "pairs": pair_facts([one for one in subjects if one.id in scored], learned_from(model)),
+            "pairs": pair_facts(labelled, learned_from(model)),
+            "raters": score_raters(
+                labelled, gate_options(config["data"]["reading"]), score_options(config)
+            ),
         }
         summary = write_scores(folder, scored, score_options(config), facts)
     facts = {**told, "chosen_on_scored": chosen} if chosen else told

@@ -23,6 +23,7 @@ from msseg_lightning.evaluate.summary import summarise
 from msseg_lightning.read.nifti import GateOptions
 from msseg_lightning.read.reference import read_reference
 from msseg_lightning.run.config.compose import Config
+from msseg_lightning.run.predict.lesion_traits import activity, with_traits
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def score_prediction(
     Raises:
         MssegError: the reference is refused, or lies on another grid (exit 3).
     """
-    reference = read_reference(subject, reading)
+    reference = read_reference(subject, reading, options.reference)
     if not reference.grid.same_as(prediction.native.grid):
         raise MssegError(
             Problem(
@@ -67,7 +68,10 @@ def score_prediction(
                 exit_code=ExitCode.DATA,
             )
         )
-    return score_case(prediction.mask, reference.data, reference.spacing_mm, options)
+    score = score_case(prediction.mask, reference.data, reference.spacing_mm, options)
+    score = with_traits(score, subject, prediction.mask, reference, reading)
+    voxel_mm3 = reference.grid.voxel_volume_mm3
+    return dataclasses.replace(score, activity=activity(prediction.probability, voxel_mm3))
 
 
 def write_scores(

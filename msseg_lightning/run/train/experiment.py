@@ -34,6 +34,7 @@ from msseg_lightning.run.assemble.system import (
 from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.predict.predictor import Predictor
+from msseg_lightning.run.predict.rater_scores import score_raters
 from msseg_lightning.run.predict.scores import pair_facts, score_options, write_scores
 from msseg_lightning.run.train.initial_weights import refuse_seen, with_initial_weights
 from msseg_lightning.run.train.mlflow_run import (
@@ -221,6 +222,9 @@ def _run(
         "seed": config["seed"],
         "commit": folder.record().get("commit"),
         "pairs": pair_facts(held_out, (*split.train, *split.val)),
+        "raters": score_raters(
+            held_out, gate_options(config["data"]["reading"]), score_options(config)
+        ),
     }
     summary = write_scores(folder.path, scores, score_options(config), facts)
     if with_report:

@@ -258,7 +258,11 @@ def with_pseudonyms(content: dict[str, Any], rename: Callable[[str], str]) -> di
         rename(case): {"patient": rename(facts["patient"]), "learned_from": None}
         for case, facts in content.get("pairs", {}).items()
     }
-    return {**content, "summary": summary, "cases": cases, "pairs": pairs}
+    raters = {
+        rater: {rename(case): scores for case, scores in rows.items()}
+        for rater, rows in content.get("raters", {}).items()
+    }
+    return {**content, "summary": summary, "cases": cases, "pairs": pairs, "raters": raters}
 
 
 def audit_with_pseudonyms(table: Path, rename: Callable[[str], str]) -> str:

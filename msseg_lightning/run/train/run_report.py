@@ -32,13 +32,12 @@ from msseg_lightning.report.run_page import ReportCase, ReportContext, write_rep
 from msseg_lightning.run.assemble.system import build_load, instantiate
 from msseg_lightning.run.config.compose import Config, experiment_of
 from msseg_lightning.run.folder import RunFolder, data_name, read_scores
+from msseg_lightning.run.predict.lesion_traits import LARGEST_BRAIN_MM3
 from msseg_lightning.run.predict.operating_point import POINT_FOLDER, StoredPoint, read_point
+from msseg_lightning.run.predict.rater_scores import rater_range
 from msseg_lightning.train.curves import read_curves
 
 log = logging.getLogger(__name__)
-
-LARGEST_BRAIN_MM3 = 2.2e6
-"""Largest volume of a brain mask; a brain with its fluid rarely exceeds 2 litres, a head has 4."""
 
 
 def build_report(
@@ -87,7 +86,8 @@ def report_context(folder: RunFolder, rename: Callable[[str], str]) -> ReportCon
             for case, score in scores.items()
         ],
         curves=read_curves(folder.fit / "curves.csv"),
-        summary=shown_summary(content["summary"]) | published_dice(scores),
+        summary=shown_summary(content["summary"], content.get("raters", {}))
+        | published_dice(scores),
         notes=notes(config, content["summary"]),
         kept_step=_kept_step(folder),
         operating_point=point_section(folder.path, folder.model),
@@ -111,7 +111,7 @@ def point_section(folder: Path, model: Path) -> Markup:
     words = f"Used by msseg predict; the tables here are of the system's own rules. {point.words}"
     file = folder / POINT_FOLDER / "scores.json"
     if file.exists():
-        shown = shown_summary(read_scores(file)["summary"])
+        shown = shown_summary(read_scores(file)["summary"], {})
         told = [
             f"{group.replace('_', ' ')}: "
             + ", ".join(f"{name} {_number(value)}" for name, value in measures.items())
@@ -140,7 +140,9 @@ def _probabilities(
     mask = read_volume(files[0], "mask", GateOptions(largest_mask_fraction=1.0))
     probability = read_volume(files[1], "probability")
     reference = read_reference(subject)
-    scores = scores_by_size(mask.data, probability.data, reference.data, point.measure)
+    scores = scores_by_size(
+        mask.data, probability.data.astype(np.float32), reference.data, point.measure
+    )
     if len(scores) != len(score.predicted_lesions):
         return {}
     certain = point.calibration(scores)
@@ -218,8 +220,13 @@ def setting(config: Config, record: dict[str, Any], content: dict[str, Any]) -> 
     }
 
 
-def shown_summary(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Main metrics of both groups of cases for the report."""
+def shown_summary(summary: dict[str, Any], raters: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Main metrics of both groups of cases for the report.
+
+    Args:
+        summary: of the system.
+        raters: scores of raters, of whom the mean and the range over raters are shown.
+    """
     present, absent = summary["with_lesions"], summary["without_lesions"]
     shown: dict[str, dict[str, Any]] = {}
     if present["cases"]:
@@ -238,6 +245,16 @@ def shown_summary(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "false lesions per case": _interval(absent["false_lesions"]),
             "false volume per case (mm³)": _interval(absent["false_volume_mm3"]),
         }
+    for group, measure, words in (
+        ("with_new_lesions", "Dice", "Dice"),
+        ("with_new_lesions", "F1_score", "lesion F1"),
+        ("without_new_lesions", "NbTestedLesions", "false lesions per case"),
+    ):
+        found = rater_range(raters, measure)
+        if group in shown and found is not None:
+            mean, low, high = found
+            name = f"{words} of raters against the others: mean and range"
+            shown[group][name] = {"mean": mean, "low": low, "high": high}
     return shown
 
 

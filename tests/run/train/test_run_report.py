@@ -44,12 +44,23 @@ def test_a_score_survives_json():
 
 def test_headline_of_one_case_with_lesions():
     _, score = pair()
-    shown = shown_summary(summarise({"a": score}).as_dict())
+    shown = shown_summary(summarise({"a": score}).as_dict(), {})
     assert list(shown) == ["with_new_lesions"]
     group = shown["with_new_lesions"]
     # one of two found, one of two predictions false; one case has no interval
     assert group["lesions detected"] == "1 of 2" and group["false lesions"] == 1
     assert group["lesion F1"] == {"mean": 0.5, "low": None, "high": None}
+
+
+def test_the_raters_stand_beside_the_system():
+    _, score = pair()
+    raters = {
+        name: {"a": {"others": {"F1_score": value, "Dice": 0.5}}}
+        for name, value in (("rater1", 0.9), ("rater2", 0.6), ("rater3", 0.75))
+    }
+    shown = shown_summary(summarise({"a": score}).as_dict(), raters)["with_new_lesions"]
+    (range_of_f1,) = [value for name, value in shown.items() if name.startswith("lesion F1 of rat")]
+    assert range_of_f1 == {"mean": 0.75, "low": 0.6, "high": 0.9}
 
 
 def head(radius_mm, spacing_mm=4.0):
