@@ -33,7 +33,7 @@ def region_map(atlas: Atlas) -> RegionMap:
     """
     wall = ndimage.distance_transform_edt(~atlas.ventricles)
     depth = ndimage.distance_transform_edt(atlas.brain)
-    index = np.stack(np.indices(atlas.brain.shape), -1)
+    index = np.moveaxis(np.indices(atlas.brain.shape), 0, -1)
     x, y, z = np.moveaxis(index @ atlas.affine[:3, :3].T + atlas.affine[:3, 3], -1, 0)
     below = (z < -18) & ((y < -34) | (np.abs(x) < 18))
     grey = ndimage.gaussian_filter(atlas.grey, 1.0)
