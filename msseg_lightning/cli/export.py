@@ -1,4 +1,4 @@
-"""Write a data set in the raw format of nnU-Net v2."""
+"""Write a trained system as one zip file, or its networks as ONNX."""
 
 from __future__ import annotations
 
@@ -11,46 +11,66 @@ from msseg_lightning.core.problem import ExitCode
 
 EXAMPLES = """\
 examples
-  msseg export nnUNet_raw/Dataset501_MSSEG2 read=msseg2 read.root=/data/msseg2 fold=0
-  msseg export nnUNet_raw/Dataset502_Tiny read=msseg2 read.root=cohorts/tiny \\
-        split=file split.path=cohorts/tiny/split.json
+  msseg export runs/pre_unet/msseg2-fold0-seed0 --zip pre_unet.zip --licence CC-BY-4.0
+  msseg export runs/pre_unet/msseg2-fold0-seed0 --onnx pre_unet_onnx
+  msseg predict pre_unet.zip --baseline B.nii.gz --followup F.nii.gz --output new.nii.gz
 
-Pairs of training and validation go to imagesTr and labelsTr, those that are held out to imagesTs
-and labelsTs; a case has two channels, the baseline and the follow-up FLAIR, both on one grid.
-The same settings of split and fold as for `msseg train` give the same patients, so that nnU-Net's
-masks can be compared with this package's systems: docs/comparing.md has all commands.
-exit codes: 0 written, 2 wrong settings, 3 a pair was refused
+The zip file holds weights, settings and cards of all stages and members, the scores of the
+held-out pairs as text, and the SHA-256 of every file. It holds no paths, scans or names of
+patients, and gives the same masks as the run. `msseg predict` refuses any other content.
+--onnx writes each network as NAME.onnx and what surrounds it as onnx.json; ONNX Runtime must give
+the same probabilities within 1e-4. It needs pip install 'msseg-lightning[onnx]'.
+The licence of the weights is yours to state: that of the scans they were trained on may bind you.
 """
 
 
 def main(arguments: Sequence[str]) -> ExitCode:
-    """Export the labelled pairs of a data set."""
+    """Export a trained system."""
     parser = argparse.ArgumentParser(
         prog="msseg export",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, help="named DatasetNNN_Name")
+    parser.add_argument("model", help="run folder, MLflow run id, models:/NAME@ALIAS or zip file")
+    parser.add_argument("--zip", type=Path, metavar="FILE", help="zip file to write")
+    parser.add_argument("--onnx", type=Path, metavar="FOLDER", help="folder of ONNX files to write")
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="read=..., split=..., fold=0"
+        "--licence", default="not stated", metavar="TEXT", help="licence of the weights"
     )
-    options = parser.parse_intermixed_args(arguments)
+    parser.add_argument("--mlruns", default="mlruns", help="tracking folder, for run ids")
+    options = parser.parse_args(arguments)
+    if options.zip is None and options.onnx is None:
+        parser.error("say what to write: --zip FILE, --onnx FOLDER or both")
 
-    from msseg_lightning.read.nifti import gate_options
-    from msseg_lightning.read.reader import read_subjects
-    from msseg_lightning.run.assemble.system import instantiate
-    from msseg_lightning.run.config.compose import compose_config
-    from msseg_lightning.run.data.nnunet import export_nnunet
-    from msseg_lightning.run.train.experiment import make_split
+    from msseg_lightning.run.predict.model_zip import opened_model
 
-    config = compose_config(options.overrides)
-    subjects = {one.id: one for one in read_subjects(instantiate(config["read"])) if one.labelled}
-    split = make_split(config, subjects)
-    reading = gate_options(config["data"]["reading"])
-    written = export_nnunet(list(subjects.values()), split, options.folder, reading)
-    sys.stdout.write(
-        f"{len(split.train) + len(split.val)} pairs to train on, {len(split.test)} held out\n"
-        f"{written[-1]}\n"
-    )
+    with opened_model(options.model, options.mlruns) as model:
+        if options.zip is not None:
+            sys.stdout.write(_as_zip(model, options.zip, options.licence))
+        if options.onnx is not None:
+            sys.stdout.write(_as_onnx(model, options.onnx))
     return ExitCode.OK
+
+
+def _as_zip(model: Path, file: Path, licence: str) -> str:
+    from msseg_lightning.cli.train import describe
+    from msseg_lightning.run.predict.model_zip import write_zip
+    from msseg_lightning.run.predict.trained import run_of
+
+    run = run_of(model)
+    scored = run is not None and run.scores_file.exists()
+    results = describe(run.scores()["summary"]) if run is not None and scored else ""
+    contents = write_zip(model, file, licence, results)
+    size = file.stat().st_size / 1e6
+    return f"{file}: {contents['system']}, {len(contents['files'])} files, {size:.1f} MB\n"
+
+
+def _as_onnx(model: Path, folder: Path) -> str:
+    from msseg_lightning.run.predict.onnx_networks import export_networks
+
+    networks = export_networks(model, folder)["networks"]
+    return "".join(
+        f"{folder / facts['file']}: as PyTorch within {facts['largest_difference']:.1e}\n"
+        for facts in networks.values()
+    )

@@ -19,6 +19,8 @@ examples
   msseg train pre_unet read.root=cohorts/small size=cpu         minutes on two CPU cores
   msseg train pre_unet read=open_ms read.root=/data/open_ms split=leave_one_out
   msseg train segresnet_shallow read.root=/data/msseg2 loss=dice_focal_deep train.steps=5000
+  msseg train pre_unet read.root=/data/mine train.init=runs/pre_unet/msseg2-fold0-seed0
+                                                                start from its weights
   msseg train bsi_subtraction read.root=/data/msseg2            nothing to fit, same protocol
 
 The same command again continues an interrupted run and changes nothing in a finished one.
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("experiment", help="a name from `msseg list`")
+    parser.add_argument("experiment", help="a name from `msseg list`, or a file")
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="see `msseg show`"
     )

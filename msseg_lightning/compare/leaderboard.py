@@ -118,6 +118,7 @@ class Leaderboard:
         reference: version of the references.
         raters: each against the majority of the others.
         froc: system -> free-response curve, of those with probability maps; empty unless asked for.
+        points: system -> operating point in words, of those that have one.
     """
 
     measure: str
@@ -131,6 +132,7 @@ class Leaderboard:
     reference: str
     raters: Raters
     froc: Mapping[str, FrocCurve] = dataclasses.field(default_factory=dict)
+    points: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def order(self) -> list[str]:
@@ -185,7 +187,19 @@ def make_leaderboard(
             systems, {name: (one.official, one.larger_is_better) for name, one in MEASURES.items()}
         ),
         froc=froc_curves(systems, ScoreOptions(**rules_of["options"]), seed) if froc else {},
+        points={one.name: _point(one) for one in systems if one.operating_point},
     )
+
+
+def _point(system: System) -> str:
+    """The operating point of a system; patients it was chosen on are no test of it."""
+    patients = {system.patients[pair] for pair in system.chosen_on & system.pairs}
+    warning = (
+        f"; threshold chosen on {len(patients)} of these patients, whose scores are no test"
+        if patients
+        else ""
+    )
+    return f"{system.operating_point}{warning}"
 
 
 def _score(system: System, pair: str) -> CaseScore:
@@ -273,6 +287,9 @@ def paragraphs(board: Leaderboard) -> list[str]:
             f"Of {', '.join(board.unknown_training)} it is not recorded what it was trained on: "
             "that it never saw these patients is for you to know."
         )
+    if board.points:
+        told = ". ".join(f"{name}: {point}" for name, point in board.points.items())
+        texts.append(f"Operating points; other systems use their own rules. {told}.")
     if board.left_out:
         texts.append(
             f"{counted(len(board.left_out), 'pair')} that not every system scored "

@@ -17,6 +17,7 @@ from msseg_lightning.compare.leaderboard import (
 )
 from msseg_lightning.compare.lesion_groups import TRAITS, LesionGroup
 from msseg_lightning.compare.statistics import PairResult, SystemResult
+from msseg_lightning.core.table_cells import plain_row
 
 DASH = "\u2013"
 MARKDOWN_MARK = "<!-- made by msseg compare -->"
@@ -445,7 +446,7 @@ def _csv(rows: Sequence[dict[str, object]]) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(plain_row, rows))
     return stream.getvalue()
 
 

@@ -19,7 +19,7 @@ from msseg_lightning.run.config.compose import Config, experiment_of
 from msseg_lightning.run.folder import read_scores
 from msseg_lightning.run.predict.rater_scores import rater_range
 from msseg_lightning.run.predict.trained import stored_config
-from msseg_lightning.run.train.run_report import notes, shown_card
+from msseg_lightning.run.train.run_report import notes, point_section, shown_card
 
 HEADS: Mapping[Group, tuple[str, ...]] = {
     "with new lesions": (
@@ -88,6 +88,7 @@ def build_multirun_report(folders: Sequence[Path]) -> Path:
                 notes(config, seeds[0].content["summary"]),
             ),
             _how(seeds),
+            *(point_section(one.folder, one.folder / "model") for one in seeds),
             *(
                 _group(group, runs, by_run, seeds[0].content.get("raters", {}))
                 for group in MEASURES

@@ -53,6 +53,8 @@ class System:
         folders: that were read.
         predictions: seed -> pair -> folder with its mask and probability map.
         left_out: pairs that it scored and some other system did not.
+        operating_point: in words; empty where the system's own rules were used.
+        chosen_on: pairs of its scores that the operating point was chosen on.
         raters: rater -> pair -> scores, see ``run.predict.rater_scores``; empty if not recorded.
         reported: measure -> figure of the paper, from the card of its runs.
     """
@@ -66,6 +68,8 @@ class System:
     folders: tuple[Path, ...]
     predictions: Mapping[int, Mapping[str, Path]] = dataclasses.field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    operating_point: str = ""
+    chosen_on: frozenset[str] = frozenset()
     raters: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     reported: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -99,6 +103,8 @@ class _Scored:
     folder: Path
     predictions: Mapping[str, Path]
     settings: Mapping[str, Any] | None = None
+    operating_point: str = ""
+    chosen_on: frozenset[str] = frozenset()
     raters: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     reported: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -195,7 +201,8 @@ def _read(name: str, folder: Path) -> _Scored:
         ) from error
     path = folder.resolve()
     rules = _rules(content.get("protocol"), content["options"])
-    if "model" in content:  # predictions of a data set
+    point = content.get("operating_point") or {}
+    if "model" in content:  # predictions of a data set, or a run at its operating point
         system = str(content["model"].get("system"))
         return _Scored(
             names=(name,) if name else (system, f"{system} ({path.name})", str(path)),
@@ -207,6 +214,8 @@ def _read(name: str, folder: Path) -> _Scored:
             cost=Cost(),
             folder=folder,
             predictions=dict.fromkeys(cases, path),
+            operating_point=str(point.get("is", "")),
+            chosen_on=frozenset(point.get("chosen_on_scored", ())),
             raters=content.get("raters") or {},
         )
     stem = re.sub(r"-(fold\d+|folds[\d+]+)|-seed\d+$", "", path.name)
@@ -425,6 +434,10 @@ def _system(name: str, members: Sequence[_Scored]) -> System:
         ),
         folders=tuple(one.folder for one in members),
         predictions=predictions,
+        operating_point="; ".join(
+            dict.fromkeys(filter(None, (m.operating_point for m in members)))
+        ),
+        chosen_on=frozenset().union(*(one.chosen_on for one in members)),
         raters=merged(one.raters for one in members),
         reported=members[0].reported,
     )

@@ -22,6 +22,7 @@ from msseg_lightning.core.files import (
     write_record,
     write_settings,
 )
+from msseg_lightning.core.locks import require_locks
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.run.config.allow_list import (
     read_stored_yaml,
@@ -255,7 +256,7 @@ class RunFolder:
         """
         import filelock
 
-        self.path.mkdir(parents=True, exist_ok=True)
+        require_locks(self.path)
         owner_file = self.path / "owner.json"
         lock = filelock.FileLock(self.path / "run.lock")
         try:

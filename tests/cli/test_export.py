@@ -1,12 +1,20 @@
-from msseg_lightning.cli.main import main
-from msseg_lightning.core.problem import ExitCode
+"""The command that writes a system as one file."""
+
+from __future__ import annotations
+
+import pytest
+
+from msseg_lightning.cli.export import main
+from tests.run.predict.test_model_zip import save
 
 
-def test_the_split_of_the_settings_decides_the_parts(coarse_cohort, tmp_path, capsys):
-    folder = tmp_path / "Dataset501_Coarse"
-    words = ["read=msseg2", f"read.root={coarse_cohort}", "split=file"]
-    words.append(f"split.path={coarse_cohort}/split.json")
-    assert main(["export", str(folder), *words]) == ExitCode.OK
-    assert "2 pairs to train on, 2 held out" in capsys.readouterr().out
-    assert len(list((folder / "imagesTs").iterdir())) == 4
-    assert main(["export", str(tmp_path / "other"), *words]) == ExitCode.CONFIG
+def test_it_says_what_it_wrote(tmp_path, capsys):
+    model = save(tmp_path / "model", "bsi_subtraction")
+    assert main([str(model), "--zip", str(tmp_path / "system.zip"), "--licence", "CC0"]) == 0
+    assert "system.zip: bsi_subtraction, 3 files, 0.0 MB" in capsys.readouterr().out
+
+
+def test_what_to_write_must_be_said(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["model"])
+    assert "--zip FILE" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 from tests.remedies import (  # noqa: F401  (each enters its cases)
     comparison,
     configuration,
+    downloads,
     files_of_models,
     images,
     models,

@@ -29,6 +29,13 @@ def refuse_ranges(config: Mapping[str, Any]) -> None:
         for number in (value if isinstance(value, list) else [value])
         if isinstance(number, float) and not math.isfinite(number)
     ]
+    wrong += [
+        (key, value, "whole numbers, at least 1")
+        for key, value in leaves({**config, "card": {}, "sizes": {}}).items()
+        if key.endswith(("sample.size", "infer.size"))
+        for number in (value if isinstance(value, list) else [value])
+        if isinstance(number, int) and number < 1
+    ]
     counts = {
         "fold": (config["fold"], 0),
         "seed": (config["seed"], 0),

@@ -41,6 +41,8 @@ OTHER = re.compile(
     r"|(.*_)?prob(ability|abilities)?(_map)?|(.*_)?logits|flair_.*"
 )
 """Stems of other known files: raters, all lesions of a visit, brains, probability maps, scans."""
+SAME_FILE = "prediction and reference are one file, or copies of it"
+"""Note of a case."""
 SCAN = re.compile(
     r"((.*[-_])?(flair|t1w?|t1_?c|t1gd|t1ce|t2w?|pdw?|mprage|dir|swi|dwi)([-_].*)?)|study\d.*"
 )
@@ -248,7 +250,10 @@ def _score_pair(
     reference = _read(pair.reference, of_references, "--label-value", facts)
     _refuse_other_grid(prediction, reference, pair.prediction, pair.reference.name)
     spacing_mm = _header_spacing(facts[pair.reference].native, reference)
-    return score_case(prediction.data, reference.data, spacing_mm, options)
+    score = score_case(prediction.data, reference.data, spacing_mm, options)
+    if facts[pair.prediction].sha256 == facts[pair.reference].sha256 and reference.data.any():
+        return dataclasses.replace(score, notes=(*score.notes, SAME_FILE))
+    return score
 
 
 def evaluate_subjects(

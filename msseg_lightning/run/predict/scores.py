@@ -17,6 +17,7 @@ from msseg_lightning.core.files import DamagedFileError, atomic_write, read_reco
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.core.table_cells import plain_row
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions, score_case
 from msseg_lightning.evaluate.summary import summarise
 from msseg_lightning.read.nifti import GateOptions
@@ -27,6 +28,10 @@ from msseg_lightning.run.predict.lesion_traits import activity, with_traits
 log = logging.getLogger(__name__)
 
 PROTOCOL = "MSSEG-2 (animaSegPerfAnalyzer 4.2 rules)"
+
+
+OWN_THRESHOLD = "fixed by the experiment, not chosen on these pairs"
+"""What is said of the threshold where no operating point is used."""
 
 
 def score_options(config: Config) -> ScoreOptions:
@@ -87,8 +92,8 @@ def write_scores(
             "protocol": PROTOCOL,
             "options": dataclasses.asdict(options),
             "scorer_version": __version__,
+            "threshold": OWN_THRESHOLD,
             **facts,
-            "threshold": "fixed by the experiment, not chosen on these pairs",
             "summary": summary,
             "cases": cases,
         },
@@ -119,7 +124,7 @@ def scores_table(cases: dict[str, dict[str, Any]]) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)))
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(plain_row, rows))
     return stream.getvalue()
 
 

@@ -13,11 +13,13 @@ from typing import Any
 from msseg_lightning.core.files import require_record, write_settings
 from msseg_lightning.core.input_hash import input_hash
 from msseg_lightning.core.method import FitContext, Method, Track, untracked
+from msseg_lightning.core.outputs import refuse_inside_data
 from msseg_lightning.core.problem import MssegError, Problem
 from msseg_lightning.core.progress import track
 from msseg_lightning.core.subject import TARGET, LongitudinalSubject
 from msseg_lightning.core.subject_map import map_subjects
 from msseg_lightning.evaluate.score import CaseScore
+from msseg_lightning.method.network_method import INITIAL_WEIGHTS
 from msseg_lightning.read.identity import same_patients
 from msseg_lightning.read.nifti import gate_options
 from msseg_lightning.read.reader import raise_errors, read_subjects, warnings_of
@@ -34,6 +36,7 @@ from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.predict.predictor import Predictor
 from msseg_lightning.run.predict.rater_scores import score_raters
 from msseg_lightning.run.predict.scores import pair_facts, score_options, write_scores
+from msseg_lightning.run.train.initial_weights import refuse_seen, with_initial_weights
 from msseg_lightning.run.train.mlflow_run import (
     close_run,
     end_status,
@@ -72,12 +75,16 @@ def train_experiment(config: Config, with_report: bool = True) -> TrainingResult
     Raises:
         MssegError: any error that the user can correct; the run gets the matching status.
     """
+    places = {f"paths.{name}": config["paths"][name] for name in ("runs", "cache")}
+    refuse_inside_data(config["read"].get("root"), places)
+    given, config = config, with_initial_weights(config)
     folder = RunFolder.from_config(config)
     with folder.lock():
         try:
             folder.claim_config(config)
             subjects = labelled_subjects(config)
             split = make_split(config, subjects)
+            refuse_seen(given, config, subjects, split)
             folder.claim_split(split)
             tracking = instantiate(config.get("track")) or None
             check_buildable(config)
@@ -104,18 +111,22 @@ def labelled_subjects(config: Config) -> dict[str, LongitudinalSubject]:
     Raises:
         MssegError: there is none.
     """
-    found = read_subjects(instantiate(config["read"]))
+    reader = instantiate(config["read"])
+    found = read_subjects(reader)
     subjects = {subject.id: subject for subject in found}
     labelled = {name: subject for name, subject in subjects.items() if subject.labelled}
     if not labelled:
+        named = [problem for problem in reader.skipped() if "read." in problem.remedy]
         raise MssegError(
             Problem(
                 "data.no_reference",
                 f"none of the {len(subjects)} pairs has a mask of new lesions",
                 file=config["read"].get("root"),
                 field=TARGET,
-                remedy="put the masks beside the scans (`msseg check` names what was not used), "
-                "or apply a trained system: `msseg predict` needs none",
+                found=", ".join(f"{one.file}: {one.remedy}" for one in named)[:600],
+                remedy="give the masks the names that are read (`msseg check --layout`), or say "
+                "what they are called (`msseg check` names what was not used), or apply a trained "
+                "system: `msseg predict` needs none",
             )
         )
     if len(labelled) < len(subjects):
@@ -201,6 +212,8 @@ def _run(
     finally:  # an interrupted training goes on in another process
         folder.update_record(fit_minutes=round(before + (time.monotonic() - began) / 60, 4))
     save_model(method, config, folder)
+    if found := initial_weights(folder, Path(config["paths"]["cache"])):
+        folder.update_record(initial_weights=found)
     folder.update_record(status="predicting", stages=fitted_stages(folder))
     held_out = [subjects[name] for name in split.test]
     scores = score_held_out(method, held_out, folder, config)
@@ -230,6 +243,20 @@ def fitted_stages(folder: RunFolder) -> dict[str, dict[str, str]]:
         content = require_record(record, remedy, {"stages": dict})
         found[folder.path.name if place == "." else place] = dict(content["stages"])
     return found
+
+
+def initial_weights(folder: RunFolder, cache: Path) -> dict[str, dict[str, Any]]:
+    """Name of a fit -> the given weights that it started from; empty where none were given."""
+    files = {
+        file.parent.relative_to(folder.path).as_posix(): file
+        for file in sorted(folder.fit.rglob(INITIAL_WEIGHTS))
+    }
+    for stages in fitted_stages(folder).values():  # their fits are shared by all runs
+        for name, key in stages.items():
+            file = cache / "stages" / f"{name}-{key[:24]}" / "fit" / INITIAL_WEIGHTS
+            files |= {f"stages/{name}": file} if file.exists() else {}
+    remedy = "give the `msseg train` command again with overwrite=true"
+    return {name: require_record(file, remedy) for name, file in files.items()}
 
 
 def save_model(method: Method, config: Config, folder: RunFolder) -> None:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
@@ -31,6 +27,7 @@ from msseg_lightning.run.train.mlflow_run import (
     with_pseudonyms,
     without_paths,
 )
+from tests.conftest import run_command
 
 
 def words(cohort):
@@ -118,20 +115,20 @@ def test_a_wrong_setting_is_refused_before_anything_is_tracked(
 
 
 def test_killed_at_a_random_step_the_same_command_ends_with_equal_weights(
-    trained_run, tiny_cohort, tmp_path
+    trained_run, tiny_cohort, tmp_path, forking, monkeypatch, capsys
 ):
-    command = [sys.executable, "-m", "msseg_lightning", *words(tiny_cohort)]
-    command += ["train.checkpoint_minutes=0"]
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-    child = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    command = [*words(tiny_cohort), "train.checkpoint_minutes=0"]
+    child = forking.Process(target=run_command, args=(command, tmp_path))
+    child.start()
     last = tmp_path / "runs" / "pre_unet" / "tiny-tiny-fold0-seed0" / "fit" / "last.ckpt"
-    while not last.exists() and child.poll() is None:
+    while not last.exists() and child.is_alive():
         time.sleep(0.002)
-    os.kill(child.pid, signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     assert not (last.parent / "done.json").exists(), "it finished before it was killed"
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == ExitCode.OK, done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == ExitCode.OK, capsys.readouterr().err
     weights = load_file(last.parents[1] / "model" / "weights.safetensors")
     expected = load_file(trained_run / "model" / "weights.safetensors")
     assert set(weights) == set(expected)
