@@ -34,9 +34,10 @@ class Budget:
             MssegError: both are given, another setting, or no number above 0 (exit 2).
         """
         try:
-            budget = cls(
-                **{name: _KINDS[name](text) for name, text in given.items() if text != "null"}
-            )
+            numbers: dict[str, Any] = {
+                name: _KINDS[name](text) for name, text in given.items() if text != "null"
+            }
+            budget = cls(**numbers)
         except (ValueError, KeyError):
             budget = cls(0, 0)
         values = [one for one in dataclasses.astuple(budget) if one is not None]
