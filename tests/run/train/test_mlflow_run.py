@@ -22,6 +22,7 @@ from msseg_lightning.run.train.mlflow_run import (
     end_unrecorded,
     track_experiment,
     tracked_settings,
+    with_pseudonyms,
     without_paths,
 )
 from msseg_lightning.track.journal import KINDS, Journal
@@ -182,3 +183,12 @@ def test_tables_of_a_fit_name_no_patient(tmp_path):
     table.write_text("pair,patient,from,label\na,p,candidate,0\n")
     found = [audit_with_pseudonyms(file, str.upper).splitlines()[1] for file in (audit, table)]
     assert found == ["A,P,key,Q R,False", "A,P,candidate,0"]
+
+
+def test_pairs_of_raters_are_renamed_too():
+    content = {
+        "summary": {"with_lesions": {"cases": ["a"]}},
+        "cases": {"a": {}},
+        "raters": {"rater1": {"a": {"others": {}}}},
+    }
+    assert with_pseudonyms(content, str.upper)["raters"] == {"rater1": {"A": {"others": {}}}}
