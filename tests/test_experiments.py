@@ -20,7 +20,8 @@ from msseg_lightning.method.network_method import NetworkMethod
 from msseg_lightning.method.staged import StagedMethod
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.assemble.system import build_method, number_of_maps
-from msseg_lightning.run.config.compose import compose_config, experiment_names
+from msseg_lightning.run.config.compose import compose_config
+from msseg_lightning.run.config.preset_files import experiment_names
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.train import experiment
 from tests.contracts import check_batches, check_fit, check_method

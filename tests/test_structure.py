@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from msseg_lightning.run.config.cards import REQUIRED, read_cards
-from msseg_lightning.run.config.compose import conf_dir, experiments_dir
+from msseg_lightning.run.config.preset_files import conf_dir, experiments_dir
 
 PACKAGE = Path(__file__).parents[1] / "msseg_lightning"
 TESTS = Path(__file__).parent

@@ -27,6 +27,7 @@ COMMANDS = (
     "prepare",
     "train",
     "predict",
+    "export",
     "evaluate",
     "compare",
     "report",
@@ -50,6 +51,7 @@ first steps
   msseg train pre_unet read.root=/data/msseg2 fold=0  one tracked experiment; run again to resume
   msseg predict RUN --baseline B.nii.gz --followup F.nii.gz --output new.nii.gz
   msseg evaluate new.nii.gz truth.nii.gz              the official scores, and which lesions
+  msseg export RUN --zip system.zip                   share it: `msseg predict system.zip ...`
   msseg sweep pre_unet read.root=/data/msseg2         search hyperparameters; run again to resume
   msseg compare runs/*/msseg2-fold0-seed0             a leaderboard: what can be told apart
   msseg ui                                            look at runs in MLflow

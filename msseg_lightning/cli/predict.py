@@ -18,6 +18,7 @@ examples
   msseg predict RUN -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz --brain brain_of_F.nii.gz
   msseg predict 3f2a...e1 -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz    an MLflow run id
   msseg predict models:/pre_unet@champion --table pairs.csv --folder predictions
+  msseg predict system.zip -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz   a file of `msseg export`
   msseg predict runs/pre_unet/msseg2-fold0-seed0 --folder out read=open_ms read.root=/data/open_ms
       every pair of a data set in any layout; scored where it has references
   msseg predict RUN -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz infer.overlap=0.5
@@ -51,7 +52,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", help="run folder, MLflow run id or models:/NAME@ALIAS")
+    parser.add_argument(
+        "model", help="run folder, zip file of `msseg export`, MLflow run id or models:/NAME@ALIAS"
+    )
     parser.add_argument("-t1", "--baseline", type=Path, help="FLAIR of the first visit")
     parser.add_argument("-t2", "--followup", type=Path, help="FLAIR of the second visit")
     parser.add_argument(
@@ -114,16 +117,23 @@ def main(arguments: Sequence[str]) -> ExitCode:
     uncertainty = Path(options.uncertainty) if options.uncertainty else None
 
     from msseg_lightning.run.predict import prediction_files as predict
-    from msseg_lightning.run.predict import trained as stored
+    from msseg_lightning.run.predict.model_zip import opened_model
 
     if all(single):  # before anything is loaded
         inputs = [options.baseline, options.followup, options.brain]
         given = [file for file in inputs if file is not None]
         predict.check_outputs([options.output], given, options.probability, uncertainty)
-    model = stored.find_model(options.model, options.mlruns)
+    with opened_model(options.model, options.mlruns) as model:
+        return _predict(model, options, uncertainty)
+
+
+def _predict(model: Path, options: argparse.Namespace, uncertainty: Path | None) -> ExitCode:
+    """Predict with a model folder, which may be a temporary one."""
+    from msseg_lightning.run.predict import prediction_files as predict
+
     places = [options.output, options.probability, uncertainty, options.folder]
     predict.refuse_in_run(model, [place for place in places if place is not None])
-    if not all(single):
+    if options.output is None:
         return predict_many(model, options)
     from msseg_lightning.run.predict.data_set import predict_pair
 

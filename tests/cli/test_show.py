@@ -7,7 +7,7 @@ import yaml
 
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode
-from msseg_lightning.run.config.compose import experiment_names
+from msseg_lightning.run.config.preset_files import experiment_names
 
 
 @pytest.mark.parametrize("experiment", experiment_names())

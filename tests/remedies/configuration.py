@@ -47,6 +47,23 @@ def a_misspelt_experiment(place: Place) -> None:
     place.ends_well(["show", refusal.expected.split(", ")[0]])
 
 
+@case("config.experiment_file", "config.preset_file", "config.file")
+def own_files_that_are_not_there_or_no_settings(place: Place) -> None:
+    text = "defaults: [pre_unet]\nname: mine\n"
+    mine, loss = place.folder / "mine.yaml", place.folder / "loss.yaml"
+    refusal = place.refused("config.experiment_file", ["show", str(mine)])
+    place.follow_commands(refusal)
+    mine.write_text("defaults: [")
+    place.follow_commands(place.refused("config.file", ["show", str(mine)]))
+    mine.write_text(text)
+    place.ends_well(["show", str(mine)])
+    words = ["show", str(mine), f"loss={loss}"]
+    refusal = place.refused("config.preset_file", words)
+    place.follow_settings(refusal, words, NAME="dice")
+    loss.write_text("_target_: msseg_lightning.loss.overlap.SoftDice\n")
+    place.ends_well(words)
+
+
 @case("config.key")
 def a_misspelt_setting(place: Place) -> None:
     refusal = place.refused("config.key", [*SHOW, "trian.steps=3"])

@@ -9,9 +9,11 @@ import torch
 from msseg_lightning.evaluate.score import score_case
 from msseg_lightning.network.weights import load_weights, save_weights
 from msseg_lightning.postprocess.threshold import Threshold
+from msseg_lightning.run.predict.model_zip import opened_model, write_zip
 from msseg_lightning.train.checkpoint import read_checkpoint
 from tests.read import files
 from tests.remedies.place import Place, case
+from tests.run.predict import test_model_zip
 
 
 @case(
@@ -110,3 +112,43 @@ def weights(place: Place) -> None:
     )
     assert refusal.remedy == "use the configuration that was saved with the model"
     load_weights(torch.nn.Linear(2, 2), kept)
+
+
+@case("archive.entry", "archive.files", "archive.hash", "archive.contents", "archive.unreadable")
+def an_archive_of_somebody_else(place: Place) -> None:
+    sound, file = place.folder / "sound.zip", place.folder / "system.zip"
+    write_zip(test_model_zip.save(place.folder / "model", "bsi_subtraction"), sound)
+
+    def refused(code: str) -> None:
+        def read() -> None:
+            with opened_model(str(file)):
+                pass
+
+        refusal = place.raised(code, read)
+        assert refusal.remedy.startswith("get the file again from a source that you trust")
+        shutil.copy(sound, file)
+        read()
+
+    for code, form in {
+        "archive.entry": "a path above",
+        "archive.files": "a program",
+        "archive.hash": "other bytes",
+        "archive.contents": "no list",
+    }.items():
+        archive = test_model_zip.Changed(sound, file)
+        test_model_zip.HOSTILE[form](archive)
+        archive.write()
+        refused(code)
+    file.write_bytes(sound.read_bytes()[:-40])
+    refused("archive.unreadable")
+
+
+@case("archive.foreign")
+def a_model_folder_with_something_else_in_it(place: Place) -> None:
+    model = test_model_zip.save(place.folder / "model", "bsi_subtraction")
+    (model / "notes.pdf").touch()
+    words = ["export", model, "--zip", place.folder / "system.zip"]
+    refusal = place.refused("archive.foreign", words)
+    assert refusal.remedy == "move this file out of the model folder"
+    (model / "notes.pdf").rename(place.folder / "notes.pdf")
+    place.ends_well(words)

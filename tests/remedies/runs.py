@@ -27,7 +27,8 @@ from msseg_lightning.preprocess.nyul import Nyul
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.assemble.system import build_load, instantiate
 from msseg_lightning.run.config.allow_list import read_stored_yaml, refuse_paths
-from msseg_lightning.run.config.compose import compose_config, experiment_names
+from msseg_lightning.run.config.compose import compose_config
+from msseg_lightning.run.config.preset_files import experiment_names
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.predict.prediction_files import (
     FILES_KEY,

@@ -14,6 +14,8 @@ from msseg_lightning.core.method import Prediction
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP, LongitudinalSubject, Native
 from msseg_lightning.core.volume import Grid, Volume
+from msseg_lightning.evaluate.calibration import Calibration
+from msseg_lightning.evaluate.operating_point import Marks, choose_operating_point
 from msseg_lightning.infer.aggregate import combine
 from msseg_lightning.infer.sliding_window import check_inside
 from msseg_lightning.method.derived_image import DerivedImage, FittedNetwork
@@ -148,6 +150,62 @@ def rules_that_a_system_cannot_have(place: Place) -> None:
     assert refusal.remedy.startswith("leave the rule out, or use a preprocessing that makes")
     post(known)
     post(dataclasses.replace(known, inside=mask == 0), rule)
+
+
+@case(
+    "operating_point.range",
+    "operating_point.no_patients",
+    "operating_point.too_few",
+    "operating_point.finds_nothing",
+    "calibration.no_lesions",
+)
+def an_operating_point_and_its_patients(place: Place) -> None:
+    def pairs(without: int, false: float) -> list[Marks]:
+        one, none = np.ones(1), np.zeros(0)
+        finds = np.zeros((1, 2), np.int64)
+        found = [Marks("a", one / 2, one * 9, one > 0, 1, finds)]
+        return found + [
+            Marks(f"b{n}", one * false, one * 9, one < 0, 0, finds[:0])
+            if false
+            else Marks(f"b{n}", none, none, none > 0, 0, finds[:0])
+            for n in range(without)
+        ]
+
+    refusal = place.raised("operating_point.range", lambda: choose_operating_point(pairs(9, 0), 0))
+    assert refusal.remedy.startswith("--false-lesions ")
+    budget = float(refusal.remedy.split()[1])
+    choose_operating_point(pairs(9, 0), budget)
+    refusal = place.raised(
+        "operating_point.range", lambda: choose_operating_point(pairs(9, 0), budget, 90)
+    )
+    choose_operating_point(pairs(9, 0), budget, float(refusal.remedy.split()[1]))
+
+    refusal = place.raised(
+        "operating_point.no_patients", lambda: choose_operating_point(pairs(0, 0), budget)
+    )
+    assert refusal.remedy.startswith("--population all ")
+    choose_operating_point(pairs(0, 0), budget, population="all")
+
+    refusal = place.raised(
+        "operating_point.too_few",
+        lambda: choose_operating_point(pairs(9, 0), 0.05, too_few="refuse"),
+    )
+    larger = re.search(r"--false-lesions ([\d.]+)", refusal.remedy)
+    assert larger is not None and "--too-few strictest" in refusal.remedy
+    assert choose_operating_point(pairs(9, 0), float(larger[1]), too_few="refuse").certified
+    assert not choose_operating_point(pairs(9, 0), 0.05, too_few="strictest").certified
+    more = int(refusal.expected.split()[2])
+    assert choose_operating_point(pairs(more, 0), 0.05, too_few="refuse").certified
+
+    refusal = place.raised(
+        "operating_point.finds_nothing", lambda: choose_operating_point(pairs(60, 0.9), 0.5)
+    )
+    assert refusal.remedy.startswith("a larger budget: --false-lesions NUMBER")
+    choose_operating_point(pairs(60, 0.9), 2.0)
+
+    refusal = place.raised("calibration.no_lesions", lambda: Calibration.fit([], []))
+    assert refusal.remedy == "train the system longer, or on more patients"
+    Calibration.fit([0.5], [True])
 
 
 @case("infer.slice")

@@ -19,12 +19,8 @@ import torch
 import yaml
 
 from msseg_lightning.run.assemble.system import instantiate
-from msseg_lightning.run.config.compose import (
-    compose_config,
-    conf_dir,
-    experiment_names,
-    experiments_dir,
-)
+from msseg_lightning.run.config.compose import compose_config
+from msseg_lightning.run.config.preset_files import conf_dir, experiment_names, experiments_dir
 
 TABLE = Path(__file__).with_name("paper_values.yaml")
 TAG = re.compile(r"\[([PCR])\]")

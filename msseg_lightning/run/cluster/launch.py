@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.run.config.compose import conf_dir
+from msseg_lightning.run.config.preset_files import preset_file, preset_files, read_yaml
 from msseg_lightning.run.shard import Shard
 
 if TYPE_CHECKING:
@@ -96,11 +96,10 @@ def read_launcher(words: Sequence[str]) -> dict[str, Any]:
     """
     given = dict(word.partition("=")[::2] for word in words)
     name = given.pop("launcher", "")
-    known = sorted(path.stem for path in (conf_dir() / "launcher").glob("*.yaml"))
-    if name not in known:
-        raise _wrong("launcher", name, ", ".join(known))
-    file = conf_dir() / "launcher" / f"{name}.yaml"
-    launcher: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    file = preset_file("launcher", name)
+    if file is None:
+        raise _wrong("launcher", name, f"{', '.join(sorted(preset_files('launcher')))}, or a file")
+    launcher = read_yaml(file)
     for word, text in given.items():
         key = word.removeprefix("launcher.")
         if key not in launcher:

@@ -25,6 +25,7 @@ LIBRARY_CLASSES = {
     ),
     "scheduler": frozenset(
         {
+            "monai.optimizers.WarmupCosineSchedule",
             "torch.optim.lr_scheduler.CosineAnnealingLR",
             "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts",
             "torch.optim.lr_scheduler.ConstantLR",

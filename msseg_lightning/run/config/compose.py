@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import difflib
 import functools
 import itertools
@@ -31,6 +32,19 @@ from msseg_lightning.run.config.overrides import (
     refuse_invalid_overrides,
     to_hydra,
 )
+from msseg_lightning.run.config.preset_files import (
+    SUFFIXES,
+    conf_dir,
+    experiments_dir,
+    groups,
+    is_file_name,
+    known_experiment,
+    preset_file,
+    root,
+    stamps,
+    user_roots,
+    user_source,
+)
 from msseg_lightning.run.config.setting_checks import leaves, refuse_ranges, refuse_types
 
 if TYPE_CHECKING:
@@ -39,37 +53,14 @@ if TYPE_CHECKING:
 Config = dict[str, Any]
 
 
-def root() -> Path:
-    """The folder that holds ``conf/`` and ``experiments/``: a checkout or the installed package."""
-    package = Path(__file__).resolve().parents[2]
-    checkout = package.parent
-    if (checkout / "pyproject.toml").is_file() and (checkout / "conf" / "config.yaml").is_file():
-        return checkout
-    return package
-
-
-def conf_dir() -> Path:
-    """The folder of the presets."""
-    return root() / "conf"
-
-
-def experiments_dir() -> Path:
-    """The folder with one file per system."""
-    return root() / "experiments"
-
-
-def experiment_names() -> list[str]:
-    """Every experiment, in alphabetical order."""
-    return sorted(path.stem for path in experiments_dir().glob("*.yaml"))
-
-
 def experiment_of(config: Mapping[str, Any]) -> str:
-    """Name of the file in ``experiments/`` that a configuration was made of.
+    """Name of the experiment's file that a configuration was made of.
 
-    ``name=`` on a command line changes the name of the run folder only. Configurations written
-    before the file was recorded have the name alone.
+    ``name=`` on a command line changes the name of the run folder only. Of an experiment of the
+    user the whole path is stored. Configurations of earlier versions have the name alone.
     """
-    return str(config.get("experiment") or config["name"])
+    given = str(config.get("experiment") or config["name"])
+    return Path(given).stem if given.endswith(SUFFIXES) else given
 
 
 def compose_config(
@@ -80,7 +71,7 @@ def compose_config(
     Args:
         overrides: Hydra overrides: ``key=value``, ``group=preset``, ``+key=value``, ``~key``;
             paths need no quotes.
-        experiment: name of a file in ``experiments/``; None for commands that need none.
+        experiment: name or file of an experiment; None for commands that need none.
         complete: refuse missing settings without a default, such as ``read.root``; else they are
             ``???``.
 
@@ -94,8 +85,9 @@ def compose_config(
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    chosen = [] if experiment is None else [f"experiments={_known_experiment(experiment)}"]
-    given = to_hydra(overrides)
+    experiment = None if experiment is None else known_experiment(experiment)
+    chosen = [] if experiment is None else [_choice("experiments", experiment)]
+    given = _with_files(to_hydra(overrides))
     texts = ((item, item) for item in given)
     refuse_resolvers([*texts, *yaml_texts(conf_dir(), experiments_dir())])
     refuse_invalid_overrides(overrides)
@@ -129,13 +121,17 @@ def compose_config(
         )
     config = {str(key): value for key, value in resolved.items()}
     config["experiment"] = experiment
+    if experiment is not None and config["name"] is None:
+        config["name"] = experiment_of(config)
     refuse_ranges(config)
     refuse_targets(config)  # again, since interpolations are resolved now
     for name in (config["ensemble"] or {}).get("members") or ():
         # size=NAME is the members' own size of that name; the data are those of the run
         variant = (config["ensemble"].get("variants") or {}).get(name) or {}
         words = (f"size={config['size']}", "read.root=.", *variant.get("settings", ()))
-        member = compose_config(words, variant.get("experiment", name))
+        member = compose_config(
+            words, known_experiment(variant.get("experiment", name), experiment or "")
+        )
         kept = {key: value for key, value in member.items() if key not in RUN_KEYS}
         config["ensemble"].setdefault("configs", {})[name] = kept
     return config
@@ -225,21 +221,46 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str) and bool(re.fullmatch(r"\w+|.*\$\{.*", value))
 
 
-def _known_experiment(name: str) -> str:
-    names = experiment_names()
-    if name in names:
-        return name
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    raise MssegError(
-        Problem(
-            "config.experiment",
-            f"there is no experiment named {name!r}",
-            field="experiment",
-            found=name,
-            expected=", ".join(near) or ", ".join(names),
-            remedy="`msseg list` shows all of them",
-            exit_code=ExitCode.CONFIG,
-        )
+def _choice(group: str, name: str) -> str:
+    """The override that chooses a preset by its name or file."""
+    return override(group, name) if is_file_name(name) else f"{group}={name}"
+
+
+def _with_files(given: Sequence[str]) -> list[str]:
+    """Overrides in which presets that are given as files are named by their whole path.
+
+    Raises:
+        MssegError: there is no such file (exit 2).
+    """
+    found = []
+    for item in given:
+        group, name = _chosen_file(item)
+        file = preset_file(group, name) if name else None
+        if name and file is None:
+            raise MssegError(_no_preset_file(_key(item), name))
+        found.append(item if file is None else override(_key(item), str(file.absolute())))
+    return found
+
+
+def _chosen_file(item: str) -> tuple[str, str]:
+    """Group and file of an override ``group=FILE``; empty texts if it is none."""
+    key, _, value = item.partition("=")
+    group = key.lstrip("+~").partition("@")[0]
+    if group not in {*groups(), "experiments"} or value[:1] in ("{", "["):
+        return "", ""
+    name = value if value[:1] not in ("'", '"') else str(_parsed(item).value())
+    return (group, name) if is_file_name(name) else ("", "")
+
+
+def _no_preset_file(key: str, text: str) -> Problem:
+    return Problem(
+        "config.preset_file",
+        "there is no such file of settings",
+        file=text,
+        field=key,
+        expected="a file FOLDER/NAME.yaml",
+        remedy=f"correct the path, or give one of the presets by name: {key}=NAME",
+        exit_code=ExitCode.CONFIG,
     )
 
 
@@ -264,15 +285,39 @@ def _hydra_errors() -> tuple[type[Exception], ...]:
 
 
 def _try(overrides: Sequence[str]) -> Any:
-    search, folder, words = root(), conf_dir(), tuple(overrides)
+    source, words = _source(overrides), tuple(overrides)
     try:
-        return _with_values(words, search, folder)
+        return _with_values(words, source)
     except _hydra_errors():
-        return _composed(words, search, folder)  # for Hydra's own words of what is wrong
+        return _composed(words, source)  # for Hydra's own words of what is wrong
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """Where presets are read.
+
+    Args:
+        search: folder of this package that holds ``experiments/``.
+        folder: folder of the presets of this package.
+        user: folders of ``user_roots``, which come first.
+        stamps: of the user's files, so that a changed file is read again.
+    """
+
+    search: Path
+    folder: Path
+    user: tuple[Path, ...]
+    stamps: tuple[tuple[str, int, int], ...]
+
+
+def _source(overrides: Sequence[str]) -> _Source:
+    chosen = [(group, name) for group, name in map(_chosen_file, overrides) if name]
+    places = user_roots(*(name for group, name in chosen if group == "experiments"))
+    files = [Path(name) for _, name in chosen]
+    return _Source(root(), conf_dir(), places, stamps(places, files))
 
 
 @functools.lru_cache(maxsize=128)
-def _with_values(overrides: tuple[str, ...], search: Path, folder: Path) -> Any:
+def _with_values(overrides: tuple[str, ...], source: _Source) -> Any:
     """What Hydra makes of overrides, to be read only.
 
     Hydra first composes the presets and then sets the values, one after the other; so the presets
@@ -280,11 +325,11 @@ def _with_values(overrides: tuple[str, ...], search: Path, folder: Path) -> Any:
     """
     from omegaconf import OmegaConf
 
-    is_value = [_sets_a_value(item, search, folder) for item in overrides]
+    is_value = [_sets_a_value(item, source) for item in overrides]
     if not any(is_value) or any(item.startswith(("+", "~")) for item in overrides):
-        return _composed(overrides, search, folder)
+        return _composed(overrides, source)
     presets = [item for item, value in zip(overrides, is_value, strict=True) if not value]
-    config = copy.deepcopy(_composed(tuple(presets), search, folder))
+    config = copy.deepcopy(_composed(tuple(presets), source))
     for item in itertools.compress(overrides, is_value):
         parsed = _parsed(item)
         if parsed.is_sweep_override():
@@ -293,12 +338,12 @@ def _with_values(overrides: tuple[str, ...], search: Path, folder: Path) -> Any:
     return config
 
 
-def _sets_a_value(item: str, search: Path, folder: Path) -> bool:
+def _sets_a_value(item: str, source: _Source) -> bool:
     """Whether a word is ``key=value``, and no choice of a preset in the group of that name."""
     key, _, _ = item.partition("=")
     if not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", key) or key.partition(".")[0] == "hydra":
         return False
-    is_group = (search / key).is_dir() or (folder / key).is_dir()
+    is_group = (source.search / key).is_dir() or (source.folder / key).is_dir()
     return not is_group or isinstance(_parsed(item).value(), dict)
 
 
@@ -310,14 +355,23 @@ def _parsed(item: str) -> Override:
 
 
 @functools.lru_cache(maxsize=128)
-def _composed(overrides: tuple[str, ...], search: Path, folder: Path) -> Any:
+def _composed(overrides: tuple[str, ...], source: _Source) -> Any:
     """Result of Hydra, cached since it takes 0.2 s of processor time; it must not be changed."""
     from hydra import compose, initialize_config_dir
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
     from hydra.core.global_hydra import GlobalHydra
 
+    words = [f"hydra.searchpath=['file://{source.search}']", *overrides]
     GlobalHydra.instance().clear()
-    with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
-        return compose("config", overrides=[f"hydra.searchpath=['file://{search}']", *overrides])
+    with initialize_config_dir(config_dir=str(source.folder), version_base="1.3"):
+        if source.stamps:  # Hydra appends what is named by hydra.searchpath; these come first
+            places = "\n".join(map(str, source.user))
+            path = create_config_search_path(str(source.folder))
+            path.prepend("user", f"{user_source().scheme()}://{places}")
+            GlobalHydra.instance().clear()
+            Hydra.create_main_hydra2("msseg", path)
+        return compose("config", overrides=words)
 
 
 def _explain(error: Exception, overrides: Sequence[str], given: Sequence[str]) -> Problem:
@@ -367,7 +421,7 @@ def _composes(overrides: Sequence[str]) -> bool:
 
 
 def _unknown_key(key: str, overrides: Sequence[str], may_be_added: bool = False) -> Problem:
-    known = sorted({*leaves(_plain_defaults(overrides)), *_groups()})
+    known = sorted({*leaves(_plain_defaults(overrides)), *groups()})
     last = key.split(".")[-1]
     near = difflib.get_close_matches(key, known, n=3) or [
         name
@@ -477,9 +531,5 @@ def _plain_defaults(overrides: Sequence[str]) -> Any:
 
 def _group_choices(overrides: Sequence[str]) -> list[str]:
     """Overrides that choose a preset."""
-    groups = _groups()
-    return [item for item in overrides if re.split(r"[@=]", item.lstrip("+~"))[0] in groups]
-
-
-def _groups() -> set[str]:
-    return {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    known = groups()
+    return [item for item in overrides if re.split(r"[@=]", item.lstrip("+~"))[0] in known]

@@ -8,20 +8,20 @@ from typing import Any
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.run.config.allow_list import refuse_targets
-from msseg_lightning.run.config.compose import conf_dir
+from msseg_lightning.run.config.preset_files import preset_file, preset_files, read_yaml
 from msseg_lightning.simulate.recipe import CohortRecipe
 
 
 def preset_names() -> list[str]:
-    """Names of the presets in ``conf/simulate``."""
-    return sorted(path.stem for path in (conf_dir() / "simulate").glob("*.yaml"))
+    """Names of the presets in ``conf/simulate``, of the user and of this package."""
+    return sorted(preset_files("simulate"))
 
 
 def load_recipe(preset: str = "challenge", overrides: Sequence[str] = ()) -> CohortRecipe:
     """The recipe of a preset with overrides.
 
     Args:
-        preset: a file of ``conf/simulate``.
+        preset: a preset of ``conf/simulate``, or a file.
         overrides: ``key=value`` with the recipe's field names, e.g. ``lesions.touching=0.2``.
 
     Raises:
@@ -30,11 +30,12 @@ def load_recipe(preset: str = "challenge", overrides: Sequence[str] = ()) -> Coh
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    names = preset_names()
-    if preset not in names:
-        raise _config_error("there is no such preset", "preset", preset, ", ".join(names))
-    stored = OmegaConf.load(conf_dir() / "simulate" / f"{preset}.yaml")
-    plain = OmegaConf.to_container(stored, resolve=False)
+    file = preset_file("simulate", preset)
+    if file is None:
+        names = ", ".join(preset_names())
+        raise _config_error("there is no such preset", "preset", preset, f"{names}, or a file")
+    read_yaml(file)  # refused if it is none
+    plain = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     refuse_targets({"simulate": plain})
     try:
         given = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)

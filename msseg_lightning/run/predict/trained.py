@@ -23,9 +23,10 @@ from msseg_lightning.run.config.allow_list import (
     refuse_paths,
     refuse_targets,
 )
-from msseg_lightning.run.config.compose import Config, compose_config, conf_dir
+from msseg_lightning.run.config.compose import Config, compose_config
 from msseg_lightning.run.config.keys import PREDICTION_KEYS, RUN_KEYS, affects_result
 from msseg_lightning.run.config.overrides import to_hydra
+from msseg_lightning.run.config.preset_files import conf_dir
 from msseg_lightning.run.config.setting_checks import refuse_types
 from msseg_lightning.run.folder import RunFolder, read_config
 

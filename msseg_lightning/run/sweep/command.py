@@ -10,10 +10,12 @@ from typing import Any
 
 import yaml
 
+from msseg_lightning.core.files import sha256_file
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.config.compose import Config, compose_config, experiment_of
 from msseg_lightning.run.config.keys import NAMING_KEYS, affects_result
+from msseg_lightning.run.config.preset_files import is_file_name
 from msseg_lightning.run.folder import data_name
 from msseg_lightning.run.sweep.result import SweepResult, export, sweep_result
 from msseg_lightning.run.sweep.space import BUDGET_METRIC, Search, read_search
@@ -40,9 +42,9 @@ class SweepArguments:
     """Arguments of ``msseg sweep``.
 
     Args:
-        experiment: name of the experiment.
+        experiment: name or file of the experiment.
         overrides: overrides of the experiment, the same for all trials.
-        search: name of a file in ``conf/search``.
+        search: name or file of a preset of ``conf/search``.
         changes: changed values of that file.
         name: name of the sweep; None for a name made from the other arguments.
         store: database URL; None for an SQLite file.
@@ -89,7 +91,8 @@ class SweepArguments:
     def sweep_name(self, config: Config) -> str:
         """Name of the sweep."""
         size = "" if config["size"] == "paper" else f"-{config['size']}"
-        return self.name or f"{self.experiment}-{data_name(config)}{size}-{self.search}"
+        search = Path(self.search).stem if is_file_name(self.search) else self.search
+        return self.name or f"{experiment_of(config)}-{data_name(config)}{size}-{search}"
 
     def sweeps_folder(self) -> Path:
         """The folder of all sweeps, ``paths.sweeps``."""
@@ -122,7 +125,7 @@ def open_sweep(words: SweepArguments) -> tuple[Sweep, Config]:
             settings (exit 2), a store that cannot be reached (exit 8).
     """
     config = words.config()
-    search = read_search(words.search, words.changes)
+    search = read_search(words.search, words.changes, words.experiment)
     check_search(search, words)
     name = words.sweep_name(config)
     folder = words.sweeps_folder() / name
@@ -135,9 +138,15 @@ def open_sweep(words: SweepArguments) -> tuple[Sweep, Config]:
         search,
         ExperimentTrial(words.experiment, words.overrides),
         words.store,
-        [f"experiment={words.experiment}", *fixed],
+        [f"experiment={experiment_of(config)}{_content(config)}", *fixed],
     )
     return sweep, config
+
+
+def _content(config: Config) -> str:
+    """The hash of an experiment of the user, whose file may have changed; else empty."""
+    file = str(config["experiment"])
+    return f" {sha256_file(Path(file))}" if is_file_name(file) else ""
 
 
 def find_study(words: SweepArguments) -> SharedStudy:

@@ -10,10 +10,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import yaml
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.run.config.compose import conf_dir
+from msseg_lightning.run.config.preset_files import conf_dir, preset_file, preset_files, read_yaml
 
 if TYPE_CHECKING:
     import optuna
@@ -274,21 +273,24 @@ def point_key(values: Mapping[str, Any]) -> str:
     )
 
 
-def read_search(name: str, changes: Mapping[str, Any] | None = None) -> Search:
-    """Read a file of ``conf/search`` with changed values.
+def read_search(
+    name: str, changes: Mapping[str, Any] | None = None, experiment: str = ""
+) -> Search:
+    """Read a file of ``conf/search``, completed by its ``default.yaml``, with changed values.
 
     Args:
-        name: name of the file, without ``.yaml``.
+        name: a preset, of the user or of this package, or a file.
         changes: dotted key -> value, e.g. ``{"trials": 12}``.
+        experiment: name or file of the experiment, beside which presets may lie too.
 
     Raises:
         MssegError: no such file, an unknown key, or an invalid value (exit 2).
     """
-    file = conf_dir() / "search" / f"{name}.yaml"
-    known = sorted(path.stem for path in file.parent.glob("*.yaml"))
-    if name not in known:
-        raise _refused("search", name, ", ".join(known), "search=default")
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    file = preset_file("search", name, experiment)
+    if file is None:
+        known = ", ".join(sorted(preset_files("search", experiment)))
+        raise _refused("search", name, f"{known}, or a file", "search=default")
+    content = {**read_yaml(conf_dir() / "search" / "default.yaml"), **read_yaml(file)}
     for key, value in (changes or {}).items():
         if key.startswith("space."):  # a parameter's own name holds dots
             content["space"][key.removeprefix("space.")] = value

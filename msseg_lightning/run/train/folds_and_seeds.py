@@ -16,7 +16,7 @@ from msseg_lightning.core.files import write_record, write_settings
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.evaluate.case_score import CaseScore
 from msseg_lightning.run.assemble.system import instantiate
-from msseg_lightning.run.config.compose import Config, compose_config
+from msseg_lightning.run.config.compose import Config, compose_config, experiment_of
 from msseg_lightning.run.config.keys import RUN_KEYS
 from msseg_lightning.run.folder import RunFolder, result_settings
 from msseg_lightning.run.predict.scores import score_options, write_scores
@@ -39,7 +39,7 @@ def train_multirun(experiment: str, words: Sequence[str]) -> list[Path]:
     Several processes may be started with the same arguments: they share the runs.
 
     Args:
-        experiment: name of the experiment.
+        experiment: name or file of the experiment.
         words: overrides with several folds or seeds.
 
     Returns:
@@ -72,7 +72,9 @@ def train_multirun(experiment: str, words: Sequence[str]) -> list[Path]:
 
     run_shared_jobs(runs, train)
     return [
-        combine_folds(experiment, [RunFolder.from_config(configs[seed, fold]) for fold in folds])
+        combine_folds(
+            experiment_of(first), [RunFolder.from_config(configs[seed, fold]) for fold in folds]
+        )
         for seed in seeds
     ]
 

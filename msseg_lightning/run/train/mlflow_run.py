@@ -166,10 +166,10 @@ def tracked_settings(
 ) -> dict[str, Any]:
     """Parameters for MLflow: ``always`` and the settings that the user changed."""
     flat = flatten(without_paths(config))
-    experiment = experiment_of(config)
-    composed = compose_config([f"size={config['size']}"], experiment, complete=False)
+    file = str(config.get("experiment") or config["name"])
+    composed = compose_config([f"size={config['size']}"], file, complete=False)
     default = flatten(without_paths(composed))
-    return {"experiment": experiment} | {
+    return {"experiment": experiment_of(config)} | {
         key: value
         for key, value in flat.items()
         if affects_result(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from msseg_lightning.run.config.cards import read_cards
-from msseg_lightning.run.config.compose import experiment_names
+from msseg_lightning.run.config.preset_files import experiment_names
 
 
 def test_there_is_a_card_of_every_experiment_in_the_order_of_ids():

@@ -7,7 +7,8 @@ from omegaconf import OmegaConf
 
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.run.config import compose
-from msseg_lightning.run.config.compose import compose_config, experiment_names
+from msseg_lightning.run.config.compose import compose_config
+from msseg_lightning.run.config.preset_files import conf_dir, experiment_names, root
 
 ROOT = "read.root=data"
 
@@ -126,8 +127,8 @@ def test_a_size_gives_lists_with_null_in_them_and_texts_with_blanks(monkeypatch)
 def test_values_over_composed_presets_are_what_hydra_makes_of_all_words(name, words):
     size = compose._size(["size=tiny"], [f"experiments={name}"])
     words = (f"experiments={name}", *size, ROOT, *words)
-    places = compose.root(), compose.conf_dir()
-    assert (found := outcome(compose._try, words)) == outcome(compose._composed, words, *places)
+    source = compose._Source(root(), conf_dir(), (), ())
+    assert (found := outcome(compose._try, words)) == outcome(compose._composed, words, source)
     assert found == outcome(compose._try, words)  # nothing changed what is kept
 
 
@@ -143,11 +144,11 @@ def test_presets_are_composed_once_for_all_values(monkeypatch):
     composed = []
     hydra = compose._composed
 
-    def counted(words, *places):
+    def counted(words, source):
         composed.append(words)
-        return hydra(words, *places)
+        return hydra(words, source)
 
     monkeypatch.setattr(compose, "_composed", counted)
-    for root in ("one", "two"):
-        assert compose_config([f"read.root={root}", "seed=3"], "pre_unet")["seed"] == 3
+    for folder in ("one", "two"):
+        assert compose_config([f"read.root={folder}", "seed=3"], "pre_unet")["seed"] == 3
     assert {word for words in composed for word in words} == {"experiments=pre_unet"}

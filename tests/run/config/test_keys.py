@@ -11,7 +11,8 @@ import yaml
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.run.assemble.system import build_method
 from msseg_lightning.run.config import keys
-from msseg_lightning.run.config.compose import compose_config, conf_dir, experiment_names
+from msseg_lightning.run.config.compose import compose_config
+from msseg_lightning.run.config.preset_files import conf_dir, experiment_names
 from msseg_lightning.run.folder import RunFolder, result_settings
 from msseg_lightning.run.sweep.command import key_in
 from msseg_lightning.run.train.mlflow_run import tracked_settings

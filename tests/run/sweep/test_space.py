@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from msseg_lightning.core.problem import ExitCode, MssegError
-from msseg_lightning.run.config.compose import conf_dir
+from msseg_lightning.run.config.preset_files import conf_dir
 from msseg_lightning.run.sweep.samplers import make_pruner, make_sampler
 from msseg_lightning.run.sweep.space import (
     Objective,
