@@ -14,6 +14,7 @@ from skimage.segmentation import expand_labels
 
 from msseg_lightning.core.candidates import Candidates
 from msseg_lightning.core.method import NO_CONTEXT, FitContext
+from msseg_lightning.core.files import read_record, write_record
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
@@ -21,9 +22,10 @@ from msseg_lightning.core.subject import TARGET, LongitudinalSubject
 from msseg_lightning.core.volume import Kind
 from msseg_lightning.method.booster_files import load_texts, save_boosters
 from msseg_lightning.method.boosting import Boosting, Table, nested_folds
-from msseg_lightning.method.derived_image import DerivedImage, write_table
+from msseg_lightning.method.derived_image import write_table
 from msseg_lightning.method.lesion_judge import LabelledCandidates, LesionJudge
 from msseg_lightning.method.pair_features import PairFeatures, VoxelTable
+from msseg_lightning.method.training_range import TrainingRange
 from msseg_lightning.preprocess.cache import PreparedCache
 from msseg_lightning.preprocess.restore import restore
 from msseg_lightning.preprocess.space import inverse, resample_array
@@ -37,7 +39,10 @@ CHUNK = 1 << 17
 AUDIT = "audit_training_table.csv"
 """Table in the folder of a fit: every candidate that the judges learned from."""
 
-RISE_SD = 1.0
+RANGE = "training_range.json"
+"""What the training pairs were like."""
+
+RISE_SD = 2.0
 """Voxels that rise by more than this many standard deviations of their pair are rows, beside those
 of new lesions; of the others a share is drawn."""
 
@@ -94,7 +99,6 @@ class FindThenJudge:
         judge: scores them.
         folds: parts of the training patients.
         true_share: share of a candidate that lies in the reference for it to be a true one.
-        derived: images that earlier stages add to every prepared pair.
         seed: of folds and draws.
         name: of the system; kept with the boosters.
         postprocess: rules applied in order to the prediction on the native grid.
@@ -110,21 +114,17 @@ class FindThenJudge:
         judge: LesionJudge,
         folds: int = 5,
         true_share: float = 0.3,
-        derived: Sequence[DerivedImage] = (),
         seed: int = 0,
         name: str = "",
         postprocess: Sequence[Callable[[Prediction], Prediction]] = (),
     ) -> None:
         self.cache, self.features, self.rows, self.find = cache, features, rows, find
         self.peaks, self.judge, self.folds, self.true_share = peaks, judge, folds, true_share
-        self.derived, self.seed, self.name = tuple(derived), seed, name
+        self.seed, self.name = seed, name
         self.postprocess = tuple(postprocess)
+        self.range = TrainingRange()
         self.texts: list[str] = []
         self._boosters: list[Any] = []
-
-    def held_out_visits(self, held_out: frozenset[str]) -> list[str]:
-        """No scans besides the pairs are learned from."""
-        return []
 
     def fit(
         self,
@@ -138,17 +138,14 @@ class FindThenJudge:
         Raises:
             MssegError: a pair has no reference, or none has a single new lesion (exit 3).
         """
-        prepared = [self._with_images(pair) for pair in self.cache.prepare([*train, *val])]
-        for image in self.derived:
-            image.audit(prepared, folder / f"audit_{image.name}.csv")
+        prepared = self.cache.prepare([*train, *val])
         left_out = self._folds(prepared)
+        self.range = TrainingRange.of(prepared)
         tables = {pair.id: self._rows(pair) for pair in prepared}
         texts = []
         for number, patients in enumerate(left_out):
             fit = [tables[pair.id] for pair in prepared if pair.patient not in patients]
-            booster = self.find.fit(
-                Table.joined(fit), None, self.features.voxel_names, self.seed
-            )
+            booster = self.find.fit(Table.joined(fit), None, self.features.voxel_names, self.seed)
             texts.append(booster.text)
             log.info(
                 "booster %d of %d: %d voxels, %d of new lesions",
@@ -185,7 +182,7 @@ class FindThenJudge:
                     exit_code=ExitCode.MODEL,
                 )
             )
-        pair = self._with_images(self.cache.prepare([subject])[0])
+        pair = self.cache.prepare([subject])[0]
         voxels = self.features.of_voxels(pair)
         found = self._map(voxels, range(len(self._boosters)))
         candidates = self.peaks(found, pair.grid.spacing_mm)
@@ -212,7 +209,7 @@ class FindThenJudge:
             native=pair.native,
             probability=probability,
             inside=native(voxels.inside, "mask") != 0,
-            warnings=pair.notes,
+            warnings=(*pair.notes, *self.range.warnings(pair)),
             steps={
                 name: native(data, "image" if data.dtype == np.float32 else "mask")
                 for name, data in steps.items()
@@ -223,25 +220,23 @@ class FindThenJudge:
         return prediction
 
     def save(self, folder: Path) -> None:
-        """Write boosters and judges as text with cards of checksums, and the calibration."""
+        """Write boosters and judges as text with cards of checksums, calibration and range."""
         save_boosters(self.texts, folder / "find", self.name, self.features.voxel_names)
         self.judge.save(folder / "judge", self.name, self.features.candidate_names)
+        write_record(folder / RANGE, {"limits": dict(self.range.limits)})
 
     def load(self, folder: Path) -> None:
         """Load boosters and judges and verify their checksums; nothing is executed."""
         self._take(load_texts(folder / "find", self.features.voxel_names))
         self.judge.load(folder / "judge", self.features.candidate_names)
+        limits = read_record(folder / RANGE, {"limits": dict})["limits"]
+        self.range = TrainingRange({name: (low, high) for name, (low, high) in limits.items()})
 
     def _take(self, texts: list[str]) -> None:
         import lightgbm
 
         self.texts = texts
         self._boosters = [lightgbm.Booster(model_str=text) for text in texts]
-
-    def _with_images(self, prepared: PreparedSubject) -> PreparedSubject:
-        for image in self.derived:
-            prepared = image.add(prepared)
-        return prepared
 
     def _folds(self, prepared: Sequence[PreparedSubject]) -> list[frozenset[str]]:
         """The patients left out of each booster."""
@@ -270,7 +265,8 @@ class FindThenJudge:
         rise = voxels.values[:, self.features.voxel_names.index("rise")]
         high = rise.mean() + RISE_SD * rise.std() if rise.size else np.inf
         risen = voxels.image(rise) > high
-        rows = self.rows.fitting(voxels.inside, risen, target, self.seed, pair.id)
+        asked = voxels.image(self._rises(voxels)) > 0
+        rows = self.rows.fitting(asked, risen, target, self.seed, pair.id)
         place = np.zeros(voxels.inside.shape, np.int64)
         place[voxels.inside] = np.arange(len(voxels.values))
         where = tuple(rows.voxels.T)
@@ -279,11 +275,17 @@ class FindThenJudge:
     def _map(self, voxels: VoxelTable, boosters: Sequence[int]) -> NDArray[np.float32]:
         """(X, Y, Z) mean probability of some boosters."""
         found = np.zeros(len(voxels.values), np.float32)
-        for start in range(0, len(found), CHUNK):
-            part = voxels.values[start : start + CHUNK]
-            each = [self._boosters[number].predict(part) for number in boosters]
-            found[start : start + CHUNK] = np.mean(each, axis=0)
+        asked = np.flatnonzero(self._rises(voxels))
+        for start in range(0, len(asked), CHUNK):
+            part = asked[start : start + CHUNK]
+            each = [self._boosters[number].predict(voxels.values[part]) for number in boosters]
+            found[part] = np.mean(each, axis=0)
         return voxels.image(found)
+
+    def _rises(self, voxels: VoxelTable) -> NDArray[np.bool_]:
+        """(n,) voxels that are brighter at the follow-up, smoothed; no other is looked at."""
+        name = f"rise_{self.features.scales_mm[0]:g}mm"
+        return np.asarray(voxels.values[:, self.features.voxel_names.index(name)] > 0)
 
     def _proposal(self, pair: PreparedSubject, boosters: Sequence[int]) -> LabelledCandidates:
         """What some boosters find in a training pair, with its labels."""

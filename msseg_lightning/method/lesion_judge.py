@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from msseg_lightning.core.files import read_record, write_record
+from msseg_lightning.evaluate.calibration import Calibration
 from msseg_lightning.method.booster_files import load_texts, save_boosters
 from msseg_lightning.method.boosting import Boosting, Table
 
@@ -48,13 +50,15 @@ class LesionJudge:
 
     def __init__(self, boosting: Boosting) -> None:
         self.boosting = boosting
-        self.slope, self.offset, self.cut = 1.0, 0.0, 0.5
+        self.calibration, self.cut = Calibration("temperature"), 0.5
         self.texts: list[str] = []
         self._boosters: list[Any] = []
 
     def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n,) how likely each candidate (n, columns) is a new lesion."""
-        return self._calibrated(self._logit(features, range(len(self._boosters))))
+        return self.calibration(self._score(features, range(len(self._boosters)))).astype(
+            np.float32
+        )
 
     def fit(
         self,
@@ -86,8 +90,8 @@ class LesionJudge:
             )
             texts.append(self.boosting.fit(table, None, names, seed).text)
         self._take(texts)
-        logits = [
-            self._logit(
+        raw = [
+            self._score(
                 pair.features,
                 [number for number, part in enumerate(left_out) if pair.patient in part]
                 or range(len(texts)),
@@ -95,8 +99,9 @@ class LesionJudge:
             for pair in pairs
         ]
         true = np.concatenate([pair.true for pair in pairs])
-        self.slope, self.offset = platt(np.concatenate(logits), true)
-        scores = [self._calibrated(logit) for logit in logits]
+        if len(true):
+            self.calibration = Calibration.fit(np.concatenate(raw), true)
+        scores = [self.calibration(score).astype(np.float32) for score in raw]
         worth = [value_of_cut(pairs, scores, cut) for cut in CUTS]
         best = np.flatnonzero(np.isclose(worth, max(worth)))
         self.cut = float(round(CUTS[best[len(best) // 2]], 2))
@@ -117,12 +122,13 @@ class LesionJudge:
     def load(self, folder: Path, names: Sequence[str]) -> None:
         """Load what ``save`` wrote and verify its checksums; nothing is executed."""
         self._take(load_texts(folder, names))
-        record = read_record(folder / CALIBRATION, {name: float for name in self.record()})
-        self.slope, self.offset, self.cut = (float(record[name]) for name in self.record())
+        record = read_record(folder / CALIBRATION, {"calibration": dict, "cut": float})
+        self.calibration = Calibration.from_dict(record["calibration"])
+        self.cut = record["cut"]
 
-    def record(self) -> dict[str, float]:
+    def record(self) -> dict[str, Any]:
         """The calibration and the cut."""
-        return {"slope": self.slope, "offset": self.offset, "cut": self.cut}
+        return {"calibration": self.calibration.as_dict(), "cut": self.cut}
 
     def _take(self, texts: list[str]) -> None:
         import lightgbm
@@ -130,40 +136,12 @@ class LesionJudge:
         self.texts = texts
         self._boosters = [lightgbm.Booster(model_str=text) for text in texts]
 
-    def _logit(
-        self, features: NDArray[np.float32], boosters: Sequence[int]
-    ) -> NDArray[np.float64]:
+    def _score(self, features: NDArray[np.float32], boosters: Sequence[int]) -> NDArray[np.float64]:
+        """(n,) mean of the log odds of some boosters, as a probability."""
         if not len(features):
             return np.zeros(0)
         each = [self._boosters[number].predict(features, raw_score=True) for number in boosters]
-        return np.asarray(np.mean(each, axis=0))
-
-    def _calibrated(self, logit: NDArray[np.float64]) -> NDArray[np.float32]:
-        return (1 / (1 + np.exp(-(self.slope * logit + self.offset)))).astype(np.float32)
-
-
-def platt(logits: NDArray[np.float64], true: NDArray[np.bool_]) -> tuple[float, float]:
-    """Slope and offset of the logistic curve that fits labels best.
-
-    The targets are smoothed by one candidate of each kind, so that separable labels give no
-    infinite slope. The slope is not negative: the order of scores stays.
-
-    Reference:
-        Platt 1999, Probabilistic outputs for support vector machines.
-    """
-    from scipy.optimize import minimize
-
-    if true.all() or not true.any():
-        return 1.0, 0.0
-    high, low = (true.sum() + 1) / (true.sum() + 2), 1 / ((~true).sum() + 2)
-    target = np.where(true, high, low)
-
-    def loss(values: NDArray[np.float64]) -> float:
-        linear = values[0] * logits + values[1]
-        return float(np.sum(np.logaddexp(0, linear) - target * linear))
-
-    found = minimize(loss, [1.0, 0.0], method="L-BFGS-B", bounds=[(0.05, 20), (-20, 20)])
-    return float(found.x[0]), float(found.x[1])
+        return np.asarray(special.expit(np.mean(each, axis=0)))
 
 
 def value_of_cut(

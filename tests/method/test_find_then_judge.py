@@ -30,7 +30,10 @@ PLACES = ((4, 4, 4), (4, 10, 8), (11, 11, 5))
 
 
 def write_pair(folder, number, lesions, planted=False):
-    """Noise in a box of brain; some blocks of 3 are new, and perhaps one that falls instead."""
+    """Noise in a box of brain; some blocks of 3 rise by 3, and perhaps one of 4 only by 1.
+
+    Others have blocks that rise by 1 as well, which are nothing new.
+    """
     draw = np.random.default_rng(number)
     brain = np.zeros(SHAPE, bool)
     brain[2:18, 2:16, 2:14] = True
@@ -40,8 +43,9 @@ def write_pair(folder, number, lesions, planted=False):
     for place in PLACES[:lesions]:
         target[tuple(slice(start, start + 3) for start in place)] = True
     followup[target] += 3
+    baseline[PLANT] += 0 if planted else 2
+    followup[PLANT] += 1 if planted else 3
     if planted:
-        followup[PLANT] -= 3
         target[PLANT] = True
     volumes = {
         BASELINE: Volume(baseline.astype(np.float32), np.eye(4)),

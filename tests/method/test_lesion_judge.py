@@ -7,7 +7,6 @@ from msseg_lightning.method.boosting import Boosting
 from msseg_lightning.method.lesion_judge import (
     LabelledCandidates,
     LesionJudge,
-    platt,
     value_of_cut,
 )
 
@@ -67,20 +66,9 @@ def test_saved_and_loaded_it_says_the_same(tmp_path):
     judge.save(tmp_path, "x", NAMES)
     other = LesionJudge(BOOSTING)
     other.load(tmp_path, NAMES)
-    assert other.record() == judge.record() and other.record()["slope"] != 1
+    assert other.record() == judge.record() and other.calibration.slope != 1
     np.testing.assert_array_equal(other(given[0].features), judge(given[0].features))
     assert other(np.zeros((0, 2), np.float32)).shape == (0,)
-
-
-def test_platt_finds_the_curve_that_made_the_labels():
-    draw = np.random.default_rng(0)
-    logits = draw.normal(0, 2, 20000)
-    true = draw.random(20000) < 1 / (1 + np.exp(-(0.5 * logits - 1)))
-    assert platt(logits, true) == pytest.approx((0.5, -1), abs=0.05)
-    assert platt(-logits, true)[0] == pytest.approx(0.05)  # the order of scores stays
-    slope, offset = platt(np.array([-1.0, -1, 1, 1]), np.array([False, False, True, True]))
-    assert 0 < slope < 5 and abs(offset) < 0.1
-    assert platt(logits, np.ones(20000, bool)) == (1, 0)
 
 
 def test_the_value_of_a_cut_by_hand():

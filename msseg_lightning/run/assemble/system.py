@@ -157,9 +157,7 @@ def _build_single(config: Config, fitted: FittedStages | None = None) -> Any:
     method = instantiate(config["method"], partial=True)
     rules = postprocess_rules(config)
     if config.get("network") is None:
-        optional: dict[str, Any] = {"postprocess": rules} if rules else {}
-        if images := _stage_arguments(config, fitted or {})[1]:
-            optional["derived"] = images
+        optional = {"postprocess": rules} if rules else {}
         return _build(_name(config["method"]), method, cache=cache, **optional)
 
     import torch
