@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--experiment", default="pre_unet", help="a name from `msseg list`")
+    parser.add_argument("--experiment", default="pre_unet", help="a name from `msseg list`, or a file")
     parser.add_argument("--preset", default="small", help="of `msseg simulate`")
     parser.add_argument("--cohort", type=Path, help="where it lies; default cohorts/PRESET")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
+import errno
 import importlib
 import logging
 import os
@@ -12,12 +13,14 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TextIO, cast
 
 from msseg_lightning import __version__
 from msseg_lightning.core.memory import keep_freed_memory
-from msseg_lightning.core.problem import ExitCode, MssegError, Problem, out_of_memory
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem, disk_error, out_of_memory
+from msseg_lightning.run.config.user_packages import packages_of
 
 COMMANDS = (
     "list",
@@ -57,6 +60,7 @@ first steps
   msseg ui                                            look at runs in MLflow
 
 Many subjects or GPUs: `--shard 1/8`, `launcher=slurm`; see docs/scaling.md.
+Your own experiments, presets and classes: docs/own_files.md.
 Every setting can be changed: `msseg show pre_unet` prints them, `key=value` sets one.
 `msseg COMMAND --help` explains each command. Research use only; not a medical device.
 exit codes: {codes}
@@ -80,6 +84,8 @@ def usage() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors end as a message and an exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        keep_streams()
     if not words or words[0] in ("-h", "--help", "help"):
         sys.stdout.write(usage())
         return ExitCode.OK if words else ExitCode.CONFIG
@@ -95,14 +101,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _quiet_start()
     keep_freed_memory()
     try:
-        with _unwinding():
+        with _unwinding(), packages_of(rest) as rest:
             if any(word.startswith("launcher=") for word in rest):
                 from msseg_lightning.run.cluster.launch import launch
 
                 sys.stdout.write(launch(command, rest))
                 return ExitCode.OK
             module = importlib.import_module(f"msseg_lightning.cli.{command}")
-            return int(module.main(rest))
+            code = int(module.main(rest))
+            sys.stdout.flush()  # a full disk is noticed here, not after the exit code is decided
+            return code
     except MssegError as error:
         for problem in error.problems:
             sys.stderr.write(f"msseg: {problem}\n")
@@ -110,12 +118,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("msseg: interrupted\n")
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
-    except OSError as error:
-        return _environment(error)
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:
+        if (failure := disk_error(error)) is not None:
+            code = _environment(failure)
+            _drop_unwritten()
+            return code
         if not out_of_memory(error):
             return _unforeseen()
         return _report(
@@ -128,8 +135,69 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 exit_code=ExitCode.ENVIRONMENT,
             )
         )
-    except Exception:
-        return _unforeseen()
+
+
+class Tolerant:
+    """A text stream whose reader may go away: what is written from then on is dropped.
+
+    A pager or ``head`` that ends, and a terminal that is closed, do not end the work of a command.
+
+    Args:
+        stream: standard output or standard error.
+        lost: error numbers that mean that nobody reads any more.
+    """
+
+    def __init__(self, stream: TextIO, lost: Collection[int]) -> None:
+        self._stream, self._lost = stream, lost
+
+    def write(self, text: str) -> int:
+        """Write a text, as a text stream does."""
+        with self._until_lost():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        with self._until_lost():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _until_lost(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in self._lost:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def keep_streams() -> None:
+    """Open standard streams that the caller closed, and let their readers go away.
+
+    The next file that is opened would else become standard output.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+    gone = {errno.EPIPE, errno.EIO, errno.ECONNRESET}
+    sys.stdout = cast(TextIO, Tolerant(sys.stdout, gone))
+    sys.stderr = cast(TextIO, Tolerant(sys.stderr, gone | {errno.ENOSPC, errno.EDQUOT}))
+
+
+def _drop_unwritten() -> None:
+    """Drop what standard output cannot take: Python would end with 120 on trying again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _unforeseen() -> int:
@@ -139,8 +207,10 @@ def _unforeseen() -> int:
 
 @contextlib.contextmanager
 def _unwinding() -> Iterator[None]:
-    """Turn SIGTERM and SIGUSR1 into exceptions, so that locks are released and runs closed."""
+    """Turn signals that end a process into exceptions: locks are released and runs closed."""
     codes = {signal.SIGTERM: ExitCode.TERMINATED, signal.SIGUSR1: ExitCode.PREEMPTED}
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup asks for
+        codes[signal.SIGHUP] = ExitCode.HUNG_UP
 
     def end(number: int, frame: object) -> None:
         raise SystemExit(int(codes[signal.Signals(number)]))

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("experiment", help="a name from `msseg list`")
+    parser.add_argument("experiment", help="a name from `msseg list`, or a file")
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="see `msseg show`"
     )

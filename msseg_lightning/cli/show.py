@@ -13,6 +13,7 @@ examples
   msseg show pre_unet
   msseg show pre_unet size=cpu train.steps=1000        what a run with these overrides would use
   msseg show segresnet_shallow loss=dice_focal_deep    another preset of conf/loss/
+  msseg show ./mine.yaml network=./net.yaml           files of your own: docs/own_files.md
 
 ??? marks settings without a default, such as read.root=FOLDER.
 """
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("experiment", help="a name from `msseg list`")
+    parser.add_argument("experiment", help="a name from `msseg list`, or a file")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     options = parser.parse_intermixed_args(arguments)
 

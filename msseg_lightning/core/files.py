@@ -13,7 +13,6 @@ import json
 import os
 import re
 import stat
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import yaml
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.temporary import temporary_path
 
 
 def flush_folder(folder: Path) -> None:
@@ -40,7 +40,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     suffixes of the target (writers choose their format by them) and is flushed before the rename.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".partial-{uuid.uuid4().hex[:12]}-{path.name}")
+    temporary = temporary_path(path)
     temporary.touch(exist_ok=False)  # others may read what the umask lets them
     try:
         yield temporary

@@ -17,7 +17,6 @@ import base64
 import dataclasses
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +34,7 @@ from msseg_lightning.core.files import (
 from msseg_lightning.core.problem import MssegError, Problem
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, TARGET, LoadedSubject, Native
+from msseg_lightning.core.temporary import temporary_folder
 from msseg_lightning.core.volume import Affine, Grid
 
 FORMAT = 1
@@ -268,9 +268,7 @@ class PreparedSubject:
             )
         words, scale, zero = quantise(data, MAX_FIRST)
         layer, file = Layer("image", f"{name}.npy", 0, 16, scale, zero), f"{name}.npy"
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-        try:
+        with temporary_folder(folder) as temporary:
             for known in self.sha256:
                 try:
                     (temporary / known).hardlink_to(self.folder / known)
@@ -286,8 +284,6 @@ class PreparedSubject:
             shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
             flush_folder(folder.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
         return PreparedSubject.open(folder)
 
     def verify(self) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import errno
+import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -23,6 +26,7 @@ class ExitCode(enum.IntEnum):
     STORE = 8
     PARTIAL = 9
     PREEMPTED = 75
+    HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -100,3 +104,28 @@ def out_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or "can't allocate memory" in str(error)
     )
+
+
+def disk_error(error: BaseException) -> OSError | None:
+    """The failure of a disk that an error means, also as libraries report it; None for others.
+
+    torch, safetensors and SQLite have errors of their own for a full disk, numpy one without a
+    number.
+    """
+    text = str(error)
+    if isinstance(error, OSError) and not (error.errno is None and " requested and " in text):
+        return error
+    if number := re.search(r"\(os error (\d+)\)", text):
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    if any(part in text for part in _WRITE_FAILED):
+        return OSError(errno.ENOSPC, "a file could not be written; the disk may be full")
+    return None
+
+
+_WRITE_FAILED = (
+    " requested and ",  # numpy
+    "unexpected pos",  # torch
+    "PytorchStreamWriter failed",
+    "database or disk is full",  # SQLite
+    "disk I/O error",
+)

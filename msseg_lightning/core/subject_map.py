@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, Generic, Protocol, TypeVar
 
-from msseg_lightning.core.problem import ExitCode, MssegError, Problem, out_of_memory
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem, disk_error, out_of_memory
 from msseg_lightning.core.progress import track
 
 Item = TypeVar("Item")
@@ -146,11 +146,12 @@ def _attempt(function: Callable[..., Any], name: str, item: Any, step: str) -> O
     except MssegError as error:
         return None, tuple(error.problems)
     except Exception as error:
-        if isinstance(error, OSError) or out_of_memory(error):
+        failure = disk_error(error)
+        if failure is not None or out_of_memory(error):
             return None, (
                 Problem(
                     f"{step}.environment",
-                    f"{name}: {error or 'out of memory'}",
+                    f"{name}: {failure or error or 'out of memory'}",
                     field=name,
                     remedy="check free space, memory and permissions, or name another folder, "
                     "then give the same command again: what is done is kept",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +16,7 @@ from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import MssegError
 from msseg_lightning.core.subject import LoadedSubject, LongitudinalSubject
 from msseg_lightning.core.subject_map import MapResult, SupportsSubmit, map_subjects
+from msseg_lightning.core.temporary import temporary_folder
 from msseg_lightning.preprocess.pipeline import Load, Preprocess, file_hashes
 
 log = logging.getLogger(__name__)
@@ -115,17 +114,12 @@ class PreparedCache:
             if place.exists():
                 log.warning("%s is damaged and is built again", place.name)
                 shutil.rmtree(place)
-            temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.folder))
-            try:
+            with temporary_folder(place) as temporary:
                 loaded = self.load(subject)
                 _refuse_changed(loaded, hashes)
                 PreparedSubject.write(self.preprocess.run(loaded), temporary)
-                temporary.chmod(0o777 & ~_umask())
                 temporary.rename(place)
                 flush_folder(self.folder)
-            finally:
-                if temporary.exists():
-                    shutil.rmtree(temporary, ignore_errors=True)
 
     def _is_prepared(self, subject: LongitudinalSubject) -> bool:
         """Whether the entry of a pair exists; False on errors, which ``_ensure`` raises."""
@@ -161,9 +155,3 @@ def _refuse_changed(loaded: LoadedSubject, hashes: Mapping[str, str]) -> None:
     changed = [name for name, found in loaded.sha256.items() if found != hashes[name]]
     if changed:
         raise MssegError([changed_input(loaded.subject.id, name, files[name]) for name in changed])
-
-
-def _umask() -> int:
-    value = os.umask(0)
-    os.umask(value)
-    return value

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import platform
-from pathlib import Path
+
+from msseg_lightning.core.temporary import machine
 
 
 def process_tags() -> dict[str, str]:
@@ -17,7 +16,7 @@ def process_tags() -> dict[str, str]:
     import psutil
 
     return {
-        "process.machine": _machine(),
+        "process.machine": machine(),
         "process.pid": str(os.getpid()),
         "process.started": _started(psutil.Process()),
     }
@@ -25,7 +24,7 @@ def process_tags() -> dict[str, str]:
 
 def is_here(tags: dict[str, str]) -> bool:
     """Whether the process of these tags ran on this machine."""
-    return tags.get("process.machine") == _machine()
+    return tags.get("process.machine") == machine()
 
 
 def is_alive(tags: dict[str, str]) -> bool:
@@ -42,13 +41,6 @@ def is_alive(tags: dict[str, str]) -> bool:
             and abs(float(_started(process)) - float(tags["process.started"])) < 1.0
         )
     return False
-
-
-def _machine() -> str:
-    name = platform.node()
-    with contextlib.suppress(OSError):  # Linux only
-        name += str(Path("/proc/self/ns/pid").readlink())
-    return hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
 
 
 def _started(process: object) -> str:

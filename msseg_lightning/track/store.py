@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -13,6 +12,7 @@ from urllib.parse import unquote
 from filelock import FileLock
 
 from msseg_lightning.core.files import flush_folder
+from msseg_lightning.core.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -99,8 +99,9 @@ def _create(database: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     _quiet_migrations()
-    with tempfile.TemporaryDirectory(prefix=".new-store-", dir=database.parent) as scratch:
-        fresh = Path(scratch) / DATABASE
+    with temporary_folder(database) as scratch:
+        scratch.chmod(0o700)
+        fresh = scratch / DATABASE
         # The artifact root is written into MLflow's "Default" experiment; without one it would be
         # the present working folder, wherever that is.
         store = SqlAlchemyStore(_address(fresh), (database.parent / ARTIFACTS).as_uri())

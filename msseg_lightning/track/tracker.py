@@ -278,15 +278,15 @@ class Tracker:
 def status_of(error: BaseException | None) -> Status:
     """Status of a run from the exception that ended it.
 
-    Ctrl-C and SIGTERM, and the exceptions into which Lightning turns them, are KILLED; a pruned
-    trial is FINISHED.
+    Ctrl-C, SIGTERM and the end of a terminal, and the exceptions into which Lightning turns them,
+    are KILLED; a pruned trial is FINISHED.
     """
     if error is None or _is_pruned(error):
         return "FINISHED"
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "SIGTERMException":
         return "KILLED"
     if isinstance(error, SystemExit):
-        if error.code in (75, 130, 143):
+        if error.code in (75, 129, 130, 143):
             return "KILLED"
         return "FINISHED" if error.code in (None, 0) else "FAILED"
     return "FAILED"

@@ -15,10 +15,12 @@ from msseg_lightning.train.ranks import max_over_ranks
 EXIT_CODES = {
     signal.SIGINT: ExitCode.INTERRUPTED,
     signal.SIGTERM: ExitCode.TERMINATED,
+    signal.SIGHUP: ExitCode.HUNG_UP,
     signal.SIGUSR1: ExitCode.PREEMPTED,
 }
 """Exit code per signal. Schedulers send SIGUSR1 when the machine is needed: SLURM some time before
-the end (``--signal=USR1@90``). Its exit code asks to be queued again."""
+the end (``--signal=USR1@90``). Its exit code asks to be queued again. SIGHUP: the
+terminal was closed, or its connection lost."""
 NOTHING, SAVE = 0, 1
 """Requests that ranks exchange; to end by a signal is requested by the signal's number, which is
 larger."""
@@ -44,7 +46,8 @@ class StopOnSignal(L.Callback):
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Replace Lightning's signal handlers, which would exit with 0 and save nothing."""
         for number in EXIT_CODES:
-            signal.signal(number, self._handle)
+            if number != signal.SIGHUP or self._before[number] != signal.SIG_IGN:  # as of nohup
+                signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._caught is not None and number != signal.SIGUSR1:  # schedulers may repeat that one

@@ -206,7 +206,7 @@ def _started(size: int, work: Work) -> Iterator[ClusterEnvironment]:
     torch.set_num_threads(max(1, threads // size))
     watch = _FollowerWatch(followers)
     try:
-        with _ignored(signal.SIGINT, signal.SIGUSR1):
+        with _ignored(signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
             for follower in followers:
                 follower.start()
         watch.start()
@@ -235,7 +235,8 @@ def _started(size: int, work: Work) -> Iterator[ClusterEnvironment]:
 def _ignored(*numbers: signal.Signals) -> Iterator[None]:
     """Context in which started processes ignore these signals until they train.
 
-    Ctrl-C reaches all processes of a terminal, SIGUSR1 all of a job; the leader answers.
+    Ctrl-C and the end of a terminal reach all its processes, SIGUSR1 all of a job; the leader
+    answers.
     """
     before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import logging
 import math
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -160,10 +161,10 @@ class Hardware:
             MssegError: they are not (exit 5); no such accelerator (exit 2).
         """
         devices = self.devices if devices is None else devices
-        here = {"cpu": devices, "cuda": torch.cuda.device_count()}
+        here = {"cpu": max(2, os.cpu_count() or 1), "cuda": torch.cuda.device_count()}
         here["mps"] = int(torch.backends.mps.is_available())
         here["gpu"] = here["cuda"] or here["mps"]
-        here["auto"] = here["gpu"] or devices
+        here["auto"] = here["gpu"] or here["cpu"]
         if here.get(self.accelerator, 0) < devices:
             known = self.accelerator in here
             why = "it is not in this machine" if known else "there is no such accelerator"
@@ -177,7 +178,8 @@ class Hardware:
             f"this hardware cannot be used: {why}",
             field="trainer.accelerator / trainer.devices",
             found=found,
-            expected=f"CPUs, or {torch.cuda.device_count()} GPU(s) on this machine",
+            expected=f"at most {os.cpu_count()} CPUs or {torch.cuda.device_count()} GPU(s), which "
+            "are on this machine",
             remedy="use trainer.accelerator=cpu trainer.devices=1, or another machine",
             exit_code=exit_code,
         )
@@ -243,7 +245,8 @@ class Training:
             callbacks: as loggers.
 
         Raises:
-            MssegError: no such device (5), loss not finite (7), stopped by a signal (75, 130, 143).
+            MssegError: no such device (5), loss not finite (7), stopped by a signal (75, 129, 130,
+                143).
         """
         if (finished := _finished(folder)) is not None:
             return self._load_best(task, folder, finished)

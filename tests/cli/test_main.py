@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 
@@ -113,6 +114,7 @@ def test_numbers_below_one_are_usage_errors(tmp_path, capsys):
         (IsADirectoryError(21, "Is a directory", "a"), "environment.in_the_way", "another place"),
         (OSError(28, "No space left on device"), "environment.files", "check free space"),
         (PermissionError(13, "Permission denied", "x"), "environment.files", "paths.cache=FOLDER"),
+        (RuntimeError("unexpected pos 832 vs 726"), "environment.files", "check free space"),
         (MemoryError(), "environment.memory", "data.workers=1"),
     ],
 )
@@ -126,3 +128,37 @@ def test_what_the_machine_refuses_is_said_with_what_to_do(error, code, said, mon
     assert text.startswith(f"msseg: [{code}]") and said in text
     if getattr(error, "filename", None):
         assert f"] {error.filename}: " in text
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [
+        ("| true", ExitCode.OK, ""),
+        (">&-", ExitCode.OK, ""),
+        ("2>&-", ExitCode.OK, ""),
+        (">&- 2>&- <&-", ExitCode.OK, ""),
+        ("2>/dev/full", ExitCode.OK, ""),
+        (">/dev/full", ExitCode.ENVIRONMENT, "environment.files"),
+    ],
+)
+def test_work_ends_well_whoever_stopped_reading(ending, code, said, tmp_path):
+    script = (
+        "import sys, types; import msseg_lightning.cli.main as cli\n"
+        "def work(_):\n"
+        "    for _ in range(3):\n"
+        "        print('x' * 100_000); print('y' * 100_000, file=sys.stderr)\n"
+        "    open(sys.argv[2], 'w').write('done')\n"
+        "    return 0\n"
+        "sys.modules['msseg_lightning.cli.list'] = types.SimpleNamespace(main=work)\n"
+        "sys.exit(cli.main())"
+    )
+    done = tmp_path / "done"
+    words = shlex.join([sys.executable, "-c", script, "list", str(done)])
+    shell = subprocess.run(
+        ["bash", "-c", f"{words} {ending}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True
+    )
+    assert shell.returncode == code, shell.stderr[:500]
+    assert said in shell.stderr
+    # what went to no reader did not go into the file, and the work was done
+    assert not done.exists() if code else done.read_text() == "done"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import shutil
@@ -19,6 +20,7 @@ from msseg_lightning.method.ensemble import EnsembleMethod
 from msseg_lightning.run.assemble.system import _check_uses, _stage_arguments, instantiate
 from msseg_lightning.run.config.allow_list import refuse_interpolations
 from msseg_lightning.run.config.compose import compose_config
+from msseg_lightning.run.config.user_packages import packages_of
 from msseg_lightning.run.data.rater_ceiling import rater_ceiling
 from msseg_lightning.run.data.simulate import load_recipe
 from msseg_lightning.run.shard import Shard
@@ -62,6 +64,32 @@ def own_files_that_are_not_there_or_no_settings(place: Place) -> None:
     place.follow_settings(refusal, words, NAME="dice")
     loss.write_text("_target_: msseg_lightning.loss.overlap.SoftDice\n")
     place.ends_well(words)
+
+
+@case("config.package", "config.packages", "config.package_source", "config.package_import")
+def classes_of_an_own_package(place: Place) -> None:
+    network = place.folder / "net.yaml"
+    network.write_text("_target_: remedy_lab.net.Net\n")
+    words = ["show", "pre_unet", "network=net.yaml"]
+    refusal = place.refused("config.package", words)
+    assert "no package remedy_lab here" in refusal.text
+    ((allowed,), *_) = refusal.settings()
+    assert allowed == "packages=remedy_lab"
+    refusal = place.refused("config.packages", [*words, allowed])
+    assert refusal.remedy.startswith("give the command in the folder that holds remedy_lab")
+    module = place.folder / "remedy_lab" / "net.py"
+    module.parent.mkdir()
+    module.write_text("class Net(:\n    pass\n")
+    place.refused("config.package_source", [*words, allowed])
+    module.write_text("import remedy_none\n\n\nclass Net:\n    pass\n")
+    with packages_of([allowed]):
+        node = {"_target_": "remedy_lab.net.Net"}
+        place.raised("config.package_import", lambda: instantiate(node))
+        module.write_text("class Net:\n    pass\n")
+        importlib.invalidate_caches()
+        instantiate(node)
+    place.ends_well([*words, allowed])
+    place.ends_well(["show", "pre_unet"])  # "else leave it out"
 
 
 @case("config.key")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
 import torch
 
 from msseg_lightning.evaluate.score import score_case
 from msseg_lightning.network.weights import load_weights, save_weights
 from msseg_lightning.postprocess.threshold import Threshold
+from msseg_lightning.run.predict import onnx_networks
 from msseg_lightning.run.predict.model_zip import opened_model, write_zip
 from msseg_lightning.train.checkpoint import read_checkpoint
 from tests.read import files
@@ -152,3 +154,13 @@ def a_model_folder_with_something_else_in_it(place: Place) -> None:
     assert refusal.remedy == "move this file out of the model folder"
     (model / "notes.pdf").rename(place.folder / "notes.pdf")
     place.ends_well(words)
+
+
+@case("onnx.system")
+def a_system_without_a_network_as_onnx(place: Place) -> None:
+    model = test_model_zip.save(place.folder / "model", "bsi_subtraction")
+    with pytest.MonkeyPatch.context() as patch:  # the packages are an extra
+        patch.setattr(onnx_networks, "_require_packages", lambda: None)
+        refusal = place.refused("onnx.system", ["export", model, "--onnx", place.folder / "x"])
+    for words in refusal.commands(RUN=str(model), FILE=str(place.folder / "system")):
+        place.ends_well(words)

@@ -11,6 +11,8 @@ NO_COMMAND: dict[str, str] = {
     "train.not_finite": "training diverged; which learning rate holds is known after trying",
     "train.process_died": "the machine killed a process; the same command only goes on from there",
     "sweep.store_driver": "a package has to be installed, which changes the environment",
+    "onnx.missing": "a package has to be installed, which changes the environment",
+    "onnx.differs": "versions of three packages that agree are known after trying",
     "simulate.lesion_prior": "a public collection has to be downloaded first",
     "track.store_unavailable": "a server of somebody has to be started again",
     "weights.format": "a newer version of the package has to be installed",

@@ -1,6 +1,6 @@
 import psutil
 
-from msseg_lightning.track import process as process_module
+from msseg_lightning.core import temporary
 from msseg_lightning.track.process import is_alive, is_here, process_tags
 
 
@@ -21,5 +21,5 @@ def test_setting_the_clock_kills_nobody(monkeypatch):
 
 def test_a_container_with_the_name_of_its_host_is_another_machine(monkeypatch):
     tags = process_tags()
-    monkeypatch.setattr(process_module.Path, "readlink", lambda path: "pid:[1]")
+    monkeypatch.setattr(temporary.Path, "readlink", lambda path: "pid:[1]")
     assert not is_here(tags)

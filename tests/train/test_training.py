@@ -356,7 +356,9 @@ def test_channels_last_moves_layout_and_not_values():
         (Hardware("cuda", devices=2), 1, ExitCode.ENVIRONMENT),
         (Hardware("mps"), None, ExitCode.ENVIRONMENT),
         (Hardware("abacus"), None, ExitCode.CONFIG),
-        (Hardware("cpu", devices=9), None, None),
+        (Hardware("cpu", devices=2), None, None),
+        (Hardware("cpu", devices=9999), None, ExitCode.ENVIRONMENT),
+        (Hardware("auto", devices=9999), None, ExitCode.ENVIRONMENT),
         (Hardware("auto", devices=2), None, None),
     ],
 )

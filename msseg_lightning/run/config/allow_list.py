@@ -8,16 +8,26 @@ its place in the configuration, and every ``${...}`` with what it may name.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
+import pickle
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
-from msseg_lightning.run.config.own_classes import own_class
+from msseg_lightning.run.config.own_classes import own_class, user_class
+from msseg_lightning.run.config.user_packages import (
+    VARIABLE,
+    make_importable,
+    source_file,
+    user_package,
+)
 
 LIBRARY_CLASSES = {
     "optimizer": frozenset(
@@ -84,6 +94,8 @@ LIBRARY_CLASSES = {
 }
 """Classes outside this package that a configuration may build, by part of the configuration."""
 
+_LIBRARIES = {name.partition(".")[0] for names in LIBRARY_CLASSES.values() for name in names}
+
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
@@ -110,13 +122,27 @@ class Slot:
         if target in self.external:
             return True
         own = own_class(target)
+        if own is None:
+            return self._accepts_user_class(target)
         return (
-            own is not None
-            and own.buildable
+            own.buildable
             and own.step in self.steps
             and self.methods <= own.methods
             and (not self.classes or not self.classes.isdisjoint(own.ancestors))
             and (self.paths or not own.takes_path)
+        )
+
+    def _accepts_user_class(self, target: str) -> bool:
+        """Whether a class of a package that the user has allowed has what is needed here.
+
+        Methods and bases that a class has from another library are not known; it is accepted then.
+        """
+        own = user_class(target)
+        return (
+            own is not None
+            and own.buildable
+            and (self.methods <= own.methods or not own.complete)
+            and (not self.classes or not self.classes.isdisjoint(own.ancestors) or not own.complete)
         )
 
     def __str__(self) -> str:
@@ -220,6 +246,12 @@ def refuse_targets(node: Any, anywhere: bool = False) -> None:
 
 
 def _target_problem(message: str, place: KeyPath, value: object, expected: str) -> Problem:
+    module = str(value).rpartition(".")[0]
+    package = module.partition(".")[0]
+    if re.fullmatch(r"[A-Za-z_]\w*", package) and not user_package(module):
+        known = {*sys.stdlib_module_names, "msseg_lightning", *_LIBRARIES}
+        if package not in known:
+            return _package_problem(package, place, str(value)[:200], expected)
     return Problem(
         "config.target",
         message,
@@ -228,6 +260,23 @@ def _target_problem(message: str, place: KeyPath, value: object, expected: str) 
         expected=expected,
         remedy="leave this setting out; `msseg show EXPERIMENT` prints the class. Do not use a "
         "model or run folder that another wrote and that asks for this",
+        exit_code=ExitCode.SECURITY,
+    )
+
+
+def _package_problem(package: str, place: KeyPath, target: str, expected: str) -> Problem:
+    """The refusal of a class of another package, which may be one of the user."""
+    here = "" if source_file(package) else f"; there is no package {package} here"
+    return Problem(
+        "config.package",
+        "this class is of a package that you have not allowed",
+        field=dotted(place),
+        found=f"{target}{here}",
+        expected=expected,
+        remedy=f"if {package} is a package of yours, allow it: packages={package}; or set "
+        f"{VARIABLE}={package} before the command. Do not do so for a model or run folder "
+        "that another wrote: to build the class runs code that came with it, which is why no file "
+        "can allow a package",
         exit_code=ExitCode.SECURITY,
     )
 
@@ -271,11 +320,36 @@ def refuse_imports(node: Any) -> None:
         if not place or place[-1] != "_target_":
             continue
         module, _, name = str(target).rpartition(".")
-        found = getattr(importlib.import_module(module), name, None)
-        own = module.startswith("msseg_lightning.")
+        own, package = module.startswith("msseg_lightning."), user_package(module)
+        holder = _user_module(module) if package else importlib.import_module(module)
+        found = getattr(holder, name, None)
         if not isinstance(found, type) or (own and found.__module__ != module):
             message = "this name is not a class that is defined in its module"
             raise MssegError(_target_problem(message, place, target, "the class of that name"))
+
+
+def _user_module(module: str) -> ModuleType:
+    """Import a module of a package that the user has allowed.
+
+    Raises:
+        MssegError: it cannot be imported (exit 2).
+    """
+    make_importable(module)
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        raise MssegError(
+            Problem(
+                "config.package_import",
+                "this module of yours cannot be imported",
+                file=source_file(module),
+                field=module,
+                found=f"{type(error).__name__}: {error}"[:300],
+                remedy="correct the module, or install what it imports, and give the same command "
+                "again",
+                exit_code=ExitCode.CONFIG,
+            )
+        ) from error
 
 
 def refuse_interpolations(node: Any) -> None:
@@ -397,6 +471,12 @@ def read_stored_yaml(text: str) -> Any:
             (exit 6).
         ValueError: it is not YAML.
     """
+    return pickle.loads(_read_stored_yaml(text))  # a new object each time, which may be changed
+
+
+@functools.lru_cache(maxsize=64)
+def _read_stored_yaml(text: str) -> bytes:
+    """Parsing takes 0.1 s, and one command reads a configuration several times."""
     if len(text) > MAX_TEXT_LENGTH:
         raise _unsafe_text(f"{len(text)} characters")
     try:
@@ -417,7 +497,7 @@ def read_stored_yaml(text: str) -> Any:
         elif isinstance(node, list | tuple | set):
             inner = node
         open_nodes += [(value, depth + 1) for value in inner]
-    return content
+    return pickle.dumps(content)
 
 
 def _unsafe_text(found: str) -> MssegError:

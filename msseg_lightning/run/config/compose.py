@@ -91,6 +91,7 @@ def compose_config(
     texts = ((item, item) for item in given)
     refuse_resolvers([*texts, *yaml_texts(conf_dir(), experiments_dir())])
     refuse_invalid_overrides(overrides)
+    _refuse_no_preset(given)
     overrides = [*_size(given, chosen), *given]
     composed = _compose([*chosen, *overrides], given)
     plain = OmegaConf.to_container(composed, resolve=False)
@@ -135,6 +136,33 @@ def compose_config(
         kept = {key: value for key, value in member.items() if key not in RUN_KEYS}
         config["ensemble"].setdefault("configs", {})[name] = kept
     return config
+
+
+def _refuse_no_preset(given: Sequence[str]) -> None:
+    """Refuse a group that is given neither a preset nor values: Hydra takes ``[]`` for no group.
+
+    Raises:
+        MssegError: one problem per group (exit 2).
+    """
+    problems = []
+    for item in given:
+        key, equals, _ = item.partition("=")
+        if not equals or key not in _groups() or isinstance(_parsed(item).value(), str | dict):
+            continue
+        known = sorted(path.stem for path in (conf_dir() / key).glob("*.yaml"))
+        problems.append(
+            Problem(
+                "config.preset",
+                "a group of settings takes the name of one preset",
+                field=key,
+                found=item,
+                expected=", ".join(known),
+                remedy=f"{key}={known[0]}, or another of these names",
+                exit_code=ExitCode.CONFIG,
+            )
+        )
+    if problems:
+        raise MssegError(problems)
 
 
 def _refuse_unknown(config: Any) -> None:
@@ -399,7 +427,11 @@ def _explain(error: Exception, overrides: Sequence[str], given: Sequence[str]) -
             remedy=f"{group}={near[0]}" if near else f"{group}=NAME with one of these names",
             exit_code=ExitCode.CONFIG,
         )
-    wrong = next((item for item in given if not _composes([*overrides[:1], item])), "")
+    # the one without which the others are right, or one that is wrong by itself
+    wrong = next(
+        (item for item in given if _composes([word for word in overrides if word != item])),
+        next((item for item in given if not _composes([*overrides[:1], item])), ""),
+    )
     return Problem(
         "config.compose",
         text[:600],

@@ -19,8 +19,10 @@ from msseg_lightning.core.files import sha256_file
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.evaluate.summary import summarise
+from msseg_lightning.run.assemble.code import modules_of
 from msseg_lightning.run.config.compose import Config, compose_config, experiment_of
 from msseg_lightning.run.config.keys import affects_result, is_path_key
+from msseg_lightning.run.config.user_packages import package_hashes
 from msseg_lightning.run.folder import RunFolder, data_name, flatten, result_settings
 from msseg_lightning.run.predict.scores import PROTOCOL, scores_table
 from msseg_lightning.split.split import Split
@@ -41,6 +43,7 @@ def open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) -> 
         version=__version__,
         commit=git.get("commit"),
         environment=environment,
+        packages=package_hashes(modules_of(config)),
         split_hash=sha256_file(folder.split_file)[:16],
         data_hash=split.data_hash,
         status="started",
@@ -233,6 +236,7 @@ def end_status(error: BaseException) -> str:
         ExitCode.INTERRUPTED,
         ExitCode.TERMINATED,
         ExitCode.PREEMPTED,
+        ExitCode.HUNG_UP,
     ):
         return "KILLED"
     return status_of(error)

@@ -87,7 +87,7 @@ def test_a_missing_value_names_the_key_to_give():
         ("~data.workers", "config.compose", "leave ~data.workers out"),
         ("~seed", "config.compose", "leave ~seed out"),
         ("~none", "config.compose", "leave ~none out"),
-        ("network=null", "config.compose", "leave network=null out"),
+        ("network=null", "config.preset", "network="),
         ("~train.steps", "config.unresolved", "leave ~train.steps out"),
         ("read.root=a${b}", "config.word", "rename the folder"),
     ],
@@ -152,3 +152,21 @@ def test_presets_are_composed_once_for_all_values(monkeypatch):
     for folder in ("one", "two"):
         assert compose_config([f"read.root={folder}", "seed=3"], "pre_unet")["seed"] == 3
     assert {word for words in composed for word in words} == {"experiments=pre_unet"}
+
+
+@pytest.mark.parametrize(
+    "word", ["infer=[]", "network=null", "loss=[a, b]", "augment=3", "read=null"]
+)
+def test_a_group_without_a_preset_is_named_and_not_its_neighbour(word):
+    group = word.partition("=")[0]
+    with pytest.raises(MssegError) as caught:
+        compose_config(["read.root=x", "split=file", "split.path=y", word], "pre_unet")
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.field) == ("config.preset", group)
+    compose_config(["read.root=x", "split=file", "split.path=y", problem.remedy.partition(",")[0]])
+
+
+def test_of_several_words_the_wrong_one_is_named():
+    with pytest.raises(MssegError) as caught:
+        compose_config(["read.root=x", "split=file", "split.path=y", "channels=[a]"], "pre_unet")
+    assert caught.value.problems[0].found == "channels=[a]"

@@ -44,7 +44,11 @@ def exported(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("experiment", "words"),
-    [("pre_unet", ()), ("segresnet_ensemble", ("ensemble.folds=2",)), ("bsi_subtraction", ())],
+    [
+        ("pre_unet", ()),
+        ("pre_unet", ("ensemble={folds: 2, level: probability, rule: mean}",)),
+        ("bsi_subtraction", ()),
+    ],
 )
 def test_the_whole_chain_comes_back_as_it_was(experiment, words, tmp_path):
     model = save(tmp_path / "model", experiment, *words)
