@@ -98,7 +98,7 @@ class Boosting:
         validation: Table | None,
         features: Sequence[str],
         seed: int,
-        steps: Iterator[int] = iter(()),
+        steps: Iterator[int] | None = None,
     ) -> FittedBooster:
         """Fit one booster with the binary objective.
 
@@ -139,7 +139,8 @@ class Boosting:
 
         def score(probability: NDArray[Any], _: object) -> tuple[str, float, bool]:
             curve.append(modified_dice(probability, validation.target, validation.weight))
-            next(steps, None)
+            if steps is not None:
+                next(steps, None)
             return SCORE, curve[-1], True
 
         booster = lightgbm.train(

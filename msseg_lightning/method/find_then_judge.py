@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from skimage.segmentation import expand_labels
 
 from msseg_lightning.core.candidates import Candidates
-from msseg_lightning.core.method import NO_CONTEXT, FitContext
 from msseg_lightning.core.files import read_record, write_record
+from msseg_lightning.core.method import NO_CONTEXT, FitContext
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem

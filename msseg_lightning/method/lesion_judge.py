@@ -67,7 +67,7 @@ class LesionJudge:
         names: Sequence[str],
         seed: int,
     ) -> list[NDArray[np.float32]]:
-        """Fit a booster for each part of the patients that is left out, calibrate, and choose a cut.
+        """Fit a booster without each part of the patients, calibrate them, and choose a cut.
 
         Args:
             pairs: candidates of every training pair.

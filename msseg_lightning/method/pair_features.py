@@ -209,7 +209,7 @@ class _Smoothing:
 
 
 def _axes_mm(candidates: Candidates, number: int) -> NDArray[np.float64]:
-    """(3,) lengths of the axes of a candidate, ascending: four standard deviations of its voxels."""
+    """(3,) ascending lengths of the axes of a candidate, four standard deviations each."""
     points = np.argwhere(candidates.within(number)) * np.asarray(candidates.spacing_mm)
     if len(points) < 2:
         return np.zeros(3)

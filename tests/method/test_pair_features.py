@@ -53,7 +53,7 @@ def made(tmp_path):
 
 
 def test_a_row_for_each_voxel_that_both_visits_show(made):
-    features, pair, table = made
+    features, _, table = made
     assert table.inside.sum() == (SHAPE[0] - 2) * (SHAPE[1] - 2) * (SHAPE[2] - 2) - 1
     assert table.values.shape == (table.inside.sum(), len(features.voxel_names))
     assert len(set(features.voxel_names)) == len(features.voxel_names)
