@@ -147,7 +147,7 @@ def _refuse_no_preset(given: Sequence[str]) -> None:
     problems = []
     for item in given:
         key, equals, _ = item.partition("=")
-        if not equals or key not in _groups() or isinstance(_parsed(item).value(), str | dict):
+        if not equals or key not in groups() or isinstance(_parsed(item).value(), str | dict):
             continue
         known = sorted(path.stem for path in (conf_dir() / key).glob("*.yaml"))
         problems.append(
