@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from msseg_lightning.cli.main import main
@@ -15,6 +17,10 @@ def test_from_nothing_to_a_report(tmp_path, monkeypatch, capsys):
     (report,) = tmp_path.glob("runs/pre_unet/*/report.html")
     assert str(report.relative_to(tmp_path)) in said
     assert "msseg ui" in said
+    (mask,) = tmp_path.glob("predictions/demo_*.nii.gz")  # by the system in the package
+    side_car = json.loads(mask.with_name(mask.name.replace(".nii.gz", "_msseg.json")).read_text())
+    assert side_car["packaged_model"].startswith("find_then_judge")
+    assert "no model was named: find_then_judge" in said
 
 
 @pytest.mark.parametrize(
