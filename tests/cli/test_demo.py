@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 
 import pytest
@@ -22,6 +23,10 @@ def test_from_nothing_to_a_report(tmp_path, monkeypatch, capsys):
     for line in (second, third, fourth):  # they run as printed
         words = shlex.split(line.removeprefix(f"  {program()}"))
         assert main(words) == 0
+    (mask,) = tmp_path.glob("predictions/demo_*.nii.gz")  # by the system in the package
+    side_car = json.loads(mask.with_name(mask.name.replace(".nii.gz", "_msseg.json")).read_text())
+    assert side_car["packaged_model"].startswith("find_then_judge")
+    assert "no model was named: find_then_judge" in said
 
 
 @pytest.mark.parametrize(
