@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.core.progress import stage
 from msseg_lightning.run.shard import SHARD_HELP, Shard
 
 EXAMPLES = """\
@@ -158,15 +159,16 @@ def _predict(model: Path, options: argparse.Namespace, uncertainty: Path | None)
     from msseg_lightning.run.predict.data_set import predict_pair
 
     subject = predict.pair_subject("pair", options.baseline, options.followup, options.brain)
-    record = predict_pair(
-        model,
-        subject,
-        options.output,
-        options.probability,
-        options.settings,
-        uncertainty,
-        options.operating_point,
-    )
+    with stage(f"preparing both scans and applying {model}"):
+        record = predict_pair(
+            model,
+            subject,
+            options.output,
+            options.probability,
+            options.settings,
+            uncertainty,
+            options.operating_point,
+        )
     sys.stdout.write(
         f"{options.output}: {record['new_lesion_volume_mm3']} mm3 of new lesions in "
         f"{record['new_lesion_voxels']} voxels\n"
