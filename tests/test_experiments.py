@@ -159,7 +159,7 @@ def networks(method):
 
 
 def check_predictions(run, cohort, out):
-    """Bare files, a table and a data set give the mask, the map and the scores of the run itself."""
+    """Bare files, a table and a data set give mask, map and scores of the run itself."""
     case = "003"  # of the held-out pairs the one with new lesions
     place = cohort / case
     scans = [f"flair_time0{visit}_on_middle_space.nii.gz" for visit in (1, 2)]
