@@ -17,11 +17,12 @@ examples
   msseg compare a=masks_a/ b=masks_b/ read=msseg2 read.root=/data/msseg2
   msseg compare runs/*/msseg2-fold0-seed0 --reference-version without_rater1
   msseg compare runs/*/msseg2-folds5-seed0 --output table.tex       or .html, .md, .csv
+  msseg compare small nnunet=predictions/ --reference cohorts/small   a benchmark and another tool
 
-RUN is the folder of a run, of all folds of a seed or of several seeds, of a data set that `msseg
-predict` has scored, or any folder of masks named after the cases, which is scored against
---reference or a data set. Folds and seeds of one experiment are one system. NAME=RUN names a
-system; several RUNs of one name are its seeds.
+RUN is the name or folder of a benchmark, the folder of a run, of all folds of a seed or of several
+seeds, of a data set that `msseg predict` has scored, or any folder of masks named after the cases,
+which is scored against --reference or a data set. Folds and seeds of one experiment are one system.
+NAME=RUN names a system; several RUNs of one name are its seeds.
 
 What is told: intervals over patients, a test of every two systems corrected for their number,
 how often each is first, letters (systems that share one cannot be told apart), and the smallest
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
         parser.error("give --reference or a data set, not both")
 
     from msseg_lightning.cli.evaluate import label_options
+    from msseg_lightning.compare.benchmark import benchmark_words
     from msseg_lightning.compare.foreign import ForeignData
     from msseg_lightning.compare.leaderboard import make_leaderboard
     from msseg_lightning.compare.leaderboard_page import check_output, write_leaderboard
@@ -55,6 +57,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
     from msseg_lightning.evaluate.case_score import ScoreOptions
 
     labels = label_options(parser, options)
+    runs = [run for word in runs for run in benchmark_words(word) or [word]]
     if options.output:
         folders = [Path(word.partition("=")[2] or word) for word in runs]
         check_output(options.output, [folder / "scores.json" for folder in folders])

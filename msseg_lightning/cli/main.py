@@ -36,6 +36,7 @@ COMMANDS = (
     "export",
     "evaluate",
     "compare",
+    "benchmark",
     "convert",
     "report",
     "sweep",
@@ -64,6 +65,7 @@ first steps
   msseg export RUN --zip system.zip                   share it: `msseg predict system.zip ...`
   msseg sweep pre_unet read.root=/data/msseg2         search hyperparameters; run again to resume
   msseg compare runs/*/msseg2-fold0-seed0             a leaderboard: what can be told apart
+  msseg benchmark all systems=all read.root=/data/msseg2   every system under one protocol
   msseg ui                                            look at runs in MLflow
   msseg download open_ms                              the public longitudinal scans
 

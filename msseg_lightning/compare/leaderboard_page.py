@@ -54,12 +54,15 @@ TRAIT_WORDS: Mapping[str, str] = {
 """What the sections of lesions by size, contrast and region say."""
 
 
-def page_of(board: Leaderboard, drawn: Mapping[str, str]) -> str:
+def page_of(
+    board: Leaderboard, drawn: Mapping[str, str], further: Sequence[table.Section] = ()
+) -> str:
     """The leaderboard as one HTML file that needs no network.
 
     Args:
         board: the leaderboard.
         drawn: name -> SVG text, from ``pictures``.
+        further: sections at the end.
     """
 
     def images(*names: str) -> list[tuple[str, str]]:
@@ -136,6 +139,7 @@ def page_of(board: Leaderboard, drawn: Mapping[str, str]) -> str:
                 images("cost"),
             ),
             _section(f"Pairs of systems: {title}", [], table.pairs(board)),
+            *(_section(*section) for section in further),
             page.piece("section", "How to read the tables", HOW),
         ],
     )
@@ -192,14 +196,22 @@ def check_output(output: Path, inputs: Sequence[Path]) -> None:
     refuse_overwrites([(file, _OWN[file.suffix]) for file in files], inputs, "--output")
 
 
-def write_leaderboard(board: Leaderboard, output: Path) -> list[Path]:
-    """Write one file, by its ending, or all of them into a folder; returns what was written."""
+def write_leaderboard(
+    board: Leaderboard, output: Path, further: Sequence[table.Section] = ()
+) -> list[Path]:
+    """Write one file, by its ending, or all of them into a folder; returns what was written.
+
+    Args:
+        board: the leaderboard.
+        output: file or folder.
+        further: sections at the end of the pages.
+    """
     drawn = pictures(board) if output.suffix in (".html", "") or output.is_dir() else {}
     if _is_file(output):
-        texts = {output: _text(board, output, drawn, ())}
+        texts = {output: _text(board, output, drawn, (), further)}
     else:
         images = [f"{name}.svg" for name in drawn]
-        texts = {output / name: _text(board, Path(name), drawn, images) for name in FOLDER}
+        texts = {output / name: _text(board, Path(name), drawn, images, further) for name in FOLDER}
         texts |= {output / f"{name}.svg": svg for name, svg in drawn.items()}
     for file, text in texts.items():
         with atomic_write(file) as temporary:
@@ -211,11 +223,17 @@ def _is_file(output: Path) -> bool:
     return bool(output.suffix) and not output.is_dir()
 
 
-def _text(board: Leaderboard, file: Path, drawn: Mapping[str, str], images: Sequence[str]) -> str:
+def _text(
+    board: Leaderboard,
+    file: Path,
+    drawn: Mapping[str, str],
+    images: Sequence[str],
+    further: Sequence[table.Section],
+) -> str:
     if file.name == "pairs.csv":
         return table.csv_pairs(board)
     if file.suffix == ".html":
-        return page_of(board, drawn)
+        return page_of(board, drawn, further)
     if file.suffix == ".md":
-        return table.markdown(board, images)
+        return table.markdown(board, images, further)
     return table.csv_table(board) if file.suffix == ".csv" else table.latex(board)

@@ -28,6 +28,8 @@ CSV_HEAD = "system,rank,group,"
 
 Table = tuple[list[str], list[list[str]]]
 """Headings and rows."""
+Section = tuple[str, Sequence[str], Table]
+"""Title, words and table of a section."""
 
 
 def with_lesions(board: Leaderboard) -> Table:
@@ -328,12 +330,15 @@ def short_text(board: Leaderboard) -> str:
     return "\n\n".join([*paragraphs(board), *map(markdown_table, tables)]) + "\n"
 
 
-def markdown(board: Leaderboard, pictures: Sequence[str] = ()) -> str:
+def markdown(
+    board: Leaderboard, pictures: Sequence[str] = (), further: Sequence[Section] = ()
+) -> str:
     """The leaderboard as a page of Markdown.
 
     Args:
         board: the leaderboard.
         pictures: files beside the page.
+        further: sections at the end.
     """
     parts = [MARKDOWN_MARK, "# Leaderboard", *paragraphs(board), *not_recorded(board)]
     for title, table, words in (
@@ -346,6 +351,7 @@ def markdown(board: Leaderboard, pictures: Sequence[str] = ()) -> str:
         ("Sensitivity over false lesions per patient", froc(board), []),
         ("Cost, and figures of the papers", cost(board), []),
         ("Pairs of systems", pairs(board), []),
+        *((title, table, words) for title, words, table in further),
     ):
         if table[1]:
             parts += [f"## {title}", *words, markdown_table(table)]
@@ -403,7 +409,7 @@ def csv_table(board: Leaderboard) -> str:
             **_rater_band(board),
         }
         rows.append(row)
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def _activity_areas(line: Line) -> dict[str, float | None]:
@@ -422,7 +428,7 @@ def _rater_band(board: Leaderboard) -> dict[str, float | None]:
 
 def csv_pairs(board: Leaderboard) -> str:
     """One row per measure and pair of systems."""
-    return _csv(
+    return csv_text(
         [
             {
                 "measure": name,
@@ -442,7 +448,8 @@ def csv_pairs(board: Leaderboard) -> str:
     )
 
 
-def _csv(rows: Sequence[dict[str, object]]) -> str:
+def csv_text(rows: Sequence[dict[str, object]]) -> str:
+    """Rows with the same keys as CSV."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -17,6 +17,7 @@ from msseg_lightning.evaluate.case_score import CaseScore, ScoreOptions
 from msseg_lightning.run.folder import RunFolder, result_settings
 from msseg_lightning.run.predict.rater_scores import merged
 from msseg_lightning.run.predict.scores import PROTOCOL
+from msseg_lightning.run.train.cost import model_parameters
 
 NAMED = 10
 """Patients and settings that a refusal names."""
@@ -315,20 +316,10 @@ def _cost(path: Path, runs: Mapping[str, Path]) -> Cost:
     records = [RunFolder(run).record() for run in folders]
     return Cost(
         minutes=_total([record.get("fit_minutes") for record in records]),
-        parameters=_parameters(folders[0]),
+        parameters=model_parameters(folders[0] / "model"),
         cpu_minutes=_total([record.get("fit_cpu_minutes") for record in records]),
         peak_mib=_largest([record.get("peak_mib") for record in records]),
     )
-
-
-def _parameters(run: Path) -> int | None:
-    """Parameters of all networks of a model; None where one is not recorded."""
-    cards = sorted((run / "model").rglob("card.json"))
-    remedy = "give the `msseg train` command of this run again, which writes it anew"
-    fields = {"parameters?": (int, type(None))}
-    numbers = [require_record(card, remedy, fields).get("parameters") for card in cards]
-    known = [int(number) for number in numbers if number is not None]
-    return sum(known) if known and len(known) == len(cards) else None
 
 
 def _score_masks(

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from tests.remedies import (  # noqa: F401  (each enters its cases)
+    benchmarks,
     comparison,
     configuration,
     downloads,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,20 @@ from msseg_lightning.run.assemble.system import (
     further_subjects,
     instantiate,
     number_of_maps,
+    require_hardware,
 )
 from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.predict.predictor import Predictor
 from msseg_lightning.run.predict.rater_scores import score_raters
 from msseg_lightning.run.predict.scores import pair_facts, score_options, write_scores
+from msseg_lightning.run.train.cost import (
+    FitCost,
+    device,
+    length_facts,
+    model_parameters,
+    peak_mib,
+)
 from msseg_lightning.run.train.initial_weights import refuse_seen, with_initial_weights
 from msseg_lightning.run.train.mlflow_run import (
     close_run,
@@ -82,12 +89,13 @@ def train_experiment(config: Config, with_report: bool = True) -> TrainingResult
     with folder.lock():
         try:
             folder.claim_config(config)
+            tracking = instantiate(config.get("track")) or None
+            check_buildable(config)
+            require_hardware(config)
             subjects = labelled_subjects(config)
             split = make_split(config, subjects)
             refuse_seen(given, config, subjects, split)
             folder.claim_split(split)
-            tracking = instantiate(config.get("track")) or None
-            check_buildable(config)
         except MssegError:  # a refused experiment leaves no folder and no failed run in the store
             folder.withdraw_claim()
             raise
@@ -200,8 +208,8 @@ def _run(
         loggers=(TrackerLogger(tracker),) if tracker is not None else (),
         track=part,
     )
-    folder.update_record(status="fitting")
-    began, before = time.monotonic(), float(folder.record().get("fit_minutes", 0))
+    folder.update_record(status="fitting", device=device(config), **length_facts(config))
+    cost = FitCost(folder.record())
     try:
         method.fit(
             [subjects[name] for name in split.train],
@@ -210,11 +218,12 @@ def _run(
             context,
         )
     finally:  # an interrupted training goes on in another process
-        folder.update_record(fit_minutes=round(before + (time.monotonic() - began) / 60, 4))
+        folder.update_record(**cost.facts())
     save_model(method, config, folder)
+    parameters = model_parameters(folder.model)
     if found := initial_weights(folder, Path(config["paths"]["cache"])):
         folder.update_record(initial_weights=found)
-    folder.update_record(status="predicting", stages=fitted_stages(folder))
+    folder.update_record(status="predicting", stages=fitted_stages(folder), parameters=parameters)
     held_out = [subjects[name] for name in split.test]
     scores = score_held_out(method, held_out, folder, config)
     facts = {
@@ -227,6 +236,7 @@ def _run(
         ),
     }
     summary = write_scores(folder.path, scores, score_options(config), facts)
+    folder.update_record(peak_mib=max(folder.record().get("peak_mib", 0), peak_mib()))
     if with_report:
         folder.update_record(status="reporting")
         build_report(folder, folder.report_file)
