@@ -18,7 +18,7 @@ demo: $(STAMP)  ## train, predict, score, report and track on the embedded cohor
 	@$(BIN)/msseg demo $(ARGS)
 
 test: $(STAMP)  ## the fast tests, a process per core
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## formatting, lint rules, types and the dependency rule
 	@$(BIN)/ruff format --check .

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import multiprocessing
 import multiprocessing.context
 import os
+import pickle
 import re
 import shutil
 import sqlite3
@@ -22,6 +24,7 @@ import torch
 from filelock import FileLock
 from scipy import ndimage
 
+from msseg_lightning.core.files import atomic_write
 from msseg_lightning.run.data.simulate import load_recipe
 from msseg_lightning.simulate.cohort import write_cohort
 from msseg_lightning.simulate.warp import exponential, random_velocity
@@ -141,6 +144,29 @@ def stores_are_copies(made_once):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "_create", copy)
         yield create
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composed_once(made_once):
+    """A choice of presets of this package takes Hydra 0.2 s: one process composes it for all."""
+    from msseg_lightning.run.config import compose, preset_files
+
+    hydra, place = compose._composed, made_once("compositions", lambda place: None)
+    own = preset_files.root(), preset_files.conf_dir()
+
+    @functools.lru_cache(maxsize=128)
+    def composed(words, source):
+        if source.stamps or (source.search, source.folder) != own:  # other files, which may change
+            return hydra(words, source)
+        file = place / f"{hashlib.sha256(repr(words).encode()).hexdigest()}.pickle"
+        if not file.exists():
+            with atomic_write(file) as temporary:
+                temporary.write_bytes(pickle.dumps(hydra(words, source)))
+        return pickle.loads(file.read_bytes())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compose, "_composed", composed)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ class Row:
     exit_code: int
     field: str
     expected: str = ""
+    begun: bool = False  # it is seen by the first batch only, or depends on the machine
 
 
 ROWS = [
@@ -37,13 +38,13 @@ ROWS = [
     Row("C02", ("train.steps=many",), 2, "train.steps", "int"),
     Row("C03-zero", ("sample.size=[0,16,16]",), 2, "sample.size"),
     Row("C03-negative", ("sample.size=[16,-16,16]",), 2, "sample.size"),
-    Row("C04", ("sample.size=[15,16,16]",), 2, "sample.size", "16x16x16"),
+    Row("C04", ("sample.size=[15,16,16]",), 2, "sample.size", "16x16x16", begun=True),
     Row("C06-negative", ("train.optimizer.lr=-1",), 2, "train.optimizer"),
     Row("C06-nan", ("train.optimizer.lr=nan",), 2, "train.optimizer.lr"),
     Row("C06-infinite", ("train.optimizer.lr=inf",), 2, "train.optimizer.lr"),
     Row("C07", ("train.batch_size=0",), 2, "train.batch_size"),
-    Row("C07-absurd", ("train.batch_size=100000000",), 5, "train.batch_size", "GB"),
-    Row("C05-absurd", ("sample.size=[4096,4096,4096]",), 5, "sample.size", "GB"),
+    Row("C07-absurd", ("train.batch_size=100000000",), 5, "train.batch_size", "GB", begun=True),
+    Row("C05-absurd", ("sample.size=[4096,4096,4096]",), 5, "sample.size", "GB", begun=True),
     Row("C08", ("infer.overlap=1",), 2, "overlap"),
     Row("C08-more", ("infer.overlap=1.5",), 2, "overlap"),
     Row("C09", ("postprocess.rules.threshold.value=2",), 2, "value"),
@@ -80,7 +81,7 @@ def test_row(row, coarse_cohort, tmp_path, monkeypatch, capsys):
         assert row.expected in problem["expected"]
         assert problem["remedy"] and problem["exit_code"] == row.exit_code
         assert f"[{problem['code']}]" in text
-    if row.exit_code != 5:  # that depends on the machine: another one can go on
+    if not row.begun:
         assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
 
 

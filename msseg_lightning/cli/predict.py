@@ -14,6 +14,8 @@ from msseg_lightning.run.shard import SHARD_HELP, Shard
 
 EXAMPLES = """\
 examples
+  msseg predict --baseline B.nii.gz --followup F.nii.gz --output new.nii.gz
+      with the trained system that comes with this package, for any two FLAIR scans of a patient
   msseg predict runs/pre_unet/msseg2-fold0-seed0 \\
       --baseline B.nii.gz --followup F.nii.gz --output new.nii.gz --probability p.nii.gz
   msseg predict RUN -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz --brain brain_of_F.nii.gz
@@ -54,7 +56,10 @@ def main(arguments: Sequence[str]) -> ExitCode:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "model", help="run folder, zip file of `msseg export`, MLflow run id or models:/NAME@ALIAS"
+        "model",
+        nargs="?",
+        help="run folder, zip file of `msseg export`, MLflow run id or models:/NAME@ALIAS; the "
+        "trained system in this package where none is given",
     )
     parser.add_argument("-t1", "--baseline", type=Path, help="FLAIR of the first visit")
     parser.add_argument("-t2", "--followup", type=Path, help="FLAIR of the second visit")
@@ -103,6 +108,8 @@ def main(arguments: Sequence[str]) -> ExitCode:
         "paths and trainer, for one pair or many",
     )
     options = parser.parse_intermixed_args(_uncertainty_first(arguments))
+    if options.model is not None and "=" in options.model and not Path(options.model).exists():
+        options.settings, options.model = [options.model, *options.settings], None
     single = (options.baseline, options.followup, options.output)
     data_set = any(item.startswith(("read=", "read.")) for item in options.settings)
     many = "--table" if options.table is not None else "a data set" if data_set else None
@@ -131,6 +138,11 @@ def main(arguments: Sequence[str]) -> ExitCode:
         inputs = [options.baseline, options.followup, options.brain]
         given = [file for file in inputs if file is not None]
         predict.check_outputs([options.output], given, options.probability, uncertainty)
+    if options.model is None:
+        from msseg_lightning.run.predict.packaged import introduction, packaged_model
+
+        options.model = str(packaged_model())
+        sys.stdout.write(f"{introduction()}\n")
     with opened_model(options.model, options.mlruns) as model:
         return _predict(model, options, uncertainty)
 
@@ -161,6 +173,9 @@ def _predict(model: Path, options: argparse.Namespace, uncertainty: Path | None)
     )
     if record.get("operating_point"):
         sys.stdout.write(f"operating point: {point_words(record['operating_point'])}\n")
+    for text in record["warnings"]:
+        if text.startswith("unlike the pairs"):
+            sys.stderr.write(f"warning: {text}\n")
     return ExitCode.OK
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msseg_lightning.core.problem import ExitCode
-from msseg_lightning.core.wording import counted
+from msseg_lightning.core.wording import counted, program
 
 EXAMPLES = """\
 examples
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
     sys.stdout.write(describe(outcome.summary))
     sys.stdout.write(f"\nrun     {outcome.folder.path}\nreport  {outcome.folder.report_file}\n")
     if outcome.tracking_uri:
-        sys.stdout.write("ui      msseg ui\n")
+        sys.stdout.write(f"ui      {program()} ui\n")
     return ExitCode.OK
 
 

@@ -135,9 +135,10 @@ def majority(marks: Sequence[Volume]) -> Volume:
                 exit_code=ExitCode.DATA,
             )
         )
-    votes = np.sum([np.asarray(mark.data) != 0 for mark in marks], axis=0, dtype=np.uint8)
-    marked = np.asarray(2 * votes > len(marks), np.uint8)
-    return Volume(marked, first.affine, "mask")
+    votes = np.zeros(first.data.shape, np.uint8)
+    for mark in marks:
+        votes += np.asarray(mark.data) != 0
+    return Volume((2 * votes > len(marks)).astype(np.uint8), first.affine, "mask")
 
 
 def versions_of(subject: LongitudinalSubject) -> list[str]:

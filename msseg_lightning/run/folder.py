@@ -237,8 +237,10 @@ class RunFolder:
         write_split(self.split_file, split)
 
     def _fitted(self) -> bool:
-        files = (file.name for file in self.fit.glob("*"))  # curves exist before the first step
-        return self.model.exists() or any(name != "curves.csv" for name in files)
+        files = (file for file in self.fit.rglob("*") if file.is_file())
+        # curves and locks exist before the first step
+        early = ("curves.csv", "parent.lock", "key.json")
+        return self.model.exists() or any(file.name not in early for file in files)
 
     def _clear(self) -> None:
         import shutil

@@ -163,3 +163,10 @@ def test_raters_on_different_grids_have_no_majority():
     ]
     with pytest.raises(MssegError, match=r"reference\.grids"):
         majority(marks)
+
+
+def test_half_of_the_raters_are_no_majority():
+    both, one = np.zeros((2, 1, 1), np.uint8), np.zeros((2, 1, 1), np.uint8)
+    both[:], one[0] = 1, 1
+    marks = [Volume(mask, np.eye(4), "mask") for mask in (both, one)]
+    assert majority(marks).data.ravel().tolist() == [1, 0]

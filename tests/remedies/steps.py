@@ -54,8 +54,12 @@ def images_that_a_network_takes(place: Place) -> None:
     network = _part("network", "network.in_channels=2")
     refusal = place.raised("network.patch", lambda: network(images[..., :15]))  # type: ignore[operator]
     assert refusal.remedy == "choose patch and window sizes that are multiples of these"
-    edges = [int(edge) for edge in re.findall(r"\d+", refusal.expected)]
-    network(torch.zeros(1, 2, *(4 * edge for edge in edges)))  # type: ignore[operator]
+    multiples, below, above = (
+        [int(edge) for edge in size.split("x")]
+        for size in re.findall(r"\d+x\d+x\d+", refusal.expected)
+    )
+    for edges in ([4 * edge for edge in multiples], below, above):
+        network(torch.zeros(1, 2, *edges))  # type: ignore[operator]
     refusal = place.raised(
         "network.pretrained",
         lambda: CorrelationUNet([4, 8, 12], pretrained=PairAutoencoder([4, 8, 16, 16])),

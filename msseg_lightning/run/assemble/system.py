@@ -502,6 +502,21 @@ def check_buildable(config: Config) -> None:
             build_method(member)
 
 
+def require_hardware(config: Config) -> None:
+    """Check that the devices of a training are in this machine, before any work starts.
+
+    Raises:
+        MssegError: they are not (exit 5); there is no such accelerator (exit 2).
+    """
+    parts = [
+        part for one in _systems(config) for part in (one, *(one.get("stages") or {}).values())
+    ]
+    if any(part.get("network") for part in parts):
+        from msseg_lightning.train.training import Hardware
+
+        _build("trainer", Hardware, **config["trainer"]).require()
+
+
 def postprocess_rules(config: Config) -> list[Any]:
     """Build the postprocessing rules, in order."""
     rules = (config.get("postprocess") or {}).get("rules", {})

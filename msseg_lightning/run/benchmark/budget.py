@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.run.config.compose import Config
@@ -33,12 +34,12 @@ class Budget:
         Raises:
             MssegError: both are given, another setting, or no number above 0 (exit 2).
         """
-        known = {name: text for name, text in given.items() if text != "null"}
         try:
-            minutes = float(known.pop("minutes")) if "minutes" in known else None
-            steps = int(known.pop("steps")) if "steps" in known else None
-            budget = cls(minutes, steps) if not known else cls(0, 0)
-        except ValueError:
+            numbers: dict[str, Any] = {
+                name: _KINDS[name](text) for name, text in given.items() if text != "null"
+            }
+            budget = cls(**numbers)
+        except (ValueError, KeyError):
             budget = cls(0, 0)
         values = [one for one in dataclasses.astuple(budget) if one is not None]
         if len(values) > 1 or not all(0 < one < float("inf") for one in values):
@@ -100,6 +101,9 @@ class Budget:
         assert self.steps is not None
         steps = max(1, round(self.steps * share))
         return {"steps": steps, "validate_every": min(network.validate_every, steps)}
+
+
+_KINDS: Mapping[str, type[float] | type[int]] = {"minutes": float, "steps": int}
 
 
 @dataclasses.dataclass(frozen=True)

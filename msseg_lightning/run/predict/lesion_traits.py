@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,19 +47,22 @@ def with_traits(
     if scan is None or not scan.grid.same_as(reference.grid):
         return score
     brain = _brain(subject, scan, reading)
-    changed: dict[str, Any] = {}
-    for name, mask, other in (
-        ("reference_lesions", reference.data, prediction),
-        ("predicted_lesions", prediction, reference.data),
-    ):
-        lesions: tuple[Lesion, ...] = getattr(score, name)
+
+    def described(
+        lesions: tuple[Lesion, ...], mask: NDArray[np.generic], other: NDArray[np.generic]
+    ) -> tuple[Lesion, ...]:
         contrasts = lesion_contrasts(lesions, mask, other, scan.data, reference.spacing_mm)
         regions = _regions(lesions, brain)
-        changed[name] = tuple(
+        return tuple(
             dataclasses.replace(lesion, contrast=contrast, region=region)
             for lesion, contrast, region in zip(lesions, contrasts, regions, strict=True)
         )
-    return dataclasses.replace(score, **changed)
+
+    return dataclasses.replace(
+        score,
+        reference_lesions=described(score.reference_lesions, reference.data, prediction),
+        predicted_lesions=described(score.predicted_lesions, prediction, reference.data),
+    )
 
 
 def _regions(lesions: tuple[Lesion, ...], brain: Volume | None) -> list[str | None]:

@@ -54,8 +54,8 @@ NETWORK_METHOD = "msseg_lightning.method.network_method.NetworkMethod"
 
 
 def weights_hash(model: Path) -> str | None:
-    """SHA-256 of the weights, over all files if there are several; None without weights."""
-    files = sorted(model.rglob("weights.safetensors"))
+    """SHA-256 of weights or boosters, over all files if there are several; None without any."""
+    files = sorted([*model.rglob("weights.safetensors"), *model.rglob("booster*.txt")])
     if len(files) > 1:
         return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
     return sha256_file(files[0]) if files else None

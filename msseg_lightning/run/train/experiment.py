@@ -29,6 +29,7 @@ from msseg_lightning.run.assemble.system import (
     further_subjects,
     instantiate,
     number_of_maps,
+    require_hardware,
 )
 from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.folder import RunFolder
@@ -88,12 +89,13 @@ def train_experiment(config: Config, with_report: bool = True) -> TrainingResult
     with folder.lock():
         try:
             folder.claim_config(config)
+            tracking = instantiate(config.get("track")) or None
+            check_buildable(config)
+            require_hardware(config)
             subjects = labelled_subjects(config)
             split = make_split(config, subjects)
             refuse_seen(given, config, subjects, split)
             folder.claim_split(split)
-            tracking = instantiate(config.get("track")) or None
-            check_buildable(config)
         except MssegError:  # a refused experiment leaves no folder and no failed run in the store
             folder.withdraw_claim()
             raise

@@ -23,7 +23,6 @@ TINY = ("read.root=none", "size=tiny")
 @pytest.mark.parametrize(
     "override",
     [
-        "sample.size=[-16,16,16]",
         "infer.overlap=1.0",
         "infer.overlap=1.5",
         "infer.overlap=-0.2",

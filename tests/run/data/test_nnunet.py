@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from msseg_lightning.core.problem import MssegError
-from msseg_lightning.core.subject import FOLLOWUP, TARGET
+from msseg_lightning.core.subject import BASELINE, FOLLOWUP, TARGET
 from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.read.nifti import DEFAULT
 from msseg_lightning.run.data.nnunet import export_nnunet
@@ -79,12 +79,13 @@ def test_a_name_that_nnunet_does_not_find_is_refused(subjects, tmp_path):
 
 
 def test_visits_on_two_grids_are_refused(subjects, tmp_path):
-    scan = nibabel.load(subjects[0].images[FOLLOWUP])
+    scan = nibabel.load(subjects[0].images[BASELINE])
     cut = nibabel.Nifti1Image(np.asarray(scan.dataobj)[:-2], scan.affine, scan.header)
     nibabel.save(cut, tmp_path / "cut.nii.gz")
     other = dataclasses.replace(
         subjects[0],
-        images={**subjects[0].images, FOLLOWUP: tmp_path / "cut.nii.gz"},
+        images={**subjects[0].images, BASELINE: tmp_path / "cut.nii.gz"},
+        masks={TARGET: subjects[0].masks[TARGET]},
         registered=False,
         root=None,
     )

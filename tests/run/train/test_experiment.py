@@ -20,7 +20,7 @@ from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.predict.scores import digest
 from msseg_lightning.run.predict.trained import load_config
-from msseg_lightning.run.train.experiment import refuse_copies, save_model
+from msseg_lightning.run.train.experiment import refuse_copies, save_model, train_experiment
 from msseg_lightning.run.train.mlflow_run import (
     headline_metrics,
     tracked_settings,
@@ -201,3 +201,28 @@ def test_a_scan_under_two_patients_is_refused_before_training(tmp_path):
     assert [problem.file.name for problem in caught.value.problems] == ["c-baseline_flair.nii.gz"]
     with pytest.raises(MssegError, match=r"patient.case"):  # also of data a stage reads by itself
         refuse_copies([*shared, pair("d", "P1", b"5", b"6")])
+
+
+@pytest.mark.parametrize(
+    ("word", "code"),
+    [
+        ("trainer.accelerator=tpu", ExitCode.CONFIG),
+        ("trainer.accelerator=gpu", ExitCode.ENVIRONMENT),
+        ("train.batch_size=0", ExitCode.CONFIG),
+        ("infer.overlap=1", ExitCode.CONFIG),
+    ],
+)
+def test_hardware_and_ranges_are_checked_before_anything_is_read(tmp_path, monkeypatch, word, code):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    words = [
+        "read.root=/nowhere",
+        "size=tiny",
+        f"paths.runs={tmp_path / 'runs'}",
+        "track=off",
+        word,
+    ]
+    with pytest.raises(MssegError) as caught:
+        train_experiment(compose_config(words, "pre_unet"))
+    assert caught.value.exit_code == code
+    assert not (tmp_path / "runs").exists()  # the corrected command starts anew
