@@ -62,9 +62,11 @@ def main(arguments: Sequence[str]) -> ExitCode:
         if several:
             folders = train_multirun(options.experiment, options.overrides)
             sys.stdout.write(describe_multirun(folders))
+            from msseg_lightning.compare.benchmark_tracking import track_all_folds
             from msseg_lightning.compare.multirun_report import build_multirun_report
 
             sys.stdout.write(f"report  {build_multirun_report(folders)}\n")
+            track_all_folds(folders)
             return ExitCode.OK
         outcome = train_experiment(config)
     sys.stdout.write(describe(outcome.summary))
