@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.core.wording import program
 
 EXAMPLES = """\
 examples
@@ -28,9 +29,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--experiment", default="pre_unet", help="a name from `msseg list`, or a file"
-    )
+    parser.add_argument("--experiment", default="pre_unet", help="of `msseg list`, or a file")
     parser.add_argument("--preset", default="small", help="of `msseg simulate`")
     parser.add_argument("--cohort", type=Path, help="where it lies; default cohorts/PRESET")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value")
@@ -68,8 +67,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
     words = ["-t1", str(scans[0]), "-t2", str(scans[1]), "-o", str(output)]
     predict.main([*words, "--brain", str(cohort / pair / "brain_mask.nii.gz")])
     evaluate.main([str(output), str(cohort / pair / "ground_truth.nii.gz")])
-    say(f"done in {(time.monotonic() - began) / 60:.1f} minutes; look at the report in a browser,")
-    say("compare runs with `msseg ui` (http://127.0.0.1:5000)")
+    say(f"done in {(time.monotonic() - began) / 60:.1f} minutes. Open the report. Next:")
+    for words in ("ui", f"show {options.experiment}", "check --layout", "--help"):
+        say(f"  {program()} {words}")
     return code
 
 

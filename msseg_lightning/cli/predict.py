@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from msseg_lightning.core.problem import ExitCode
 from msseg_lightning.run.shard import SHARD_HELP, Shard
@@ -90,6 +91,13 @@ def main(arguments: Sequence[str]) -> ExitCode:
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes, for --table and data sets"
     )
+    parser.add_argument(
+        "--operating-point",
+        choices=("auto", "off"),
+        default="auto",
+        help="auto: use the point that `msseg tune` chose for this system; off, or any "
+        "postprocess.* setting: the system's own rules",
+    )
     parser.add_argument("--shard", type=Shard.parse, metavar="I/N", help=SHARD_HELP)
     parser.add_argument("--mlruns", default="mlruns", help="tracking folder, for run ids")
     parser.add_argument(
@@ -151,12 +159,20 @@ def _predict(model: Path, options: argparse.Namespace, uncertainty: Path | None)
 
     subject = predict.pair_subject("pair", options.baseline, options.followup, options.brain)
     record = predict_pair(
-        model, subject, options.output, options.probability, options.settings, uncertainty
+        model,
+        subject,
+        options.output,
+        options.probability,
+        options.settings,
+        uncertainty,
+        options.operating_point,
     )
     sys.stdout.write(
         f"{options.output}: {record['new_lesion_volume_mm3']} mm3 of new lesions in "
         f"{record['new_lesion_voxels']} voxels\n"
     )
+    if record.get("operating_point"):
+        sys.stdout.write(f"operating point: {point_words(record['operating_point'])}\n")
     for text in record["warnings"]:
         if text.startswith("unlike the pairs"):
             sys.stderr.write(f"warning: {text}\n")
@@ -170,6 +186,7 @@ def predict_many(model: Path, options: argparse.Namespace) -> ExitCode:
 
     where = {"shard": options.shard, "executor": max(options.workers, 1)}
     where["uncertainty"] = options.uncertainty is not None
+    where["use_point"] = options.operating_point
     if options.table is not None:
         applied = predict_table(model, options.table, options.folder, options.settings, **where)
     else:
@@ -186,10 +203,19 @@ def predict_many(model: Path, options: argparse.Namespace) -> ExitCode:
         f"{len(applied.predicted)} of {total} pairs predicted in {options.folder}{part}\n"
     )
     sys.stdout.write(describe(applied.summary))
+    if applied.operating_point:
+        sys.stdout.write(f"operating point: {point_words(applied.operating_point)}\n")
     if applied.refused:
         sys.stderr.write(f"left out: {', '.join(applied.refused)}; the same command tries again\n")
         return ExitCode.PARTIAL
     return ExitCode.OK
+
+
+def point_words(told: Mapping[str, Any]) -> str:
+    """What a side-car or a table of scores says of the operating point, in one line."""
+    words = str(told["is"]) if told["used"] else f"not used, {told['why']}"
+    chosen = len(told.get("chosen_on_scored", ()))
+    return f"{words}; CHOSEN ON {chosen} OF THESE PAIRS, no test" if chosen else words
 
 
 def _uncertainty_first(arguments: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msseg_lightning.core.problem import ExitCode
-from msseg_lightning.core.wording import counted
+from msseg_lightning.core.wording import counted, program
 
 EXAMPLES = """\
 examples
@@ -19,6 +19,8 @@ examples
   msseg train pre_unet read.root=cohorts/small size=cpu         minutes on two CPU cores
   msseg train pre_unet read=open_ms read.root=/data/open_ms split=leave_one_out
   msseg train segresnet_shallow read.root=/data/msseg2 loss=dice_focal_deep train.steps=5000
+  msseg train pre_unet read.root=/data/mine train.init=runs/pre_unet/msseg2-fold0-seed0
+                                                                start from its weights
   msseg train bsi_subtraction read.root=/data/msseg2            nothing to fit, same protocol
 
 The same command again continues an interrupted run and changes nothing in a finished one.
@@ -68,7 +70,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
     sys.stdout.write(describe(outcome.summary))
     sys.stdout.write(f"\nrun     {outcome.folder.path}\nreport  {outcome.folder.report_file}\n")
     if outcome.tracking_uri:
-        sys.stdout.write("ui      msseg ui\n")
+        sys.stdout.write(f"ui      {program()} ui\n")
     return ExitCode.OK
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from msseg_lightning.core.files import write_record
 from msseg_lightning.core.method import NO_CONTEXT, FitContext
 from msseg_lightning.core.network import on_grid
 from msseg_lightning.core.prediction import Prediction
@@ -21,6 +22,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import BRAIN, TARGET, LongitudinalSubject
 from msseg_lightning.infer.sliding_window import UNSEEN_LOGIT, SlidingWindow
 from msseg_lightning.method.derived_image import DerivedImage, write_table
+from msseg_lightning.network.initial_weights import InitialWeights
 from msseg_lightning.network.weights import load_weights, save_weights
 from msseg_lightning.preprocess.cache import PreparedCache
 from msseg_lightning.preprocess.restore import restore
@@ -29,6 +31,9 @@ from msseg_lightning.train.task import Task, Validator, WholeVolumeValidator
 from msseg_lightning.train.training import Hardware, Training
 
 log = logging.getLogger(__name__)
+
+INITIAL_WEIGHTS = "initial_weights.json"
+"""Record of the weights that a fit started from, in its folder."""
 
 Postprocess = Sequence[Callable[[Prediction], Prediction]]
 
@@ -91,6 +96,7 @@ class NetworkMethod:
         visits: scans of one visit, beside the pairs, that ``patches`` takes as ``visits``. Those of
             patients who are held out or validated with are not learned from.
         extra: reader of labelled pairs that are trained on beside those of ``fit``; likewise.
+        initial: weights that the fit starts from; ``initial_weights.json`` tells which were taken.
     """
 
     def __init__(
@@ -111,13 +117,14 @@ class NetworkMethod:
         visits: Visits | None = None,
         extra: Pairs | None = None,
         needs_lesions: bool = True,
+        initial: InitialWeights | None = None,
     ) -> None:
         self.cache, self.channels, self.patches = cache, channels, patches
         self.task, self.training, self.hardware = task, training, hardware or Hardware()
         self.infer, self.score, self.postprocess = infer, score, tuple(postprocess)
         self.name, self.derived, self.train_on = name, tuple(derived), train_on
         self.callbacks, self.visits, self.extra = list(callbacks), visits, extra
-        self.needs_lesions = needs_lesions
+        self.needs_lesions, self.initial = needs_lesions, initial
 
     def fit(
         self,
@@ -162,6 +169,10 @@ class NetworkMethod:
             self.training.validate_every,
             self.training.accumulate,
         )
+        if self.initial is not None:  # a fit that goes on loads its checkpoint over them
+            self.initial.load_into(self.task.network)
+            write_record(folder / INITIAL_WEIGHTS, self.initial.record())
+            log.info("%s %s", self.name, self.initial)
         self.training.fit(
             self.task,
             data,

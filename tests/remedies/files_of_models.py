@@ -10,9 +10,16 @@ import torch
 from msseg_lightning.evaluate.score import score_case
 from msseg_lightning.network.weights import load_weights, save_weights
 from msseg_lightning.postprocess.threshold import Threshold
+from msseg_lightning.read.reader import read_subjects
+from msseg_lightning.run.assemble.system import instantiate
+from msseg_lightning.run.config.compose import compose_config
+from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.predict import onnx_networks
 from msseg_lightning.run.predict.model_zip import opened_model, write_zip
+from msseg_lightning.run.train.initial_weights import refuse_seen, with_initial_weights
+from msseg_lightning.split.split import Split
 from msseg_lightning.train.checkpoint import read_checkpoint
+from tests.conftest import tiny_words
 from tests.read import files
 from tests.remedies.place import Place, case
 from tests.run.predict import test_model_zip
@@ -164,3 +171,33 @@ def a_system_without_a_network_as_onnx(place: Place) -> None:
         refusal = place.refused("onnx.system", ["export", model, "--onnx", place.folder / "x"])
     for words in refusal.commands(RUN=str(model), FILE=str(place.folder / "system")):
         place.ends_well(words)
+
+
+@case("init.no_weights", "init.nothing_fits")
+def weights_that_cannot_be_given(place: Place) -> None:
+    def start(model: str, experiment: str = "pre_unet") -> None:
+        words = ["read.root=.", "size=tiny", f"train.init={place.folder / model}"]
+        with_initial_weights(compose_config(words if model else words[:2], experiment))
+
+    test_model_zip.save(place.folder / "rules", "bsi_subtraction")
+    test_model_zip.save(place.folder / "same", "pre_unet")
+    refusal = place.raised("init.no_weights", lambda: start("rules"))
+    assert refusal.remedy.startswith("name a model of a system with a network")
+    start("same")
+    refusal = place.raised("init.nothing_fits", lambda: start("same", "subtraction_unet_2d"))
+    assert refusal.remedy.startswith("give a model of the same network")
+    assert refusal.remedy.endswith("or leave train.init out")
+    start("", "subtraction_unet_2d")
+
+
+@case("init.seen")
+def weights_that_know_the_test(place: Place) -> None:
+    run, cohort = place.fixture("trained_run"), place.fixture("tiny_cohort")
+    given = compose_config([*tiny_words(cohort), f"train.init={run}"], "pre_unet")
+    config = with_initial_weights(given)
+    subjects = {one.id: one for one in read_subjects(instantiate(config["read"]))}
+    split = Split(**RunFolder(run).split())
+    other = Split(**{**RunFolder(run).split(), "train": split.test, "test": split.train})
+    refusal = place.raised("init.seen", lambda: refuse_seen(given, config, subjects, other))
+    assert refusal.remedy.startswith("give the run of the same fold")
+    refuse_seen(given, config, subjects, split)

@@ -16,6 +16,7 @@ from msseg_lightning.core.random import keyed_seed
 from msseg_lightning.core.subject import RATER, LoadedSubject, LongitudinalSubject
 from msseg_lightning.run.assemble.code import code_hash
 from msseg_lightning.run.config.allow_list import (
+    LIBRARY_CLASSES,
     refuse_imports,
     refuse_interpolations,
     refuse_targets,
@@ -78,8 +79,15 @@ def _build(name: str, make: Callable[..., Any], /, **arguments: Any) -> Any:
 
 
 def _name(node: Any) -> str:
+    """Key of the step that a class belongs to, with its name: ``sample (RatioSampler)``."""
     target = str(node.get("_target_", "")) if isinstance(node, Mapping) else ""
-    return target.rpartition(".")[2]
+    package, _, rest = target.partition(".")
+    step = rest.partition(".")[0]
+    if package != "msseg_lightning":
+        step = next((key for key, known in LIBRARY_CLASSES.items() if target in known), "")
+        step = f"train.{step}" if step in ("optimizer", "scheduler") else step
+    name = target.rpartition(".")[2]
+    return f"{step} ({name})" if step else name
 
 
 def _refused(name: str, error: BaseException) -> Problem:
@@ -169,6 +177,7 @@ def _build_single(config: Config, fitted: FittedStages | None = None) -> Any:
     train = dict(config["train"])
     nodes = {name: train.pop(name) for name in ("task", "optimizer", "scheduler")}
     train.pop("_target_")
+    init = train.pop("init", None)
     optimizer = instantiate(nodes["optimizer"], partial=True)
     scheduler = instantiate(nodes["scheduler"], partial=True)
     _try_optimizer(nodes["optimizer"], optimizer, scheduler)
@@ -187,6 +196,7 @@ def _build_single(config: Config, fitted: FittedStages | None = None) -> Any:
         **extra["train.task"],
     )
     further = ((config.get("sample") or {}).get("extra_pairs") or {}).get("reader") or {}
+    more = {"initial": _initial_weights(config, init, task.network)} if init else {}
     return _build(
         _name(config["method"]),
         method,
@@ -204,7 +214,25 @@ def _build_single(config: Config, fitted: FittedStages | None = None) -> Any:
         derived=images,
         visits=instantiate((config.get("sample") or {}).get("visits")),
         extra=instantiate(further) if further.get("root") else None,
+        **more,
     )
+
+
+def initial_folder(config: Config, name: str) -> Path:
+    """Where the cache keeps the weights that ``train.init`` names."""
+    return Path(config["paths"]["cache"]) / "initial" / name
+
+
+def _initial_weights(config: Config, name: str, network: Any) -> Any:
+    """Weights that a network starts from; None where none fits.
+
+    A stage that is fitted out of fold starts anew: the given network may know its held-out pairs.
+    """
+    from msseg_lightning.network.initial_weights import InitialWeights
+
+    if (config.get("out_of_fold") or 1) > 1:
+        return None
+    return InitialWeights.match(network, initial_folder(config, name))
 
 
 def build_sampler(config: Config, arguments: Mapping[str, Any] = MappingProxyType({})) -> Any:
@@ -472,6 +500,21 @@ def check_buildable(config: Config) -> None:
     if config.get("ensemble"):
         for member in _members(config).values():
             build_method(member)
+
+
+def require_hardware(config: Config) -> None:
+    """Check that the devices of a training are in this machine, before any work starts.
+
+    Raises:
+        MssegError: they are not (exit 5); there is no such accelerator (exit 2).
+    """
+    parts = [
+        part for one in _systems(config) for part in (one, *(one.get("stages") or {}).values())
+    ]
+    if any(part.get("network") for part in parts):
+        from msseg_lightning.train.training import Hardware
+
+        _build("trainer", Hardware, **config["trainer"]).require()
 
 
 def postprocess_rules(config: Config) -> list[Any]:

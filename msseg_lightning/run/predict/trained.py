@@ -47,6 +47,9 @@ NETWORK_FIELDS: dict[str, Any] = {
 }
 """Further required fields of a system or stage whose method trains a network."""
 
+POINT_FILE = "operating_point.json"
+"""File of a model folder with the operating point that was chosen for it."""
+
 NETWORK_METHOD = "msseg_lightning.method.network_method.NetworkMethod"
 
 
@@ -59,8 +62,12 @@ def weights_hash(model: Path) -> str | None:
 
 
 def model_hash(model: Path) -> str:
-    """SHA-256 of all files of a model except its settings (``*.yaml``)."""
-    files = sorted(path for path in model.rglob("*") if path.is_file() and path.suffix != ".yaml")
+    """SHA-256 of all files of a model except its settings (``*.yaml``) and operating points."""
+    files = sorted(
+        path
+        for path in model.rglob("*")
+        if path.is_file() and path.suffix != ".yaml" and path.name != POINT_FILE
+    )
     content = {path.relative_to(model).as_posix(): sha256_file(path) for path in files}
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -247,6 +254,8 @@ def _without_stored_paths(node: Any, config: Config) -> Any:
             }
         elif key == "visits" and isinstance(value, Mapping) and "folder" in value:
             value = {**value, "folder": str(Path(config["paths"]["cache"]) / "prepared")}
+        elif key == "train" and isinstance(value, Mapping) and value.get("init"):
+            value = {**value, "init": None}  # it has weights of its own
         elif key == "reader" and isinstance(value, Mapping) and "root" in value:
             value = {**value, "root": None}
         keep = node is config and (key == "read" or not affects_result(str(key)))

@@ -19,8 +19,10 @@ from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.config.compose import Config, compose_config, experiment_of
 from msseg_lightning.run.config.keys import RUN_KEYS
 from msseg_lightning.run.folder import RunFolder, result_settings
+from msseg_lightning.run.predict.rater_scores import merged
 from msseg_lightning.run.predict.scores import score_options, write_scores
 from msseg_lightning.run.train.experiment import labelled_subjects, make_split, train_experiment
+from msseg_lightning.run.train.initial_weights import with_initial_weights
 from msseg_lightning.run.train.mlflow_run import end_unrecorded, without_paths
 from msseg_lightning.run.train.shared_jobs import run_shared_jobs
 from msseg_lightning.split.split import data_hash
@@ -62,13 +64,13 @@ def train_multirun(experiment: str, words: Sequence[str]) -> list[Path]:
 
     def train(run: tuple[int, int]) -> None:
         seed, fold = run
-        config = configs[run]
+        config = with_initial_weights(configs[run])
         folder = RunFolder.from_config(config)
         if is_finished(folder, config) and not (config["track"] and end_unrecorded(folder)):
             log.info("fold %d, seed %d is finished", fold, seed)
             return
         log.info("fold %d, seed %d: run %d of %d", fold, seed, runs.index(run) + 1, len(runs))
-        train_experiment(config)
+        train_experiment(configs[run])
 
     run_shared_jobs(runs, train)
     return [
@@ -142,9 +144,11 @@ def _combine_folds(
     origin: dict[str, dict[str, Any]] = {}
     commits = []
     pairs: dict[str, Any] = {}
+    raters = []
     for run in runs:
         content = run.scores()
         pairs |= content.get("pairs", {})
+        raters.append(content.get("raters", {}))
         commits.append(content.get("commit"))
         for case, row in content["cases"].items():
             if case in cases:
@@ -169,6 +173,7 @@ def _combine_folds(
         "seed": config["seed"],
         "commit": commits[0] if len(set(commits)) == 1 else commits,
         "pairs": pairs,
+        "raters": merged(raters),
     }
     write_scores(folder, cases, score_options(config), facts)
     write_record(folder / "out_of_fold.json", origin)
