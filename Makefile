@@ -3,7 +3,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint bench learn docs ui setup
+.PHONY: demo test lint bench leaderboard docs ui setup
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
@@ -18,7 +18,7 @@ demo: $(STAMP)  ## train, predict, score, report and track on the embedded cohor
 	@$(BIN)/msseg demo $(ARGS)
 
 test: $(STAMP)  ## the fast tests, a process per core
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## formatting, lint rules, types and the dependency rule
 	@$(BIN)/ruff format --check .
@@ -34,8 +34,8 @@ $(PEERS)/.ready: benchmarks/peers.txt $(STAMP)
 bench: $(STAMP) $(PEERS)/.ready  ## benchmarks against the named peers (ARGS=--tiny for a look)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-learn: $(STAMP)  ## train every system small and write docs/learning.md (an hour; goes on where it stopped)
-	@$(BIN)/python -m benchmarks.studies.learning $(ARGS)
+leaderboard: $(STAMP)  ## every system by one protocol, then docs/leaderboard.md (some hours; goes on where it stopped)
+	@$(BIN)/python -m benchmarks.studies.leaderboard $(ARGS)
 
 docs: $(STAMP)  ## the documentation as a site in site/; warnings are errors, nothing is fetched
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q && echo "site/index.html"

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import multiprocessing
+import multiprocessing.context
 import os
+import pickle
+import re
 import shutil
 import sqlite3
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +24,7 @@ import torch
 from filelock import FileLock
 from scipy import ndimage
 
+from msseg_lightning.core.files import atomic_write
 from msseg_lightning.run.data.simulate import load_recipe
 from msseg_lightning.simulate.cohort import write_cohort
 from msseg_lightning.simulate.warp import exponential, random_velocity
@@ -33,6 +40,33 @@ def pytest_xdist_make_scheduler(config, log):
             return nodeid if alone else super()._split_scope(nodeid)
 
     return ByFileAndExperiment(config, log)
+
+
+RELIABILITY = Path(__file__).parents[1] / "docs" / "reliability.md"
+
+
+def reliability_tests() -> dict[str, list[str]]:
+    """Item of the catalogue -> the tests that the page on reliability names for it."""
+    rows = re.findall(
+        r"^\| ([CDKRF]\d\d|attack [A-I]) \|(.*)$",
+        RELIABILITY.read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    return {item: re.findall(r"`(tests/[\w/.]+::test_\w+)`", row) for item, row in rows}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """The markers ``badinput`` and ``faults`` are those of the page on reliability."""
+    markers: dict[str, set[str]] = {"tests/read/test_gate.py::test_row": {"badinput"}}
+    for item, tests in reliability_tests().items():
+        for test in tests:
+            if not item.startswith("attack"):
+                kind = "faults" if item.startswith("F") else "badinput"
+                markers.setdefault(test, set()).add(kind)
+    for item in items:
+        for marker in sorted(markers.get(item.nodeid.partition("[")[0], ())):
+            item.add_marker(marker)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -110,6 +144,54 @@ def stores_are_copies(made_once):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "_create", copy)
         yield create
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composed_once(made_once):
+    """A choice of presets of this package takes Hydra 0.2 s: one process composes it for all."""
+    from msseg_lightning.run.config import compose, preset_files
+
+    hydra, place = compose._composed, made_once("compositions", lambda place: None)
+    own = preset_files.root(), preset_files.conf_dir()
+
+    @functools.lru_cache(maxsize=128)
+    def composed(words, source):
+        if source.stamps or (source.search, source.folder) != own:  # other files, which may change
+            return hydra(words, source)
+        file = place / f"{hashlib.sha256(repr(words).encode()).hexdigest()}.pickle"
+        if not file.exists():
+            with atomic_write(file) as temporary:
+                temporary.write_bytes(pickle.dumps(hydra(words, source)))
+        return pickle.loads(file.read_bytes())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compose, "_composed", composed)
+        yield
+
+
+@pytest.fixture(scope="session")
+def forking() -> multiprocessing.context.ForkServerContext:
+    """Starts processes by forking one that has imported the package, which takes seconds once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [
+            "pytest",
+            "lightning.pytorch",
+            "msseg_lightning.method.staged",
+            "msseg_lightning.run.sweep.worker",
+            "msseg_lightning.run.train.experiment",
+            "msseg_lightning.train.training",
+        ]
+    )
+    return context
+
+
+def run_command(words: Sequence[str], folder: Path) -> None:
+    """Ends a process of ``forking`` with the exit code of the command, given in a folder."""
+    from msseg_lightning.cli.main import main
+
+    os.chdir(folder)
+    sys.exit(main(words))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -208,6 +290,27 @@ def trained_run(tiny_cohort, made_once) -> Path:
 
     (run,) = (made_once("trained_run", train) / "runs" / "pre_unet").iterdir()
     return run
+
+
+@pytest.fixture(scope="session")
+def foreseen_folds(coarse_cohort, made_once) -> Path:
+    """Two folds of a system that is not fitted and marks known lesions: read only."""
+    from tests.foreseen import train_foreseen
+
+    made = made_once("foreseen_folds", lambda place: train_foreseen(coarse_cohort, place))
+    (found,) = made.glob("runs/oversampled_unet/*-folds2-seed0")
+    return found
+
+
+@pytest.fixture
+def product(foreseen_folds, tmp_path, monkeypatch) -> Path:
+    """A copy of them that may be changed; what is missing is predicted as before."""
+    from msseg_lightning.method.network_method import NetworkMethod
+    from tests.foreseen import foreseen
+
+    monkeypatch.setattr(NetworkMethod, "predict", foreseen)
+    shutil.copytree(foreseen_folds.parent, tmp_path / "runs" / "oversampled_unet")
+    return tmp_path / "runs" / "oversampled_unet" / foreseen_folds.name
 
 
 def tiny_words(cohort: Path) -> list[str]:

@@ -22,9 +22,13 @@ from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.run.assemble.system import build_method, number_of_maps
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.config.preset_files import experiment_names
+from msseg_lightning.run.config.setting_checks import leaves
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.train import experiment
 from tests.contracts import check_batches, check_fit, check_method
+
+SPACINGS = ("preprocess.steps.resample.spacing_mm", "preprocess.steps.atlas.spacing_mm")
+"""Settings of the working grid, whose voxels are made as large as those of the scans."""
 
 
 @pytest.fixture(scope="module")
@@ -43,31 +47,34 @@ def listed():
 
 @pytest.mark.parametrize("name", experiment_names())
 def test_an_experiment_runs_to_its_report(
-    name, workplace, coarse_cohort, listed, monkeypatch, capsys
+    name, workplace, tiny_cohort, coarse_cohort, listed, monkeypatch, capsys
 ):
+    # where candidates are judged some must be true: none is in voxels of 6 mm
+    cohort = tiny_cohort if name == "ratio_roi_cnn" else coarse_cohort
     monkeypatch.chdir(workplace)
     words = [
         "train",
         name,
-        f"read.root={coarse_cohort}",
+        f"read.root={cohort}",
         "split=file",
-        f"split.path={coarse_cohort / 'split.json'}",
+        f"split.path={cohort / 'split.json'}",
         "track=mlflow_plain_ids",
         "data.workers=1",
         "size=tiny",
     ]
-    infer = compose_config(words[2:], name).get("infer") or {}
+    config = compose_config(words[2:], name)
     # all windows, and none twice: that they overlap well is looked at where windows are tested
-    words += ["infer.overlap=0"] if "overlap" in infer else []
+    words += ["infer.overlap=0"] if "overlap" in (config.get("infer") or {}) else []
+    words += [f"{key}=6.0" for key in SPACINGS if isinstance(leaves(config).get(key), float)]
     with watched_fit(workplace) as fitted:
         assert main(words) == ExitCode.OK, capsys.readouterr().err
-    (run,) = (workplace / "runs" / name).glob("coarse*")
+    (run,) = (workplace / "runs" / name).glob(f"{cohort.name}*")
     scores = json.loads((run / "scores.json").read_text())
     assert set(scores["cases"]) == {"003", "004"}
     assert scores["protocol"].startswith("MSSEG-2")
     for case in scores["cases"]:
         mask = nib.load(run / "predictions" / f"{case}.nii.gz")
-        scan = nib.load(coarse_cohort / case / "flair_time02_on_middle_space.nii.gz")
+        scan = nib.load(cohort / case / "flair_time02_on_middle_space.nii.gz")
         assert mask.shape == scan.shape
         np.testing.assert_allclose(mask.affine, scan.affine, atol=1e-5)
         assert set(np.unique(mask.dataobj)) <= {0, 1}
@@ -87,7 +94,7 @@ def test_an_experiment_runs_to_its_report(
     assert len(rows) >= 2 and set(rows) == {("FINISHED",)}  # the run, its fold, stages, members
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "finished"
-    check_predictions(run, coarse_cohort, workplace / f"{name}-predictions")
+    check_predictions(run, cohort, workplace / f"{name}-predictions")
     check_contracts(run, *fitted, coarse_cohort, workplace / f"{name}-contract")
     assert main(["report", str(run), "--output", f"{name}.html"]) == ExitCode.OK
     assert "Research use only" in (workplace / f"{name}.html").read_text(encoding="utf-8")
@@ -152,7 +159,7 @@ def networks(method):
 
 
 def check_predictions(run, cohort, out):
-    """Bare files, a table and a data set give the mask and the scores of the run itself."""
+    """Bare files, a table and a data set give mask, map and scores of the run itself."""
     case = "003"  # of the held-out pairs the one with new lesions
     place = cohort / case
     scans = [f"flair_time0{visit}_on_middle_space.nii.gz" for visit in (1, 2)]
@@ -160,7 +167,8 @@ def check_predictions(run, cohort, out):
     bare = out / "bare.nii.gz"
     words = [str(place / scan) for scan in scans]
     words = ["-t1", words[0], "-t2", words[1], "--brain", str(place / "brain_mask.nii.gz")]
-    assert main(["predict", str(run), *words, "-o", str(bare)]) == ExitCode.OK
+    words += ["-o", str(bare), "--probability", str(out / "bare_probability.nii.gz")]
+    assert main(["predict", str(run), *words]) == ExitCode.OK
     header = "id,baseline_flair,followup_flair,brain,new_lesions\n"
     cells = [f"{case}/{name}" for name in (*scans, "brain_mask.nii.gz", "ground_truth.nii.gz")]
     (out / "pairs.csv").write_text(header + ",".join(["one", *cells]) + "\n")
@@ -174,9 +182,13 @@ def check_predictions(run, cohort, out):
     words = ["read=table", f"read.manifest={out / 'pairs.csv'}", f"read.root={cohort}"]
     assert main(["predict", str(run), "--folder", str(out / "set"), *words]) == ExitCode.OK
 
-    own = voxels(run / "predictions" / f"{case}.nii.gz")
-    for mask in (bare, out / "table" / "one.nii.gz", out / "set" / "one.nii.gz"):
-        np.testing.assert_array_equal(voxels(mask), own)
+    for end in (
+        ".nii.gz",
+        "_probability.nii.gz",
+    ):  # a system may mark nothing; its map is not empty
+        own = voxels(run / "predictions" / f"{case}{end}")
+        for file in ("bare", "table/one", "set/one"):
+            np.testing.assert_array_equal(voxels(out / f"{file}{end}"), own)
     scores = json.loads((run / "scores.json").read_text())["cases"][case]["official"]
     of_set = json.loads((out / "set" / "scores.json").read_text())["cases"]["one"]["official"]
     words = [str(bare), str(place / "ground_truth.nii.gz"), "--json", str(out / "scores.json")]
@@ -186,5 +198,5 @@ def check_predictions(run, cohort, out):
 
 
 def voxels(file):
-    """The numbers of a mask."""
+    """The numbers of a mask or map."""
     return np.asarray(nib.load(file).dataobj)

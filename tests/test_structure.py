@@ -69,7 +69,7 @@ def test_packages_are_empty():
 @pytest.mark.parametrize("card", read_cards(), ids=lambda card: card["name"])
 def test_every_card_is_complete(card):
     assert not [key for key in REQUIRED if key not in card]
-    assert re.fullmatch(r"S\d\d[a-z]?x?", card["id"])
+    assert re.fullmatch(r"S\d\d[a-z]?x?|P\d\d", card["id"])  # P: of this package, without a paper
 
 
 def test_the_file_of_an_experiment_bears_its_name():

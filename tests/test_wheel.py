@@ -48,6 +48,20 @@ def test_the_wheel_carries_all_that_is_not_code(installed):
     }
 
 
+def test_the_wheel_marks_a_pair_without_a_trained_model(installed, tiny_cohort):
+    for name in ("find_then_judge.zip", "find_then_judge.json"):
+        assert (installed / "msseg_lightning" / "models" / name).exists()
+    pair, mask = tiny_cohort / "003", installed.parent / "new.nii.gz"
+    scans = [f"flair_time0{visit}_on_middle_space.nii.gz" for visit in (1, 2)]
+    words = ["-t1", str(pair / scans[0]), "-t2", str(pair / scans[1]), "-o", str(mask)]
+    words += ["--brain", str(pair / "brain_mask.nii.gz")]
+    done = run(installed, "predict", *words, f"paths.cache={installed.parent / 'cache'}")
+    assert "find_then_judge" in done.stdout and "mm3 of new lesions" in done.stdout
+    side_car = json.loads((installed.parent / "new_msseg.json").read_text())
+    assert side_car["packaged_model"].startswith("find_then_judge")
+    assert any("smallest voxel edge" in text for text in side_car["warnings"])  # 3 mm
+
+
 def test_it_lists_and_composes_outside_the_checkout(installed):
     cards = json.loads(run(installed, "list", "--json").stdout)
     assert "pre_unet" in {card["name"] for card in cards}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import inspect
 import json
 import sys
 from collections import Counter
@@ -11,12 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.core.progress import stage
 
 if TYPE_CHECKING:
     from msseg_lightning.run.data.check import CheckReport
 
 EXAMPLES = """\
 examples
+  msseg check --layout                     the names that are read, for every kind of data set
+  msseg check read=bids --layout           for one kind
   msseg check read=msseg2 read.root=/data/msseg2
   msseg check read=open_ms read.root=/data/open_ms_data
   msseg check read=bids read.root=/data/bids --json report.json
@@ -51,6 +56,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
     from msseg_lightning.run.config.compose import compose_config
     from msseg_lightning.run.data.check import check_dataset
 
+    if options.layout:
+        sys.stdout.write(layouts(options.overrides))
+        return ExitCode.OK
     config = compose_config(options.overrides)
     gate = gate_options(config["data"]["reading"])
     if options.json not in (None, "-"):
@@ -58,7 +66,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
         file = Path(options.json)
         refuse_overwrites([(file, is_json_with("subjects", "problems"))], field="--json")
-    with _Bar() as bar:
+    with _Bar() as bar, stage("reading every file of every pair"):
         report = check_dataset(instantiate(config["read"]), gate, options.workers, bar.advance)
     if options.json == "-":
         json.dump(report.as_dict(), sys.stdout, indent=2, allow_nan=False)
@@ -86,13 +94,40 @@ def lines(report: CheckReport) -> list[str]:
         same = [problem for problem in report.warnings if problem.code == code]
         text.append(f"warning  {same[0]}")
         text.append(f"         ... and {len(same) - 1} more with [{code}]; --json lists them all")
+    if report.labelled < len(report.subjects):
+        text.append(
+            f"note     {len(report.subjects) - report.labelled} of {len(report.subjects)} have no "
+            "reference: they can be predicted, not trained on or scored"
+        )
     pairs, patients = len(report.subjects), "pair" if len(report.subjects) == 1 else "pairs"
     verdict = "not usable" if report.errors else "sound"
+    if not report.errors and any(p.code.startswith("content.") for p in report.warnings):
+        verdict = "look at the scans that [content...] warnings name"
     text.append(
         f"{pairs} {patients} checked, {report.labelled} with a reference: "
         f"{len(report.errors)} errors, {len(report.warnings)} warnings - {verdict}"
     )
     return text
+
+
+def layouts(overrides: Sequence[str]) -> str:
+    """The layout of the reader that ``read=NAME`` chooses, or of every reader."""
+    from msseg_lightning.run.config.compose import compose_config
+    from msseg_lightning.run.config.preset_files import preset_files
+
+    chosen = any(word.startswith("read=") for word in overrides)
+    words = [[]] if chosen else [[f"read={name}"] for name in sorted(preset_files("read"))]
+    return "\n".join(
+        layout_of(compose_config([*overrides, *word], complete=False)["read"]["_target_"])
+        for word in words
+    )
+
+
+def layout_of(target: str) -> str:
+    """The layout that a class of a reader describes; its docstring if it has none."""
+    module, _, name = target.rpartition(".")
+    reader = getattr(importlib.import_module(module), name)
+    return str(getattr(reader, "LAYOUT", None) or f"{inspect.getdoc(reader)}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,6 +141,11 @@ def _parser() -> argparse.ArgumentParser:
         "overrides", nargs="*", default=[], metavar="key=value", help="settings, as in train"
     )
     parser.add_argument("--json", metavar="FILE", help="the report as JSON; - is standard output")
+    parser.add_argument(
+        "--layout",
+        action="store_true",
+        help="print how the files must lie and be called, and leave",
+    )
     parser.add_argument("--workers", type=_count, metavar="N", help="pairs checked side by side")
     return parser
 

@@ -15,12 +15,14 @@ examples
   msseg compare runs/*/msseg2-folds5-seed0 runs/*/msseg2-folds5-seed1 --output leaderboard
   msseg compare runs/pre_unet/msseg2-fold0-seed0 nnunet=predictions/ --reference /data/msseg2
   msseg compare a=masks_a/ b=masks_b/ read=msseg2 read.root=/data/msseg2
+  msseg compare runs/*/msseg2-fold0-seed0 --reference-version without_rater1
   msseg compare runs/*/msseg2-folds5-seed0 --output table.tex       or .html, .md, .csv
+  msseg compare small nnunet=predictions/ --reference cohorts/small   a benchmark and another tool
 
-RUN is the folder of a run, of all folds of a seed or of several seeds, of a data set that `msseg
-predict` has scored, or any folder of masks named after the cases, which is scored against
---reference or a data set. Folds and seeds of one experiment are one system. NAME=RUN names a
-system; several RUNs of one name are its seeds.
+RUN is the name or folder of a benchmark, the folder of a run, of all folds of a seed or of several
+seeds, of a data set that `msseg predict` has scored, or any folder of masks named after the cases,
+which is scored against --reference or a data set. Folds and seeds of one experiment are one system.
+NAME=RUN names a system; several RUNs of one name are its seeds.
 
 What is told: intervals over patients, a test of every two systems corrected for their number,
 how often each is first, letters (systems that share one cannot be told apart), and the smallest
@@ -46,13 +48,16 @@ def main(arguments: Sequence[str]) -> ExitCode:
         parser.error("give --reference or a data set, not both")
 
     from msseg_lightning.cli.evaluate import label_options
+    from msseg_lightning.compare.benchmark import benchmark_words
     from msseg_lightning.compare.foreign import ForeignData
     from msseg_lightning.compare.leaderboard import make_leaderboard
     from msseg_lightning.compare.leaderboard_page import check_output, write_leaderboard
     from msseg_lightning.compare.leaderboard_table import short_text
     from msseg_lightning.compare.systems import read_systems
+    from msseg_lightning.evaluate.case_score import ScoreOptions
 
     labels = label_options(parser, options)
+    runs = [run for word in runs for run in benchmark_words(word) or [word]]
     if options.output:
         folders = [Path(word.partition("=")[2] or word) for word in runs]
         check_output(options.output, [folder / "scores.json" for folder in folders])
@@ -65,7 +70,9 @@ def main(arguments: Sequence[str]) -> ExitCode:
             label_values=labels["label_value"],
             prediction_label_values=labels["prediction_label_value"],
         )
-    systems = read_systems(runs, data, options.common)
+    if options.reference_version:
+        ScoreOptions(reference=options.reference_version)  # refuses an unknown one
+    systems = read_systems(runs, data, options.common, options.reference_version)
     board = make_leaderboard(systems, options.measure, froc=options.froc)
     sys.stdout.write(short_text(board))
     if options.output:
@@ -92,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--reference", type=Path, metavar="FOLDER", help="references of folders of masks"
+    )
+    parser.add_argument(
+        "--reference-version",
+        metavar="VERSION",
+        help="score the stored masks again against rater1, without_rater1 (majority of the other "
+        "raters), adjudicated or consensus",
     )
     parser.add_argument(
         "--common", action="store_true", help="leave out pairs that not every system scored"

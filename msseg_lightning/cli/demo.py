@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.core.wording import program
 
 EXAMPLES = """\
 examples
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     options = parser.parse_intermixed_args(arguments)
 
-    from msseg_lightning.cli import simulate, train
+    from msseg_lightning.cli import evaluate, predict, simulate, train
     from msseg_lightning.run.config.compose import compose_config
     from msseg_lightning.run.data.simulate import load_recipe
     from msseg_lightning.run.train.folds_and_seeds import is_multirun
@@ -57,8 +59,17 @@ def main(arguments: Sequence[str]) -> ExitCode:
     simulate.main([str(cohort), f"preset={options.preset}", f"workers={workers}"])
     say(f"2  {options.experiment} at CPU size: train, predict, score, report, track")
     code = train.main([options.experiment, *settings])
-    say(f"done in {(time.monotonic() - began) / 60:.1f} minutes; look at the report in a browser,")
-    say("compare runs with `msseg ui` (http://127.0.0.1:5000)")
+    pair = next(iter(json.loads((cohort / "split.json").read_text(encoding="utf-8"))["test"]))
+    scans = [cohort / pair / f"flair_time0{visit}_on_middle_space.nii.gz" for visit in (1, 2)]
+    output = Path("predictions") / f"demo_{pair}.nii.gz"
+    output.parent.mkdir(exist_ok=True)
+    say(f"3  the trained system in this package, on held-out pair {pair}")
+    words = ["-t1", str(scans[0]), "-t2", str(scans[1]), "-o", str(output)]
+    predict.main([*words, "--brain", str(cohort / pair / "brain_mask.nii.gz")])
+    evaluate.main([str(output), str(cohort / pair / "ground_truth.nii.gz")])
+    say(f"done in {(time.monotonic() - began) / 60:.1f} minutes. Open the report. Next:")
+    for line in ("ui", f"show {options.experiment}", "check --layout", "--help"):
+        say(f"  {program()} {line}")
     return code
 
 

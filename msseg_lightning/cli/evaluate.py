@@ -85,9 +85,19 @@ def main(arguments: Sequence[str]) -> ExitCode:
         if options.json:
             _write_json(Path(options.json), records)
         _print(scores, summary)
+        sys.stdout.write(_operating_points([pair.prediction for pair in pairs]))
     for problem in unmatched:
         sys.stderr.write(f"msseg: {problem}\n")
     return ExitCode.PARTIAL if unmatched else ExitCode.OK
+
+
+def _operating_points(masks: Sequence[Path]) -> str:
+    """The operating points by which `msseg predict` made these masks, one per line."""
+    from msseg_lightning.run.predict.prediction_files import read_side_car
+
+    points = [read_side_car(mask).get("operating_point") or {} for mask in masks]
+    words = dict.fromkeys(str(one["is"]) for one in points if one.get("used"))
+    return "".join(f"operating point: {text}\n" for text in words)
 
 
 def _refuse_overwrites(options: argparse.Namespace, masks: Sequence[Path]) -> None:
@@ -208,6 +218,7 @@ def _write_json(path: Path, content: Any) -> None:
 def _write_csv(path: Path, scores: Mapping[str, CaseScore]) -> None:
     """Write one row per case; cells of undefined measures are empty."""
     from msseg_lightning.core.files import atomic_write
+    from msseg_lightning.core.table_cells import plain_row
 
     rows = [
         {
@@ -230,7 +241,7 @@ def _write_csv(path: Path, scores: Mapping[str, CaseScore]) -> None:
     ):
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(map(plain_row, rows))
 
 
 def _print(scores: Mapping[str, CaseScore], summary: Summary) -> None:

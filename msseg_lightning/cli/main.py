@@ -7,6 +7,8 @@ import contextlib
 import difflib
 import errno
 import importlib
+import io
+import json
 import logging
 import os
 import signal
@@ -29,14 +31,19 @@ COMMANDS = (
     "simulate",
     "prepare",
     "train",
+    "tune",
     "predict",
     "export",
     "evaluate",
     "compare",
+    "benchmark",
+    "convert",
     "report",
     "sweep",
     "sync",
     "ui",
+    "verify-run",
+    "download",
     "demo",
 )
 
@@ -59,15 +66,19 @@ first steps
   msseg check read=msseg2 read.root=/data/msseg2      is every scan and mask sound?
   msseg train pre_unet read.root=/data/msseg2 fold=0  one tracked experiment; run again to resume
   msseg predict RUN --baseline B.nii.gz --followup F.nii.gz --output new.nii.gz
+  msseg tune RUN --false-lesions 0.25                 an operating point for a false-alarm budget
   msseg evaluate new.nii.gz truth.nii.gz              the official scores, and which lesions
   msseg export RUN --zip system.zip                   share it: `msseg predict system.zip ...`
   msseg sweep pre_unet read.root=/data/msseg2         search hyperparameters; run again to resume
   msseg compare runs/*/msseg2-fold0-seed0             a leaderboard: what can be told apart
+  msseg benchmark all systems=all read.root=/data/msseg2   every system under one protocol
   msseg ui                                            look at runs in MLflow
+  msseg download open_ms                              the public longitudinal scans
 
 Many subjects or GPUs: `--shard 1/8`, `launcher=slurm`; see docs/scaling.md.
 Your own experiments, presets and classes: docs/own_files.md.
 Every setting can be changed: `msseg show pre_unet` prints them, `key=value` sets one.
+`MSSEG_PROBLEMS=json msseg ...` writes refusals as JSON records, one a line, for programs.
 `msseg COMMAND --help` explains each command; `--quiet` and `--verbose` go with all of them.
 Research use only; not a medical device.
 exit codes: {codes}
@@ -76,8 +87,12 @@ exit codes: {codes}
 
 def summary(command: str) -> str:
     """First docstring line of a command's module, read without importing it."""
-    source = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
+    source = Path(__file__).with_name(f"{_module(command)}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
+
+
+def _module(command: str) -> str:
+    return command.replace("-", "_")
 
 
 def usage() -> str:
@@ -118,13 +133,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                 sys.stdout.write(launch(command, rest))
                 return ExitCode.OK
-            module = importlib.import_module(f"msseg_lightning.cli.{command}")
+            module = importlib.import_module(f"msseg_lightning.cli.{_module(command)}")
             code = int(module.main(rest))
             sys.stdout.flush()  # a full disk is noticed here, not after the exit code is decided
             return code
     except MssegError as error:
         for problem in error.problems:
-            sys.stderr.write(f"msseg: {problem}\n")
+            _write(problem)
         return int(error.exit_code)
     except KeyboardInterrupt:
         how = "; the same command goes on" if command in CONTINUED else ""
@@ -199,6 +214,8 @@ def keep_streams() -> None:
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # where the locale has no such letter
+        sys.stdout.reconfigure(errors="backslashreplace")
     gone = {errno.EPIPE, errno.EIO, errno.ECONNRESET}
     sys.stdout = cast(TextIO, Tolerant(sys.stdout, gone))
     sys.stderr = cast(TextIO, Tolerant(sys.stderr, gone | {errno.ENOSPC, errno.EDQUOT}))
@@ -257,7 +274,7 @@ def _environment(error: OSError) -> int:
 
 
 def _report(problem: Problem) -> int:
-    sys.stderr.write(f"msseg: {problem}\n")
+    _write(problem)
     return int(problem.exit_code)
 
 
@@ -267,6 +284,14 @@ def _without_levels(words: Sequence[str]) -> tuple[list[str], str]:
     for word in words:
         level = LEVELS.get(word, level)
     return [word for word in words if word not in LEVELS], level
+
+
+def _write(problem: Problem) -> None:
+    """Write a problem to standard error: a line for people, or a JSON record for programs."""
+    if os.environ.get("MSSEG_PROBLEMS") == "json":
+        sys.stderr.write(json.dumps(problem.as_dict()) + "\n")
+    else:
+        sys.stderr.write(f"msseg: {problem}\n")
 
 
 def _quiet_start(level: str) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.core.progress import stage
 from msseg_lightning.run.shard import SHARD_HELP, Shard
 
 EXAMPLES = """\
 examples
+  msseg predict --baseline B.nii.gz --followup F.nii.gz --output new.nii.gz
+      with the trained system that comes with this package, for any two FLAIR scans of a patient
   msseg predict runs/pre_unet/msseg2-fold0-seed0 \\
       --baseline B.nii.gz --followup F.nii.gz --output new.nii.gz --probability p.nii.gz
   msseg predict RUN -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz --brain brain_of_F.nii.gz
@@ -57,7 +61,10 @@ def main(arguments: Sequence[str]) -> ExitCode:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "model", help="run folder, zip file of `msseg export`, MLflow run id or models:/NAME@ALIAS"
+        "model",
+        nargs="?",
+        help="run folder, zip file of `msseg export`, MLflow run id or models:/NAME@ALIAS; the "
+        "trained system in this package where none is given",
     )
     parser.add_argument("-t1", "--baseline", type=Path, help="FLAIR of the first visit")
     parser.add_argument("-t2", "--followup", type=Path, help="FLAIR of the second visit")
@@ -97,6 +104,13 @@ def main(arguments: Sequence[str]) -> ExitCode:
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes, for --table and data sets"
     )
+    parser.add_argument(
+        "--operating-point",
+        choices=("auto", "off"),
+        default="auto",
+        help="auto: use the point that `msseg tune` chose for this system; off, or any "
+        "postprocess.* setting: the system's own rules",
+    )
     parser.add_argument("--shard", type=Shard.parse, metavar="I/N", help=SHARD_HELP)
     parser.add_argument("--mlruns", default="mlruns", help="tracking folder, for run ids")
     parser.add_argument(
@@ -107,6 +121,8 @@ def main(arguments: Sequence[str]) -> ExitCode:
         "paths and trainer, for one pair or many",
     )
     options = parser.parse_intermixed_args(_uncertainty_first(arguments))
+    if options.model is not None and "=" in options.model and not Path(options.model).exists():
+        options.settings, options.model = [options.model, *options.settings], None
     switches = {"mirror": options.mirror, "threshold": options.threshold}
     options.settings += [f"{name}={value}" for name, value in switches.items() if value is not None]
     single = (options.baseline, options.followup, options.output)
@@ -137,6 +153,11 @@ def main(arguments: Sequence[str]) -> ExitCode:
         inputs = [options.baseline, options.followup, options.brain]
         given = [file for file in inputs if file is not None]
         predict.check_outputs([options.output], given, options.probability, uncertainty)
+    if options.model is None:
+        from msseg_lightning.run.predict.packaged import introduction, packaged_model
+
+        options.model = str(packaged_model())
+        sys.stdout.write(f"{introduction()}\n")
     with opened_model(options.model, options.mlruns) as model:
         return _predict(model, options, uncertainty)
 
@@ -152,13 +173,25 @@ def _predict(model: Path, options: argparse.Namespace, uncertainty: Path | None)
     from msseg_lightning.run.predict.data_set import predict_pair
 
     subject = predict.pair_subject("pair", options.baseline, options.followup, options.brain)
-    record = predict_pair(
-        model, subject, options.output, options.probability, options.settings, uncertainty
-    )
+    with stage(f"preparing both scans and applying {model}"):
+        record = predict_pair(
+            model,
+            subject,
+            options.output,
+            options.probability,
+            options.settings,
+            uncertainty,
+            options.operating_point,
+        )
     sys.stdout.write(
         f"{options.output}: {record['new_lesion_volume_mm3']} mm3 of new lesions in "
         f"{record['new_lesion_voxels']} voxels\n"
     )
+    if record.get("operating_point"):
+        sys.stdout.write(f"operating point: {point_words(record['operating_point'])}\n")
+    for text in record["warnings"]:
+        if text.startswith("unlike the pairs"):
+            sys.stderr.write(f"warning: {text}\n")
     return ExitCode.OK
 
 
@@ -169,6 +202,7 @@ def predict_many(model: Path, options: argparse.Namespace) -> ExitCode:
 
     where = {"shard": options.shard, "executor": max(options.workers, 1)}
     where["uncertainty"] = options.uncertainty is not None
+    where["use_point"] = options.operating_point
     if options.table is not None:
         applied = predict_table(model, options.table, options.folder, options.settings, **where)
     else:
@@ -185,10 +219,19 @@ def predict_many(model: Path, options: argparse.Namespace) -> ExitCode:
         f"{len(applied.predicted)} of {total} pairs predicted in {options.folder}{part}\n"
     )
     sys.stdout.write(describe(applied.summary))
+    if applied.operating_point:
+        sys.stdout.write(f"operating point: {point_words(applied.operating_point)}\n")
     if applied.refused:
         sys.stderr.write(f"left out: {', '.join(applied.refused)}; the same command tries again\n")
         return ExitCode.PARTIAL
     return ExitCode.OK
+
+
+def point_words(told: Mapping[str, Any]) -> str:
+    """What a side-car or a table of scores says of the operating point, in one line."""
+    words = str(told["is"]) if told["used"] else f"not used, {told['why']}"
+    chosen = len(told.get("chosen_on_scored", ()))
+    return f"{words}; CHOSEN ON {chosen} OF THESE PAIRS, no test" if chosen else words
 
 
 def _uncertainty_first(arguments: Sequence[str]) -> list[str]:

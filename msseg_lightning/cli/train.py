@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msseg_lightning.core.problem import ExitCode
-from msseg_lightning.core.wording import counted
+from msseg_lightning.core.wording import counted, program
 
 EXAMPLES = """\
 examples
@@ -69,15 +69,17 @@ def main(arguments: Sequence[str]) -> ExitCode:
         if several:
             folders = train_multirun(options.experiment, options.overrides)
             sys.stdout.write(describe_multirun(folders))
+            from msseg_lightning.compare.benchmark_tracking import track_all_folds
             from msseg_lightning.compare.multirun_report import build_multirun_report
 
             sys.stdout.write(f"report  {build_multirun_report(folders)}\n")
+            track_all_folds(folders)
             return ExitCode.OK
         outcome = train_experiment(config)
     sys.stdout.write(describe(outcome.summary))
     sys.stdout.write(f"\nrun     {outcome.folder.path}\nreport  {outcome.folder.report_file}\n")
     if outcome.tracking_uri:
-        sys.stdout.write("ui      msseg ui\n")
+        sys.stdout.write(f"ui      {program()} ui\n")
     if config["debug"] == OVERFIT:
         sys.stdout.write(overfit_verdict(outcome.folder))
     return ExitCode.OK

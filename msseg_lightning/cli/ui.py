@@ -29,12 +29,14 @@ def main(arguments: Sequence[str]) -> ExitCode:
     options = _parser().parse_args(arguments)
     refuse_other_hosts(options.host)
     require_free_port(options.host, options.port)
-    from msseg_lightning.track.pages import serve
+    from msseg_lightning.track.pages import runs_address, serve
     from msseg_lightning.track.store import ensure_store
 
     uri = ensure_store(Path(options.folder))
     host = f"[{options.host}]" if ":" in options.host else options.host
-    sys.stdout.write(f"http://{host}:{options.port}\nopens in some 20 s; Ctrl-C stops\n")
+    sys.stdout.write(
+        f"http://{host}:{options.port}/{runs_address(uri)}\nopens in some 20 s; Ctrl-C stops\n"
+    )
     sys.stdout.flush()
     with contextlib.suppress(KeyboardInterrupt):
         serve(uri, options.host, options.port)

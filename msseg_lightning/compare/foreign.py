@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.evaluate.case_score import CaseScore, ScoreOptions
 from msseg_lightning.read.nifti import DEFAULT, GateOptions, gate_options
 from msseg_lightning.read.reader import read_subjects
+from msseg_lightning.read.reference import CONSENSUS
 from msseg_lightning.run.assemble.system import instantiate
-from msseg_lightning.run.config.compose import compose_config
+from msseg_lightning.run.config.compose import Config, compose_config
 from msseg_lightning.run.data.evaluate_files import evaluate_files, evaluate_subjects, find_pairs
+from msseg_lightning.run.predict.rater_scores import RaterScores, score_raters
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +44,23 @@ class ForeignData:
         cls, overrides: Sequence[str], prediction_label_values: Mapping[int, int]
     ) -> ForeignData:
         """The labelled pairs of ``read=PRESET read.root=...``."""
-        config = compose_config(overrides)
+        return cls.of_config(compose_config(overrides), prediction_label_values)
+
+    @classmethod
+    def of_config(
+        cls, config: Config, prediction_label_values: Mapping[int, int] | None = None
+    ) -> ForeignData:
+        """The labelled pairs of a configuration."""
         subjects = [one for one in read_subjects(instantiate(config["read"])) if one.labelled]
         return cls(
             subjects=subjects,
             reading=gate_options(config["data"]["reading"]),
-            prediction_label_values=prediction_label_values,
+            prediction_label_values=prediction_label_values or {},
         )
+
+    def only(self, pairs: Collection[str]) -> ForeignData:
+        """The same with these pairs only."""
+        return dataclasses.replace(self, subjects=[one for one in self.subjects if one.id in pairs])
 
     def score(
         self, predictions: Path, options: ScoreOptions
@@ -62,6 +75,19 @@ class ForeignData:
                 predictions, self.subjects, options, self.reading, self.prediction_label_values
             )
             return scores, {one.id: one.patient for one in self.subjects}
+        if options.reference != CONSENSUS:
+            raise MssegError(
+                Problem(
+                    "compare.reference_version",
+                    "a folder of references has one version of each",
+                    file=self.folder,
+                    field="--reference",
+                    found=options.reference,
+                    expected="a data set, which tells the masks of raters from the consensus",
+                    remedy="give the data set instead: read=msseg2 read.root=FOLDER",
+                    exit_code=ExitCode.CONFIG,
+                )
+            )
         pairs, unmatched = find_pairs(predictions, self.folder)
         for problem in unmatched:
             log.warning("%s", problem)
@@ -72,3 +98,8 @@ class ForeignData:
             prediction_label_values=self.prediction_label_values,
         )
         return scores, {}
+
+    def raters(self, pairs: Collection[str], options: ScoreOptions) -> RaterScores:
+        """Scores of the raters of pairs of a data set; of a folder there are none."""
+        own = [one for one in self.subjects if one.id in pairs]
+        return score_raters(own, self.reading, options)

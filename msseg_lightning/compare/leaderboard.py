@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
+from msseg_lightning.compare.activity import Activity, activity_of
 from msseg_lightning.compare.froc import FrocCurve, froc_curves
+from msseg_lightning.compare.lesion_groups import LesionGroup, lesion_groups
 from msseg_lightning.compare.lesion_rules import RULES
+from msseg_lightning.compare.raters import Raters, read_raters
 from msseg_lightning.compare.statistics import (
     LEVEL,
     POWER,
@@ -25,15 +26,12 @@ from msseg_lightning.compare.statistics import (
     compare_systems,
 )
 from msseg_lightning.compare.systems import Cost, System
-from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.wording import counted
 from msseg_lightning.evaluate.case_score import CaseScore, ScoreOptions
-from msseg_lightning.evaluate.summary import SIZE_EDGES_MM3, lesion_shares
+from msseg_lightning.read.reference import WITHOUT
 
 Value = Callable[[CaseScore], float | None]
 
-SAMPLES_BY_SIZE = 2000
-"""Bootstrap samples of the F1 by lesion size."""
 _RULE_DRAWS = (1000, 100)
 """Bootstrap samples and sign changes of other lesion rules, of which only means are shown."""
 TOLD = 6
@@ -47,51 +45,30 @@ class Measure:
     Args:
         title: as shown.
         with_lesions: whether it is of pairs with new lesions, or of those without.
-        value: of a pair; None where it is undefined.
+        official: its name in ``CaseScore.official``.
         form: of its numbers.
         larger_is_better: direction.
     """
 
     title: str
     with_lesions: bool
-    value: Value
+    official: str
     form: str = ".3f"
     larger_is_better: bool = True
 
-
-def _official(name: str) -> Value:
-    return lambda score: score.official.get(name)
+    def value(self, score: CaseScore) -> float | None:
+        """The measure of a pair; None where it is undefined."""
+        return score.official.get(self.official)
 
 
 MEASURES: Mapping[str, Measure] = {
-    "f1": Measure("Lesion F1", True, _official("F1_score")),
-    "dice": Measure("Dice", True, _official("Dice")),
-    "sensitivity": Measure("Lesion sensitivity", True, _official("SensL")),
-    "precision": Measure("Lesion precision", True, _official("PPVL")),
-    "false_lesions": Measure(
-        "False lesions per patient", False, _official("NbTestedLesions"), ".2f", False
-    ),
+    "f1": Measure("Lesion F1", True, "F1_score"),
+    "dice": Measure("Dice", True, "Dice"),
+    "sensitivity": Measure("Lesion sensitivity", True, "SensL"),
+    "precision": Measure("Lesion precision", True, "PPVL"),
+    "false_lesions": Measure("False lesions per patient", False, "NbTestedLesions", ".2f", False),
 }
 """Name -> measure; systems are ranked by one of the first four."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SizeResult:
-    """Lesions of one range of sizes, pooled over patients and seeds.
-
-    Args:
-        low_mm3: they are larger than this.
-        high_mm3: and up to this; None without bound.
-        true: lesions of the references.
-        f1: None without true lesions.
-        interval: bootstrap over patients.
-    """
-
-    low_mm3: float
-    high_mm3: float | None
-    true: int
-    f1: float | None
-    interval: tuple[float, float] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +83,10 @@ class Line:
         false: predicted lesions of these pairs that are no match, mean over seeds.
         clean: patients without new lesions and without a false lesion by any seed.
         clean_interval: exact interval of their share; None without such patients.
-        sizes: by lesion size.
+        groups: ``size``, ``contrast`` or ``region`` -> lesions by it.
+        activity: patients with new lesions told from those without; None without both.
         cost: of its runs.
+        reported: measure -> figure of the paper, where the card has one.
     """
 
     system: str
@@ -117,8 +96,10 @@ class Line:
     false: float
     clean: int
     clean_interval: tuple[float, float] | None
-    sizes: tuple[SizeResult, ...]
+    groups: Mapping[str, tuple[LesionGroup, ...]]
+    activity: Activity | None
     cost: Cost
+    reported: Mapping[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +115,10 @@ class Leaderboard:
         patients: number with new lesions, number without; a patient may be in both.
         left_out: pairs that not every system scored.
         unknown_training: systems of which it is not recorded what they were trained on.
+        reference: version of the references.
+        raters: each against the majority of the others.
         froc: system -> free-response curve, of those with probability maps; empty unless asked for.
+        points: system -> operating point in words, of those that have one.
     """
 
     measure: str
@@ -145,7 +129,10 @@ class Leaderboard:
     patients: tuple[int, int]
     left_out: tuple[str, ...]
     unknown_training: tuple[str, ...]
+    reference: str
+    raters: Raters
     froc: Mapping[str, FrocCurve] = dataclasses.field(default_factory=dict)
+    points: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def order(self) -> list[str]:
@@ -195,8 +182,24 @@ def make_leaderboard(
         patients=(len(groups[0]), len(groups[1])),
         left_out=tuple(sorted({pair for one in systems for pair in one.left_out})),
         unknown_training=tuple(one.name for one in systems if not one.known_training),
+        reference=str(rules_of["options"]["reference"]),
+        raters=read_raters(
+            systems, {name: (one.official, one.larger_is_better) for name, one in MEASURES.items()}
+        ),
         froc=froc_curves(systems, ScoreOptions(**rules_of["options"]), seed) if froc else {},
+        points={one.name: _point(one) for one in systems if one.operating_point},
     )
+
+
+def _point(system: System) -> str:
+    """The operating point of a system; patients it was chosen on are no test of it."""
+    patients = {system.patients[pair] for pair in system.chosen_on & system.pairs}
+    warning = (
+        f"; threshold chosen on {len(patients)} of these patients, whose scores are no test"
+        if patients
+        else ""
+    )
+    return f"{system.operating_point}{warning}"
 
 
 def _score(system: System, pair: str) -> CaseScore:
@@ -255,56 +258,11 @@ def _line(system: System, without: int, seed: int) -> Line:
         false=predicted - right,
         clean=clean,
         clean_interval=interval,
-        sizes=_by_size(system, seed),
+        groups=lesion_groups(system, seed),
+        activity=activity_of(system),
         cost=system.cost,
+        reported=system.reported,
     )
-
-
-def _by_size(system: System, seed: int) -> tuple[SizeResult, ...]:
-    """F1 by lesion size; a lesion of either mask counts by its own size."""
-    edges = list(itertools.pairwise(SIZE_EDGES_MM3))
-    patients = sorted(set(system.patients[pair] for pair in system.pairs))
-    place = {patient: index for index, patient in enumerate(patients)}
-    table = np.zeros((len(patients), len(edges), 4))
-    for cases in system.seeds.values():
-        for pair, score in cases.items():
-            if not score.has_new_lesions:
-                continue
-            row = table[place[system.patients[pair]]]
-            for column, lesions in ((0, score.reference_lesions), (2, score.predicted_lesions)):
-                for lesion in lesions:
-                    if lesion.counted:
-                        size = np.searchsorted(SIZE_EDGES_MM3[1:-1], lesion.volume_mm3)
-                        row[size, column] += 1
-                        row[size, column + 1] += lesion.found
-    table = table[table.any((1, 2))]
-    if not len(table):
-        return ()
-    count = len(table)
-    drawn = keyed_generator(seed, "compare.sizes").multinomial(
-        count, np.full(count, 1 / count), size=SAMPLES_BY_SIZE
-    )
-    samples = np.tensordot(drawn.astype(float), table, axes=1)
-    total = table.sum(0)
-    f1, sampled = lesion_shares(total)[2], lesion_shares(samples)[2]
-    return tuple(
-        SizeResult(
-            low_mm3=low,
-            high_mm3=None if np.isinf(high) else high,
-            true=round(total[index, 0] / len(system.seeds)),
-            f1=None if np.isnan(f1[index]) else float(f1[index]),
-            interval=_percentiles(sampled[:, index]) if count > 1 else None,
-        )
-        for index, (low, high) in enumerate(edges)
-    )
-
-
-def _percentiles(values: NDArray[np.float64]) -> tuple[float, float] | None:
-    defined = values[~np.isnan(values)]
-    if not defined.size:
-        return None
-    low, high = np.percentile(defined, (100 * LEVEL / 2, 100 - 100 * LEVEL / 2))
-    return float(low), float(high)
 
 
 def rank_agreement(board: Leaderboard, rule: str) -> float | None:
@@ -323,12 +281,15 @@ def paragraphs(board: Leaderboard) -> list[str]:
     for name in (board.measure, "false_lesions"):
         if name in board.comparisons:
             texts += _told(MEASURES[name], board.comparisons[name])
-    texts += _seeds(board)
+    texts += [_raters(board), *_seeds(board)]
     if board.unknown_training:
         texts.append(
             f"Of {', '.join(board.unknown_training)} it is not recorded what it was trained on: "
             "that it never saw these patients is for you to know."
         )
+    if board.points:
+        told = ". ".join(f"{name}: {point}" for name, point in board.points.items())
+        texts.append(f"Operating points; other systems use their own rules. {told}.")
     if board.left_out:
         texts.append(
             f"{counted(len(board.left_out), 'pair')} that not every system scored "
@@ -341,9 +302,40 @@ def _about(board: Leaderboard) -> str:
     present, absent = board.patients
     return (
         f"{counted(len(board.lines), 'system')} on the same patients and references: "
-        f"{present} with new lesions, {absent} without. Scored by {board.scored_by}; ranked by "
-        f"{_in_text(MEASURES[board.measure])} of patients with new lesions."
+        f"{present} with new lesions, {absent} without. Scored by {board.scored_by} against "
+        f"{reference_in_words(board.reference)}; ranked by {_in_text(MEASURES[board.measure])} of "
+        "patients with new lesions."
     )
+
+
+def reference_in_words(version: str) -> str:
+    """A version of references inside of a sentence."""
+    if version.startswith(WITHOUT):
+        return f"the majority of the raters other than {version.removeprefix(WITHOUT)}"
+    return version if version.startswith("rater") else f"the {version} reference"
+
+
+def _raters(board: Leaderboard) -> str:
+    """Where the raters stand, or why there is no band."""
+    raters, measure = board.raters, MEASURES[board.measure]
+    band = raters.band(board.measure)
+    if band is not None:
+        where = [board.result(board.measure, name) for name in board.order]
+        above = sum(1 for one in where if one is not None and one.mean > band.high)
+        within = sum(1 for one in where if one is not None and band.low <= one.mean <= band.high)
+        return (
+            f"{counted(band.raters, 'rater')}, each against the majority of the others: "
+            f"{_in_text(measure)} {band.low:{measure.form}} to {band.high:{measure.form}}, mean "
+            f"{band.mean:{measure.form}}. Of the systems {above} lie above this band, {within} "
+            f"inside it and {len(where) - above - within} below. Raters and systems are scored "
+            "against different references, so this is a place and no test."
+        )
+    if raters.recorded:
+        return (
+            f"No band of the raters: their scores are recorded for {raters.recorded} of "
+            f"{counted(raters.pairs, 'pair')}."
+        )
+    return "No band of the raters: their scores are not recorded for these pairs."
 
 
 def _told(measure: Measure, found: Comparison) -> list[str]:

@@ -40,23 +40,34 @@ HOW = (
     "are equal.",
     "First is how often a system leads in the bootstrap samples, Ranks where its rank lies in 95 % "
     "of them. Found and False count lesions of patients with new lesions, as the mean over seeds. "
-    "Minutes are of fitting all folds of one seed; runs on different machines differ in them. "
-    "Params are the parameters of all networks of a model.",
+    "Minutes are of fitting all folds of one seed; runs on different machines differ in them.",
 )
 
+TRAIT_WORDS: Mapping[str, str] = {
+    "size": "Lesions of all patients and seeds together, so that patients with many lesions weigh "
+    "more; a predicted lesion counts by its own size.",
+    "contrast": "Mean of the follow-up scan inside a lesion over the mean of a shell around it.",
+    "region": "By the centre of a lesion in a template whose box was laid onto that of the brain: "
+    "periventricular is within 10 mm of a ventricle, juxtacortical within 14 mm of the surface of "
+    "the brain. Of simulated lesions 70 % get the region in which they were drawn.",
+}
+"""What the sections of lesions by size, contrast and region say."""
 
-def page_of(board: Leaderboard, drawn: Mapping[str, str]) -> str:
+
+def page_of(
+    board: Leaderboard, drawn: Mapping[str, str], further: Sequence[table.Section] = ()
+) -> str:
     """The leaderboard as one HTML file that needs no network.
 
     Args:
         board: the leaderboard.
         drawn: name -> SVG text, from ``pictures``.
+        further: sections at the end.
     """
 
     def images(*names: str) -> list[tuple[str, str]]:
         return [(ALTERNATIVES[name], _data(drawn[name])) for name in names if name in drawn]
 
-    cost = page.piece("pictures", images("cost"))
     title = MEASURES[board.measure].title
     return page.document(
         "Leaderboard",
@@ -70,12 +81,30 @@ def page_of(board: Leaderboard, drawn: Mapping[str, str]) -> str:
             ),
             _section("Patients without new lesions", [], table.without_lesions(board)),
             _section(
-                "Lesion F1 by lesion size",
+                "Raters",
                 [
-                    "Lesions of all patients and seeds together, so that patients with many "
-                    "lesions weigh more; a predicted lesion counts by its own size."
+                    "Each rater as a system, against the voxels that more than half of the other "
+                    "raters mark.",
+                    *table.rater_words(board),
                 ],
-                table.by_size(board),
+                table.raters(board),
+            ),
+            *(
+                _section(f"Lesion F1 by {name}", [words], table.by_trait(board, name))
+                for name, words in TRAIT_WORDS.items()
+            ),
+            *(page.piece("section", "Not recorded", [text]) for text in table.not_recorded(board)),
+            _section(
+                "Active patients",
+                [
+                    "Does a score tell patients with new lesions from patients without? Marked: at "
+                    "least one lesion is predicted. Area: under the curve, how often a patient "
+                    "with new lesions has the higher score, by the volume of the predicted lesions "
+                    "or by the sum of the probabilities as a volume. Brackets: 95 % intervals "
+                    "(Newcombe's method 5)."
+                ],
+                table.activity(board),
+                images("activity"),
             ),
             _section(
                 "Other lesion rules",
@@ -99,8 +128,18 @@ def page_of(board: Leaderboard, drawn: Mapping[str, str]) -> str:
                 table.froc(board),
                 images("froc"),
             ),
-            page.piece("section", "Score against cost", [], cost) if cost else Markup(""),
+            _section(
+                "Cost, and figures of the papers",
+                [
+                    "Under Paper: what the system's paper reports, on other patients, by other "
+                    "rules and with another budget (msseg show names the protocol). Costs are of "
+                    "fitting all folds of one seed. A dash is what is not recorded."
+                ],
+                table.cost(board),
+                images("cost"),
+            ),
             _section(f"Pairs of systems: {title}", [], table.pairs(board)),
+            *(_section(*section) for section in further),
             page.piece("section", "How to read the tables", HOW),
         ],
     )
@@ -157,14 +196,22 @@ def check_output(output: Path, inputs: Sequence[Path]) -> None:
     refuse_overwrites([(file, _OWN[file.suffix]) for file in files], inputs, "--output")
 
 
-def write_leaderboard(board: Leaderboard, output: Path) -> list[Path]:
-    """Write one file, by its ending, or all of them into a folder; returns what was written."""
+def write_leaderboard(
+    board: Leaderboard, output: Path, further: Sequence[table.Section] = ()
+) -> list[Path]:
+    """Write one file, by its ending, or all of them into a folder; returns what was written.
+
+    Args:
+        board: the leaderboard.
+        output: file or folder.
+        further: sections at the end of the pages.
+    """
     drawn = pictures(board) if output.suffix in (".html", "") or output.is_dir() else {}
     if _is_file(output):
-        texts = {output: _text(board, output, drawn, ())}
+        texts = {output: _text(board, output, drawn, (), further)}
     else:
         images = [f"{name}.svg" for name in drawn]
-        texts = {output / name: _text(board, Path(name), drawn, images) for name in FOLDER}
+        texts = {output / name: _text(board, Path(name), drawn, images, further) for name in FOLDER}
         texts |= {output / f"{name}.svg": svg for name, svg in drawn.items()}
     for file, text in texts.items():
         with atomic_write(file) as temporary:
@@ -176,11 +223,17 @@ def _is_file(output: Path) -> bool:
     return bool(output.suffix) and not output.is_dir()
 
 
-def _text(board: Leaderboard, file: Path, drawn: Mapping[str, str], images: Sequence[str]) -> str:
+def _text(
+    board: Leaderboard,
+    file: Path,
+    drawn: Mapping[str, str],
+    images: Sequence[str],
+    further: Sequence[table.Section],
+) -> str:
     if file.name == "pairs.csv":
         return table.csv_pairs(board)
     if file.suffix == ".html":
-        return page_of(board, drawn)
+        return page_of(board, drawn, further)
     if file.suffix == ".md":
-        return table.markdown(board, images)
+        return table.markdown(board, images, further)
     return table.csv_table(board) if file.suffix == ".csv" else table.latex(board)

@@ -6,23 +6,30 @@ import csv
 import io
 from collections.abc import Sequence
 
+from msseg_lightning.compare.activity import SCORES
 from msseg_lightning.compare.froc import OPERATING_POINTS
 from msseg_lightning.compare.leaderboard import (
     MEASURES,
     Leaderboard,
-    SizeResult,
+    Line,
     paragraphs,
     rank_agreement,
 )
+from msseg_lightning.compare.lesion_groups import TRAITS, LesionGroup
 from msseg_lightning.compare.statistics import PairResult, SystemResult
+from msseg_lightning.core.table_cells import plain_row
 
 DASH = "\u2013"
 MARKDOWN_MARK = "<!-- made by msseg compare -->"
 LATEX_MARK = "% made by msseg compare; needs the package booktabs"
+RATERS = "Raters: mean (range)"
+"""First cell of the row of all raters."""
 CSV_HEAD = "system,rank,group,"
 
 Table = tuple[list[str], list[list[str]]]
 """Headings and rows."""
+Section = tuple[str, Sequence[str], Table]
+"""Title, words and table of a section."""
 
 
 def with_lesions(board: Leaderboard) -> Table:
@@ -32,11 +39,10 @@ def with_lesions(board: Leaderboard) -> Table:
     ranked = board.measure
     shown = list(dict.fromkeys((ranked, "f1", "dice")))
     heads = ["System", "Group", "Rank", *(MEASURES[name].title for name in shown)]
-    heads += ["Found", "False", "First", "Ranks", "Seeds", "Minutes", "Params"]
+    heads += ["Found", "False", "First", "Ranks", "Seeds"]
     rows = []
     for one in board.comparisons[ranked].systems:
         line = board.lines[one.system]
-        cost = line.cost
         rows.append(
             [
                 one.system,
@@ -48,10 +54,11 @@ def with_lesions(board: Leaderboard) -> Table:
                 f"{100 * one.first:.0f} %",
                 _range(one.rank_interval),
                 str(line.seeds),
-                DASH if cost.minutes is None else f"{cost.minutes:.1f}",
-                DASH if cost.parameters is None else _parameters(cost.parameters),
             ]
         )
+    if board.raters.band(ranked) is not None:
+        bands = [_band(board, name) for name in shown]
+        rows.append([RATERS, "", "", *bands, *[""] * (len(heads) - 3 - len(bands))])
     return heads, rows
 
 
@@ -75,7 +82,60 @@ def without_lesions(board: Leaderboard) -> Table:
                 f"{low:.2f} to {high:.2f}",
             ]
         )
+    if board.raters.band("false_lesions") is not None:
+        rows.append([RATERS, "", "", _band(board, "false_lesions"), "", ""])
     return ["System", "Group", "Rank", measure.title, "Clean patients", "95 % of their share"], rows
+
+
+def raters(board: Leaderboard) -> Table:
+    """Raters against the majority of the others, best first; empty where none are recorded."""
+    found = board.raters.others.get(board.measure) or board.raters.others.get("false_lesions")
+    if found is None:
+        return [], []
+    ranked = board.measure if board.measure in board.raters.others else "false_lesions"
+    shown = [name for name in dict.fromkeys((ranked, *MEASURES)) if name in board.raters.others]
+    heads = ["Rater", *(MEASURES[name].title for name in shown)]
+    heads.append(f"{MEASURES[ranked].title} against the consensus")
+    rows = []
+    for one in found.systems:
+        cells = [
+            interval(board.raters.others[name].of(one.system), MEASURES[name].form)
+            for name in shown
+        ]
+        naive = board.raters.consensus[ranked][one.system]
+        rows.append([_rater(one.system), *cells, f"{naive:{MEASURES[ranked].form}}"])
+    means = [band.mean for name in shown if (band := board.raters.band(name)) is not None]
+    cells = [f"{mean:{MEASURES[name].form}}" for name, mean in zip(shown, means, strict=True)]
+    own = list(board.raters.consensus[ranked].values())
+    rows.append(["Mean", *cells, f"{sum(own) / len(own):{MEASURES[ranked].form}}"])
+    return heads, rows
+
+
+def rater_words(board: Leaderboard) -> list[str]:
+    """What the table of raters holds, in words."""
+    counts = {
+        group: len(found.patients)
+        for name, group in ((board.measure, "with"), ("false_lesions", "without"))
+        if (found := board.raters.others.get(name)) is not None
+    }
+    patients = " and ".join(f"{number} {group}" for group, number in counts.items())
+    return [
+        f"On the patients that every reference calls alike: {patients} new lesions. A rater has "
+        "contributed to the consensus, so the last column flatters."
+    ]
+
+
+def _rater(name: str) -> str:
+    return f"Rater {name.removeprefix('rater')}"
+
+
+def _band(board: Leaderboard, name: str) -> str:
+    """Smallest to largest mean of the raters."""
+    band = board.raters.band(name)
+    if band is None:
+        return DASH
+    form = MEASURES[name].form
+    return f"{band.mean:{form}} ({band.low:.2f} to {band.high:.2f})"
 
 
 def pairs(board: Leaderboard) -> Table:
@@ -99,23 +159,87 @@ def _p(value: float) -> str:
     return f"{value:.4f}" if value >= 0.001 else f"{value:.5f}"
 
 
-def by_size(board: Leaderboard) -> Table:
-    """Lesion F1 by lesion size, pooled over patients; empty without lesions."""
-    ranges = next((line.sizes for line in board.lines.values() if line.sizes), ())
-    if not ranges:
+def by_trait(board: Leaderboard, trait: str) -> Table:
+    """Lesion F1 by ``size``, ``contrast`` or ``region``, pooled over patients; empty without any.
+
+    A system whose scores do not hold the trait has "not recorded" in its row.
+    """
+    groups = [board.lines[name].groups[trait] for name in board.order]
+    known = next((one for one in groups if one), ())
+    if not known:
         return [], []
-    heads = ["System", *(f"{_size(one)} ({one.true} true)" for one in ranges)]
-    rows = [[name, *(_size_cell(one) for one in board.lines[name].sizes)] for name in board.order]
+    heads = ["System", *(f"{one.name} ({one.true}\u00a0true)" for one in known)]
+    rows = [
+        [name, *(_group_cell(one) for one in own)]
+        if own
+        else [name, "not recorded", *[DASH] * (len(known) - 1)]
+        for name, own in zip(board.order, groups, strict=True)
+    ]
     return heads, rows
 
 
-def _size(one: SizeResult) -> str:
-    if one.high_mm3 is None:
-        return f"above {one.low_mm3:g} mm³"
-    return f"up to {one.high_mm3:g} mm³" if not one.low_mm3 else f"to {one.high_mm3:g} mm³"
+def not_recorded(board: Leaderboard) -> list[str]:
+    """What no stored score of this comparison holds, in words."""
+    if board.measure not in board.comparisons:
+        return []
+    missing = [
+        trait
+        for trait in ("contrast", "region")
+        if not any(line.groups[trait] for line in board.lines.values())
+    ]
+    if not missing:
+        return []
+    return [
+        f"Lesion F1 by {' and by '.join(missing)}: not recorded. Scores hold the contrast of "
+        "lesions where the follow-up scan lies on the grid of the reference, and their region "
+        "where there is also a mask of the brain; those of earlier versions hold neither."
+    ]
 
 
-def _size_cell(one: SizeResult) -> str:
+def activity(board: Leaderboard) -> Table:
+    """Patients with new lesions told from those without; empty unless there are both."""
+    known = {name: one for name in board.order if (one := board.lines[name].activity) is not None}
+    if not known:
+        return [], []
+    heads = ["System", "With, marked", "Without, marked", *(f"Area, {name}" for name in SCORES)]
+    rows = []
+    for name, one in known.items():
+        cells = [f"{_count(one.active_marked)} of {one.active}"]
+        cells.append(f"{_count(one.inactive_marked)} of {one.inactive}")
+        for roc in one.rocs.values():
+            low, high = roc.interval if roc else (0.0, 1.0)
+            cells.append(f"{roc.area:.3f} [{low:.2f}, {high:.2f}]" if roc else "not recorded")
+        rows.append([name, *cells])
+    return heads, rows
+
+
+def cost(board: Leaderboard) -> Table:
+    """Measured and reported figures, and what fitting cost."""
+    shown = [name for name in ("f1", "dice") if name in board.comparisons]
+    heads = ["System"]
+    for name in shown:
+        heads += [MEASURES[name].title, f"{MEASURES[name].title}, paper"]
+    heads += ["CPU minutes", "Minutes", "Peak memory", "Params"]
+    rows = []
+    for name in board.order:
+        line, row = board.lines[name], [name]
+        for measure in shown:
+            result = board.result(measure, name)
+            row.append(DASH if result is None else f"{result.mean:.3f}")
+            figure = line.reported.get(measure)
+            row.append(DASH if figure is None else f"{figure:.3f}")
+        spent = line.cost
+        row += [
+            DASH if spent.cpu_minutes is None else f"{spent.cpu_minutes:.1f}",
+            DASH if spent.minutes is None else f"{spent.minutes:.1f}",
+            DASH if spent.peak_mib is None else f"{spent.peak_mib / 1024:.1f} GiB",
+            DASH if spent.parameters is None else _parameters(spent.parameters),
+        ]
+        rows.append(row)
+    return heads, rows
+
+
+def _group_cell(one: LesionGroup) -> str:
     if one.f1 is None:
         return DASH
     if one.interval is None:
@@ -206,21 +330,28 @@ def short_text(board: Leaderboard) -> str:
     return "\n\n".join([*paragraphs(board), *map(markdown_table, tables)]) + "\n"
 
 
-def markdown(board: Leaderboard, pictures: Sequence[str] = ()) -> str:
+def markdown(
+    board: Leaderboard, pictures: Sequence[str] = (), further: Sequence[Section] = ()
+) -> str:
     """The leaderboard as a page of Markdown.
 
     Args:
         board: the leaderboard.
         pictures: files beside the page.
+        further: sections at the end.
     """
-    parts = [MARKDOWN_MARK, "# Leaderboard", *paragraphs(board)]
+    parts = [MARKDOWN_MARK, "# Leaderboard", *paragraphs(board), *not_recorded(board)]
     for title, table, words in (
         ("Patients with new lesions", with_lesions(board), []),
         ("Patients without new lesions", without_lesions(board), []),
-        ("Lesion F1 by lesion size", by_size(board), []),
+        ("Raters", raters(board), rater_words(board)),
+        *((f"Lesion F1 by {name}", by_trait(board, name), []) for name in TRAITS),
+        ("Active patients", activity(board), []),
         ("Other lesion rules", by_rule(board), rule_words(board)),
         ("Sensitivity over false lesions per patient", froc(board), []),
+        ("Cost, and figures of the papers", cost(board), []),
         ("Pairs of systems", pairs(board), []),
+        *((title, table, words) for title, words, table in further),
     ):
         if table[1]:
             parts += [f"## {title}", *words, markdown_table(table)]
@@ -268,15 +399,36 @@ def csv_table(board: Leaderboard) -> str:
             "false_lesions_with": line.false,
             "clean_patients": line.clean,
             "minutes": line.cost.minutes,
+            "cpu_minutes": line.cost.cpu_minutes,
+            "peak_mib": line.cost.peak_mib,
             "parameters": line.cost.parameters,
+            "reported_f1": line.reported.get("f1"),
+            "reported_dice": line.reported.get("dice"),
+            **_activity_areas(line),
+            "reference": board.reference,
+            **_rater_band(board),
         }
         rows.append(row)
-    return _csv(rows)
+    return csv_text(rows)
+
+
+def _activity_areas(line: Line) -> dict[str, float | None]:
+    rocs = line.activity.rocs if line.activity else {}
+    return {
+        f"activity_area_{name.replace(' ', '_')}": roc.area if (roc := rocs.get(name)) else None
+        for name in SCORES
+    }
+
+
+def _rater_band(board: Leaderboard) -> dict[str, float | None]:
+    band = board.raters.band(board.measure)
+    values = (band.low, band.mean, band.high) if band else (None, None, None)
+    return dict(zip(("raters_low", "raters_mean", "raters_high"), values, strict=True))
 
 
 def csv_pairs(board: Leaderboard) -> str:
     """One row per measure and pair of systems."""
-    return _csv(
+    return csv_text(
         [
             {
                 "measure": name,
@@ -296,11 +448,12 @@ def csv_pairs(board: Leaderboard) -> str:
     )
 
 
-def _csv(rows: Sequence[dict[str, object]]) -> str:
+def csv_text(rows: Sequence[dict[str, object]]) -> str:
+    """Rows with the same keys as CSV."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(plain_row, rows))
     return stream.getvalue()
 
 

@@ -17,8 +17,9 @@ from msseg_lightning.evaluate.case_score import CaseScore
 from msseg_lightning.report import page
 from msseg_lightning.run.config.compose import Config, experiment_of
 from msseg_lightning.run.folder import read_scores
+from msseg_lightning.run.predict.rater_scores import rater_range
 from msseg_lightning.run.predict.trained import stored_config
-from msseg_lightning.run.train.run_report import notes, shown_card
+from msseg_lightning.run.train.run_report import notes, point_section, shown_card
 
 HEADS: Mapping[Group, tuple[str, ...]] = {
     "with new lesions": (
@@ -87,7 +88,11 @@ def build_multirun_report(folders: Sequence[Path]) -> Path:
                 notes(config, seeds[0].content["summary"]),
             ),
             _how(seeds),
-            *(_group(group, runs, by_run) for group in MEASURES),
+            *(
+                _group(group, runs, by_run, seeds[0].content.get("raters", {}))
+                for group in MEASURES
+            ),
+            *(point_section(one.folder, one.folder / "model") for one in seeds),
             _cases(seeds),
             _models(seeds),
         ],
@@ -143,7 +148,10 @@ def _mean(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]
 
 
 def _group(
-    group: Group, runs: Sequence[tuple[ScoredRun, Counted]], by_run: Mapping[str, Sequence[Row]]
+    group: Group,
+    runs: Sequence[tuple[ScoredRun, Counted]],
+    by_run: Mapping[str, Sequence[Row]],
+    raters: Mapping[str, Any],
 ) -> Markup:
     title, why = page.GROUPS[group.replace(" ", "_")]
     rows = []
@@ -155,6 +163,16 @@ def _group(
             rows.append([run.name.capitalize(), *counts, *cells])
     if not rows:
         return Markup("")
+    ranges = [rater_range(raters, name) for name in MEASURES[group]]
+    if any(ranges):
+        counts = [""] * (len(rows[0]) - 1 - len(ranges))
+        cells = [
+            page.DASH
+            if found is None
+            else "{:{form}} ({:{form}} to {:{form}})".format(*found, form=_form(name))
+            for name, found in zip(MEASURES[group], ranges, strict=True)
+        ]
+        rows.append(["Raters against the others: mean (range)", *counts, *cells])
     table = page.text_table(("", *HEADS[group]), rows)
     return page.piece("section", title, [why + _spread(group, runs)], table)
 
@@ -195,10 +213,14 @@ def _spread(group: Group, runs: Sequence[tuple[ScoredRun, Counted]]) -> str:
 def _interval(row: Row) -> str:
     if row.mean is None:
         return page.DASH
-    form = {"NbTestedLesions": ".2f", "VolTestedLesions": ",.0f"}.get(row.measure, ".3f")
+    form = _form(row.measure)
     if row.interval is None:
         return f"{row.mean:{form}}"
     return f"{row.mean:{form}} [{row.interval[0]:{form}}, {row.interval[1]:{form}}]"
+
+
+def _form(measure: str) -> str:
+    return {"NbTestedLesions": ".2f", "VolTestedLesions": ",.0f"}.get(measure, ".3f")
 
 
 def _cases(seeds: Sequence[SeedResult]) -> Markup:

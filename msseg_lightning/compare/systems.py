@@ -15,7 +15,9 @@ from msseg_lightning.core.files import DamagedFileError, read_record, require_re
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.evaluate.case_score import CaseScore, ScoreOptions
 from msseg_lightning.run.folder import RunFolder, result_settings
+from msseg_lightning.run.predict.rater_scores import merged
 from msseg_lightning.run.predict.scores import PROTOCOL
+from msseg_lightning.run.train.cost import model_parameters
 
 NAMED = 10
 """Patients and settings that a refusal names."""
@@ -28,10 +30,14 @@ class Cost:
     Args:
         minutes: of fitting, all folds of one seed.
         parameters: of all networks that predict a pair.
+        cpu_minutes: of all processor cores while fitting, all folds of one seed.
+        peak_mib: largest memory of a process while fitting, of all folds.
     """
 
     minutes: float | None = None
     parameters: int | None = None
+    cpu_minutes: float | None = None
+    peak_mib: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +54,10 @@ class System:
         folders: that were read.
         predictions: seed -> pair -> folder with its mask and probability map.
         left_out: pairs that it scored and some other system did not.
+        operating_point: in words; empty where the system's own rules were used.
+        chosen_on: pairs of its scores that the operating point was chosen on.
+        raters: rater -> pair -> scores, see ``run.predict.rater_scores``; empty if not recorded.
+        reported: measure -> figure of the paper, from the card of its runs.
     """
 
     name: str
@@ -59,6 +69,10 @@ class System:
     folders: tuple[Path, ...]
     predictions: Mapping[int, Mapping[str, Path]] = dataclasses.field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    operating_point: str = ""
+    chosen_on: frozenset[str] = frozenset()
+    raters: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    reported: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def pairs(self) -> set[str]:
@@ -90,10 +104,17 @@ class _Scored:
     folder: Path
     predictions: Mapping[str, Path]
     settings: Mapping[str, Any] | None = None
+    operating_point: str = ""
+    chosen_on: frozenset[str] = frozenset()
+    raters: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    reported: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def read_systems(
-    words: Sequence[str], data: ForeignData | None = None, common: bool = False
+    words: Sequence[str],
+    data: ForeignData | None = None,
+    common: bool = False,
+    version: str | None = None,
 ) -> list[System]:
     """Read scores of runs, of all folds, of predicted data sets, and of folders of masks.
 
@@ -103,6 +124,8 @@ def read_systems(
         words: folders, also as ``NAME=FOLDER``; folders of one name are seeds of one system.
         data: references of folders that hold masks without scores.
         common: leave out pairs that not every system and seed has scored.
+        version: of the references, see ``read.reference.read_reference``; masks of folders that
+            were scored against another version are read and scored again. None keeps the scores.
 
     Raises:
         MssegError: a folder has no scores (exit 3); or the systems may not stand in one table,
@@ -111,7 +134,11 @@ def read_systems(
     folders = [(name, folder) for word in words for name, folder in _expanded(word)]
     scored = [_read(name, folder) for name, folder in folders if _is_scored(folder)]
     foreign = [(name, folder) for name, folder in folders if not _is_scored(folder)]
+    if version is not None:
+        scored = [_against(one, version, data) for one in scored]
     options = _options(scored)
+    if version is not None:
+        options = dataclasses.replace(options, reference=version)
     numbers: collections.Counter[str] = collections.Counter()
     for name, folder in foreign:
         known = {case: facts for one in scored for case, facts in one.pairs.items()}
@@ -174,8 +201,9 @@ def _read(name: str, folder: Path) -> _Scored:
             "again; what was fitted is kept",
         ) from error
     path = folder.resolve()
-    rules = _rules(content.get("protocol"), content.get("options"))
-    if "model" in content:  # predictions of a data set
+    rules = _rules(content.get("protocol"), content["options"])
+    point = content.get("operating_point") or {}
+    if "model" in content:  # predictions of a data set, or a run at its operating point
         system = str(content["model"].get("system"))
         return _Scored(
             names=(name,) if name else (system, f"{system} ({path.name})", str(path)),
@@ -187,6 +215,9 @@ def _read(name: str, folder: Path) -> _Scored:
             cost=Cost(),
             folder=folder,
             predictions=dict.fromkeys(cases, path),
+            operating_point=str(point.get("is", "")),
+            chosen_on=frozenset(point.get("chosen_on_scored", ())),
+            raters=content.get("raters") or {},
         )
     stem = re.sub(r"-(fold\d+|folds[\d+]+)|-seed\d+$", "", path.name)
     system, root, runs = path.parent.name, path.parent.parent.name, _runs_of(path)
@@ -205,6 +236,8 @@ def _read(name: str, folder: Path) -> _Scored:
         folder=folder,
         predictions={case: runs.get(case, path) / "predictions" for case in cases},
         settings=settings,
+        raters=content.get("raters") or {},
+        reported=reported_figures(((config or {}).get("card") or {}).get("reported") or {}),
     )
 
 
@@ -212,8 +245,53 @@ def _said(error: Exception) -> str:
     return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"[:200]
 
 
-def _rules(protocol: object, options: object) -> str:
-    return json.dumps({"protocol": protocol, "options": options}, sort_keys=True)
+def _rules(protocol: object, options: Mapping[str, Any]) -> str:
+    every = dataclasses.asdict(ScoreOptions(**options))
+    return json.dumps({"protocol": protocol, "options": every}, sort_keys=True)
+
+
+def _against(one: _Scored, version: str, data: ForeignData | None) -> _Scored:
+    """The scores of the same masks against another version of the references."""
+    rules = json.loads(one.rules)
+    options = ScoreOptions(**{**rules["options"], "reference": version})
+    if options == ScoreOptions(**rules["options"]):
+        return one
+    data = data or _data_of(one)
+    cases: dict[str, CaseScore] = {}
+    for folder in sorted(set(one.predictions.values())):
+        wanted = {case for case, place in one.predictions.items() if place == folder}
+        cases |= data.only(wanted).score(folder, options)[0]
+    missing = sorted(one.cases.keys() - cases.keys())
+    if missing:
+        raise _problem(
+            "compare.masks",
+            "masks that were scored are not there to be scored again",
+            file=one.folder,
+            field="predictions",
+            found=f"none of {_some(missing)}",
+            expected="the masks of all scored pairs",
+            remedy="give the command that made them again; what was fitted is kept",
+        )
+    ordered = {case: cases[case] for case in one.cases}
+    return dataclasses.replace(
+        one, cases=ordered, rules=_rules(rules["protocol"], dataclasses.asdict(options))
+    )
+
+
+def _data_of(one: _Scored) -> ForeignData:
+    """The data set of a run, whose settings say where it is."""
+    folder = next(iter(one.predictions.values())).parent
+    if not (folder / "config.yaml").exists():
+        raise _problem(
+            "compare.no_reference",
+            "this folder does not say of which data set its masks are",
+            file=one.folder,
+            field="read",
+            expected="the data set with the references",
+            remedy="add the data set: read=msseg2 read.root=FOLDER",
+            exit_code=ExitCode.CONFIG,
+        )
+    return ForeignData.of_config(RunFolder(folder).config())
 
 
 def _options(scored: Sequence[_Scored]) -> ScoreOptions:
@@ -235,22 +313,13 @@ def _runs_of(path: Path) -> dict[str, Path]:
 def _cost(path: Path, runs: Mapping[str, Path]) -> Cost:
     """Minutes and parameters of a run, or of all folds of a seed."""
     folders = sorted(set(runs.values())) or [path]
-    minutes = [RunFolder(run).record().get("fit_minutes") for run in folders]
-    known = [float(value) for value in minutes if value is not None]
+    records = [RunFolder(run).record() for run in folders]
     return Cost(
-        minutes=sum(known) if len(known) == len(folders) else None,
-        parameters=_parameters(folders[0]),
+        minutes=_total([record.get("fit_minutes") for record in records]),
+        parameters=model_parameters(folders[0] / "model"),
+        cpu_minutes=_total([record.get("fit_cpu_minutes") for record in records]),
+        peak_mib=_largest([record.get("peak_mib") for record in records]),
     )
-
-
-def _parameters(run: Path) -> int | None:
-    """Parameters of all networks of a model; None where one is not recorded."""
-    cards = sorted((run / "model").rglob("card.json"))
-    remedy = "give the `msseg train` command of this run again, which writes it anew"
-    fields = {"parameters?": (int, type(None))}
-    numbers = [require_record(card, remedy, fields).get("parameters") for card in cards]
-    known = [int(number) for number in numbers if number is not None]
-    return sum(known) if known and len(known) == len(cards) else None
 
 
 def _score_masks(
@@ -289,6 +358,7 @@ def _score_masks(
         cost=Cost(),
         folder=folder,
         predictions=dict.fromkeys(cases, folder),
+        raters=data.raters(cases, options),
     )
 
 
@@ -316,7 +386,7 @@ def _systems(scored: Sequence[_Scored]) -> list[System]:
 
 def _system(name: str, members: Sequence[_Scored]) -> System:
     seeds: dict[int, dict[str, CaseScore]] = {}
-    minutes: dict[int, list[float | None]] = {}
+    costs: dict[int, list[Cost]] = {}
     for one in members:
         cases = seeds.setdefault(one.seed, {})
         twice = sorted(cases.keys() & one.cases)
@@ -333,7 +403,7 @@ def _system(name: str, members: Sequence[_Scored]) -> System:
                 exit_code=ExitCode.CONFIG,
             )
         cases |= one.cases
-        minutes.setdefault(one.seed, []).append(one.cost.minutes)
+        costs.setdefault(one.seed, []).append(one.cost)
     _refuse_other_settings(name, members)
     if len({one.rules for one in members}) > 1:
         raise _other_rules([(str(one.folder), one.rules) for one in members])
@@ -341,7 +411,6 @@ def _system(name: str, members: Sequence[_Scored]) -> System:
     predictions: dict[int, dict[str, Path]] = {}
     for one in members:
         predictions.setdefault(one.seed, {}).update(one.predictions)
-    sums = [sum(filter(None, one)) for one in minutes.values() if None not in one]
     return System(
         name=name,
         seeds={seed: seeds[seed] for seed in sorted(seeds)},
@@ -349,12 +418,56 @@ def _system(name: str, members: Sequence[_Scored]) -> System:
         known_training=all(facts["learned_from"] is not None for facts in pairs.values()),
         rules=members[0].rules,
         cost=Cost(
-            sum(sums) / len(sums) if len(sums) == len(minutes) else None,
-            members[0].cost.parameters,
+            minutes=_per_seed([[one.minutes for one in folds] for folds in costs.values()]),
+            parameters=members[0].cost.parameters,
+            cpu_minutes=_per_seed([[one.cpu_minutes for one in folds] for folds in costs.values()]),
+            peak_mib=_largest([one.peak_mib for folds in costs.values() for one in folds]),
         ),
         folders=tuple(one.folder for one in members),
         predictions=predictions,
+        operating_point="; ".join(
+            dict.fromkeys(filter(None, (m.operating_point for m in members)))
+        ),
+        chosen_on=frozenset().union(*(one.chosen_on for one in members)),
+        raters=merged(one.raters for one in members),
+        reported=members[0].reported,
     )
+
+
+def _per_seed(seeds: Sequence[Sequence[float | None]]) -> float | None:
+    """Mean over seeds of the sum over folds; None if one is not recorded."""
+    sums = [_total(folds) for folds in seeds]
+    total = _total(sums)
+    return None if total is None else total / len(sums)
+
+
+def _total(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _largest(values: Sequence[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return max(known) if known and len(known) == len(values) else None
+
+
+def reported_figures(reported: Mapping[str, Any]) -> dict[str, float]:
+    """Lesion F1 and Dice that a card reports; figures of parts of a system are not taken."""
+    found: dict[str, float] = {}
+    for measure, names in REPORTED.items():
+        for name, scale in names:
+            value = reported.get(name)
+            value = value.get("mean") if isinstance(value, Mapping) else value
+            if isinstance(value, int | float) and measure not in found:
+                found[measure] = value * scale
+    return found
+
+
+REPORTED: Mapping[str, tuple[tuple[str, float], ...]] = {
+    "f1": (("f1", 1.0), ("f1_percent", 0.01)),
+    "dice": (("dice", 1.0), ("dice_percent", 0.01), ("modified_dice", 1.0)),
+}
+"""Measure -> names of figures in cards, and what they are multiplied by."""
 
 
 def _refuse_other_settings(name: str, members: Sequence[_Scored]) -> None:

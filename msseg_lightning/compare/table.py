@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msseg_lightning.core.random import keyed_generator
+from msseg_lightning.core.table_cells import plain_cell
 
 Group = Literal["with new lesions", "without new lesions"]
 
@@ -125,7 +126,7 @@ def table_csv(rows: Sequence[Row]) -> str:
     for row in rows:
         writer.writerow(
             [
-                *(row.group, row.measure, row.run, row.cases, row.mean),
+                *(row.group, row.measure, plain_cell(row.run), row.cases, row.mean),
                 *(row.interval or (None, None)),
                 row.difference,
                 *(row.difference_interval or (None, None)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
@@ -46,6 +46,43 @@ def refuse_overwrites(
                 )
             )
         seen |= dict.fromkeys(keys, "another output")
+    if problems:
+        raise MssegError(problems)
+
+
+def refuse_inside_data(root: str | Path | None, places: Mapping[str, str | Path]) -> None:
+    """Refuse folders of outputs that are the data root or lie in it, where readers would find them.
+
+    ``derivatives`` of the root is allowed: BIDS keeps results there, and no reader looks there for
+    patients.
+
+    Args:
+        root: of the data; nothing is refused without one.
+        places: setting or option -> its folder.
+
+    Raises:
+        MssegError: with every such folder (exit 2).
+    """
+    if root is None:
+        return
+    data = Path(os.path.realpath(Path(root).expanduser()))
+    problems = []
+    for field, place in places.items():
+        folder = Path(os.path.realpath(Path(place).expanduser()))
+        if not folder.is_relative_to(data) or folder.is_relative_to(data / "derivatives"):
+            continue
+        problems.append(
+            Problem(
+                "output.inside_data",
+                "results would be written into the folder of the data",
+                file=place,
+                field=field,
+                found=f"below {data.name}" if folder != data else "the data root itself",
+                expected="a folder outside of the data root, or in its folder derivatives",
+                remedy=f"{field}{' ' if field.startswith('-') else '='}FOLDER with another folder",
+                exit_code=ExitCode.CONFIG,
+            )
+        )
     if problems:
         raise MssegError(problems)
 

@@ -16,6 +16,8 @@ TARGET = "new_lesions"
 """The consensus mask of new lesions."""
 RATER = f"{TARGET}_rater"
 """How names of single raters' masks begin: ``new_lesions_rater1`` .. ``new_lesions_rater4``."""
+ADJUDICATED = f"{TARGET}_adjudicated"
+"""A corrected consensus, kept beside the one that was published."""
 BRAIN = "brain"
 BASELINE_LESIONS = "baseline_lesions"
 FOLLOWUP_LESIONS = "followup_lesions"
@@ -76,11 +78,11 @@ class LongitudinalSubject:
         return {**self.images, **self.masks}
 
     def with_raters(self, names: Collection[str]) -> LongitudinalSubject:
-        """The same pair with only those masks of single raters that are named."""
+        """The same pair with only those further versions of the reference that are named."""
         masks = {
             name: path
             for name, path in self.masks.items()
-            if not name.startswith(RATER) or name in names
+            if not name.startswith((RATER, ADJUDICATED)) or name in names
         }
         return dataclasses.replace(self, masks=masks)
 

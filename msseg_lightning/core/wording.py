@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping
+from pathlib import Path
+
+
+def program() -> str:
+    """The word that starts this program in a shell, so that a printed command runs as it stands.
+
+    It is ``msseg`` where the shell finds this installation, else the path of the program, such as
+    ``.venv/bin/msseg``.
+    """
+    own = Path(sys.executable).with_name("msseg")
+    found = shutil.which("msseg")
+    if found is not None and Path(found).resolve() == own.resolve():
+        return "msseg"
+    if not own.is_file():
+        return shlex.join([sys.executable, "-m", "msseg_lightning"])
+    here = own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own
+    return shlex.quote(str(here))
 
 
 def counted(number: int, noun: str) -> str:

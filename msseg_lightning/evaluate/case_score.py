@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+
+REFERENCE_VERSION = re.compile(r"consensus|adjudicated|(without_)?rater[1-9]\d*")
+"""Names of versions of references."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +23,8 @@ class ScoreOptions:
         alpha: share of a lesion that must be exceeded by its covered part, in (0, 1].
         beta: largest share of a covering lesion outside all lesions, in (0, 1].
         gamma: share of the covered part that must be explained, in (0, 1].
+        reference: version of the references: ``consensus``, ``rater1``, ..., ``without_rater1``,
+            ... (majority of the other raters) or ``adjudicated``.
 
     Raises:
         MssegError: a value outside its range.
@@ -28,6 +34,7 @@ class ScoreOptions:
     alpha: float = 0.10
     beta: float = 0.70
     gamma: float = 0.65
+    reference: str = "consensus"
 
     def __post_init__(self) -> None:
         problems = [
@@ -55,6 +62,18 @@ class ScoreOptions:
                     exit_code=ExitCode.CONFIG,
                 )
             )
+        if not REFERENCE_VERSION.fullmatch(str(self.reference)):
+            problems.append(
+                Problem(
+                    "evaluate.option",
+                    "there is no such version of references",
+                    field="reference",
+                    found=str(self.reference),
+                    expected="consensus, rater1, without_rater1 or adjudicated",
+                    remedy="leave it at consensus to compare with published figures",
+                    exit_code=ExitCode.CONFIG,
+                )
+            )
         if problems:
             raise MssegError(problems)
 
@@ -73,6 +92,8 @@ class Lesion:
             component that does not count.
         counted: larger than the volume limit, so that it takes part in lesion scores.
         overlap_voxels: shared with the other mask, whatever the rule says.
+        contrast: mean of the follow-up scan inside over that around; None if not recorded.
+        region: of the brain, see ``lesion_regions``; None if not recorded.
     """
 
     label: int
@@ -83,6 +104,8 @@ class Lesion:
     found: bool
     counted: bool
     overlap_voxels: int
+    contrast: float | None = None
+    region: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +129,8 @@ class CaseScore:
         spacing_mm: as scored (rounded to what a NIfTI header can hold).
         reference_hash: 16 hex digits of shape and voxels of the reference.
         notes: what a reader of the scores must know.
+        activity: ``probability_volume_mm3``, the sum of all probabilities times the volume of a
+            voxel; None of a system without maps, absent from scores of earlier versions.
     """
 
     official: dict[str, float | None]
@@ -120,6 +145,7 @@ class CaseScore:
     spacing_mm: tuple[float, float, float]
     reference_hash: str = ""
     notes: tuple[str, ...] = ()
+    activity: dict[str, float | None] = dataclasses.field(default_factory=dict)
 
     @property
     def has_new_lesions(self) -> bool:

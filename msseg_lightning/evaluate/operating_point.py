@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.wording import counted
 from msseg_lightning.evaluate.case_score import CaseScore
 
 Values = NDArray[np.float64]
@@ -133,20 +134,20 @@ class OperatingPoint:
 
     def __str__(self) -> str:
         """The point and what is known of it, in one line."""
-        threshold = "" if self.threshold is None else f"probability above {self.threshold:g}, "
         whose = "patient" if self.population == "all" else "patient without new lesions"
+        budget = f"{self.budget:g} false lesions per {whose} with {self.confidence:.0%} confidence"
+        rules = [
+            *([] if self.threshold is None else [f"probability above {self.threshold:g}"]),
+            *([f"lesions of at least {self.smallest_mm3:g} mm3"] if self.smallest_mm3 else []),
+            f"lesion score of at least {self.least_score:.4g}",
+        ]
         known = (
-            f"at most {self.budget:g} false lesions per {whose} with {self.confidence:.0%} "
-            f"confidence (limit {self.upper_limit:.3g})"
+            f"at most {budget} (limit {self.upper_limit:.3g})"
             if self.certified
-            else f"{self.patients} patients are too few to certify {self.budget:g} false lesions "
-            f"per {whose} with {self.confidence:.0%} confidence (limit {self.upper_limit:.3g}; at "
-            f"least {self.patients_needed} are needed)"
+            else f"NOT CERTIFIED: {counted(self.patients, 'patient')} cannot show at most {budget} "
+            f"(limit {self.upper_limit:.3g}; at least {self.patients_needed} are needed)"
         )
-        return (
-            f"{threshold}lesions of at least {self.smallest_mm3:g} mm3 with a score of at least "
-            f"{self.least_score:.4g}: {known}"
-        )
+        return f"{', '.join(rules)}: {known}"
 
 
 def choose_operating_point(
@@ -350,7 +351,7 @@ def _mean_sensitivity(path: _Path, among: NDArray[np.bool_], budget: float) -> f
 def _refuse_range(budget: float, confidence: float) -> None:
     wrong = [
         Problem(
-            "operating_point.range",
+            "point.range",
             f"the {name} lies outside its range",
             field=name,
             found=str(value),
@@ -371,7 +372,7 @@ def _refuse_range(budget: float, confidence: float) -> None:
 def _no_patients(population: Population) -> MssegError:
     return MssegError(
         Problem(
-            "operating_point.no_patients",
+            "point.no_patients",
             "no point can be chosen: there is no patient of whom the budget speaks",
             field="population",
             found="no patient without new lesions" if population == "without" else "no patient",
@@ -386,7 +387,7 @@ def _too_few(patients: int, budget: float, confidence: float, population: Popula
     whose = "patients without new lesions" if population == "without" else "patients"
     return MssegError(
         Problem(
-            "operating_point.too_few",
+            "point.too_few",
             "the patients are too few to certify this budget",
             field="budget",
             found=f"{patients} {whose} for {budget:g} false lesions with {confidence:.0%} "
@@ -404,7 +405,7 @@ def _too_few(patients: int, budget: float, confidence: float, population: Popula
 def _nothing_found(budget: float, population: Population) -> MssegError:
     return MssegError(
         Problem(
-            "operating_point.finds_nothing",
+            "point.finds_nothing",
             "no point within this budget finds a lesion",
             field="budget",
             found=f"{budget:g} false lesions per patient"

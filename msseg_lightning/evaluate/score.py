@@ -33,6 +33,7 @@ def score_case(
     reference: NDArray[np.generic],
     spacing_mm: tuple[float, float, float],
     options: ScoreOptions | None = None,
+    distances: bool = True,
 ) -> CaseScore:
     """Score one predicted mask against its reference.
 
@@ -51,6 +52,7 @@ def score_case(
         reference: same shape; non-zero is lesion.
         spacing_mm: edge lengths of a voxel, order X, Y, Z; rounded to float32, as headers are.
         options: thresholds of the lesion scores.
+        distances: compute distances of surfaces, the longest part; else they are None.
 
     Raises:
         MssegError: shapes differ, the arrays are no masks, or the spacing is not positive.
@@ -67,17 +69,17 @@ def score_case(
         options.beta,
         options.gamma,
     )
-    distances = (
+    between = (
         surface_distances(predicted, true, spacing)
-        if predicted.components and true.components
+        if distances and predicted.components and true.components
         else None
     )
     return CaseScore(
-        official=_official(predicted, true, voxel_mm3, match, distances),
+        official=_official(predicted, true, voxel_mm3, match, between),
         dice=_dice_conventions(predicted.total, true.total, _shared(match)),
         surface={
-            "average_symmetric_surface_distance_mm": _distance(distances, "average_symmetric_mm"),
-            "hausdorff95_mm": _distance(distances, "hausdorff95_mm"),
+            "average_symmetric_surface_distance_mm": _distance(between, "average_symmetric_mm"),
+            "hausdorff95_mm": _distance(between, "hausdorff95_mm"),
         },
         detection=_detection(match),
         reference_volume_mm3=true.total * voxel_mm3,

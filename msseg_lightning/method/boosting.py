@@ -76,6 +76,7 @@ class Boosting:
         least_weight: of a leaf, as the sum of ``weight * p * (1 - p)``. LightGBM's default of 0.001
             lets the first trees jump to certainty where one voxel in ten thousand is lesion: the
             score of the validation patients then falls from the second round on.
+        feature_share: of the columns that each tree may use, drawn anew for each.
     """
 
     folds: int = 5
@@ -85,6 +86,7 @@ class Boosting:
     leaves: int = 31
     least_rows: int = 20
     least_weight: float = 1.0
+    feature_share: float = 1.0
 
     def __post_init__(self) -> None:
         if min(self.folds, self.rounds, self.patience, self.least_rows) < 1 or self.leaves < 2:
@@ -93,16 +95,16 @@ class Boosting:
     def fit(
         self,
         train: Table,
-        validation: Table,
+        validation: Table | None,
         features: Sequence[str],
         seed: int,
-        steps: Iterator[int],
+        steps: Iterator[int] | None = None,
     ) -> FittedBooster:
         """Fit one booster with the binary objective.
 
         Args:
             train: rows that the trees are fitted on.
-            validation: rows that decide when to stop.
+            validation: rows that decide when to stop; None fits all rounds.
             features: names of the columns.
             seed: of the whole system.
             steps: advanced once per round, for a progress bar.
@@ -116,6 +118,7 @@ class Boosting:
             "num_leaves": self.leaves,
             "min_data_in_leaf": self.least_rows,
             "min_sum_hessian_in_leaf": self.least_weight,
+            "feature_fraction": self.feature_share,
             "seed": keyed_seed(seed, "boosting") >> 33,
             "deterministic": True,
             "force_row_wise": True,
@@ -124,6 +127,11 @@ class Boosting:
         rows = lightgbm.Dataset(
             train.features, train.target, weight=train.weight, feature_name=list(features)
         )
+        if validation is None:
+            booster = lightgbm.train(settings, rows, num_boost_round=self.rounds)
+            text = plain_text(booster.model_to_string())
+            count, lesions = len(train.target), int(train.target.sum())
+            return FittedBooster(text, (), self.rounds, count, lesions)
         held = lightgbm.Dataset(
             validation.features, validation.target, weight=validation.weight, reference=rows
         )
@@ -131,7 +139,8 @@ class Boosting:
 
         def score(probability: NDArray[Any], _: object) -> tuple[str, float, bool]:
             curve.append(modified_dice(probability, validation.target, validation.weight))
-            next(steps, None)
+            if steps is not None:
+                next(steps, None)
             return SCORE, curve[-1], True
 
         booster = lightgbm.train(

@@ -182,13 +182,16 @@ def check_images(images: Tensor, channels: int, divisor: Sequence[int]) -> None:
         )
     edges = tuple(images.shape[2:])
     if any(edge % part for edge, part in zip(edges, divisor, strict=True)):
+        below = [max(edge // part, 1) * part for edge, part in zip(edges, divisor, strict=True)]
+        above = [-(-edge // part) * part for edge, part in zip(edges, divisor, strict=True)]
         raise MssegError(
             Problem(
                 "network.patch",
                 "The patch cannot be halved as often as the network needs.",
-                field="patch size",
+                field="sample.size or infer.size",
                 found="x".join(map(str, edges)),
-                expected=f"edges divisible by {'x'.join(map(str, divisor))}",
+                expected=f"edges divisible by {'x'.join(map(str, divisor))}, such as "
+                f"{'x'.join(map(str, below))} or {'x'.join(map(str, above))}",
                 remedy="choose patch and window sizes that are multiples of these",
                 exit_code=ExitCode.CONFIG,
             )

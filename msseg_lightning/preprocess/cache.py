@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from msseg_lightning.core.files import flush_folder
 from msseg_lightning.core.input_hash import changed_input
+from msseg_lightning.core.locks import require_locks
 from msseg_lightning.core.prepared import PreparedSubject
 from msseg_lightning.core.problem import MssegError
 from msseg_lightning.core.subject import LoadedSubject, LongitudinalSubject
@@ -107,7 +108,7 @@ class PreparedCache:
         place = self._place(subject, hashes)
         if self._is_complete(place):
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        require_locks(self.folder)
         with FileLock(self.folder / f".{place.name}.lock"):
             if self._is_complete(place):  # another process made it while we waited
                 return

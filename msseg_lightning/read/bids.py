@@ -8,12 +8,14 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from msseg_lightning.core.paths import resolve_file, shown
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import (
+    ADJUDICATED,
     BASELINE,
     BASELINE_LESIONS,
     BRAIN,
@@ -25,6 +27,7 @@ from msseg_lightning.core.subject import (
 )
 from msseg_lightning.read.identity import match
 from msseg_lightning.read.participants import read_participants, read_tsv
+from msseg_lightning.read.patterns import check_patterns, matching, no_file, pattern_of
 from msseg_lightning.read.reader import check_ids, existing_root, raise_errors, warnings_of
 from msseg_lightning.read.sessions import SessionOrder, order_sessions, read_date
 from msseg_lightning.read.unused import Unused, add_files
@@ -47,13 +50,18 @@ _SIDE_CAR_DATES = (
 )
 
 
+RATERS = tuple(f"{TARGET}_rater{number}" for number in range(1, 5))
+OTHER_MASKS = (BRAIN, BASELINE_LESIONS, FOLLOWUP_LESIONS)
+
+
 class Bids:
     """Reads consecutive sessions of each subject as pairs.
 
     Scans: ``sub-X/ses-Y/anat/*_FLAIR.nii[.gz]``. A subject with n sessions gives n - 1 pairs named
     ``sub-X_ses-A_ses-B``, all of the patient ``sub-X``. Masks lie under
     ``derivatives/*/sub-X/ses-B/anat/`` and are found by their label, on the grid of the follow-up:
-    ``*_label-newlesion_mask`` (new lesions; ``_desc-rater1`` .. ``4`` for raters),
+    ``*_label-newlesion_mask`` (new lesions; ``_desc-rater1`` .. ``4`` for raters,
+    ``_desc-adjudicated`` for a corrected version),
     ``*_label-brain_mask`` or ``*_desc-brain_mask``, and, for both sessions,
     ``*_label-lesion_mask`` (all lesions). Facts come from ``participants.tsv``.
 
@@ -74,7 +82,33 @@ class Bids:
         session_order: labels of sessions in order of time, with or without ``ses-``; goes before
             everything else.
         choose: files below the root, scans or masks, to be taken where several fit.
+        masks: name of a mask, such as ``new_lesions`` -> pattern of its files below the root, in
+            place of the labels above: ``{subject}`` is ``sub-X`` and ``{session}`` the session
+            ``ses-B`` of the mask, ``{sub}`` and ``{ses}`` the same without ``sub-`` and ``ses-``;
+            ``*`` is any text.
+        suffix: the suffix of the scans.
     """
+
+    LAYOUT = """\
+DATA/                                                                read=bids read.root=DATA
+  sub-01/ses-01/anat/sub-01_ses-01_FLAIR.nii.gz                      first visit
+  sub-01/ses-02/anat/sub-01_ses-02_FLAIR.nii.gz                      second visit
+  derivatives/manual/sub-01/ses-02/anat/sub-01_ses-02_label-newlesion_mask.nii.gz
+                                                                     reference: new lesions
+  derivatives/manual/sub-01/ses-02/anat/sub-01_ses-02_desc-rater1_label-newlesion_mask.nii.gz
+                                                                     optional: rater1 .. rater4
+  derivatives/manual/sub-01/ses-02/anat/sub-01_ses-02_label-brain_mask.nii.gz
+                                                                     optional: brain
+  derivatives/manual/sub-01/ses-01/anat/sub-01_ses-01_label-lesion_mask.nii.gz
+  derivatives/manual/sub-01/ses-02/anat/sub-01_ses-02_label-lesion_mask.nii.gz
+                                                                     optional: all lesions of it
+  participants.tsv                                                   optional: sex, age, site
+n sessions are n - 1 pairs; dates (*_sessions.tsv, *_scans.tsv, side-cars), numbers or words in the
+labels order them, or 'read.session_order=[pre,post]'
+other names:  read.masks.new_lesions='derivatives/{subject}_{session}_lesion.nii.gz'
+              (new_lesions, new_lesions_rater1 .. 4, brain, baseline_lesions, followup_lesions)
+              read.suffix=T2w, '+read.entities.acq=3d', 'read.choose=[FILE]'
+"""
 
     def __init__(
         self,
@@ -83,6 +117,8 @@ class Bids:
         registered: bool = False,
         session_order: Sequence[object] = (),
         choose: Sequence[str] = (),
+        masks: Mapping[str, str | None] | None = None,
+        suffix: str = "FLAIR",
     ) -> None:
         self.root = Path(root)
         self.entities = {
@@ -91,6 +127,11 @@ class Bids:
         self.registered = registered
         self.session_order = [str(label) for label in session_order]
         self.choose = [str(file) for file in choose]
+        holders = ("subject", "session", "sub", "ses")
+        self.patterns = check_patterns(
+            masks, (TARGET, *RATERS, *OTHER_MASKS), holders, "read.masks"
+        )
+        self.suffix = str(suffix)
         self._skipped: list[Problem] = []
         self._orders: dict[str, SessionOrder] = {}
         self._found: list[LongitudinalSubject] = []
@@ -143,6 +184,7 @@ class Bids:
                 )
         problems += check_ids(self._found, "folder names")
         problems += self._not_chosen()
+        problems += self._unmatched(problems)
         if not self._found and not any(problem.severity == "error" for problem in problems):
             problems.append(
                 Problem(
@@ -151,8 +193,9 @@ class Bids:
                     file=root.name,
                     field="read.root",
                     found=f"{len(self._left_out)} subjects with fewer than two sessions",
-                    expected="sub-*/ses-*/anat/*_FLAIR.nii.gz, two sessions each",
-                    remedy="give the root of the BIDS data set",
+                    expected=f"sub-*/ses-*/anat/*_{self.suffix}.nii.gz, two sessions each",
+                    remedy="give the root of the BIDS data set; `msseg check read=bids --layout` "
+                    "shows the names, and how to give others",
                 )
             )
         self._skipped = list(dict.fromkeys(warnings_of(problems)))
@@ -161,7 +204,7 @@ class Bids:
 
     def skipped(self) -> list[Problem]:
         """Warnings on files that the last call of ``subjects`` did not use."""
-        unused = Unused()
+        unused = Unused(_setting)
         if self._found:
             root = existing_root(self.root)
             used = [file for pair in self._found for file in pair.files().values()]
@@ -171,7 +214,7 @@ class Bids:
                 for file in sorted(root.glob("derivatives/*/sub-*/ses-*/anat/*_mask.nii*"))
                 if str(file) not in kept
                 and _entities(file).get("label") == "newlesion"
-                and "rater" not in _entities(file).get("desc", "")
+                and not re.search("rater|adjudicated", _entities(file).get("desc", ""))
             ]
             for file in references:
                 unused.add("reference", _kind_of(file), shown(file, root), self._why(file))
@@ -210,7 +253,7 @@ class Bids:
             every = [
                 file
                 for suffix in _SUFFIXES
-                for file in sorted((session / "anat").glob(f"*_FLAIR{suffix}"))
+                for file in sorted((session / "anat").glob(f"*_{self.suffix}{suffix}"))
             ]
             files = self._pick([file for file in every if self._wanted(file, every)], every, root)
             if len(files) > 1:
@@ -230,9 +273,9 @@ class Bids:
                         "bids.no_scan",
                         "left out: the session has no such scan",
                         file=shown(session, root),
-                        field="anat/*_FLAIR.nii.gz",
-                        found=", ".join(file.name for file in every) or "no FLAIR",
-                        expected=f"a FLAIR{wanted}",
+                        field=f"anat/*_{self.suffix}.nii.gz",
+                        found=", ".join(file.name for file in every) or f"no {self.suffix}",
+                        expected=f"a {self.suffix}{wanted}",
                         remedy="nothing to do, or add the scan",
                         severity="warning",
                     )
@@ -286,10 +329,17 @@ class Bids:
             BRAIN: (second, "brain"),
             BASELINE_LESIONS: (first, "lesion"),
             FOLLOWUP_LESIONS: (second, "lesion"),
-            **{f"{TARGET}_rater{n}": (second, "newlesion") for n in range(1, 5)},
+            **{name: (second, "newlesion") for name in RATERS},
+            ADJUDICATED: (second, "newlesion"),
         }
         masks: dict[str, Path] = {}
         for name, (session, label) in wanted.items():
+            if name in self.patterns:
+                files = self._by_pattern(name, subject, session, root)
+                if len(files) > 1:
+                    problems.append(_ambiguous(files, root))
+                masks |= {name: files[0]} if files else {}
+                continue
             every = [
                 file
                 for suffix in _SUFFIXES
@@ -314,6 +364,37 @@ class Bids:
             problems += self._unspecific(files[0], scans[session], root)
         return masks
 
+    def _by_pattern(self, name: str, subject: str, session: str, root: Path) -> list[Path]:
+        """The files of a mask whose names a setting gives."""
+        files = matching(
+            root,
+            self.patterns[name],
+            subject=subject,
+            session=session,
+            sub=subject.removeprefix("sub-"),
+            ses=session.removeprefix("ses-"),
+        )
+        return self._pick(files, files, root)
+
+    def _unmatched(self, problems: Sequence[Problem]) -> Iterator[Problem]:
+        """Problems of patterns that fit nothing, or one file for several pairs."""
+        for name, pattern in self.patterns.items():
+            files = [pair.masks[name] for pair in self._found if name in pair.masks]
+            if not files and self._found and not any(one.severity == "error" for one in problems):
+                yield no_file("read.masks", name, pattern)
+            twice = [file for file, count in Counter(files).items() if count > 1]
+            if twice:
+                yield Problem(
+                    "bids.mask_of_pairs",
+                    "one file would be the mask of several pairs",
+                    file=shown(twice[0], self.root),
+                    field=f"read.masks.{name}",
+                    found=pattern,
+                    expected="a file for each session",
+                    remedy=f"name the session in read.masks.{name} by {{session}} or {{ses}}",
+                    exit_code=ExitCode.CONFIG,
+                )
+
     def _unspecific(self, mask: Path, scan: Path, root: Path) -> list[Problem]:
         """Problem of a mask that could belong to several scans of its session."""
         if shown(mask, root) in self.choose:
@@ -322,7 +403,7 @@ class Bids:
         others = [
             _entities(file)
             for suffix in _SUFFIXES
-            for file in scan.parent.glob(f"*_FLAIR{suffix}")
+            for file in scan.parent.glob(f"*_{self.suffix}{suffix}")
             if file != scan
         ]
         if not any(_fit(own, other) is not None for other in others):
@@ -535,6 +616,15 @@ def _entities(file: Path) -> dict[str, str]:
     return {key: value for key, dash, value in parts if dash}
 
 
+def _setting(place: str) -> str:
+    """The setting by which a file below the root is a reference; empty if it names no subject."""
+    found = re.search(r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+", place)
+    session = re.search(r"(?<![A-Za-z0-9])ses-[A-Za-z0-9]+", place)
+    subject = found[0] if found else ""
+    names = {"subject": subject, "session": session[0] if session else ""}
+    return f"read.masks.{TARGET}='{pattern_of(place, **names)}'" if subject else ""
+
+
 def _kind_of(file: Path) -> str:
     return re.sub(r"(sub|ses)-[^_]+_", "", file.name)
 
@@ -557,7 +647,9 @@ def _is_of(file: Path, name: str, label: str) -> bool:
     rater = re.fullmatch(r"rater0*(\d+)", desc)
     if "rater" in name:
         return rater is not None and name.endswith(f"rater{rater[1]}")
-    return not desc.startswith("rater")
+    if name == ADJUDICATED:
+        return desc == "adjudicated"
+    return not desc.startswith(("rater", "adjudicated"))
 
 
 def _fit(mask: Mapping[str, str], scan: Mapping[str, str]) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,15 +13,18 @@ from numpy.typing import NDArray
 from msseg_lightning.core.paths import shown
 from msseg_lightning.core.problem import Problem
 from msseg_lightning.core.subject import (
+    ADJUDICATED,
     BASELINE,
     BASELINE_LESIONS,
     BRAIN,
     CHANGE,
     FOLLOWUP,
+    RATER,
     TARGET,
     LongitudinalSubject,
 )
 from msseg_lightning.core.volume import Grid, Volume
+from msseg_lightning.read.content import check_images, check_visits, head_of
 from msseg_lightning.read.geometry import in_order_of, resample_through
 from msseg_lightning.read.mirror import looks_mirrored
 from msseg_lightning.read.nifti import DEFAULT, FileFacts, GateOptions, inspect_volume
@@ -98,7 +102,7 @@ def inspect_subject(
 
 def is_reference(mask: str) -> bool:
     """Whether a mask is a reference, to which ``label_values`` applies."""
-    return mask in (TARGET, CHANGE) or mask.startswith(f"{TARGET}_rater")
+    return mask in (TARGET, CHANGE) or mask.startswith((RATER, ADJUDICATED))
 
 
 def _plain_values(problem: Problem, name: str) -> Problem:
@@ -323,11 +327,21 @@ def _difference(one: Grid, other: Grid) -> tuple[str, str, str] | None:
 def _check_content(
     subject: LongitudinalSubject, volumes: Mapping[str, Volume], options: GateOptions
 ) -> Iterator[Problem]:
-    if BASELINE not in volumes:
+    name = functools.partial(_name, subject)
+    found = list(check_images(volumes, name))
+    yield from found
+    if BASELINE not in volumes or found:
         return
     baseline, followup = volumes[BASELINE], volumes[FOLLOWUP]
     if baseline.grid.same_as(followup.grid):
-        yield from _check_mirror(subject, baseline, followup, options)
+        same, mirrored, fires = looks_mirrored(baseline, followup)
+        if fires:
+            yield _mirrored(subject, same, mirrored, options)
+        elif subject.registered or subject.to_native:
+            found = list(check_visits(baseline, followup, same, name))
+            yield from found
+            if any(problem.severity == "error" for problem in found):
+                return
     target = volumes.get(TARGET)
     if target is None or target.grid.shape != followup.grid.shape or not target.data.any():
         return
@@ -362,35 +376,26 @@ def _check_content(
             )
 
 
-def _check_mirror(
-    subject: LongitudinalSubject, baseline: Volume, followup: Volume, options: GateOptions
-) -> Iterator[Problem]:
-    same, mirrored, fires = looks_mirrored(baseline, followup)
-    if fires:
-        yield Problem(
-            "pair.mirrored",
-            "the follow-up looks like the mirror image of the baseline",
-            file=_name(subject, FOLLOWUP),
-            field="voxel values",
-            found=f"correlation {same:.2f} as it is, {mirrored:.2f} mirrored left-right",
-            expected="a better match as it is",
-            remedy="compare both scans by eye; correct the header or the voxels, or confirm the "
-            "pair with data.reading.confirm_mirrored=true",
-            severity="warning" if options.confirm_mirrored else "error",
-        )
-
-
-def _head(image: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """Rough mask of the head: voxels brighter than half the mean of the bright half."""
-    values = np.asarray(image, np.float32)
-    bright = values[values > values.mean()]
-    return values > 0.25 * float(bright.mean())
+def _mirrored(
+    subject: LongitudinalSubject, same: float, mirrored: float, options: GateOptions
+) -> Problem:
+    return Problem(
+        "pair.mirrored",
+        "the follow-up looks like the mirror image of the baseline",
+        file=_name(subject, FOLLOWUP),
+        field="voxel values",
+        found=f"correlation {same:.2f} as it is, {mirrored:.2f} mirrored left-right",
+        expected="a better match as it is",
+        remedy="compare both scans by eye; correct the header or the voxels, or confirm the "
+        "pair with data.reading.confirm_mirrored=true",
+        severity="warning" if options.confirm_mirrored else "error",
+    )
 
 
 def _share_outside(
     inside: NDArray[np.bool_], image: NDArray[np.generic], brain: NDArray[np.generic] | None
 ) -> float:
-    allowed = brain[inside] != 0 if brain is not None and brain.any() else _head(image)[inside]
+    allowed = brain[inside] != 0 if brain is not None and brain.any() else head_of(image)[inside]
     return 1.0 - float(np.mean(allowed))
 
 
@@ -402,6 +407,6 @@ def _change(
     for image in (baseline, followup):
         values = np.asarray(image, np.float32)
         tissue = values[::2, ::2, ::2]
-        tissue = tissue[_head(tissue)]
+        tissue = tissue[head_of(tissue)]
         levels.append((float(values[inside].mean()) - float(tissue.mean())) / float(tissue.std()))
     return levels[1] - levels[0]

@@ -40,6 +40,16 @@ class OpenMs:
         Lesjak et al. 2016, Neuroinformatics; github.com/muschellij2/open_ms_data, CC-BY.
     """
 
+    LAYOUT = """\
+DATA/                                                      read=open_ms read.root=DATA
+  longitudinal/coregistered/patient01/study1_FLAIR.nii.gz  first visit
+  longitudinal/coregistered/patient01/study2_FLAIR.nii.gz  second visit
+  longitudinal/coregistered/patient01/gt.nii.gz            reference: change in both directions
+  longitudinal/coregistered/patient01/brainmask.nii.gz     brain
+the folders of github.com/muschellij2/open_ms_data as they are; in the small download the scans lie
+under longitudinal/raw, with an affine study1_FLAIR_to_common_space.txt beside gt.nii.gz
+"""
+
     def __init__(self, root: str | Path, reverse: bool = True, raw: bool = False) -> None:
         self.root = Path(root)
         self.reverse = reverse

@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -16,6 +16,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import Facts, LongitudinalSubject
 from msseg_lightning.read.identity import same_patients
 from msseg_lightning.read.participants import read_participants
+from msseg_lightning.read.patterns import matching, no_file, pattern_of
 from msseg_lightning.read.unused import Unused, add_files, summary
 
 logger = logging.getLogger(__name__)
@@ -135,6 +136,49 @@ def warnings_of(problems: Sequence[Problem]) -> list[Problem]:
     return [problem for problem in problems if problem.severity == "warning"]
 
 
+def named_files(
+    folder: Path, standard: Mapping[str, str], patterns: Mapping[str, str], problems: list[Problem]
+) -> dict[str, Path]:
+    """What lies in the folder of a subject: name -> file.
+
+    Args:
+        folder: of the subject.
+        standard: name -> usual name of the file.
+        patterns: name -> pattern of ``read.files``.
+        problems: where patterns that fit several files go.
+    """
+    present = {path.name for path in folder.iterdir()}
+    found = {name: folder / file for name, file in standard.items() if file in present}
+    for name, pattern in patterns.items():
+        if name not in standard:
+            continue
+        files = matching(folder, pattern, subject=folder.name)
+        found.pop(name, None)
+        if files:
+            found[name] = files[0]
+        if len(files) > 1:
+            problems.append(
+                Problem(
+                    "read.pattern_several",
+                    "several files fit a pattern",
+                    file=folder.name,
+                    field=f"read.files.{name}",
+                    found=", ".join(str(file.relative_to(folder)) for file in files),
+                    expected="one file in each folder",
+                    remedy=f"make read.files.{name} fit one of them",
+                )
+            )
+    return found
+
+
+def setting_of_file(place: str) -> str:
+    """The setting by which a file in the folder of a subject is its reference; empty elsewhere."""
+    folder, slash, rest = place.partition("/")
+    if not slash:
+        return ""
+    return f"read.files.new_lesions='{pattern_of(rest, subject=folder)}'"
+
+
 ReadFolder = Callable[[Path, Path, list[Problem]], LongitudinalSubject | None]
 """(folder, root, where problems go) -> what lies there; None where it is left out."""
 
@@ -147,21 +191,29 @@ class FolderReading:
         read: makes a subject of a folder. Warnings it puts among the problems are kept, and what
             they are about counts as named.
         nothing: the problem where no folder has one.
+        setting: see ``Unused``.
 
     Raises:
         MssegError: the place or its table cannot be read at all.
     """
 
-    def __init__(self, place: Path | str, read: ReadFolder, nothing: Problem) -> None:
+    def __init__(
+        self,
+        place: Path | str,
+        read: ReadFolder,
+        nothing: Problem,
+        setting: Callable[[str], str] = lambda place: "",
+    ) -> None:
         self._root = root = existing_root(Path(place))
         table = read_participants(root / "participants.tsv", root)
         problems: list[Problem] = []
         found: dict[str, LongitudinalSubject] = {}
-        for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        folders = (path for path in root.iterdir() if path.is_dir())
+        for folder in sorted(path for path in folders if not path.name.startswith(".")):
             subject = read(folder, root, problems)
             if subject is not None:
                 found[folder.name] = subject
-        self._unused = Unused()
+        self._unused = Unused(setting)
         self._left_out = [root / str(one.file) for one in warnings_of(problems)]
         # a folder that is left out still has its row
         left_out = [path.name for path in self._left_out]
@@ -174,6 +226,15 @@ class FolderReading:
         if not found and not any(problem.severity == "error" for problem in problems):
             problems.append(nothing)
         self._problems = problems
+
+    def unmatched(self, patterns: Mapping[str, str], standard: Mapping[str, str]) -> None:
+        """Add a problem for every pattern of ``read.files`` that no subject has a file of."""
+        read = {name for subject in self._subjects for name in subject.files()}
+        self._problems += [
+            no_file("read.files", name, pattern)
+            for name, pattern in patterns.items()
+            if name in standard and name not in read
+        ]
 
     def subjects(self) -> list[LongitudinalSubject]:
         """Every subject, ordered by folder name.

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msseg_lightning.core.input_hash import input_hash
-from msseg_lightning.core.subject import TARGET, LongitudinalSubject
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.core.subject import (
+    ADJUDICATED,
+    CHANGE,
+    RATER,
+    TARGET,
+    LongitudinalSubject,
+)
 from msseg_lightning.core.volume import Affine, Kind, Volume
 from msseg_lightning.read.load import load_subject
 from msseg_lightning.read.nifti import DEFAULT, FileFacts, GateOptions, read_volume
 
+CONSENSUS = "consensus"
+"""Version of a reference that systems are trained on and, unless another is chosen, scored by."""
+WITHOUT = "without_"
+"""How names of leave-one-rater-out versions begin: ``without_rater1``."""
 MOST_VOXELS = 1 << 22
 """Voxels of lesions that are kept in all, about 40 MB; a pair has a few thousand."""
 
@@ -44,7 +55,9 @@ class _Kept:
 _known: dict[str, _Kept] = {}
 
 
-def read_reference(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -> Volume:
+def read_reference(
+    subject: LongitudinalSubject, options: GateOptions = DEFAULT, version: str = CONSENSUS
+) -> Volume:
     """The mask of new lesions of a pair, as ``load_subject`` gives it.
 
     Only the mask's own file is read; where there is none but a mask of change, the whole pair is. A
@@ -53,10 +66,24 @@ def read_reference(subject: LongitudinalSubject, options: GateOptions = DEFAULT)
     Args:
         subject: a labelled pair.
         options: see ``load_subject``.
+        version: ``consensus``, ``rater1``, ..., ``without_rater1``, ... (``majority`` of the other
+            raters) or ``adjudicated`` (a corrected consensus).
 
     Raises:
-        MssegError: the files are refused.
+        MssegError: the files are refused, or the pair has no such version (exit 3).
     """
+    if version.startswith(WITHOUT):
+        marks = rater_masks(subject, options)
+        left_out = marks.pop(version.removeprefix(WITHOUT), None)
+        if left_out is None or not marks:
+            raise _no_version(subject, version)
+        return majority(list(marks.values()))
+    if version != CONSENSUS:
+        own = subject.masks.get(f"{TARGET}_{version}")
+        if own is None:
+            raise _no_version(subject, version)
+        others = {name: path for name, path in subject.masks.items() if name != CHANGE}
+        subject = dataclasses.replace(subject, masks={**others, TARGET: own})
     subject = subject.with_raters(())
     own = subject.masks.get(TARGET)
     files = subject.files() if own is None else {TARGET: own}
@@ -77,6 +104,69 @@ def read_reference(subject: LongitudinalSubject, options: GateOptions = DEFAULT)
         read = {TARGET: facts[own].sha256}
     _keep(_key(subject, options, read), _Kept.of(volume))
     return volume
+
+
+def rater_masks(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -> dict[str, Volume]:
+    """``rater1``, ... -> mask, of the raters whose masks a pair has.
+
+    Raises:
+        MssegError: a file is refused.
+    """
+    names = sorted(name for name in subject.masks if name.startswith(RATER))
+    versions = [name.removeprefix(f"{TARGET}_") for name in names]
+    return {version: read_reference(subject, options, version) for version in versions}
+
+
+def majority(marks: Sequence[Volume]) -> Volume:
+    """Voxels that more than half of the masks mark.
+
+    Raises:
+        MssegError: the masks lie on different grids (exit 3).
+    """
+    first = marks[0]
+    if not all(mark.grid.same_as(first.grid) for mark in marks):
+        raise MssegError(
+            Problem(
+                "reference.grids",
+                "masks of raters of one pair lie on different grids",
+                found=", ".join(str(mark.grid.shape) for mark in marks),
+                expected="one grid for all raters of a pair",
+                remedy="resample the masks to the grid of the reference",
+                exit_code=ExitCode.DATA,
+            )
+        )
+    votes = np.zeros(first.data.shape, np.uint8)
+    for mark in marks:
+        votes += np.asarray(mark.data) != 0
+    return Volume((2 * votes > len(marks)).astype(np.uint8), first.affine, "mask")
+
+
+def versions_of(subject: LongitudinalSubject) -> list[str]:
+    """Versions of the reference that a pair has."""
+    further = sorted(
+        name.removeprefix(f"{TARGET}_")
+        for name in subject.masks
+        if name.startswith((RATER, ADJUDICATED))
+    )
+    raters = [name for name in further if name != "adjudicated"]
+    without = [f"{WITHOUT}{name}" for name in raters] if len(raters) > 1 else []
+    return [CONSENSUS, *further, *without]
+
+
+def _no_version(subject: LongitudinalSubject, version: str) -> MssegError:
+    found = ", ".join(versions_of(subject))
+    return MssegError(
+        Problem(
+            "reference.version",
+            "this pair has no such version of its reference",
+            file=subject.id,
+            field="evaluate.reference",
+            found=version,
+            expected=f"one of: {found}",
+            remedy="take one of these, or add the mask to the data set",
+            exit_code=ExitCode.DATA,
+        )
+    )
 
 
 def has_new_lesions(subject: LongitudinalSubject, options: GateOptions = DEFAULT) -> bool | None:

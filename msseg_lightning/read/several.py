@@ -26,6 +26,13 @@ class Several:
         MssegError: no source, or a name that cannot be part of an id (exit 2).
     """
 
+    LAYOUT = """\
+each data set in its own layout                  read=several
+'+read.sources.real={_target_: msseg_lightning.read.open_ms.OpenMs, root: DATA}'
+'+read.sources.own={_target_: msseg_lightning.read.bids.Bids, root: OTHER}'
+patients are named after their source: real-patient01, own-sub-01
+"""
+
     def __init__(self, sources: Mapping[str, Reader], root: str = "several") -> None:
         wrong = [name for name in sources if not name.isalnum() or not name.isascii()]
         if wrong or not sources:

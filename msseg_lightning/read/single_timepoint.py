@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from msseg_lightning.core.problem import Problem
@@ -13,13 +14,15 @@ from msseg_lightning.core.subject import (
     LongitudinalSubject,
 )
 from msseg_lightning.read.load import load_subject
-from msseg_lightning.read.reader import FolderReading
+from msseg_lightning.read.patterns import check_patterns
+from msseg_lightning.read.reader import FolderReading, named_files, setting_of_file
 
 IMAGE = "flair.nii.gz"
 OTHERS = {"followup_t1": "t1.nii.gz", "followup_t2": "t2.nii.gz"}
 """Further contrasts that may lie beside the FLAIR, on its grid."""
 
 MASKS = {FOLLOWUP_LESIONS: "lesions.nii.gz", BRAIN: "brain_mask.nii.gz"}
+FILES = {FOLLOWUP: IMAGE, **OTHERS, **MASKS}
 
 
 class SingleTimepoint:
@@ -43,11 +46,30 @@ class SingleTimepoint:
             patient ``001`` of the pairs are different people; where they are the same, set it to
             ``""``, and what is tested is kept out of what is learned from.
         labelled_only: leave out scans without ``lesions.nii.gz``.
+        files: name of a scan or mask, such as ``followup_lesions`` -> how its file is called in
+            every folder, with ``{subject}`` for the name of the folder and ``*`` for any text.
     """
 
+    LAYOUT = """\
+DATA/                              read=single_timepoint read.root=DATA
+  001/flair.nii.gz                 the scan
+  001/lesions.nii.gz               reference: all lesions of the visit
+  001/brain_mask.nii.gz            optional: brain
+  001/t1.nii.gz                    optional: further contrasts on the grid of the FLAIR
+  001/t2.nii.gz
+  participants.tsv                 optional: participant_id, sex, age, site, vendor
+other names:  read.files.followup_lesions=NAME, in every folder; {subject} is the folder, * any text
+              (followup_flair, followup_lesions, brain, followup_t1, followup_t2)
+"""
+
     def __init__(
-        self, root: str | Path | None, prefix: str = "single-", labelled_only: bool = False
+        self,
+        root: str | Path | None,
+        prefix: str = "single-",
+        labelled_only: bool = False,
+        files: Mapping[str, str | None] | None = None,
     ) -> None:
+        self.files = check_patterns(files, tuple(FILES), ("subject",), "read.files")
         self.root = None if root is None else Path(root)
         self.prefix = prefix
         self.labelled_only = labelled_only
@@ -72,9 +94,12 @@ class SingleTimepoint:
                 field="read.root",
                 found=f"no folder with {IMAGE}",
                 expected=f"NNN/{IMAGE}",
-                remedy="give the folder that holds the scans' folders",
+                remedy="give the folder that holds the scans' folders; `msseg check "
+                "read=single_timepoint --layout` shows the names, and how to give others",
             ),
+            _setting,
         )
+        self._reading.unmatched(self.files, FILES)
         return self._reading.subjects()
 
     def skipped(self) -> list[Problem]:
@@ -96,8 +121,9 @@ class SingleTimepoint:
     def _subject(
         self, folder: Path, root: Path, problems: list[Problem]
     ) -> LongitudinalSubject | None:
-        masks = {name: folder / file for name, file in MASKS.items() if (folder / file).exists()}
-        if not (folder / IMAGE).exists():
+        files = named_files(folder, FILES, self.files, problems)
+        masks = {name: files[name] for name in MASKS if name in files}
+        if FOLLOWUP not in files:
             if masks:
                 problems.append(
                     Problem(
@@ -124,6 +150,10 @@ class SingleTimepoint:
             )
             return None
         name = f"{self.prefix}{folder.name}"
-        images = {FOLLOWUP: folder / IMAGE}
-        images |= {name: folder / file for name, file in OTHERS.items() if (folder / file).exists()}
+        images = {name: files[name] for name in (FOLLOWUP, *OTHERS) if name in files}
         return LongitudinalSubject(name, name, images, masks, root=root)
+
+
+def _setting(place: str) -> str:
+    """As ``setting_of_file``; the reference of a single visit is that of all lesions."""
+    return setting_of_file(place).replace("new_lesions", FOLLOWUP_LESIONS)

@@ -14,6 +14,7 @@ from typing import Any
 from msseg_lightning.core.paths import refuse_name, resolve_file, shown
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import (
+    ADJUDICATED,
     BASELINE,
     BASELINE_LESIONS,
     BRAIN,
@@ -26,12 +27,13 @@ from msseg_lightning.core.subject import (
 from msseg_lightning.read.identity import shared_scans
 from msseg_lightning.read.participants import FACT_COLUMNS, facts_of_row
 from msseg_lightning.read.reader import check_id, check_ids, raise_errors, warnings_of
-from msseg_lightning.read.unused import Unused, add_unnamed
+from msseg_lightning.read.unused import Unused, add_unnamed, looks_like_mask
 
 REQUIRED = ("id", BASELINE, FOLLOWUP)
 MASK_COLUMNS = (
     TARGET,
     *(f"{TARGET}_rater{number}" for number in range(1, 5)),
+    ADJUDICATED,
     BRAIN,
     BASELINE_LESIONS,
     FOLLOWUP_LESIONS,
@@ -46,22 +48,54 @@ class TableReader:
     """Reads pairs that are listed in a CSV file.
 
     Columns: ``id``, ``baseline_flair``, ``followup_flair``; where wanted ``patient`` (default: the
-    id), masks (``new_lesions``, ``new_lesions_rater1..4``, ``brain``, ``baseline_lesions``,
-    ``followup_lesions``, ``change``), facts (``sex``, ``age``, ``site``, ``vendor``,
-    ``field_strength``, ``interval_days``) and ``output`` (for prediction). Relative paths count
-    from the folder of the table, or from ``root``. Empty cells are absent files. Unknown columns
-    are named in a warning.
+    id), masks (``new_lesions``, ``new_lesions_rater1..4``, ``new_lesions_adjudicated``, ``brain``,
+    ``baseline_lesions``, ``followup_lesions``, ``change``), facts (``sex``, ``age``, ``site``,
+    ``vendor``, ``field_strength``, ``interval_days``) and ``output`` (for prediction). Relative
+    paths count from the folder of the table, or from ``root``. Empty cells are absent files.
+    Unknown columns are named in a warning.
 
     Args:
         manifest: the CSV file, comma-separated UTF-8.
         root: the folder all files must lie below. Without it, relative paths must stay below the
             table's folder and absolute paths are taken as they are.
         registered: both visits of each pair lie on one grid; others are refused.
+        columns: one of the columns above -> how it is called in this table.
+
+    Raises:
+        MssegError: ``columns`` has a key that is none of the columns above (exit 2).
     """
 
+    LAYOUT = """\
+pairs.csv                     read=table read.manifest=pairs.csv
+  id,baseline_flair,followup_flair,new_lesions,patient
+  013,scans/013_a.nii.gz,scans/013_b.nii.gz,masks/013.nii.gz,MS-7
+  014,scans/014_a.nii.gz,scans/014_b.nii.gz,,MS-8
+new_lesions is the reference; an empty cell is an absent file; relative paths count from the table
+optional columns: patient, new_lesions_rater1 .. 4, brain, baseline_lesions, followup_lesions,
+change, sex, age, site, vendor, field_strength, interval_days, output
+other names:  read.columns.new_lesions=mask, and so on for every column
+"""
+
     def __init__(
-        self, manifest: str | Path, root: str | Path | None = None, registered: bool = False
+        self,
+        manifest: str | Path,
+        root: str | Path | None = None,
+        registered: bool = False,
+        columns: Mapping[str, str | None] | None = None,
     ) -> None:
+        self.columns = {own: name for name, own in (columns or {}).items() if own is not None}
+        if unknown := [name for name in columns or {} if name not in KNOWN]:
+            raise MssegError(
+                Problem(
+                    "table.columns",
+                    "a table has no such column",
+                    field=f"read.columns.{unknown[0]}",
+                    found=", ".join(unknown),
+                    expected=", ".join(KNOWN),
+                    remedy=f"leave read.columns.{unknown[0]} out",
+                    exit_code=ExitCode.CONFIG,
+                )
+            )
         self.manifest = Path(manifest)
         self.root = None if root is None else Path(root)
         self.registered = registered
@@ -76,7 +110,7 @@ class TableReader:
         """
         self._warnings = []
         name = self.manifest.name
-        rows, problems = _rows(self.manifest, name)
+        rows, problems = _rows(self.manifest, name, self.columns)
         self._warnings = warnings_of(problems)
         raise_errors(problems)
         found: list[LongitudinalSubject] = []
@@ -142,7 +176,7 @@ class TableReader:
 
     def outputs(self) -> dict[str, Path]:
         """Id -> file in the column ``output``, where there is one; ``subjects`` comes first."""
-        rows, _ = _rows(self.manifest, self.manifest.name)
+        rows, _ = _rows(self.manifest, self.manifest.name, self.columns)
         return {row["id"]: Path(row["output"]) for _, row in rows if row.get("output")}
 
     def skipped(self) -> list[Problem]:
@@ -232,8 +266,16 @@ class TableReader:
         return self._root() / path, None
 
 
-def _rows(path: Path, name: str) -> tuple[list[tuple[int, dict[str, str]]], list[Problem]]:
-    """Rows with line numbers, and problems of the table as a whole."""
+def _rows(
+    path: Path, name: str, columns: Mapping[str, str]
+) -> tuple[list[tuple[int, dict[str, str]]], list[Problem]]:
+    """Rows with line numbers, and problems of the table as a whole.
+
+    Args:
+        path: the table.
+        name: shown in messages.
+        columns: column of the table -> our name of it.
+    """
     real = resolve_file(path)
     if real.stat().st_size > LARGEST_TABLE_BYTES:
         return [], [
@@ -277,7 +319,15 @@ def _rows(path: Path, name: str) -> tuple[list[tuple[int, dict[str, str]]], list
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [(column or "").strip() for column in reader.fieldnames or []]
-        problems = list(_check_header(header, name))
+        absent = [
+            _column_missing(
+                own, f"read.columns.{ours}=NAME with a column of this table", header, name
+            )
+            for own, ours in columns.items()
+            if own not in header
+        ]
+        header = [columns.get(column, column) for column in header]
+        problems = [*absent, *_check_header(header, name)]
         reader.fieldnames = header
         sound = not any(problem.severity == "error" for problem in problems)
         rows = []
@@ -326,15 +376,12 @@ def _check_header(header: list[str], name: str) -> Iterator[Problem]:
     for column in REQUIRED:
         if column not in header:
             near = difflib.get_close_matches(column, header, n=1)
-            yield Problem(
-                "table.column",
-                "a column is missing",
-                file=name,
-                field=column,
-                found=f"{near[0]}?" if near else ", ".join(header[:8]) or "no header",
-                expected=", ".join(REQUIRED),
-                remedy=f"name the column {column}",
+            remedy = (
+                f"read.columns.{column}={near[0]}"
+                if near
+                else (f"read.columns.{column}=NAME with its name in this table, or add the column")
             )
+            yield _column_missing(column, remedy, header, name)
     for column in header:
         if header.count(column) > 1:
             yield Problem(
@@ -349,16 +396,39 @@ def _check_header(header: list[str], name: str) -> Iterator[Problem]:
             return
         if column not in KNOWN:
             near = difflib.get_close_matches(column, KNOWN, n=1)
+            text = ascii(column)[1:-1][:40]
+            if near:
+                remedy = f"did you mean {near[0]}? read.columns.{near[0]}={text}"
+            elif looks_like_mask(column) and TARGET not in header:
+                remedy = (
+                    f"if it holds masks of new lesions: read.columns.{TARGET}={text}; "
+                    "`msseg check read=table --layout` shows every column"
+                )
+            else:
+                remedy = "nothing to do"
             yield Problem(
                 "table.unknown_column",
                 "this column is not known and was ignored",
                 file=name,
-                field=ascii(column)[1:-1][:40],
-                found=ascii(column)[1:-1][:40],
+                field=text,
+                found=text,
                 expected=near[0] if near else "a known column",
-                remedy=f"did you mean {near[0]}?" if near else "nothing to do",
+                remedy=remedy,
                 severity="warning",
             )
+
+
+def _column_missing(column: str, remedy: str, header: Sequence[str], name: str) -> Problem:
+    near = difflib.get_close_matches(column, header, n=1)
+    return Problem(
+        "table.column",
+        "a column is missing",
+        file=name,
+        field=column,
+        found=f"{near[0]}?" if near else ", ".join(header[:8]) or "no header",
+        expected=", ".join(REQUIRED),
+        remedy=remedy,
+    )
 
 
 def _check_length(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from msseg_lightning.core.paths import shown
@@ -36,7 +36,8 @@ _KINDS = {
 """Message and remedy by kind of unused item."""
 
 _MASK = re.compile(
-    r"mask|lesion|label|_seg|dseg|truth|(^|[_-])gt([_.-]|$)|(^|[_-])roi|expert|rater|consensus",
+    r"mask|lesion|label|_seg|dseg|truth|(^|[_-])gt([_.-]|$)|(^|[_-])roi|expert|rater|consensus"
+    r"|segm|annot|manual|delineat|reference",
     re.I,
 )
 _IMAGE = (".nii", ".nii.gz", ".img", ".hdr", ".mgz", ".mgh", ".nrrd", ".mha", ".mhd", ".dcm")
@@ -56,9 +57,14 @@ class Unused:
 
     Things of one kind and name are one finding: 40 files ``t1.nii.gz`` are reported once, with
     their number and the first place.
+
+    Args:
+        setting: place of a mask -> the setting by which it would be read as a reference; empty
+            where there is none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, setting: Callable[[str], str] = lambda place: "") -> None:
+        self._setting = setting
         self._places: dict[tuple[str, str, str], list[str]] = {}
 
     def add(self, kind: str, name: str, place: str, why: str = "") -> None:
@@ -82,11 +88,17 @@ class Unused:
                 field=name,
                 found=f"{len(places)}, the first at {places[0]}" if len(places) > 1 else "1",
                 expected=why,
-                remedy=_KINDS[kind][1],
+                remedy=self._remedy(kind, places[0]),
                 severity="warning",
             )
             for (kind, name, why), places in self._places.items()
         ]
+
+    def _remedy(self, kind: str, place: str) -> str:
+        setting = self._setting(place) if kind == "mask" else ""
+        if not setting:
+            return _KINDS[kind][1]
+        return f"if they mark new lesions: {setting}; `msseg check --layout` shows what is read"
 
 
 def add_files(
@@ -168,6 +180,11 @@ def summary(problems: Sequence[Problem]) -> str:
         return ""
     text = ", ".join(f"{count} {code}" for code, count in sorted(counts.items()))
     return f"left out or not used while reading: {text}; `msseg check` names them"
+
+
+def looks_like_mask(name: str) -> bool:
+    """Whether a file or a column of a table is named as a mask is."""
+    return bool(_MASK.search(name))
 
 
 def _masks_below(folder: str) -> list[Path]:

@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from msseg_lightning.core.wording import counted, reported_text
 from msseg_lightning.evaluate.case_score import CaseScore
@@ -114,7 +114,26 @@ CASE_COLUMNS = (
 def case_table(cases: Sequence[tuple[str, CaseScore | None]]) -> Markup:
     """Sortable table with one row per case."""
     rows = [_case_row(case, score) for case, score in cases if score is not None]
-    return piece("case_table", CASE_COLUMNS, rows)
+    remarks = [
+        remark for case, score in cases if score is not None and (remark := one_sided(case, score))
+    ]
+    return piece("case_table", CASE_COLUMNS, rows, remarks)
+
+
+def one_sided(case: str, score: CaseScore) -> str:
+    """Why a pair has found lesions but no right prediction, or the reverse; empty otherwise."""
+    counts = score.detection
+    found, true = counts["tp_ref"], counts["n_ref"]
+    right, predicted = counts["tp_test"], counts["n_test"]
+    if not true or not predicted or bool(found) == bool(right):
+        return ""
+    return (
+        f"{case}: {found:.0f} of {counted(int(true), 'true lesion')} found, but {right:.0f} of "
+        f"{counted(int(predicted), 'predicted lesion')} right. The official rule counts the two "
+        "separately. A lesion of one mask counts if enough of it is covered by the other mask and "
+        "the lesions that cover it lie mostly inside; the same overlap can be enough of the one "
+        "lesion and too little of the other, such as a small mark in a large lesion."
+    )
 
 
 def _case_row(case: str, score: CaseScore) -> tuple[str, str, list[tuple[object, str]]]:
@@ -143,8 +162,15 @@ def _case_row(case: str, score: CaseScore) -> tuple[str, str, list[tuple[object,
 
 def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
     """Sortable table of texts; numbers are sorted as numbers."""
-    cells = [(first, [(_sort_value(text), text) for text in rest]) for first, *rest in rows]
+    cells = [
+        (escape(first).replace("_", _BREAK), [(_sort_value(text), text) for text in rest])
+        for first, *rest in rows
+    ]
     return piece("text_table", heads, cells)
+
+
+_BREAK = Markup("_<wbr>")
+"""Where a long name may be broken."""
 
 
 def _sort_value(text: str) -> object:

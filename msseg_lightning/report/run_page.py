@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -36,11 +37,13 @@ class ReportCase:
         id: as shown; a pseudonym where ids are private.
         score: None where there is no reference.
         load: reads the volumes; called only for a pair with lesions to show, one pair at a time.
+        probabilities: label of a predicted lesion -> calibrated probability that it is true.
     """
 
     id: str
     score: CaseScore | None
     load: Callable[[], CaseVolumes]
+    probabilities: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +59,7 @@ class ReportContext:
             ``without_new_lesions``: name -> number, or a mapping with ``mean``, ``low``, ``high``.
         notes: warnings a reader must know.
         kept_step: ``step`` of the curves after which the kept weights were taken.
+        operating_point: its section, from ``report.operating_point``; None where there is none.
     """
 
     setting: Mapping[str, object]
@@ -65,6 +69,7 @@ class ReportContext:
     summary: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     kept_step: int | None = None
+    operating_point: Markup | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +81,14 @@ class Finding:
         case: id of the pair.
         lesion: the reference's component, or the prediction's where false.
         partners: components of the other mask it shares voxels with.
+        probability: calibrated, that a predicted lesion here is true; None where unknown.
     """
 
     kind: Kind
     case: str
     lesion: Lesion
     partners: tuple[Lesion, ...] = ()
+    probability: float | None = None
 
     @property
     def why(self) -> str:
@@ -105,18 +112,29 @@ class Finding:
         return f"{where}, touches no {other} lesion"
 
 
-def findings_of(case: str, score: CaseScore) -> list[Finding]:
-    """All lesions of a scored pair; matched predicted lesions are shown with their reference."""
+def findings_of(
+    case: str, score: CaseScore, probabilities: Mapping[int, float] = MappingProxyType({})
+) -> list[Finding]:
+    """All lesions of a scored pair; matched predicted lesions are shown with their reference.
+
+    Args:
+        case: id of the pair.
+        score: its scores.
+        probabilities: see ``ReportCase``.
+    """
     predicted = {lesion.label: lesion for lesion in score.predicted_lesions}
     findings = []
     for lesion in score.reference_lesions:
         partners = tuple(predicted[p] for r, p, _ in score.overlaps if r == lesion.label)
-        findings.append(Finding("found" if lesion.found else "missed", case, lesion, partners))
+        known = [probabilities[one.label] for one in partners if one.label in probabilities]
+        kind: Kind = "found" if lesion.found else "missed"
+        findings.append(Finding(kind, case, lesion, partners, max(known, default=None)))
     reference = {lesion.label: lesion for lesion in score.reference_lesions}
     for lesion in score.predicted_lesions:
         if not lesion.found:
             partners = tuple(reference[r] for r, p, _ in score.overlaps if p == lesion.label)
-            findings.append(Finding("false", case, lesion, partners))
+            known_probability = probabilities.get(lesion.label)
+            findings.append(Finding("false", case, lesion, partners, known_probability))
     return findings
 
 
@@ -206,7 +224,7 @@ def write_report(
         finding
         for case in context.cases
         for finding in (
-            findings_of(case.id, case.score)
+            findings_of(case.id, case.score, case.probabilities)
             if case.score is not None
             else loaded_for_unscored[case.id]
         )
@@ -218,6 +236,7 @@ def write_report(
         sections=[
             page.header(context.card, context.setting, context.notes),
             page.headline(context.summary),
+            context.operating_point or Markup(""),
             page.piece("curves", curve_panels(context.curves, context.kept_step)),
             page.case_table([(case.id, case.score) for case in context.cases]),
             page.lesions(
@@ -368,6 +387,8 @@ def _facts(
             f"{total:.0f} mm³ ({counted(voxels, 'voxel')}), "
             f"{counted(lesion.overlap_voxels, 'voxel')} shared"
         )
+    if finding.probability is not None:
+        facts["Calibrated probability"] = f"{finding.probability:.2f}"
     if volumes.probability is not None:
         box = tuple(slice(low, high) for low, high in lesion.box)
         if volumes.probability.data.shape == own.data.shape:

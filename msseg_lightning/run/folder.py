@@ -22,6 +22,7 @@ from msseg_lightning.core.files import (
     write_record,
     write_settings,
 )
+from msseg_lightning.core.locks import require_locks
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.run.config.allow_list import (
     read_stored_yaml,
@@ -38,6 +39,8 @@ RECORD: Fields = {
     "data_hash?": str,
     "split_hash?": str,
     "fit_minutes?": (int, float),
+    "fit_cpu_minutes?": (int, float),
+    "peak_mib?": int,
 }
 """Fields of ``run.json``."""
 
@@ -234,8 +237,10 @@ class RunFolder:
         write_split(self.split_file, split)
 
     def _fitted(self) -> bool:
-        files = (file.name for file in self.fit.glob("*"))  # curves exist before the first step
-        return self.model.exists() or any(name != "curves.csv" for name in files)
+        files = (file for file in self.fit.rglob("*") if file.is_file())
+        # curves and locks exist before the first step
+        early = ("curves.csv", "parent.lock", "key.json")
+        return self.model.exists() or any(file.name not in early for file in files)
 
     def _clear(self) -> None:
         import shutil
@@ -253,7 +258,7 @@ class RunFolder:
         """
         import filelock
 
-        self.path.mkdir(parents=True, exist_ok=True)
+        require_locks(self.path)
         owner_file = self.path / "owner.json"
         lock = filelock.FileLock(self.path / "run.lock")
         try:

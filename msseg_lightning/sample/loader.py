@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import abc
 import collections
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 
 from msseg_lightning.core.batch import Batch
 from msseg_lightning.core.prepared import PreparedSubject
+from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.core.subject import BASELINE, FOLLOWUP, TARGET
 from msseg_lightning.sample.patch import PatchSampler
@@ -191,8 +194,30 @@ class Loader(abc.ABC):
         """
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of {world_size}")
+        self._refuse_size()
         self.elements_per_step = self.batch_size * world_size
         return rank * self.batch_size
+
+    def _refuse_size(self) -> None:
+        """Refuse batches of which not four fit into the memory.
+
+        Raises:
+            MssegError: a batch is too large (exit 5); nothing was reserved for it.
+        """
+        voxels = sum(math.prod(shape) for shape in self.shapes())
+        needed, there = 4 * voxels * self.batch_size, psutil.virtual_memory().total
+        if needed > there / 4:
+            raise MssegError(
+                Problem(
+                    "sample.memory",
+                    "a batch does not fit into the memory",
+                    field="train.batch_size, sample.size",
+                    found=f"{needed / 1e9:.1f} GB for {self.batch_size} elements",
+                    expected=f"at most {there / 4e9:.1f} GB, a quarter of the memory",
+                    remedy="train.batch_size=1, or a smaller sample.size",
+                    exit_code=ExitCode.ENVIRONMENT,
+                )
+            )
 
 
 class PatchLoader(Loader):

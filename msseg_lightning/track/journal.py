@@ -34,6 +34,7 @@ KINDS = {
     "tags": ("tags",),
     "artifact": ("path", "folder"),
     "text": ("text", "file"),
+    "dataset": ("name", "digest", "profile"),
     "close": ("status", "time"),
 }
 """Kind of record (field ``do``) -> fields that it must hold."""

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from msseg_lightning.track.store import ARTIFACTS, quiet_mlflow, store_folder
+from msseg_lightning.track.store import ARTIFACTS, RUNS, open_client, quiet_mlflow, store_folder
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -155,6 +155,12 @@ def application(uri: str, port: int) -> Application:
     return RunsOnlyApplication(
         create_fastapi_app(), prefer=VERSION.startswith(f"{PREFERENCES_OF}.")
     )
+
+
+def runs_address(uri: str) -> str:
+    """The address of the table of runs below that of the server; empty without any run."""
+    found = open_client(uri).get_experiment_by_name(RUNS)
+    return "" if found is None else f"#/experiments/{found.experiment_id}/runs"
 
 
 def serve(uri: str, host: str, port: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import json
 import logging
 import time
 from collections.abc import Iterable, Iterator
@@ -270,6 +271,19 @@ class Sender:
 
     def _text(self, run_id: str, record: Record) -> None:
         self.client.log_text(run_id, record["text"], record["file"])
+
+    def _dataset(self, run_id: str, record: Record) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            record["name"],
+            record["digest"][:36],  # MLflow's longest
+            "local",
+            json.dumps({"name": record["name"]}),
+            profile=json.dumps(record["profile"]),
+        )
+        used = DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+        self.client.log_inputs(run_id, [used])
 
     def _close(self, run_id: str, record: Record) -> None:
         """Do nothing; `deliver` sets the state from the records of all processes."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 DATABASE = "mlflow.db"
 ARTIFACTS = "artifacts"
+RUNS, SWEEPS = "msseg", "msseg-sweeps"
+"""MLflow experiments of trained systems, and of searches with their trials."""
 
 # Telemetry is on by default in MLflow, and its HTTP client keeps trying for minutes; the tracker
 # has its own journal, so it may give up early. A setting of the user's own is respected.

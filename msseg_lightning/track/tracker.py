@@ -177,6 +177,10 @@ class Tracker:
         """Record a text as an artifact named ``file``, e.g. ``config.yaml``."""
         self._put({"do": "text", "text": text, "file": file})
 
+    def log_dataset(self, name: str, digest: str, profile: Mapping[str, int]) -> None:
+        """Record the data set of the run: its name, the hash of its files and what it holds."""
+        self._put({"do": "dataset", "name": name, "digest": digest, "profile": dict(profile)})
+
     def finish(self, status: Status = "FINISHED", timeout_s: float = 60.0) -> bool:
         """Close the run and send the remaining records.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers.logger import Logger
 
 from msseg_lightning.core.files import atomic_write
+from msseg_lightning.train.budget import TimeBudget
 
 log = logging.getLogger(__name__)
 COLUMNS = ("step", "name", "value")
@@ -97,11 +99,15 @@ class Progress(L.Callback):
 
     Args:
         total: optimiser steps of the whole training.
+        budget: of the training; with minutes these are shown in the place of the steps.
         interval_s: seconds between two lines where there is no terminal.
     """
 
-    def __init__(self, total: int, interval_s: float = 15.0) -> None:
+    def __init__(
+        self, total: int, budget: TimeBudget | None = None, interval_s: float = 15.0
+    ) -> None:
         self.total, self.interval_s = total, interval_s
+        self.budget = budget if budget is not None and math.isfinite(budget.limit_s) else None
         self._bar: Any = None
         self._task: Any = None
         self._began = self._reported = 0.0
@@ -131,7 +137,7 @@ class Progress(L.Callback):
                 console=console,
             )
             self._bar.start()
-            self._task = self._bar.add_task("", total=self.total, completed=trainer.global_step)
+            self._task = self._bar.add_task("", total=self.total, completed=self._place(trainer))
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Advance; the loss is read, which waits for the device, only a few times a minute."""
@@ -149,11 +155,17 @@ class Progress(L.Callback):
             else:
                 log.info("first step %.1f s after the training began", began)
             Progress.first_fit = False
-        now, step = time.monotonic(), trainer.global_step
+        now, step = time.monotonic(), self._place(trainer)
         due = now - self._reported > (2.0 if self._bar else self.interval_s) or step >= self.total
         if self._bar is not None:
             text = self._describe(trainer) if due else None
             self._bar.update(self._task, completed=step, **({"description": text} if text else {}))
+        elif due and self.budget is not None:
+            log.info(
+                "step %d, %.1f of %.1f min  %s",
+                *(trainer.global_step, self.budget.minutes, self.budget.limit_s / 60),
+                self._describe(trainer),
+            )
         elif due:
             rate = (step - self._first) / max(now - self._began, 1e-9)
             left = (self.total - step) / rate if rate else 0.0
@@ -163,6 +175,10 @@ class Progress(L.Callback):
             )
         if due:
             self._reported = now
+
+    def _place(self, trainer: L.Trainer) -> int:
+        """Steps so far; with a budget in minutes their share of the total."""
+        return trainer.global_step if self.budget is None else self.budget.position()
 
     @staticmethod
     def _describe(trainer: L.Trainer) -> str:

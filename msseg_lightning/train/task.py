@@ -61,6 +61,8 @@ class Task(L.LightningModule):
 
     validator: Validator | None = None
     compiled = False
+    schedule_position: Callable[[], int] | None = None
+    """Step that the learning-rate schedule is at, where a budget in minutes replaces the steps."""
 
     def __init__(
         self,
@@ -184,6 +186,13 @@ class Task(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Move the schedule by one step, or to the spent share of a budget in minutes."""
+        if self.schedule_position is None:
+            return super().lr_scheduler_step(scheduler, metric)
+        for _ in range(self.schedule_position() - scheduler.last_epoch):
+            scheduler.step()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the state of curves and of the plateau scheduler."""

@@ -8,6 +8,7 @@ import functools
 import logging
 import math
 import os
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from msseg_lightning.core.files import (
 )
 from msseg_lightning.core.memory import keep_freed_memory
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
+from msseg_lightning.train.budget import TimeBudget
 from msseg_lightning.train.checkpoint import (
     BEST,
     LAST,
@@ -195,7 +197,7 @@ class Training:
     """Length, validation and checkpoint intervals of a fit.
 
     Args:
-        steps: optimiser steps.
+        steps: optimiser steps; with ``minutes`` only the length of the learning-rate schedule.
         batch_size: patches per batch on each device.
         validate_every: optimiser steps between two whole-volume validations.
         accumulate: batches per optimiser step.
@@ -205,6 +207,9 @@ class Training:
             all ``steps``.
         monitor: validation score by which weights are kept and training ends, larger is better;
             ``score`` and ``dice_or_empty`` are explained in ``train.task``.
+        minutes: of the processor (on a GPU of the clock), after which training ends, whatever the
+            number of steps, see ``train.budget``; None trains ``steps``. How many steps that are
+            differs between repetitions, so results are not equal bit for bit.
     """
 
     steps: int
@@ -215,6 +220,7 @@ class Training:
     checkpoint_minutes: float = 10.0
     stop_after: int | None = None
     monitor: str = "score"
+    minutes: float | None = None
 
     def __post_init__(self) -> None:
         counts = {"steps": self.steps, "batch_size": self.batch_size}
@@ -222,6 +228,20 @@ class Training:
         if self.stop_after is not None:
             counts["stop_after"] = self.stop_after
         _require_counts("train", counts)
+        if self.minutes is not None and not (
+            isinstance(self.minutes, int | float) and 0 < self.minutes < math.inf
+        ):
+            raise MssegError(
+                Problem(
+                    "config.range",
+                    "the value is out of range",
+                    field="train.minutes",
+                    found=str(self.minutes),
+                    expected="minutes above 0, or null for a number of steps",
+                    remedy="train.minutes=30, or train.minutes=null",
+                    exit_code=ExitCode.CONFIG,
+                )
+            )
 
     def fit(
         self,
@@ -258,12 +278,13 @@ class Training:
         copied = copy.deepcopy(task) if hardware.processes > 1 else task
         share = functools.partial(self._fit, copied, data, folder, hardware, last)
         with on_all_processes(hardware.devices, hardware.num_nodes, share) as place:
-            step, keep = share(place, [curves, *loggers], callbacks)
+            step, keep, budget = share(place, [curves, *loggers], callbacks)
         found = math.isfinite(keep.best_score)
         finished = {
             "step": step,
             "best_step": keep.best_step if found else None,
             "best_score": keep.best_score if found else None,
+            "minutes": budget.minutes,
         }
         write_record(folder / DONE, finished)
         self._load_best(task, folder, finished)
@@ -278,8 +299,12 @@ class Training:
         place: ClusterEnvironment,
         loggers: Sequence[Logger] = (),
         callbacks: Sequence[L.Callback] = (),
-    ) -> tuple[int, KeepCheckpoints]:
+    ) -> tuple[int, KeepCheckpoints, TimeBudget]:
         """The part of a fit that every process runs."""
+        clock = time.monotonic if hardware.gpu else time.process_time
+        budget = TimeBudget(self.minutes, self.steps, clock)
+        if self.minutes is not None:
+            task.schedule_position = budget.position
         keep = KeepCheckpoints(folder, f"val/{self.monitor}", self.checkpoint_minutes)
         hardware.prepare(task)
         watch = [Profile(data)] if hardware.profile else []
@@ -295,7 +320,7 @@ class Training:
                 strategy=hardware.strategy if hardware.processes > 1 else "auto",
                 precision=hardware.resolved_precision(),  # type: ignore[arg-type]  # free text from YAML
                 sync_batchnorm=hardware.sync_batchnorm and hardware.gpu and hardware.processes > 1,
-                max_steps=self.steps,
+                max_steps=self.steps if self.minutes is None else -1,
                 max_epochs=-1,
                 accumulate_grad_batches=self.accumulate,
                 gradient_clip_val=self.clip_norm,
@@ -305,7 +330,8 @@ class Training:
                 logger=list(loggers),
                 callbacks=[
                     *watch,
-                    Progress(self.steps),
+                    budget,
+                    Progress(self.steps, budget),
                     keep,
                     *patience,
                     *callbacks,
@@ -332,7 +358,7 @@ class Training:
             found = f"{hardware.accelerator} x {hardware.devices}"
             raise MssegError(hardware._absent(found, str(error))) from error
         trainer.fit(task, datamodule=data, ckpt_path=None if last is None else str(last))
-        return trainer.global_step, keep
+        return trainer.global_step, keep, budget
 
     @staticmethod
     def _load_best(task: Task, folder: Path, finished: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +93,24 @@ def test_link_out_of_the_root_is_a_security_matter(data, tmp_path):
     (data / "013" / files.FOLLOWUP).rename(tmp_path / "x.nii.gz")
     (data / "013" / files.FOLLOWUP).symlink_to(tmp_path / "x.nii.gz")
     assert main(arguments(data)) == ExitCode.SECURITY
+
+
+def test_layouts_are_printed_and_stand_in_the_documentation(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert main(["check", "--layout"]) == ExitCode.OK
+    every = capsys.readouterr().out
+    for name in ("bids", "msseg2", "open_ms", "several", "single_timepoint", "table"):
+        assert main(["check", f"read={name}", "--layout"]) == ExitCode.OK
+        one = capsys.readouterr().out
+        assert f"read={name}" in one and one in every and one in page
+
+
+def test_pairs_without_a_reference_are_counted_and_their_masks_named(data, capsys):
+    for folder in data.iterdir():
+        (folder / "ground_truth.nii.gz").rename(folder / "lesions.nii.gz")
+    assert main(arguments(data)) == ExitCode.OK
+    said = capsys.readouterr().out
+    assert "note     2 of 2 have no reference" in said
+    assert main(arguments(data, "read.files.new_lesions=lesions.nii.gz")) == ExitCode.OK
+    assert "read.files.new_lesions='lesions.nii.gz'" in said
+    assert "2 pairs checked, 2 with a reference" in capsys.readouterr().out

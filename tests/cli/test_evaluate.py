@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from msseg_lightning.cli import evaluate
+from msseg_lightning.core.files import write_record
 from msseg_lightning.core.problem import ExitCode, MssegError
 
 
@@ -164,3 +165,13 @@ def test_tables_do_not_overwrite_the_scores_of_cases(folders, option):
     words = [str(folders / "p"), str(folders / "g"), "--cases", str(kept)]
     with pytest.raises(MssegError, match=r"output.overwrites"):
         evaluate.main([*words, option, str(kept / "a.json")])
+
+
+def test_the_operating_point_of_the_masks_is_printed(folders, capsys):
+    words = {"used": True, "is": "lesion score of at least 0.6: at most 0.1 false lesions"}
+    for case, point in (("a", words), ("b", words), ("c", {"used": False, "why": "off"})):
+        content = {"written_by": "msseg predict", "files": {}, "operating_point": point}
+        write_record(folders / "p" / f"{case}_msseg.json", content)
+    assert evaluate.main([str(folders / "p"), str(folders / "g")]) == ExitCode.OK
+    out = capsys.readouterr().out
+    assert out.count("operating point: ") == 1 and f"operating point: {words['is']}" in out

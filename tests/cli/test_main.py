@@ -148,6 +148,7 @@ def test_work_ends_well_whoever_stopped_reading(ending, code, said, tmp_path):
     script = (
         "import sys, types; import msseg_lightning.cli.main as cli\n"
         "def work(_):\n"
+        "    print(chr(233) + 'lesion')\n"  # a letter that ASCII has not
         "    for _ in range(3):\n"
         "        print('x' * 100_000); print('y' * 100_000, file=sys.stderr)\n"
         "    open(sys.argv[2], 'w').write('done')\n"
@@ -158,7 +159,9 @@ def test_work_ends_well_whoever_stopped_reading(ending, code, said, tmp_path):
     done = tmp_path / "done"
     words = shlex.join([sys.executable, "-c", script, "list", str(done)])
     shell = subprocess.run(
-        ["bash", "-c", f"{words} {ending}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True
+        ["bash", "-c", f"PYTHONIOENCODING=ascii {words} {ending}; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
     )
     assert shell.returncode == code, shell.stderr[:500]
     assert said in shell.stderr

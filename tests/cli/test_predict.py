@@ -1,8 +1,13 @@
 """Refusals of arguments of ``msseg predict`` that do not fit together."""
 
+import contextlib
+
 import pytest
 
+from msseg_lightning.cli import predict
 from msseg_lightning.cli.predict import main
+from msseg_lightning.run.predict import model_zip
+from msseg_lightning.run.predict.packaged import introduction, packaged_model
 
 
 @pytest.mark.parametrize(
@@ -18,3 +23,26 @@ def test_words_that_do_not_fit_together_are_answered_with_what_does(words, advic
         main(["model", *words])
     assert caught.value.code == 2
     assert advice in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [([], []), (["data.workers=2", "infer=null"], ["data.workers=2", "infer=null"])],
+)
+def test_without_a_model_the_one_in_the_package_is_taken(
+    words, settings, tmp_path, monkeypatch, capsys
+):
+    asked = []
+
+    def opened(text, _):
+        asked.append(text)
+        return contextlib.nullcontext(tmp_path)
+
+    monkeypatch.setattr(model_zip, "opened_model", opened)
+    monkeypatch.setattr(predict, "_predict", lambda _, options, __: asked.append(options.settings))
+    scans = ["-t1", "b.nii", "-t2", "f.nii", "-o", str(tmp_path / "m.nii")]
+    main([*words, *scans])
+    assert asked == [str(packaged_model()), settings]
+    assert capsys.readouterr().out == f"{introduction()}\n"
+    main(["runs/x", *words, *scans])
+    assert asked[2:] == ["runs/x", settings] and capsys.readouterr().out == ""

@@ -37,10 +37,11 @@ def test_a_port_that_is_none():
 def test_the_store_is_served_on_this_computer(tmp_path, monkeypatch, capsys):
     served = []
     monkeypatch.setattr("msseg_lightning.track.store.ensure_store", lambda folder: f"at {folder}")
+    monkeypatch.setattr("msseg_lightning.track.pages.runs_address", lambda uri: "#/runs")
     monkeypatch.setattr("msseg_lightning.track.pages.serve", lambda *where: served.append(where))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     assert ui.main(["--folder", str(tmp_path), "--port", str(port)]) is ExitCode.OK
     assert served == [(f"at {tmp_path}", "127.0.0.1", port)]
-    assert f"http://127.0.0.1:{port}\n" in capsys.readouterr().out
+    assert f"http://127.0.0.1:{port}/#/runs\n" in capsys.readouterr().out

@@ -65,18 +65,13 @@ def test_a_patient_is_clean_if_no_seed_marks_it(board):
     assert poor.clean == 0 and poor.clean_interval == pytest.approx((0, 1 - 0.025**0.25))
 
 
-def test_f1_by_size_is_pooled_over_patients(board):
-    sizes = board.lines["two"].sizes
-    expected = summarise(scored.scores(0.9, 3)).with_lesions.by_size
-    assert [one.true for one in sizes] == [one.true for one in expected]
-    for one, other in zip(sizes, expected, strict=True):
-        if other.f1 is None:
-            assert one.f1 is None and one.interval is None
-        else:
-            assert one.f1 == pytest.approx(other.f1)
-            assert one.interval == pytest.approx(other.f1_interval, abs=0.04)
-    both = board.lines["one"].sizes
-    assert [one.true for one in both] == [one.true for one in sizes]  # not doubled by two seeds
+def test_a_line_holds_lesions_by_trait_and_active_patients(board):
+    line = board.lines["one"]
+    assert line.groups["size"] and line.groups["contrast"] == line.groups["region"] == ()
+    assert (line.activity.active, line.activity.inactive) == (12, 4)
+    assert (
+        board.reference == "consensus" and "against the consensus reference" in paragraphs(board)[0]
+    )
 
 
 def test_words_tell_what_can_be_told_apart_and_what_cannot(board):
@@ -127,7 +122,7 @@ def test_only_patients_without_lesions_are_compared_by_false_ones(tmp_path):
     ]
     found = make_leaderboard(read_systems(runs))
     assert set(found.comparisons) == {"false_lesions"} and found.rules == {}
-    assert found.order[0] == "a" and found.lines["a"].sizes == ()
+    assert found.order[0] == "a" and found.lines["a"].groups["size"] == ()
     assert paragraphs(found)
 
 

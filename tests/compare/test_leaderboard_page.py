@@ -31,8 +31,10 @@ def test_the_page_has_words_tables_and_pictures_and_needs_no_network(board):
     for title in (
         "Patients with new lesions",
         "Patients without",
-        "by lesion size",
-        "against cost",
+        "F1 by size",
+        "figures of the papers",
+        "Not recorded",
+        "Active patients",
     ):
         assert title in html
     assert html.count('<img alt="') == 3
@@ -64,7 +66,7 @@ def test_a_folder_gets_everything_and_can_be_written_again(board, tmp_path):
     output = tmp_path / "board"
     files = write_leaderboard(board, output)
     names = {file.name for file in files}
-    assert names == {*FOLDER, "intervals.svg", "ranks.svg", "cost.svg"}
+    assert names == {*FOLDER, "intervals.svg", "ranks.svg", "cost.svg", "activity.svg"}
     assert all(file.stat().st_size for file in files)
     check_output(output, [])
     write_leaderboard(board, output)

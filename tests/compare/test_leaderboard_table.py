@@ -15,7 +15,7 @@ from tests.compare import scored
 def board(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     runs = [
-        scored.write_run(root, "good_net", scored.scores(0.9, 1)),
+        scored.write_run(root, "good_net", scored.scores(0.9, 1), raters=scored.rater_scores()),
         scored.write_run(root, "poor_net", scored.scores(0.3, 2), minutes=None, parameters=900),
     ]
     return make_leaderboard(read_systems([str(run) for run in runs]))
@@ -29,21 +29,68 @@ def test_the_row_of_a_system(board):
     low, high = best.interval
     assert row["Lesion F1"] == f"{best.mean:.3f} [{low:.2f}, {high:.2f}]"
     assert row["Found"].endswith(" of 60") and row["First"] == "100 %" and row["Ranks"] == "1"
-    assert (row["Minutes"], row["Params"]) == ("4.0", "1.2 M")
-    other = dict(zip(heads, rows[1], strict=True))
-    assert (other["Minutes"], other["Params"]) == (table.DASH, "0.0009 M")
+    assert rows[2][0] == table.RATERS
+    band = board.raters.band("f1")
+    assert rows[2][3] == f"{band.mean:.3f} ({band.low:.2f} to {band.high:.2f})"
+
+
+def test_costs_and_figures_of_papers_stand_beside_what_was_measured(board):
+    lines = dict(board.lines)
+    spent = dataclasses.replace(lines["good_net"].cost, cpu_minutes=3.25, peak_mib=1536)
+    lines["good_net"] = dataclasses.replace(lines["good_net"], cost=spent, reported={"dice": 0.6})
+    heads, rows = table.cost(dataclasses.replace(board, lines=lines))
+    row, other = (dict(zip(heads, cells, strict=True)) for cells in rows)
+    assert (row["CPU minutes"], row["Minutes"], row["Params"]) == ("3.2", "4.0", "1.2 M")
+    assert (row["Peak memory"], row["Dice, paper"]) == ("1.5 GiB", "0.600")
+    assert row["Lesion F1"] == f"{board.result('f1', 'good_net').mean:.3f}"
+    assert row["Lesion F1, paper"] == other["Minutes"] == other["Peak memory"] == table.DASH
+    assert other["Params"] == "0.0009 M"
+
+
+def test_raters_have_a_table_with_the_naive_figure(board):
+    heads, rows = table.raters(board)
+    assert heads[:2] == ["Rater", "Lesion F1"] and heads[-1] == "Lesion F1 against the consensus"
+    assert [row[0] for row in rows] == ["Rater 1", "Rater 2", "Rater 3", "Rater 4", "Mean"]
+    assert all(float(row[-1]) > float(row[1].split()[0]) for row in rows)
+    (words,) = table.rater_words(board)
+    assert "12 with and 3 without new lesions" in words  # two raters agree on a false lesion
+
+
+def test_what_no_score_holds_is_said(board):
+    assert table.by_trait(board, "size")[1] and not table.by_trait(board, "region")[1]
+    (text,) = table.not_recorded(board)
+    assert text.startswith("Lesion F1 by contrast and by region: not recorded.")
+    groups = {**board.lines["good_net"].groups, "region": board.lines["good_net"].groups["size"]}
+    known = dataclasses.replace(board.lines["good_net"], groups=groups)
+    one = dataclasses.replace(board, lines={**board.lines, "good_net": known})
+    assert table.by_trait(one, "region")[1][1][:2] == ["poor_net", "not recorded"]
+    assert table.not_recorded(one)[0].startswith("Lesion F1 by contrast: not recorded.")
+
+
+def test_active_patients_have_a_table(board):
+    heads, rows = table.activity(board)
+    row = dict(zip(heads, rows[0], strict=True))
+    assert row["With, marked"] == "12 of 12" and row["Without, marked"].endswith(" of 4")
+    assert row["Area, sum of probabilities"] == "not recorded"
+    assert row["Area, predicted volume"].startswith(("0.9", "1.0"))
 
 
 def test_patients_without_lesions_have_a_table_of_their_own(board):
     heads, rows = table.without_lesions(board)
-    assert heads[3] == "False lesions per patient" and len(rows) == 2
-    assert all(row[4].endswith("of 4") for row in rows)
+    assert heads[3] == "False lesions per patient" and rows[2][0] == table.RATERS
+    assert all(row[4].endswith("of 4") for row in rows[:2])
 
 
 def test_markdown_holds_every_table_and_no_broken_row(board):
     text = table.markdown(board, ["intervals.svg"])
     assert text.startswith(table.MARKDOWN_MARK) and "![intervals.svg](intervals.svg)" in text
-    for title in ("with new lesions", "without new lesions", "by lesion size", "lesion rules"):
+    for title in (
+        "with new lesions",
+        "without new lesions",
+        "F1 by size",
+        "lesion rules",
+        "Raters",
+    ):
         assert title in text
     for block in text.split("\n\n"):
         if block.startswith("| "):
@@ -75,7 +122,7 @@ def test_latex_escapes_what_latex_reads(board):
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
     for line in text.splitlines():
         if line.endswith(r"\\"):
-            assert line.count("&") in (11, 5)
+            assert line.count("&") in (9, 5)
 
 
 def test_words_tell_how_far_a_rule_moves_the_ranking(board):

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from msseg_lightning.compare.multirun_report import build_multirun_report
+from msseg_lightning.core.files import read_record, write_record
 from msseg_lightning.evaluate.score import ScoreOptions, score_case
 from msseg_lightning.run.predict.scores import write_scores
 
@@ -86,3 +87,16 @@ def test_the_page_shows_both_groups_apart(folders):
 def test_one_seed_is_reported_in_its_own_folder(folders):
     page = build_multirun_report(folders[:1])
     assert page.parent == folders[0] and "Mean of" not in page.read_text()
+
+
+def test_the_raters_have_a_row(folders):
+    file = folders[0] / "scores.json"
+    content = read_record(file)
+    content["raters"] = {
+        name: {"a": {"others": {"F1_score": value}}, "e": {"others": {"NbTestedLesions": 1.0}}}
+        for name, value in (("rater1", 0.9), ("rater2", 0.6))
+    }
+    write_record(file, content)
+    page = build_multirun_report(folders).read_text()
+    rows = re.findall(r">Raters against the others: mean \(range\)</th>(.*?)</tr>", page)
+    assert "0.750 (0.600 to 0.900)" in rows[0] and "1.00 (1.00 to 1.00)" in rows[1]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from msseg_lightning.compare.foreign import ForeignData
-from msseg_lightning.compare.systems import read_systems
+from msseg_lightning.compare.systems import read_systems, reported_figures
 from msseg_lightning.core.files import write_record, write_settings
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.subject import TARGET
@@ -221,3 +221,57 @@ def test_damaged_files_of_a_run_are_refused_by_name(two):
     refused("compare.no_scores", words(two[1]))
     write_record(two[1] / "scores.json", {**content, "options": {"other": 1}})
     refused("compare.no_scores", words(two[1]))
+
+
+def test_memory_and_minutes_of_processors_are_read_where_they_are_recorded(tmp_path):
+    root, cases = tmp_path / "runs", scored.patients()
+    runs = [
+        scored.write_run(root, "net", scored.scores(0.9, 0, part), 0, f"fold{fold}")
+        for fold, part in enumerate((cases[:9], cases[9:]))
+    ]
+    for number, run in enumerate(runs):
+        cost = {"fit_minutes": 1.0, "fit_cpu_minutes": 2.5, "peak_mib": 100 + number}
+        write_record(run / "run.json", {"status": "finished", **cost})
+    (one,) = read_systems(words(*runs))
+    assert (one.cost.minutes, one.cost.cpu_minutes, one.cost.peak_mib) == (2.0, 5.0, 101)
+    write_record(runs[1] / "run.json", {"status": "finished", "fit_minutes": 1.0})
+    (one,) = read_systems(words(*runs))
+    assert (one.cost.cpu_minutes, one.cost.peak_mib) == (None, None)
+
+
+def test_figures_of_the_paper_come_from_the_card(tmp_path):
+    run = scored.write_run(tmp_path / "runs", "net", scored.scores(0.9, 1))
+    card = {"reported": {"protocol": "5 folds", "dice_percent": {"mean": 62.46}, "f1": 0.7}}
+    write_settings(run / "config.yaml", {"name": "net", "card": card})
+    (one,) = read_systems(words(run))
+    assert one.reported == pytest.approx({"dice": 0.6246, "f1": 0.7})
+    stages = {"dice_percent": {"threshold_50_percent": 53.3}, "finding": "no figure"}
+    assert reported_figures(stages) == {} == reported_figures({})
+
+
+def test_stored_masks_are_scored_against_another_version(tmp_path, coarse_cohort):
+    settings = ["read=msseg2", f"read.root={coarse_cohort}"]
+    data = ForeignData.of_data_set(settings, {})
+    folder = tmp_path / "second"
+    folder.mkdir()
+    for one in data.subjects:
+        shutil.copy(one.masks["new_lesions_rater2"], folder / f"{one.id}.nii.gz")
+    (rater,) = read_systems(words(folder), data, version="rater2")
+    with_lesions = [score for score in rater.seeds[0].values() if score.has_new_lesions]
+    assert with_lesions and all(score.official["Dice"] == 1 for score in with_lesions)
+    assert json.loads(rater.rules)["options"]["reference"] == "rater2"
+    (other,) = read_systems(words(folder), data, version="without_rater2")
+    assert any(
+        score.official["Dice"] < 1
+        for score in other.seeds[0].values()
+        if score.official.get("Dice")
+    )
+    assert set(rater.raters) == {"rater1", "rater2", "rater3", "rater4"}
+
+
+def test_two_versions_never_meet(tmp_path):
+    runs = [
+        scored.write_run(tmp_path, name, scored.scores(0.9, 1), options=options)
+        for name, options in (("a", ScoreOptions()), ("b", ScoreOptions(reference="rater1")))
+    ]
+    assert "rater1" in refused("compare.rules", words(*runs)).found

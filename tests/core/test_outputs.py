@@ -6,7 +6,12 @@ import os
 
 import pytest
 
-from msseg_lightning.core.outputs import is_json_with, is_text_with, refuse_overwrites
+from msseg_lightning.core.outputs import (
+    is_json_with,
+    is_text_with,
+    refuse_inside_data,
+    refuse_overwrites,
+)
 from msseg_lightning.core.problem import ExitCode, MssegError
 
 ours = is_json_with("ours")
@@ -51,3 +56,32 @@ def test_text_is_known_by_its_beginning(tmp_path):
     (tmp_path / "a").write_text("case,new_lesions,F1\n")
     assert is_text_with("case,new_lesions,")(tmp_path / "a")
     assert not is_text_with("generator")(tmp_path / "a")
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize(
+    ("place", "refused"),
+    [
+        ("data", True),
+        ("data/runs", True),
+        ("data/../data/runs/new", True),
+        ("link/runs", True),
+        ("runs", False),
+        ("database", False),
+        ("data/derivatives/new_lesions", False),
+        (".", False),
+    ],
+)
+def test_results_are_not_written_between_the_data(place, refused, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to("data")
+    places = {"paths.runs": tmp_path / place, "paths.cache": tmp_path / "cache"}
+    refuse_inside_data(None, places)
+    if not refused:
+        refuse_inside_data(tmp_path / "data", places)
+        return
+    with pytest.raises(MssegError) as caught:
+        refuse_inside_data(tmp_path / "data", places)
+    (problem,) = caught.value.problems
+    found = (problem.code, problem.field, problem.exit_code)
+    assert found == ("output.inside_data", "paths.runs", ExitCode.CONFIG)

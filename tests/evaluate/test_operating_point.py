@@ -150,7 +150,7 @@ def test_too_few_patients_are_said_or_refused():
     assert not point.certified and point.patients_needed == 47
     assert point.false_per_patient == 0 and point.sensitivity == 0.5  # above the only false one
     assert point.upper_limit == pytest.approx(-math.log(0.1) / 10)
-    assert "10 patients are too few to certify 0.05" in str(point)
+    assert "NOT CERTIFIED: 10 patients cannot show at most 0.05" in str(point)
     with pytest.raises(MssegError, match="too few to certify"):
         choose_operating_point(pairs, 0.05, too_few="refuse")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,16 @@ def test_a_weight_counts_as_repetition():
     first, second = (settings.fit(each, watch, NAMES, 0, iter(())) for each in (heavy, many))
     np.testing.assert_allclose(first.curve, second.curve, rtol=1e-2)
     assert first.rows == 400 and second.rows == weight.sum()
+
+
+def test_without_validation_all_rounds_are_fitted_on_the_rows_alone():
+    rows = table(0, 400)
+    settings = Boosting(rounds=7, leaves=4, feature_share=0.5)
+    found = settings.fit(rows, None, NAMES, 0)
+    assert found.curve == () and found.best_iteration == 7 and found.text.count("Tree=") == 7
+    assert found.rows == 400 and found.lesion_rows == rows.target.sum()
+    whole = dataclasses.replace(settings, feature_share=1.0).fit(rows, None, NAMES, 0)
+    assert whole.text != found.text
 
 
 def test_folds_are_disjoint_complete_and_share_the_lesions_out():

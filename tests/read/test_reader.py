@@ -7,7 +7,9 @@ import pytest
 
 from msseg_lightning.core.problem import MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.read.msseg2 import Msseg2
 from msseg_lightning.read.reader import check_ids, existing_root, read_subjects
+from tests.read import files
 
 
 class Fixed:
@@ -50,3 +52,11 @@ def test_a_data_root_may_be_below_a_home_or_be_called_like_one(tmp_path, monkeyp
     with pytest.raises(MssegError) as caught:
         existing_root("~none_such/scans")
     assert caught.value.problems[0].code == "data.root"
+
+
+def test_hidden_folders_are_no_patients(tmp_path):
+    files.good_pair(tmp_path)
+    for name in (".partial-0123456789ab-1-01234567-014", ".git", ".snapshots"):
+        (tmp_path / name).mkdir()
+    reader = Msseg2(tmp_path)
+    assert [one.id for one in reader.subjects()] == ["013"] and reader.skipped() == []

@@ -10,11 +10,17 @@ import pytest
 from msseg_lightning.core import input_hash
 from msseg_lightning.core.problem import MssegError
 from msseg_lightning.core.subject import CHANGE, TARGET
+from msseg_lightning.core.volume import Volume
 from msseg_lightning.read import reference as module
 from msseg_lightning.read.load import load_subject
 from msseg_lightning.read.msseg2 import Msseg2
-from msseg_lightning.read.nifti import GateOptions
-from msseg_lightning.read.reference import has_new_lesions, read_reference
+from msseg_lightning.read.nifti import DEFAULT, GateOptions
+from msseg_lightning.read.reference import (
+    has_new_lesions,
+    majority,
+    read_reference,
+    versions_of,
+)
 from msseg_lightning.read.stream import Stream
 from tests.read import files
 
@@ -108,3 +114,59 @@ def test_what_is_kept_is_bounded(unpacked, monkeypatch, tmp_path):
     read_reference(subjects[2])
     read_reference(subjects[0])  # the oldest was given up
     assert len(unpacked) == 4
+
+
+@pytest.fixture
+def versions(tmp_path):
+    """A pair whose four raters mark one lesion more each, and a corrected reference."""
+    folder = files.good_pair(tmp_path)
+    full = files.scans()[2]
+    places = np.argwhere(full)
+    for number in range(1, 5):
+        mask = np.zeros_like(full)
+        mask[tuple(places[:number].T)] = 1
+        files.save(folder / f"ground_truth_expert{number}.nii.gz", mask)
+    corrected = np.zeros_like(full)
+    corrected[tuple(places[:2].T)] = 1
+    files.save(folder / "ground_truth_adjudicated.nii.gz", corrected)
+    (subject,) = Msseg2(tmp_path).subjects()
+    return subject, int(full.sum())
+
+
+def test_a_reference_has_versions(versions):
+    subject, full = versions
+    found = {name: int(read_reference(subject, DEFAULT, name).data.sum()) for name in NAMED}
+    # two of the three others agree on 3 of (2, 3, 4) voxels, of (1, 3, 4), on 2 of (1, 2, 4) ...
+    assert found == dict(zip(NAMED, (full, 1, 2, 3, 4, 3, 3, 2, 2, 2), strict=True))
+    assert sorted(versions_of(subject)) == sorted(NAMED)
+    loaded = load_subject(subject.with_raters(()))
+    assert set(loaded.volumes) & {"new_lesions_rater1", "new_lesions_adjudicated"} == set()
+
+
+NAMED = (
+    "consensus",
+    *(f"rater{number}" for number in (1, 2, 3, 4)),
+    *(f"without_rater{number}" for number in (1, 2, 3, 4)),
+    "adjudicated",
+)
+
+
+@pytest.mark.parametrize("version", ["rater5", "without_rater5"])
+def test_a_version_that_a_pair_lacks_is_refused_with_those_it_has(version, versions):
+    with pytest.raises(MssegError, match="adjudicated, rater1"):
+        read_reference(versions[0], DEFAULT, version)
+
+
+def test_raters_on_different_grids_have_no_majority():
+    marks = [
+        Volume(np.zeros(shape, np.uint8), np.eye(4), "mask") for shape in ((2, 2, 2), (3, 2, 2))
+    ]
+    with pytest.raises(MssegError, match=r"reference\.grids"):
+        majority(marks)
+
+
+def test_half_of_the_raters_are_no_majority():
+    both, one = np.zeros((2, 1, 1), np.uint8), np.zeros((2, 1, 1), np.uint8)
+    both[:], one[0] = 1, 1
+    marks = [Volume(mask, np.eye(4), "mask") for mask in (both, one)]
+    assert majority(marks).data.ravel().tolist() == [1, 0]

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
 
 from msseg_lightning.core.files import write_settings
 from msseg_lightning.evaluate.case_score import ScoreOptions
@@ -106,6 +110,52 @@ def scores_of_an_earlier_version(place: Place) -> None:
     place.ends_well(words)
 
 
+@case("reference.version", "compare.reference_version", "compare.masks", "reference.grids")
+def another_version_of_references(place: Place) -> None:
+    cohort = place.fixture("coarse_cohort")
+    data = place.folder / "data"
+    shutil.copytree(cohort, data)
+    folder = place.folder / "masks"
+    folder.mkdir()
+    for patient in sorted(data.glob("0*")):
+        shutil.copy(patient / "ground_truth_expert2.nii.gz", folder / f"{patient.name}.nii.gz")
+    words = ["compare", folder, "read=msseg2", f"read.root={data}", "--reference-version"]
+    refusal = place.refused("reference.version", [*words, "adjudicated"])
+    assert "without_rater1" in refusal.expected
+    place.ends_well([*words, "without_rater1"])
+    refusal = place.refused(
+        "compare.reference_version", ["compare", folder, "--reference", data, *words[-1:], "rater1"]
+    )
+    (choice,) = refusal.settings(FOLDER=str(data))
+    place.ends_well(["compare", folder, *choice, "--reference-version", "rater1"])
+
+    first = sorted(data.glob("0*"))[0]
+    mask = first / "ground_truth_expert3.nii.gz"
+    mask.write_bytes((_other_grid(place) / "p00.nii.gz").read_bytes())
+    refusal = place.refused("reference.grids", [*words, "without_rater1"])
+    assert refusal.remedy == "resample the masks to the grid of the reference"
+    shutil.copy(cohort / first.name / mask.name, mask)
+    place.ends_well([*words, "without_rater1"])
+
+    run_folder = place.folder / run(place, "a")
+    words = ["compare", run_folder, *words[2:]]
+    names = [patient.name for patient in sorted(data.glob("0*"))]
+    found = scored.scores(0.8, 1, CASES[: len(names)])
+    shutil.rmtree(run_folder)
+    renamed = dict(zip(names, found.values(), strict=True))
+    run_folder = scored.write_run(place.folder / "runs", "a", renamed)
+    shutil.copytree(folder, run_folder / "predictions")
+    (run_folder / "predictions" / f"{names[0]}.nii.gz").unlink()
+    refusal = place.refused("compare.masks", [*words, "rater1"])
+    assert refusal.remedy.startswith("give the command that made them again")
+    shutil.copy(folder / f"{names[0]}.nii.gz", run_folder / "predictions")
+    place.ends_well([*words, "rater1"])
+
+
+def _other_grid(place: Place) -> Path:
+    return Path(scored.write_masks(place.folder / "other", {"p00": scored.reference("p00")}))
+
+
 @case("compare.no_reference", "compare.missing", "compare.output")
 def masks_of_another_tool(place: Place) -> None:
     masks = {name: scored.prediction(name, 0.8, 1) for name in CASES}
@@ -114,6 +164,10 @@ def masks_of_another_tool(place: Place) -> None:
     truth = scored.write_masks(place.folder / "truth", truths, "{}/ground_truth.nii.gz")
     refusal = place.refused("compare.no_reference", ["compare", folder])
     assert refusal.options() == ["--reference"]
+    data_set = place.refused(
+        "compare.no_reference", ["compare", run(place, "a"), "--reference-version", "rater1"]
+    )
+    assert data_set.remedy == "add the data set: read=msseg2 read.root=FOLDER"
     words = ["compare", folder, "--reference", truth]
     place.ends_well(words)
     refusal = place.refused("compare.missing", ["compare", f"{folder}x"])
@@ -122,3 +176,33 @@ def masks_of_another_tool(place: Place) -> None:
     refusal = place.refused("compare.output", [*words, "--output", "board.pdf"])
     option, file = refusal.remedy.split()
     place.ends_well([*words, option, file])
+
+
+@case("export.name", "export.not_empty", "export.grids")
+def an_export_for_another_tool(place: Place) -> None:
+    cohort, data = place.fixture("coarse_cohort"), place.folder / "data"
+    shutil.copytree(cohort, data)
+    words = ["read=msseg2", "read.root=data", "split=file", "split.path=data/split.json"]
+    refusal = place.refused("export.name", ["export", "raw/mine", *words])
+    folder = Path(refusal.remedy)
+    folder.mkdir(parents=True)
+    (folder / "note.txt").write_text("mine")
+    refusal = place.refused("export.not_empty", ["export", folder, *words])
+    assert refusal.remedy.startswith("delete the folder")
+    shutil.rmtree(folder)
+    place.ends_well(["export", folder, *words])
+
+    table = "id,baseline_flair,followup_flair,new_lesions\n"
+    for patient in ("001", "002", "003", "004"):
+        names = ("flair_time01_on_middle_space", "flair_time02_on_middle_space", "ground_truth")
+        table += ",".join([patient, *(f"data/{patient}/{name}.nii.gz" for name in names)]) + "\n"
+    (place.folder / "pairs.csv").write_text(table)
+    scan = place.folder / "data" / "001" / "flair_time01_on_middle_space.nii.gz"
+    image = nibabel.load(scan)
+    cut = nibabel.Nifti1Image(np.asarray(image.dataobj)[1:], image.affine, image.header)
+    nibabel.save(cut, scan)
+    words = ["read=table", "read.manifest=pairs.csv", *words[2:]]
+    refusal = place.refused("export.grids", ["export", folder, *words])
+    assert refusal.remedy == "register the visits first and give the registered files"
+    shutil.copy(cohort / "001" / scan.name, scan)
+    place.ends_well(["export", folder, *words])

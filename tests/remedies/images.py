@@ -13,6 +13,8 @@ import numpy as np
 import yaml
 
 from msseg_lightning.core.problem import Problem
+from msseg_lightning.core.volume import Volume
+from msseg_lightning.read.content import check_visits
 from msseg_lightning.read.gate import check_subject
 from msseg_lightning.read.geometry import read_itk_affine
 from msseg_lightning.read.msseg2 import Msseg2
@@ -20,6 +22,7 @@ from msseg_lightning.read.nifti import GateOptions, gate_options, read_header, r
 from msseg_lightning.read.stream import Limits, Stream
 from tests.read import files
 from tests.read.files import FOLLOWUP
+from tests.read.test_content import ROWS as CONTENT_ROWS
 from tests.read.test_gate import ROWS, Row, data_of, edit, lines
 from tests.read.test_geometry import TRANSFORM
 from tests.remedies.place import CASES, Case, Place, Refusal, case
@@ -61,6 +64,7 @@ MORE_ROWS = [
     Row("bomb", bomb, "image.bomb"),
     Row("dicom", lines(bytes(128) + b"DICM" + bytes(400)), "image.not_nifti"),
     Row("zip", lines(b"PK\x03\x04" + bytes(400)), "image.not_nifti"),
+    *CONTENT_ROWS,
 ]
 
 NOTHING = re.compile(
@@ -179,6 +183,16 @@ def as_a_raw_pair(place: Place) -> None:
     refusal = place.refused("pair.grid", words)
     choice = next(c for c in refusal.settings() if "read=table" in c)
     place.ends_well([*words[:1], *words[2:3], *choice])
+
+
+@case("content.other_person")
+def the_scan_of_another_person(place: Place) -> None:
+    visits = [Volume(data, files.AFFINE) for data in files.scans()[:2]]
+    refusal = place.among("content.other_person", list(check_visits(*visits, 0.4, str)))
+    assert refusal.remedy.startswith("put the scan of this person in its place")
+    files.good_pair(place.folder)
+    found = check_subject(Msseg2(place.folder).subjects()[0])
+    assert "content.other_person" not in {problem.code for problem in found}
 
 
 @case("probability.range")

@@ -9,6 +9,7 @@ from pathlib import Path
 from msseg_lightning.read.bids import Bids
 from msseg_lightning.read.reader import Reader
 from msseg_lightning.read.several import Several
+from msseg_lightning.read.single_timepoint import SingleTimepoint
 from msseg_lightning.read.table import TableReader
 from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.config.compose import compose_config
@@ -197,7 +198,9 @@ CASES.extend(
         (
             "mask",
             lambda root: test_bids.mask(root, "sub-A", "ses-2", "lesion_seg"),
-            "rename or move them if they belong to a pair",
+            "if they mark new lesions: read.masks.new_lesions='derivatives/manual/{subject}/"
+            "{session}/anat/{subject}_{session}_lesion_seg.nii.gz'; `msseg check --layout` shows "
+            "what is read",
             _move("*lesion_seg.nii.gz", "sub-A_ses-2_label-lesion_mask.nii.gz"),
         ),
         (
@@ -303,6 +306,43 @@ def files_that_no_row_names(place: Place) -> None:
     header = HEADER.replace("\n", ",new_lesions\n")
     path.write_text(header + "a,scans/b.nii.gz,scans/c.nii.gz,p,scans/new_lesions.nii.gz\n")
     _silent(TableReader(path), "unused.unnamed")
+
+
+@case("read.pattern", "read.pattern_unused", "read.pattern_several", "bids.mask_of_pairs")
+def patterns_of_names(place: Place) -> None:
+    root = _sessions(place.folder, "ses-1", "ses-2", "ses-3")
+    masks = {n: root / "masks" / f"sub-A_{n}.nii.gz" for n in (2, 3)}
+    masks[2].parent.mkdir()
+    for path in masks.values():
+        path.touch()
+
+    def read(pattern: str) -> Bids:
+        reader = Bids(root, masks={"new_lesions": pattern})
+        reader.subjects()
+        return reader
+
+    for code, wrong in (
+        ("read.pattern", "../{subject}.nii.gz"),
+        ("read.pattern_unused", "mask/{subject}_{ses}.nii.gz"),
+    ):
+        refusal = place.raised(code, lambda wrong=wrong: read(wrong))
+        assert refusal.remedy.startswith("correct it, or leave read.masks.new_lesions out")
+    wrong = "masks/{subject}_2.nii.gz"
+    refusal = place.raised("bids.mask_of_pairs", lambda: read(wrong))
+    assert refusal.remedy == ("name the session in read.masks.new_lesions by {session} or {ses}")
+    read("masks/{subject}_{ses}.nii.gz")
+    Bids(root).subjects()
+    one = place.folder / "one"
+    for name in ("flair.nii.gz", "1_mask.nii.gz", "2_mask.nii.gz"):
+        (one / "001" / name).parent.mkdir(parents=True, exist_ok=True)
+        (one / "001" / name).touch()
+    for pattern in ("*_mask.nii.gz", "1_*.nii.gz"):
+        reader = SingleTimepoint(one, files={"brain": pattern})
+        if pattern.startswith("1"):
+            reader.subjects()
+        else:
+            refusal = place.raised("read.pattern_several", reader.subjects)
+            assert refusal.remedy == "make read.files.brain fit one of them"
 
 
 @case("bids.misplaced")

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from msseg_lightning.core import locks
 from msseg_lightning.core.files import write_record, write_settings
 from msseg_lightning.core.outputs import is_json_with, refuse_overwrites
 from msseg_lightning.core.prediction import Prediction
@@ -37,7 +38,8 @@ from msseg_lightning.run.predict.prediction_files import (
     refuse_in_run,
     side_car_file,
 )
-from msseg_lightning.run.predict.trained import find_model, load_config
+from msseg_lightning.run.predict.trained import POINT_FILE, find_model, load_config
+from msseg_lightning.run.train.choose_point import stored_prediction
 from msseg_lightning.run.train.experiment import labelled_subjects
 from msseg_lightning.run.train.folds_and_seeds import _combine_folds
 from msseg_lightning.split.split import Split
@@ -409,7 +411,9 @@ def masks_that_training_needs(place: Place) -> None:
         path.unlink()
     words = with_settings(trained.train, [f"read.root={data}", "paths.runs=third"])
     refusal = place.refused("data.no_reference", words)
-    assert refusal.remedy.startswith("put the masks beside the scans")
+    assert refusal.remedy.startswith("give the masks the names that are read")
+    layouts, *_ = refusal.commands()
+    assert len(place.ends_well(layouts).splitlines()) > 40
     assert "apply a trained system" in refusal.remedy
     place.ends_well(["predict", trained.run, "--folder", "masks", "--include-training",
                      "read=msseg2", f"read.root={data}"])  # fmt: skip
@@ -484,3 +488,83 @@ def a_file_that_is_still_being_copied(place: Place) -> None:
         refusal = place.refused("data.changed", words)
     assert refusal.remedy.endswith("then give the same command again")
     place.ends_well(words)
+
+
+@case("output.inside_data")
+def results_in_the_folder_of_the_data(place: Place) -> None:
+    trained = Trained(place)
+    data = place.folder / "data"
+    shutil.copytree(trained.cohort, data)
+    words = with_settings(trained.train, [f"read.root={data}", f"paths.runs={data / 'runs'}"])
+    words = with_settings(words, [f"split.path={data / 'split.json'}"])
+    refusal = place.refused("output.inside_data", words)
+    assert not (data / "runs").exists()
+    place.follow_settings(refusal, words, FOLDER=str(place.folder / "elsewhere"))
+
+
+@case("environment.locks")
+def a_disk_without_locks(place: Place) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "x")
+
+    trained = Trained(place)
+    locks._error.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(locks.fcntl, "flock", refuse)
+        refusal = place.refused("environment.locks", trained.train)
+    locks._error.cache_clear()
+    (choice,) = refusal.settings(FOLDER=str(place.folder / "elsewhere"))
+    place.ends_well(with_settings(trained.train, choice))
+
+
+@case(
+    "point.no_validation",
+    "point.other_data",
+    "point.other_model",
+    "point.several_seeds",
+    "point.no_map",
+    "predict.point_data",
+)
+def a_point_and_the_run_it_is_for(place: Place) -> None:
+    product, cohort = place.fixture("product"), place.fixture("coarse_cohort")
+    tune = ["--false-lesions", "3", "--population", "all", "--thresholds"]
+    (run, other) = sorted(product.parent.glob("*-fold[01]-seed0"))
+
+    split = run / "split.json"
+    kept = split.read_bytes()
+    content = json.loads(kept)
+    del content["checksum"]
+    split.write_text(json.dumps({**content, "val": []}))
+    refusal = place.refused("point.no_validation", ["tune", run, *tune])
+    assert "(fold=all)" in refusal.remedy and "out of fold" in refusal.remedy
+    split.write_text(json.dumps({**content, "data_hash": "0" * 16}))
+    refusal = place.refused("point.other_data", ["tune", run, *tune])
+    assert refusal.remedy.startswith("restore the data, or train again with overwrite=true")
+    split.write_bytes(kept)
+
+    seeds = product.with_name(product.name.replace("-seed0", "-seeds0+1"))
+    seeds.mkdir()
+    (seeds / "summary.csv").touch()
+    refusal = place.refused("point.several_seeds", ["tune", seeds, *tune])
+    folder = refusal.remedy.removeprefix("give the folder of one seed: ")
+    assert place.msseg(["tune", folder, *tune])[0] == 0
+
+    refusal = place.raised("point.no_map", lambda: stored_prediction(run / "predictions", "nobody"))
+    assert "keeps its own rules" in refusal.remedy
+
+    data = ["read=msseg2", f"read.root={cohort}", "data.workers=1", "--folder", "out"]
+    refusal = place.refused("predict.point_data", ["predict", product, *data])
+    assert refusal.options() == ["--include-training"]
+    assert place.msseg(["predict", product, *data, *refusal.options()])[0] == 0
+
+    shutil.copy(other / "model" / POINT_FILE, run / "model" / POINT_FILE)
+    scans = [cohort / "001" / f"flair_time0{visit}_on_middle_space.nii.gz" for visit in (1, 2)]
+    predict = ["predict", run, "-t1", scans[0], "-t2", scans[1], "-o", "new.nii.gz"]
+    (run / "model" / "notes.txt").touch()  # another model
+    refusal = place.refused("point.other_model", predict)
+    words = refusal.remedy.rsplit(": ", 1)[1].split()
+    assert words == ["--operating-point", "off"]
+    assert place.msseg([*predict, *words])[0] == 0
+    assert ["tune"] in refusal.commands()
+    assert place.msseg(["tune", product, *tune])[0] == 0
+    assert place.msseg(predict)[0] == 0

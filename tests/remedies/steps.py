@@ -28,7 +28,9 @@ from msseg_lightning.preprocess.step import common_grid
 from msseg_lightning.run.assemble.system import instantiate, postprocess_rules
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.sample.candidate_boxes import CandidateBoxLoader
+from msseg_lightning.sample.loader import PatchLoader
 from msseg_lightning.sample.mask_pairs import Corruption
+from msseg_lightning.sample.uniform import UniformSampler
 from msseg_lightning.sample.visit import visits_of
 from tests.method import test_derived_image, test_staged
 from tests.preprocess import test_ratio_candidates
@@ -52,8 +54,12 @@ def images_that_a_network_takes(place: Place) -> None:
     network = _part("network", "network.in_channels=2")
     refusal = place.raised("network.patch", lambda: network(images[..., :15]))  # type: ignore[operator]
     assert refusal.remedy == "choose patch and window sizes that are multiples of these"
-    edges = [int(edge) for edge in re.findall(r"\d+", refusal.expected)]
-    network(torch.zeros(1, 2, *(4 * edge for edge in edges)))  # type: ignore[operator]
+    multiples, below, above = (
+        [int(edge) for edge in size.split("x")]
+        for size in re.findall(r"\d+x\d+x\d+", refusal.expected)
+    )
+    for edges in ([4 * edge for edge in multiples], below, above):
+        network(torch.zeros(1, 2, *edges))  # type: ignore[operator]
     refusal = place.raised(
         "network.pretrained",
         lambda: CorrelationUNet([4, 8, 12], pretrained=PairAutoencoder([4, 8, 16, 16])),
@@ -153,10 +159,10 @@ def rules_that_a_system_cannot_have(place: Place) -> None:
 
 
 @case(
-    "operating_point.range",
-    "operating_point.no_patients",
-    "operating_point.too_few",
-    "operating_point.finds_nothing",
+    "point.range",
+    "point.no_patients",
+    "point.too_few",
+    "point.finds_nothing",
     "calibration.no_lesions",
 )
 def an_operating_point_and_its_patients(place: Place) -> None:
@@ -171,23 +177,19 @@ def an_operating_point_and_its_patients(place: Place) -> None:
             for n in range(without)
         ]
 
-    refusal = place.raised("operating_point.range", lambda: choose_operating_point(pairs(9, 0), 0))
+    refusal = place.raised("point.range", lambda: choose_operating_point(pairs(9, 0), 0))
     assert refusal.remedy.startswith("--false-lesions ")
     budget = float(refusal.remedy.split()[1])
     choose_operating_point(pairs(9, 0), budget)
-    refusal = place.raised(
-        "operating_point.range", lambda: choose_operating_point(pairs(9, 0), budget, 90)
-    )
+    refusal = place.raised("point.range", lambda: choose_operating_point(pairs(9, 0), budget, 90))
     choose_operating_point(pairs(9, 0), budget, float(refusal.remedy.split()[1]))
 
-    refusal = place.raised(
-        "operating_point.no_patients", lambda: choose_operating_point(pairs(0, 0), budget)
-    )
+    refusal = place.raised("point.no_patients", lambda: choose_operating_point(pairs(0, 0), budget))
     assert refusal.remedy.startswith("--population all ")
     choose_operating_point(pairs(0, 0), budget, population="all")
 
     refusal = place.raised(
-        "operating_point.too_few",
+        "point.too_few",
         lambda: choose_operating_point(pairs(9, 0), 0.05, too_few="refuse"),
     )
     larger = re.search(r"--false-lesions ([\d.]+)", refusal.remedy)
@@ -198,7 +200,7 @@ def an_operating_point_and_its_patients(place: Place) -> None:
     assert choose_operating_point(pairs(more, 0), 0.05, too_few="refuse").certified
 
     refusal = place.raised(
-        "operating_point.finds_nothing", lambda: choose_operating_point(pairs(60, 0.9), 0.5)
+        "point.finds_nothing", lambda: choose_operating_point(pairs(60, 0.9), 0.5)
     )
     assert refusal.remedy.startswith("a larger budget: --false-lesions NUMBER")
     choose_operating_point(pairs(60, 0.9), 2.0)
@@ -309,3 +311,18 @@ def stages_out_of_fold(place: Place) -> None:
     sources = [test_derived_image.source(1.0, pair.patient), test_derived_image.source(2.0, "q")]
     DerivedImage("x", maps, sources).add(pair)
     DerivedImage("y", maps, sources[1:]).add(pair)
+
+
+@case("sample.memory")
+def a_batch_that_memory_cannot_hold(place: Place) -> None:
+    subject = prepare(place.folder, "a", 1, 0)
+
+    def batch(size: int, count: int) -> None:
+        sampler = UniformSampler((size, size, size))
+        next(PatchLoader([subject], sampler, FusedAugment(), batch_size=count).iterate(0, 1))
+
+    for size, count in ((8192, 1), (8, 10**10)):
+        refusal = place.raised("sample.memory", lambda size=size, count=count: batch(size, count))
+        assert refusal.settings() == [["train.batch_size=1"]]
+        assert refusal.remedy.endswith("or a smaller sample.size")
+    batch(8, 1)

@@ -42,7 +42,7 @@ TABLES: list[tuple[str, str | bytes, str, str]] = [
     (
         "table.column",
         "id,baseline_flair,followup\na,b,c\n",
-        "name the column followup_flair",
+        r"read\.columns\.followup_flair=followup",
         SOUND,
     ),
     ("table.separator", SOUND.replace(",", ";"), "save the table with commas", SOUND),
@@ -66,7 +66,7 @@ TABLES: list[tuple[str, str | bytes, str, str]] = [
     (
         "table.unknown_column",
         HEADER.replace("\n", ",new_lesion\n") + "a,b,c,d\n",
-        r"did you mean new_lesions\?",
+        r"did you mean new_lesions\? read\.columns\.new_lesions=new_lesion",
         HEADER.replace("\n", ",new_lesions\n") + "a,b,c,d\n",
     ),
 ]
@@ -90,6 +90,21 @@ def _table(code: str, bad: str | bytes, remedy: str, good: str) -> Callable[[Pla
 
 
 CASES.extend(Case((row[0],), _table(*row)) for row in TABLES)
+
+
+@case("table.columns", "table.unknown_column")
+def columns_of_other_names(place: Place) -> None:
+    path = place.folder / "pairs.csv"
+    path.write_text(HEADER.replace("\n", ",mask\n") + "a,b,c,d\n")
+    (reader := TableReader(path)).subjects()
+    refusal = place.among("table.unknown_column", reader.skipped())
+    ((setting,), *_) = refusal.settings()
+    key, _, column = setting.removeprefix("read.columns.").partition("=")
+    (pair,) = (reader := TableReader(path, columns={key: column})).subjects()
+    assert pair.labelled and not reader.skipped()
+    refusal = place.raised("table.columns", lambda: TableReader(path, columns={"masks": "mask"}))
+    assert refusal.remedy == "leave read.columns.masks out"
+    TableReader(path).subjects()
 
 
 @case("table.too_large")

@@ -7,8 +7,10 @@ import re
 import pytest
 
 from tests.remedies import (  # noqa: F401  (each enters its cases)
+    benchmarks,
     comparison,
     configuration,
+    downloads,
     files_of_models,
     images,
     models,

@@ -1,4 +1,7 @@
+import numpy as np
+
 from msseg_lightning.cli.list import headline
+from msseg_lightning.evaluate.score import score_case
 from msseg_lightning.report import page
 from tests.report.phantom import pair
 
@@ -15,12 +18,21 @@ def test_the_table_has_a_row_per_case_and_a_dash_for_no_value():
 
 
 def _empty_score():
-    import numpy as np
-
-    from msseg_lightning.evaluate.score import score_case
-
     empty = np.zeros((8, 8, 8), np.uint8)
     return score_case(empty, empty, (1.0, 1.0, 1.0))
+
+
+def test_found_lesions_without_a_right_prediction_are_explained():
+    reference, prediction = np.zeros((2, 12, 12, 12), np.uint8)
+    reference[1:11, 2:8, 2:8] = 1
+    prediction[1:3, 2:8, 2:8] = 1  # a fifth of the lesion: found, but the lesion lies outside it
+    score = score_case(prediction, reference, (1.0, 1.0, 1.0))
+    assert score.official["SensL"] == 1.0 and score.official["PPVL"] == 0.0
+    remark = page.one_sided("013", score)
+    assert remark.startswith("013: 1 of 1 true lesion found, but 0 of 1 predicted lesion right.")
+    assert remark in page.case_table([("013", score)])
+    assert page.one_sided("a", pair()[1]) == page.one_sided("b", _empty_score()) == ""
+    assert page.one_sided("c", score_case(reference, prediction, (1.0, 1.0, 1.0)))
 
 
 def test_groups_stand_apart():

@@ -3,6 +3,7 @@ import re
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 from PIL import Image
 
 from msseg_lightning.core.problem import MssegError
@@ -246,3 +247,24 @@ def test_a_card_shows_every_step_and_where_a_missed_lesion_was_dropped(tmp_path)
     cases = [ReportCase("a", score, lambda: volumes)]
     plain = write_report(context(cases), tmp_path / "p.html", progress=False).read_text()
     assert "candidate" not in plain and "steps of the system" not in plain
+
+
+def test_calibrated_probabilities_stand_on_the_cards_of_predicted_lesions(tmp_path):
+    volumes, score = pair()
+    labels = [lesion.label for lesion in score.predicted_lesions]
+    probabilities = {label: 0.1 * label for label in labels}
+    found = findings_of("a", score, probabilities)
+    by_kind = {one.kind: one.probability for one in found}
+    (false,) = [one for one in found if one.kind == "false"]
+    assert false.probability == probabilities[false.lesion.label]
+    (hit,) = [one for one in found if one.kind == "found"]
+    assert hit.probability == probabilities[hit.partners[0].label]
+    assert by_kind["missed"] is None
+    case = ReportCase("a", score, lambda: volumes, probabilities)
+    section = Markup("<section>the point</section>")
+    path = tmp_path / "report.html"
+    write_report(context([case], operating_point=section), path, progress=False)
+    text = path.read_text(encoding="utf-8")
+    assert text.count("Calibrated probability") == 2 and section in text
+    write_report(context([scored_case()]), path, progress=False)
+    assert "Calibrated" not in path.read_text(encoding="utf-8")

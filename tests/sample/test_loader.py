@@ -9,6 +9,7 @@ import torch
 from msseg_lightning.augment.batched import BatchedAugment
 from msseg_lightning.augment.fused import FusedAugment
 from msseg_lightning.augment.recipe import Affine, Blur, Flip, Gamma, Noise, Recipe
+from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, TARGET
 from msseg_lightning.sample import loader as loader_module
 from msseg_lightning.sample.loader import Loader, PatchLoader
@@ -220,3 +221,14 @@ def test_a_batch_waits_for_all_its_elements(threads):
     with pytest.raises(OSError, match="no such file"):
         made.batch(5)
     assert list(made.iterate(2, 2)) == []
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize("batch_size", [10**8, 10**12])
+def test_a_batch_that_memory_cannot_hold_is_refused_before_it_is_made(batch_size, cohort):
+    for work in (lambda one: one.batch(0), lambda one: next(one.iterate(0, 1))):
+        with pytest.raises(MssegError) as caught:
+            work(loader(cohort, batch_size=batch_size))
+        (problem,) = caught.value.problems
+        assert (problem.code, problem.exit_code) == ("sample.memory", ExitCode.ENVIRONMENT)
+        assert "sample.size" in problem.field and "GB" in problem.found

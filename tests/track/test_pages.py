@@ -1,8 +1,10 @@
 import asyncio
 import json
+import types
 
 import pytest
 
+from msseg_lightning.track import pages
 from msseg_lightning.track.pages import application, is_blocked
 
 
@@ -83,3 +85,12 @@ def test_mlflow_answers_for_this_computer_and_not_for_its_assistant(store, monke
     monkeypatch.setattr("mlflow.version.VERSION", "3.18.0")  # its storage is not known: no changes
     status, page = ask(application(store, 5000), "GET", "/")
     assert status == 200 and b"machine_learning" not in page and b"</html>" in page
+
+
+def test_the_table_of_runs_is_opened_not_the_welcome_page(monkeypatch):
+    known = {"msseg": types.SimpleNamespace(experiment_id="3")}
+    client = types.SimpleNamespace(get_experiment_by_name=known.get)
+    monkeypatch.setattr(pages, "open_client", lambda uri: client)
+    assert pages.runs_address("sqlite:///a") == "#/experiments/3/runs"
+    known.clear()
+    assert pages.runs_address("sqlite:///a") == ""

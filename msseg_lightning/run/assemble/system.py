@@ -17,6 +17,7 @@ from msseg_lightning.core.random import keyed_seed
 from msseg_lightning.core.subject import RATER, LoadedSubject, LongitudinalSubject
 from msseg_lightning.run.assemble.code import code_hash
 from msseg_lightning.run.config.allow_list import (
+    LIBRARY_CLASSES,
     refuse_imports,
     refuse_interpolations,
     refuse_targets,
@@ -79,8 +80,15 @@ def _build(name: str, make: Callable[..., Any], /, **arguments: Any) -> Any:
 
 
 def _name(node: Any) -> str:
+    """Key of the step that a class belongs to, with its name: ``sample (RatioSampler)``."""
     target = str(node.get("_target_", "")) if isinstance(node, Mapping) else ""
-    return target.rpartition(".")[2]
+    package, _, rest = target.partition(".")
+    step = rest.partition(".")[0]
+    if package != "msseg_lightning":
+        step = next((key for key, known in LIBRARY_CLASSES.items() if target in known), "")
+        step = f"train.{step}" if step in ("optimizer", "scheduler") else step
+    name = target.rpartition(".")[2]
+    return f"{step} ({name})" if step else name
 
 
 def _refused(name: str, error: BaseException) -> Problem:
@@ -533,6 +541,21 @@ def check_buildable(config: Config) -> None:
     if config.get("ensemble"):
         for member in _members(config).values():
             build_method(member)
+
+
+def require_hardware(config: Config) -> None:
+    """Check that the devices of a training are in this machine, before any work starts.
+
+    Raises:
+        MssegError: they are not (exit 5); there is no such accelerator (exit 2).
+    """
+    parts = [
+        part for one in _systems(config) for part in (one, *(one.get("stages") or {}).values())
+    ]
+    if any(part.get("network") for part in parts):
+        from msseg_lightning.train.training import Hardware
+
+        _build("trainer", Hardware, **config["trainer"]).require()
 
 
 def postprocess_rules(config: Config) -> list[Any]:

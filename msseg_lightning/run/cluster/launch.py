@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 PARALLEL_COMMANDS = ("simulate", "prepare", "predict", "evaluate")
 """Commands over subjects, of which each job of an array processes a part."""
 
-LAUNCHABLE_COMMANDS = (*PARALLEL_COMMANDS, "train", "sweep")
+LAUNCHABLE_COMMANDS = (*PARALLEL_COMMANDS, "train", "sweep", "benchmark")
 
 SIGNAL = "USR1"
 """Signal that SLURM sends to a job ``signal_delay_s`` before it ends the job."""

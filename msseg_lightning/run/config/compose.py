@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import difflib
 import functools
 import itertools
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -357,7 +357,7 @@ def _with_values(overrides: tuple[str, ...], source: _Source) -> Any:
     if not any(is_value) or any(item.startswith(("+", "~")) for item in overrides):
         return _composed(overrides, source)
     presets = [item for item, value in zip(overrides, is_value, strict=True) if not value]
-    config = copy.deepcopy(_composed(tuple(presets), source))
+    config = pickle.loads(pickle.dumps(_composed(tuple(presets), source)))  # faster than deepcopy
     for item in itertools.compress(overrides, is_value):
         parsed = _parsed(item)
         if parsed.is_sweep_override():

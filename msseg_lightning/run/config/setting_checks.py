@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import re
@@ -28,6 +29,13 @@ def refuse_ranges(config: Mapping[str, Any]) -> None:
         for key, value in leaves({**config, "card": {}, "sizes": {}}).items()
         for number in (value if isinstance(value, list) else [value])
         if isinstance(number, float) and not math.isfinite(number)
+    ]
+    wrong += [
+        (key, value, "whole numbers, at least 1")
+        for key, value in leaves({**config, "card": {}, "sizes": {}}).items()
+        if key.endswith(("sample.size", "infer.size"))
+        for number in (value if isinstance(value, list) else [value])
+        if isinstance(number, int) and number < 1
     ]
     counts = {
         "fold": (config["fold"], 0),
@@ -141,11 +149,15 @@ def _words_of(node: Mapping[str, Any], argument: str) -> tuple[str, ...]:
     module, _, name = str(node.get("_target_", "")).rpartition(".")
     if not module.startswith("msseg_lightning."):
         return ()
-    made = getattr(importlib.import_module(module), name)
-    hints = typing.get_type_hints(made.__init__)
+    hints = _hints(getattr(importlib.import_module(module), name))
     kinds = [hints.get(argument), *typing.get_args(hints.get(argument))]
     found = [typing.get_args(kind) for kind in kinds if typing.get_origin(kind) is Literal]
     return tuple(word for words in found for word in words if isinstance(word, str))
+
+
+@functools.cache
+def _hints(made: type) -> dict[str, Any]:
+    return typing.get_type_hints(made.__init__)  # type: ignore[misc]
 
 
 def _holds_numbers(value: Any) -> bool:

@@ -22,6 +22,7 @@ from msseg_lightning.evaluate.score import CaseScore, ScoreOptions, score_case
 from msseg_lightning.read.nifti import FileFacts, GateOptions, inspect_volume, label_meanings
 from msseg_lightning.read.reference import read_reference
 from msseg_lightning.run.assemble.code import code_hash
+from msseg_lightning.run.predict.lesion_traits import with_traits
 from msseg_lightning.run.predict.scores import digest, is_saved_score, load_score, save_score
 from msseg_lightning.run.shard import Shard
 
@@ -33,13 +34,15 @@ REFERENCE = re.compile(r"ground_truth|new_lesions|(?!.*desc-).*_label-newlesion_
 CHANGE_NAME = re.compile(r"gt|change")
 """Stems of masks of change in both directions (open_ms, tables)."""
 OTHER = re.compile(
-    r"(.*[-_])?ground_truth_.+|(.*[-_])?new_lesions_rater.*|(.*[-_])?lesions_time\d+(_.*)?"
+    r"(.*[-_])?ground_truth_.+|(.*[-_])?new_lesions_(rater|adjudicated).*|(.*[-_])?lesions_time\d+(_.*)?"
     r"|(.*[-_])?(baseline|followup|all|old|wm)_lesions?(_.*)?|lesions?|(.*[-_])?wmh([-_].*)?"
     r"|(.*[-_])?(ventricles?|tissue|head|skull|bet|hdbet|gm|wm|csf)([-_]?(mask|seg))?"
     r"|(.*[-_])?brain(_?mask)?(_.*)?|.*_label-(brain|lesion)_mask|.*_desc-.*_mask|.*desc-rater.*"
     r"|(.*_)?prob(ability|abilities)?(_map)?|(.*_)?logits|flair_.*"
 )
 """Stems of other known files: raters, all lesions of a visit, brains, probability maps, scans."""
+SAME_FILE = "prediction and reference are one file, or copies of it"
+"""Note of a case."""
 SCAN = re.compile(
     r"((.*[-_])?(flair|t1w?|t1_?c|t1gd|t1ce|t2w?|pdw?|mprage|dir|swi|dwi)([-_].*)?)|study\d.*"
 )
@@ -249,7 +252,10 @@ def _score_pair(
     reference = _read(pair.reference, of_references, "--label-value", facts)
     _refuse_other_grid(prediction, reference, pair.prediction, pair.reference.name)
     spacing_mm = _header_spacing(facts[pair.reference].native, reference)
-    return score_case(prediction.data, reference.data, spacing_mm, options)
+    score = score_case(prediction.data, reference.data, spacing_mm, options)
+    if facts[pair.prediction].sha256 == facts[pair.reference].sha256 and reference.data.any():
+        return dataclasses.replace(score, notes=(*score.notes, SAME_FILE))
+    return score
 
 
 def evaluate_subjects(
@@ -280,9 +286,10 @@ def evaluate_subjects(
 
     def score(subject: LongitudinalSubject) -> CaseScore:
         prediction = _read(masks[subject.id], gate, "--prediction-label-value", {})
-        reference = read_reference(subject, reading)
+        reference = read_reference(subject, reading, options.reference)
         _refuse_other_grid(prediction, reference, masks[subject.id], subject.id)
-        return score_case(prediction.data, reference.data, reference.spacing_mm, options)
+        found = score_case(prediction.data, reference.data, reference.spacing_mm, options)
+        return with_traits(found, subject, prediction.data, reference, reading)
 
     return map_subjects(score, found, step="evaluate").all_done()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from msseg_lightning.core.outputs import refuse_inside_data
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject_map import MapResult, SupportsSubmit
 from msseg_lightning.read.reader import read_subjects
@@ -31,6 +32,7 @@ def prepare_data_set(
     Raises:
         MssegError: a step must be fitted on the training pairs (exit 2).
     """
+    refuse_inside_data(config["read"].get("root"), {"paths.cache": config["paths"]["cache"]})
     subjects = read_subjects(instantiate(config["read"]))
     own = shard.of(subjects) if shard else subjects
     failed: dict[str, MssegError] = {}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msseg_lightning.core.outputs import refuse_inside_data
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
 from msseg_lightning.core.subject_map import SupportsSubmit, map_subjects
+from msseg_lightning.read.nifti import gate_options
 from msseg_lightning.read.reader import read_subjects
 from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.folder import data_name
@@ -18,8 +20,10 @@ from msseg_lightning.run.predict.bids_derivatives import (
     is_bids,
     write_description,
 )
+from msseg_lightning.run.predict.operating_point import StoredPoint, Use, operated
 from msseg_lightning.run.predict.prediction_files import read_pairs, read_side_car, refuse_in_run
 from msseg_lightning.run.predict.predictor import Predictor
+from msseg_lightning.run.predict.rater_scores import score_raters
 from msseg_lightning.run.predict.scores import pair_facts, score_options, write_scores
 from msseg_lightning.run.predict.trained import (
     load_config,
@@ -41,12 +45,14 @@ class DataSetResult:
             other shards are missing.
         refused: id -> error of a pair without mask or score.
         total: number of pairs in all shards.
+        operating_point: what the side-cars say of it; empty where none was chosen.
     """
 
     predicted: tuple[str, ...]
     summary: dict[str, Any]
     refused: dict[str, MssegError]
     total: int
+    operating_point: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def predict_data_set(
@@ -58,6 +64,7 @@ def predict_data_set(
     executor: SupportsSubmit | int = 1,
     pieces: int | None = None,
     uncertainty: bool = False,
+    use_point: Use = "auto",
 ) -> DataSetResult:
     """Write masks, maps and side-cars of all pairs into ``folder``; score those with a reference.
 
@@ -74,12 +81,15 @@ def predict_data_set(
         executor: number of processes, or an executor.
         pieces: see ``map_subjects``.
         uncertainty: also write ``<id>_uncertainty.nii.gz``.
+        use_point: whether the operating point of the model is used.
 
     Raises:
-        MssegError: a setting is unknown or would change what was trained (exit 2), or the system
-            was trained on some of these pairs (exit 4).
+        MssegError: a setting is unknown or would change what was trained (exit 2); or the system
+            was trained, or its operating point chosen, on some of these pairs (exit 4).
     """
     config = load_config(model, overrides)
+    refuse_inside_data(config["read"].get("root"), {"--folder": folder})
+    config, point, told = operated(model, config, overrides, use_point)
     subjects = read_subjects(instantiate(config["read"]))
     seen = trained_on(model, subjects)
     if seen and not include_training:
@@ -96,11 +106,21 @@ def predict_data_set(
                 exit_code=ExitCode.MODEL,
             )
         )
-    settings = recorded_settings(overrides)
+    chosen = point.chosen_among(subjects) if point is not None else []
+    if chosen and not include_training:
+        raise _chosen_on(chosen, len(subjects), config["read"].get("root"))
     files: dict[str, Any] = {"uncertainty": uncertainty}
     if is_bids(config):
         files = derivative_files(subjects, folder, uncertainty)
-    apply = Predictor.from_config(model, config, folder, settings=settings, **files)
+    apply = Predictor.from_config(
+        model,
+        config,
+        folder,
+        settings=recorded_settings(overrides),
+        point=point,
+        operating_point=told,
+        **files,
+    )
     apply.refuse_foreign_files(subjects)
     selected = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
     mapped = map_subjects(apply, selected, executor, "predict", pieces)
@@ -114,6 +134,7 @@ def predict_data_set(
     scored = {name: score for name, score in scores.items() if score is not None}
     summary: dict[str, Any] = {}
     if scored and (shard is None or len(scores) == len(subjects)):
+        labelled = [one for one in subjects if one.id in scored]
         facts = {
             "data": {
                 "name": data_name(config),
@@ -123,10 +144,15 @@ def predict_data_set(
             },
             "model": {"system": config["name"], "weights_sha256": weights_hash(model)},
             "settings": list(apply.settings),
-            "pairs": pair_facts([one for one in subjects if one.id in scored], learned_from(model)),
+            **point_facts(point, chosen, told),
+            "pairs": pair_facts(labelled, learned_from(model)),
+            "raters": score_raters(
+                labelled, gate_options(config["data"]["reading"]), score_options(config)
+            ),
         }
         summary = write_scores(folder, scored, score_options(config), facts)
-    return DataSetResult(tuple(mapped.done), summary, mapped.failed, len(subjects))
+    facts = {**told, "chosen_on_scored": chosen} if chosen else told
+    return DataSetResult(tuple(mapped.done), summary, mapped.failed, len(subjects), facts)
 
 
 def predict_table(
@@ -138,25 +164,29 @@ def predict_table(
     executor: SupportsSubmit | int = 1,
     pieces: int | None = None,
     uncertainty: bool = False,
+    use_point: Use = "auto",
 ) -> DataSetResult:
     """Write masks of all pairs of a CSV, see ``read_pairs``; else like ``predict_data_set``."""
     pairs = read_pairs(table, folder)
     refuse_in_run(model, [output for _, output in pairs if output is not None])
     outputs = {subject.id: output for subject, output in pairs if output is not None}
+    config, point, told = operated(model, load_config(model, overrides), overrides, use_point)
     apply = Predictor.from_config(
         model,
-        load_config(model, overrides),
+        config,
         folder,
         masks_only=True,
         outputs=outputs,
         settings=recorded_settings(overrides),
         uncertainty=uncertainty,
+        point=point,
+        operating_point=told,
     )
     subjects = [subject for subject, _ in pairs]
     apply.refuse_foreign_files(subjects)
     selected = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
     mapped = map_subjects(apply, selected, executor, "predict", pieces)
-    return DataSetResult(tuple(mapped.done), {}, mapped.failed, len(subjects))
+    return DataSetResult(tuple(mapped.done), {}, mapped.failed, len(subjects), told)
 
 
 def predict_pair(
@@ -166,6 +196,7 @@ def predict_pair(
     probability: Path | None = None,
     overrides: Sequence[str] = (),
     uncertainty: Path | None = None,
+    use_point: Use = "auto",
 ) -> dict[str, Any]:
     """Write the mask of one pair and the requested maps; a finished prediction is kept.
 
@@ -176,6 +207,7 @@ def predict_pair(
         probability: file of the probability map.
         overrides: settings that ``load_config`` accepts.
         uncertainty: file of the uncertainty map.
+        use_point: whether the operating point of the model is used.
 
     Returns:
         Content of the side-car of the mask.
@@ -184,18 +216,49 @@ def predict_pair(
         MssegError: the pair is refused, or an uncertainty map is wanted of a system with a single
             output (exit 2).
     """
+    config, point, told = operated(model, load_config(model, overrides), overrides, use_point)
     apply = Predictor.from_config(
         model,
-        load_config(model, overrides),
+        config,
         output.parent,
         masks_only=True,
         outputs={subject.id: output},
         maps={} if probability is None else {subject.id: probability},
         uncertainty={} if uncertainty is None else {subject.id: uncertainty},
         settings=recorded_settings(overrides),
+        point=point,
+        operating_point=told,
     )
     apply(subject)
     return read_side_car(output)
+
+
+def point_facts(
+    point: StoredPoint | None, chosen: Sequence[str], told: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the scores say of the operating point, and of scored pairs that it was chosen on."""
+    if point is None:
+        return {"operating_point": dict(told)} if told else {}
+    threshold = point.words
+    if chosen:
+        threshold += f"; CHOSEN ON {len(chosen)} OF THESE PAIRS, so their scores are no test"
+    return {"operating_point": {**told, "chosen_on_scored": list(chosen)}, "threshold": threshold}
+
+
+def _chosen_on(chosen: Sequence[str], total: int, root: str | None) -> MssegError:
+    return MssegError(
+        Problem(
+            "predict.point_data",
+            f"the operating point was chosen on {len(chosen)} of these {total} pairs: their scores "
+            "would not be a test",
+            file=root,
+            field="read.root",
+            found=", ".join(chosen[:10]),
+            expected="pairs that the operating point was not chosen on",
+            remedy="give other data, or --include-training to go on and have it recorded",
+            exit_code=ExitCode.MODEL,
+        )
+    )
 
 
 def trained_on(model: Path, subjects: Sequence[LongitudinalSubject]) -> list[str]:

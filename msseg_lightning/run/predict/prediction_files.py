@@ -16,6 +16,7 @@ from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP, LongitudinalSubject
 from msseg_lightning.core.volume import Kind
+from msseg_lightning.run.predict.packaged import name_if_packaged
 from msseg_lightning.run.predict.trained import stored_config, weights_hash
 
 
@@ -154,9 +155,11 @@ def refuse_foreign_files(
 
 def side_car(prediction: Prediction, model: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
     """Content of the side-car: how the mask was made, without data of the patient."""
+    weights = weights_hash(model)
     found = {
         "system": stored_config(model).get("name"),
-        "model_sha256": weights_hash(model),
+        "packaged_model": name_if_packaged(weights),
+        "model_sha256": weights,
         "settings": list(settings),
         "version": __version__,
         "new_lesion_voxels": int(prediction.mask.sum()),

@@ -20,6 +20,7 @@ from msseg_lightning.run.assemble.code import BUILD_MODULE, code_hash
 from msseg_lightning.run.assemble.system import build_load
 from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.config.keys import RUN_KEYS, hardware
+from msseg_lightning.run.predict.operating_point import StoredPoint
 from msseg_lightning.run.predict.prediction_files import (
     FILES_KEY,
     MAP_KEY,
@@ -60,6 +61,8 @@ class Predictor:
         maps: id -> map file, where it is not ``<folder>/<id>_probability.nii.gz``.
         uncertainty: write ``<mask>_uncertainty.nii.gz`` beside every mask; or id -> file.
         settings: changed settings of the system, written to the side-cars.
+        point: the operating point in ``config``; its lesions are listed in the side-cars.
+        operating_point: what the side-cars say of it.
         loaded: the system of the model folder if it is in memory already.
     """
 
@@ -73,6 +76,8 @@ class Predictor:
     uncertainty: bool | Mapping[str, Path] = False
     settings: tuple[str, ...] = ()
     loaded: Method | None = None
+    point: StoredPoint | None = None
+    operating_point: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_config(cls, model: Path, config: Config, folder: Path, **more: Any) -> Predictor:
@@ -87,7 +92,8 @@ class Predictor:
         scoring = dataclasses.asdict(score_options(config))
         data = changed_options(config["data"]["reading"]), hardware(config)
         code = code_hash(settings, (BUILD_MODULE, __name__))
-        made_from = digest(model_hash(model), settings, data, scoring, code)
+        told = [more["operating_point"]] if more.get("operating_point") else []
+        made_from = digest(model_hash(model), settings, data, scoring, code, *told)
         return cls(model, config, folder, made_from, **more)
 
     @functools.cached_property
@@ -115,6 +121,10 @@ class Predictor:
         prediction = self.method.predict(subject)
         _refuse_changed(subject, before)
         record = {**side_car(prediction, self.model, self.settings), "made_from": made_from}
+        if self.operating_point:
+            record["operating_point"] = dict(self.operating_point)
+        if self.point is not None:
+            record["lesions"] = self.point.lesions(prediction)
         files = self._mask(subject), self._map(subject)
         write_prediction(
             prediction, *files, record, self._uncertainty(subject), steps=not self.masks_only

@@ -17,15 +17,21 @@ from msseg_lightning.core.files import DamagedFileError, atomic_write, read_reco
 from msseg_lightning.core.prediction import Prediction
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.subject import LongitudinalSubject
+from msseg_lightning.core.table_cells import plain_row
 from msseg_lightning.evaluate.score import CaseScore, ScoreOptions, score_case
 from msseg_lightning.evaluate.summary import summarise
 from msseg_lightning.read.nifti import GateOptions
 from msseg_lightning.read.reference import read_reference
 from msseg_lightning.run.config.compose import Config
+from msseg_lightning.run.predict.lesion_traits import activity, with_traits
 
 log = logging.getLogger(__name__)
 
 PROTOCOL = "MSSEG-2 (animaSegPerfAnalyzer 4.2 rules)"
+
+
+OWN_THRESHOLD = "fixed by the experiment, not chosen on these pairs"
+"""What is said of the threshold where no operating point is used."""
 
 
 def score_options(config: Config) -> ScoreOptions:
@@ -50,7 +56,7 @@ def score_prediction(
     Raises:
         MssegError: the reference is refused, or lies on another grid (exit 3).
     """
-    reference = read_reference(subject, reading)
+    reference = read_reference(subject, reading, options.reference)
     if not reference.grid.same_as(prediction.native.grid):
         raise MssegError(
             Problem(
@@ -62,7 +68,10 @@ def score_prediction(
                 exit_code=ExitCode.DATA,
             )
         )
-    return score_case(prediction.mask, reference.data, reference.spacing_mm, options)
+    score = score_case(prediction.mask, reference.data, reference.spacing_mm, options)
+    score = with_traits(score, subject, prediction.mask, reference, reading)
+    voxel_mm3 = reference.grid.voxel_volume_mm3
+    return dataclasses.replace(score, activity=activity(prediction.probability, voxel_mm3))
 
 
 def write_scores(
@@ -83,8 +92,8 @@ def write_scores(
             "protocol": PROTOCOL,
             "options": dataclasses.asdict(options),
             "scorer_version": __version__,
+            "threshold": OWN_THRESHOLD,
             **facts,
-            "threshold": "fixed by the experiment, not chosen on these pairs",
             "summary": summary,
             "cases": cases,
         },
@@ -115,7 +124,7 @@ def scores_table(cases: dict[str, dict[str, Any]]) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)))
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(plain_row, rows))
     return stream.getvalue()
 
 

@@ -48,20 +48,27 @@ NETWORK_FIELDS: dict[str, Any] = {
 }
 """Further required fields of a system or stage whose method trains a network."""
 
+POINT_FILE = "operating_point.json"
+"""File of a model folder with the operating point that was chosen for it."""
+
 NETWORK_METHOD = "msseg_lightning.method.network_method.NetworkMethod"
 
 
 def weights_hash(model: Path) -> str | None:
-    """SHA-256 of the weights, over all files if there are several; None without weights."""
-    files = sorted(model.rglob("weights.safetensors"))
+    """SHA-256 of weights or boosters, over all files if there are several; None without any."""
+    files = sorted([*model.rglob("weights.safetensors"), *model.rglob("booster*.txt")])
     if len(files) > 1:
         return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
     return sha256_file(files[0]) if files else None
 
 
 def model_hash(model: Path) -> str:
-    """SHA-256 of all files of a model except its settings (``*.yaml``)."""
-    files = sorted(path for path in model.rglob("*") if path.is_file() and path.suffix != ".yaml")
+    """SHA-256 of all files of a model except its settings (``*.yaml``) and operating points."""
+    files = sorted(
+        path
+        for path in model.rglob("*")
+        if path.is_file() and path.suffix != ".yaml" and path.name != POINT_FILE
+    )
     content = {path.relative_to(model).as_posix(): sha256_file(path) for path in files}
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from msseg_lightning.core.files import atomic_write, write_json
+from msseg_lightning.core.table_cells import plain_cell
 from msseg_lightning.core.wording import counted
 from msseg_lightning.run.sweep.study import SharedStudy
 
@@ -228,7 +229,7 @@ def export(found: SweepResult, folder: Path) -> Path:
     table = folder / "trials.csv"
     frame = found.study.study.trials_dataframe()
     with atomic_write(table) as temporary:
-        frame.to_csv(temporary, index=False)
+        frame.map(plain_cell).to_csv(temporary, index=False)
     search, winner = found.study.search, found.winner
     shown_best = found.best if found.front else found.best[: max(1, search.retrain_best)]
     write_json(

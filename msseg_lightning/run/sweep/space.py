@@ -17,6 +17,8 @@ from msseg_lightning.run.config.preset_files import conf_dir, preset_file, prese
 if TYPE_CHECKING:
     import optuna
 
+MAX_POINTS = 100_000
+"""Largest grid."""
 SAMPLERS = ("tpe", "random", "grid", "cmaes", "nsga2")
 PRUNERS = ("median", "hyperband", "none")
 KINDS = ("float", "int", "categorical")
@@ -93,6 +95,8 @@ class Parameter:
                 "search.sampler=tpe",
             )
         count = math.floor((self.high - self.low) / step + 1e-9) + 1
+        if count > MAX_POINTS:  # a list of a billion values would fill the memory
+            raise _too_many(count)
         values = [min(self.low + index * step, self.high) for index in range(count)]
         return [int(value) for value in values] if self.type == "int" else values
 
@@ -401,7 +405,8 @@ def _check(search: Search) -> None:
     if search.sampler == "grid" and any(one.when for one in search.space):
         expected = "no `when`, which would repeat points of the grid"
         raise _refused("search.sampler", "grid", expected, "search.sampler=tpe")
-    if search.sampler == "grid" and search.trials > (points := _points(search)):
+    points = _points(search) if search.sampler == "grid" else math.inf
+    if search.trials > points:
         raise _refused(
             "search.trials",
             str(search.trials),
@@ -411,7 +416,15 @@ def _check(search: Search) -> None:
 
 
 def _points(search: Search) -> int:
-    return math.prod(len(parameter.grid()) for parameter in search.space)
+    points = math.prod(len(parameter.grid()) for parameter in search.space)
+    if points > MAX_POINTS:
+        raise _too_many(points)
+    return points
+
+
+def _too_many(points: int) -> MssegError:
+    remedy = "search.sampler=tpe, or give numbers larger steps"
+    return _refused("search.space", f"{points} points", f"at most {MAX_POINTS} points", remedy)
 
 
 def _check_parameter(one: Parameter, earlier: Sequence[Parameter]) -> None:

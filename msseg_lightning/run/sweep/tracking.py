@@ -15,6 +15,7 @@ from msseg_lightning.run.sweep.result import SweepResult
 from msseg_lightning.run.sweep.space import mean_figures
 from msseg_lightning.run.sweep.study import SharedStudy, abandoned
 from msseg_lightning.run.train.mlflow_run import end_status
+from msseg_lightning.track.store import SWEEPS
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -43,7 +44,7 @@ class SweepTracking:
 
         process = process_tags()  # processes of several machines may have the same number
         tracker = self.tracking.start(
-            "msseg",
+            SWEEPS,
             f"sweep-{self.name}",
             spool=self.folder / f"process-{process['process.machine']}-{process['process.pid']}",
             key=run_key(self.folder),
@@ -107,7 +108,7 @@ class SweepTracking:
         known = trial.user_attrs
         retry = {"retry_of": known["retry_of"]} if "retry_of" in known else {}
         return self.tracking.start(
-            "msseg",
+            SWEEPS,
             f"{self.name}-trial{number}",
             spool=self._spool(number),
             parent=Parent(self.folder, f"sweep-{self.name}", {**self.tags, "level": "sweep"}),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from msseg_lightning.core.files import require_record, write_settings
 from msseg_lightning.core.input_hash import input_hash
 from msseg_lightning.core.method import FitContext, Method, Track, untracked
+from msseg_lightning.core.outputs import refuse_inside_data
 from msseg_lightning.core.problem import MssegError, Problem
 from msseg_lightning.core.progress import track
 from msseg_lightning.core.subject import TARGET, LongitudinalSubject
@@ -29,11 +29,20 @@ from msseg_lightning.run.assemble.system import (
     further_subjects,
     instantiate,
     number_of_maps,
+    require_hardware,
 )
 from msseg_lightning.run.config.compose import Config
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.predict.predictor import Predictor
+from msseg_lightning.run.predict.rater_scores import score_raters
 from msseg_lightning.run.predict.scores import pair_facts, score_options, write_scores
+from msseg_lightning.run.train.cost import (
+    FitCost,
+    device,
+    length_facts,
+    model_parameters,
+    peak_mib,
+)
 from msseg_lightning.run.train.debug_split import debug_split
 from msseg_lightning.run.train.initial_weights import refuse_seen, with_initial_weights
 from msseg_lightning.run.train.mlflow_run import (
@@ -74,17 +83,20 @@ def train_experiment(config: Config, with_report: bool = True) -> TrainingResult
     Raises:
         MssegError: any error that the user can correct; the run gets the matching status.
     """
+    places = {f"paths.{name}": config["paths"][name] for name in ("runs", "cache")}
+    refuse_inside_data(config["read"].get("root"), places)
     given, config = config, with_initial_weights(config)
     folder = RunFolder.from_config(config)
     with folder.lock():
         try:
             folder.claim_config(config)
+            tracking = instantiate(config.get("track")) or None
+            check_buildable(config)
+            require_hardware(config)
             subjects = labelled_subjects(config)
             split = debug_split(config, make_split(config, subjects), subjects)
             refuse_seen(given, config, subjects, split)
             folder.claim_split(split)
-            tracking = instantiate(config.get("track")) or None
-            check_buildable(config)
         except MssegError:  # a refused experiment leaves no folder and no failed run in the store
             folder.withdraw_claim()
             raise
@@ -108,18 +120,22 @@ def labelled_subjects(config: Config) -> dict[str, LongitudinalSubject]:
     Raises:
         MssegError: there is none.
     """
-    found = read_subjects(instantiate(config["read"]))
+    reader = instantiate(config["read"])
+    found = read_subjects(reader)
     subjects = {subject.id: subject for subject in found}
     labelled = {name: subject for name, subject in subjects.items() if subject.labelled}
     if not labelled:
+        named = [problem for problem in reader.skipped() if "read." in problem.remedy]
         raise MssegError(
             Problem(
                 "data.no_reference",
                 f"none of the {len(subjects)} pairs has a mask of new lesions",
                 file=config["read"].get("root"),
                 field=TARGET,
-                remedy="put the masks beside the scans (`msseg check` names what was not used), "
-                "or apply a trained system: `msseg predict` needs none",
+                found=", ".join(f"{one.file}: {one.remedy}" for one in named)[:600],
+                remedy="give the masks the names that are read (`msseg check --layout`), or say "
+                "what they are called (`msseg check` names what was not used), or apply a trained "
+                "system: `msseg predict` needs none",
             )
         )
     if len(labelled) < len(subjects):
@@ -193,8 +209,8 @@ def _run(
         loggers=(TrackerLogger(tracker),) if tracker is not None else (),
         track=part,
     )
-    folder.update_record(status="fitting")
-    began, before = time.monotonic(), float(folder.record().get("fit_minutes", 0))
+    folder.update_record(status="fitting", device=device(config), **length_facts(config))
+    cost = FitCost(folder.record())
     try:
         method.fit(
             [subjects[name] for name in split.train],
@@ -203,11 +219,12 @@ def _run(
             context,
         )
     finally:  # an interrupted training goes on in another process
-        folder.update_record(fit_minutes=round(before + (time.monotonic() - began) / 60, 4))
+        folder.update_record(**cost.facts())
     save_model(method, config, folder)
+    parameters = model_parameters(folder.model)
     if found := initial_weights(folder, Path(config["paths"]["cache"])):
         folder.update_record(initial_weights=found)
-    folder.update_record(status="predicting", stages=fitted_stages(folder))
+    folder.update_record(status="predicting", stages=fitted_stages(folder), parameters=parameters)
     held_out = [subjects[name] for name in split.test]
     scores = score_held_out(method, held_out, folder, config)
     facts = {
@@ -215,8 +232,12 @@ def _run(
         "seed": config["seed"],
         "commit": folder.record().get("commit"),
         "pairs": pair_facts(held_out, (*split.train, *split.val)),
+        "raters": score_raters(
+            held_out, gate_options(config["data"]["reading"]), score_options(config)
+        ),
     }
     summary = write_scores(folder.path, scores, score_options(config), facts)
+    folder.update_record(peak_mib=max(folder.record().get("peak_mib", 0), peak_mib()))
     if with_report:
         folder.update_record(status="reporting")
         build_report(folder, folder.report_file)

@@ -19,6 +19,7 @@ from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.config.compose import Config, compose_config, experiment_of
 from msseg_lightning.run.config.keys import RUN_KEYS
 from msseg_lightning.run.folder import RunFolder, result_settings
+from msseg_lightning.run.predict.rater_scores import merged
 from msseg_lightning.run.predict.scores import score_options, write_scores
 from msseg_lightning.run.train.experiment import labelled_subjects, make_split, train_experiment
 from msseg_lightning.run.train.initial_weights import with_initial_weights
@@ -143,9 +144,11 @@ def _combine_folds(
     origin: dict[str, dict[str, Any]] = {}
     commits = []
     pairs: dict[str, Any] = {}
+    raters = []
     for run in runs:
         content = run.scores()
         pairs |= content.get("pairs", {})
+        raters.append(content.get("raters", {}))
         commits.append(content.get("commit"))
         for case, row in content["cases"].items():
             if case in cases:
@@ -170,6 +173,7 @@ def _combine_folds(
         "seed": config["seed"],
         "commit": commits[0] if len(set(commits)) == 1 else commits,
         "pairs": pairs,
+        "raters": merged(raters),
     }
     write_scores(folder, cases, score_options(config), facts)
     write_record(folder / "out_of_fold.json", origin)

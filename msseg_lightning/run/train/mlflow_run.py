@@ -26,6 +26,7 @@ from msseg_lightning.run.config.user_packages import package_hashes
 from msseg_lightning.run.folder import RunFolder, data_name, flatten, result_settings
 from msseg_lightning.run.predict.scores import PROTOCOL, scores_table
 from msseg_lightning.split.split import Split
+from msseg_lightning.track.store import RUNS
 
 if TYPE_CHECKING:
     from msseg_lightning.track.tracker import Parent
@@ -52,7 +53,7 @@ def open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) -> 
         return None
     parent = experiment_run(config, folder)
     tracker = tracking.start(
-        "msseg",
+        RUNS,
         f"{parent.name}-fold{config['fold']}",
         spool=folder.path / "track",
         parent=parent,
@@ -70,6 +71,7 @@ def open_run(config: Config, folder: RunFolder, split: Split, tracking: Any) -> 
     parts = {
         part: [rename(case) for case in getattr(split, part)] for part in ("train", "val", "test")
     }
+    tracker.log_dataset(data_name(config), split.data_hash, {p: len(n) for p, n in parts.items()})
     tracker.log_text(json.dumps(parts, indent=2), "split.json")
     tracker.log_text(yaml.safe_dump(without_paths(config), sort_keys=False), "config.yaml")
     tracker.log_text(json.dumps(environment, indent=2, default=str), "environment.json")
@@ -92,8 +94,22 @@ def experiment_run(config: Config, folder: RunFolder) -> Parent:
         "version": __version__,
         "protocol": PROTOCOL,
         "level": "experiment",
+        **description(config, folder.record().get("commit")),
     }
     return Parent(folder.path.parent / f".parent-{name}", name, tags)
+
+
+def description(config: Config, commit: str | None) -> dict[str, str]:
+    """MLflow's own tags of the description and the source of a run."""
+    card = config["card"]
+    lines = [card.get("idea"), card.get("paper")]
+    lines += [f"Trained on {data_name(config)}, size {config['size']}, seed {config['seed']}."]
+    tags = {
+        "mlflow.note.content": "\n\n".join(str(line) for line in lines if line),
+        "mlflow.source.name": f"msseg train {experiment_of(config)}",
+        "mlflow.source.type": "LOCAL",
+    }
+    return tags | ({"mlflow.source.git.commit": commit} if commit else {})
 
 
 def track_experiment(tracking: Any, config: Config, folder: RunFolder) -> None:
@@ -113,7 +129,7 @@ def track_experiment(tracking: Any, config: Config, folder: RunFolder) -> None:
     run = experiment_run(config, folder)
     figures = headline_metrics(summarise(cases).as_dict())
     tracker = tracking.start(
-        "msseg",
+        RUNS,
         run.name,
         spool=folder.path / "track" / "experiment",
         key=run_key(run.folder),
@@ -139,7 +155,7 @@ def tracked_part(
     from msseg_lightning.track.tracker import Parent
 
     tracker = tracking.start(
-        "msseg",
+        RUNS,
         name,
         spool=folder.path / "track" / name,
         parent=Parent(folder.path / "track", name, {}),
@@ -258,7 +274,11 @@ def with_pseudonyms(content: dict[str, Any], rename: Callable[[str], str]) -> di
         rename(case): {"patient": rename(facts["patient"]), "learned_from": None}
         for case, facts in content.get("pairs", {}).items()
     }
-    return {**content, "summary": summary, "cases": cases, "pairs": pairs}
+    raters = {
+        rater: {rename(case): scores for case, scores in rows.items()}
+        for rater, rows in content.get("raters", {}).items()
+    }
+    return {**content, "summary": summary, "cases": cases, "pairs": pairs, "raters": raters}
 
 
 def audit_with_pseudonyms(table: Path, rename: Callable[[str], str]) -> str:
@@ -283,7 +303,17 @@ def without_paths(config: Config) -> Config:
     Only the last part of a path is kept, with which `msseg predict` can build the system. Roots of
     readers inside the system are removed, since prediction does not need their scans.
     """
-    return {**_cut("", config), "track": {}}
+    cut = _cut("", config)
+    return {**cut, "read": _last_parts(cut.get("read")), "track": {}}
+
+
+def _last_parts(node: Any) -> Any:
+    """Settings of a reader in which names and patterns of files have lost their folders."""
+    if isinstance(node, Mapping):
+        return {key: _last_parts(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_last_parts(value) for value in node]
+    return Path(node).name if isinstance(node, str) and "/" in node else node
 
 
 def _cut(key: str, value: Any) -> Any:

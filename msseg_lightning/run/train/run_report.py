@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from msseg_lightning.core.files import require_record
 from msseg_lightning.core.problem import ExitCode, MssegError, Problem
@@ -20,18 +22,22 @@ from msseg_lightning.core.subject import (
 )
 from msseg_lightning.core.volume import Volume
 from msseg_lightning.core.wording import counted
+from msseg_lightning.evaluate.lesion_score import scores_by_size
 from msseg_lightning.evaluate.score import CaseScore
 from msseg_lightning.evaluate.summary import dice_as_published
 from msseg_lightning.read.nifti import GateOptions, gate_options
+from msseg_lightning.report.operating_point import operating_point_section
 from msseg_lightning.report.picture import CaseVolumes
 from msseg_lightning.report.run_page import ReportCase, ReportContext, write_report
 from msseg_lightning.run.assemble.system import build_load, instantiate
 from msseg_lightning.run.config.compose import Config, experiment_of
-from msseg_lightning.run.folder import RunFolder, data_name
+from msseg_lightning.run.folder import RunFolder, data_name, read_scores
+from msseg_lightning.run.predict.lesion_traits import LARGEST_BRAIN_MM3
+from msseg_lightning.run.predict.operating_point import POINT_FOLDER, StoredPoint, read_point
+from msseg_lightning.run.predict.rater_scores import rater_range
 from msseg_lightning.train.curves import read_curves
 
-LARGEST_BRAIN_MM3 = 2.2e6
-"""Largest volume of a brain mask; a brain with its fluid rarely exceeds 2 litres, a head has 4."""
+log = logging.getLogger(__name__)
 
 
 def build_report(
@@ -65,19 +71,88 @@ def report_context(folder: RunFolder, rename: Callable[[str], str]) -> ReportCon
     content = folder.scores()
     scores = {case: CaseScore.from_dict(row) for case, row in content["cases"].items()}
     load, reading = build_load(config), gate_options(config["data"]["reading"])
+    point = shown_point(folder.model)
     subjects = {subject.id: subject for subject in instantiate(config["read"]).subjects()}
     return ReportContext(
         setting=setting(config, record, content),
         card=shown_card(config, None if record.get("stages") else _parameters(folder)),
         cases=[
-            ReportCase(rename(case), score, _loader(subjects[case], load, reading, folder))
+            ReportCase(
+                rename(case),
+                score,
+                _loader(subjects[case], load, reading, folder),
+                {} if point is None else _probabilities(point, score, folder, subjects[case]),
+            )
             for case, score in scores.items()
         ],
         curves=read_curves(folder.fit / "curves.csv"),
-        summary=shown_summary(content["summary"]) | published_dice(scores),
+        summary=shown_summary(content["summary"], content.get("raters", {}))
+        | published_dice(scores),
         notes=notes(config, content["summary"]),
         kept_step=_kept_step(folder),
+        operating_point=point_section(folder.path, folder.model),
     )
+
+
+def shown_point(model: Path) -> StoredPoint | None:
+    """The operating point of a model; None, with a warning, if it is damaged or of another one."""
+    try:
+        return read_point(model)
+    except MssegError as error:
+        log.warning("the report leaves out the operating point: %s", error)
+        return None
+
+
+def point_section(folder: Path, model: Path) -> Markup:
+    """The operating point of a model, with the scores at it where they are known."""
+    point = shown_point(model)
+    if point is None:
+        return Markup("")
+    words = (
+        "Used by msseg predict; the tables here are of the system's own rules. The point: "
+        f"{point.words}"
+    )
+    file = folder / POINT_FOLDER / "scores.json"
+    if file.exists():
+        shown = shown_summary(read_scores(file)["summary"], {})
+        told = [
+            f"{group.replace('_', ' ')}: "
+            + ", ".join(f"{name} {_number(value)}" for name, value in measures.items())
+            for group, measures in shown.items()
+        ]
+        words += f". Held-out pairs at the point: {'; '.join(told)}"
+    return operating_point_section(words, point.reliability)
+
+
+def _number(value: object) -> str:
+    if isinstance(value, Mapping):
+        value = value["mean"]
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _probabilities(
+    point: StoredPoint, score: CaseScore, folder: RunFolder, subject: LongitudinalSubject
+) -> dict[int, float]:
+    """Label of a predicted lesion -> its calibrated probability; empty without a map."""
+    from msseg_lightning.read.nifti import read_volume
+    from msseg_lightning.read.reference import read_reference
+
+    files = [folder.predictions / f"{subject.id}{end}.nii.gz" for end in ("", "_probability")]
+    if point.calibration is None or not all(file.is_file() for file in files):
+        return {}
+    mask = read_volume(files[0], "mask", GateOptions(largest_mask_fraction=1.0))
+    probability = read_volume(files[1], "probability")
+    reference = read_reference(subject)
+    scores = scores_by_size(
+        mask.data, probability.data.astype(np.float32), reference.data, point.measure
+    )
+    if len(scores) != len(score.predicted_lesions):
+        return {}
+    certain = point.calibration(scores)
+    return {
+        lesion.label: float(value)
+        for lesion, value in zip(score.predicted_lesions, certain, strict=True)
+    }
 
 
 def shown_card(config: Config, parameters: int | None = None) -> dict[str, Any]:
@@ -148,8 +223,13 @@ def setting(config: Config, record: dict[str, Any], content: dict[str, Any]) -> 
     }
 
 
-def shown_summary(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Main metrics of both groups of cases for the report."""
+def shown_summary(summary: dict[str, Any], raters: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Main metrics of both groups of cases for the report.
+
+    Args:
+        summary: of the system.
+        raters: scores of raters, of whom the mean and the range over raters are shown.
+    """
     present, absent = summary["with_lesions"], summary["without_lesions"]
     shown: dict[str, dict[str, Any]] = {}
     if present["cases"]:
@@ -168,6 +248,16 @@ def shown_summary(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "false lesions per case": _interval(absent["false_lesions"]),
             "false volume per case (mm³)": _interval(absent["false_volume_mm3"]),
         }
+    for group, measure, words in (
+        ("with_new_lesions", "Dice", "Dice"),
+        ("with_new_lesions", "F1_score", "lesion F1"),
+        ("without_new_lesions", "NbTestedLesions", "false lesions per case"),
+    ):
+        found = rater_range(raters, measure)
+        if group in shown and found is not None:
+            mean, low, high = found
+            name = f"{words} of raters against the others: mean and range"
+            shown[group][name] = {"mean": mean, "low": low, "high": high}
     return shown
 
 

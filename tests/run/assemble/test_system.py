@@ -24,12 +24,9 @@ TINY = ("read.root=none", "size=tiny")
 @pytest.mark.parametrize(
     "override",
     [
-        "sample.size=[-16,16,16]",
-        "sample.size=[0,16,16]",
         "infer.overlap=1.0",
         "infer.overlap=1.5",
         "infer.overlap=-0.2",
-        "infer.size=0",
         "train.optimizer.lr=-1",
         "train.batch_size=0",
         "+loss.unknown=3",
@@ -46,12 +43,12 @@ def test_a_setting_out_of_range_is_a_configuration_error_at_once(override):
 @pytest.mark.parametrize(
     ("name", "override", "field"),
     [
-        ("ohem_unet", "train.task.keep=0", "MomentumMining"),
-        ("pre_unet", "+train.task.unknown=7", "Task"),
+        ("ohem_unet", "train.task.keep=0", "train (MomentumMining)"),
+        ("pre_unet", "+train.task.unknown=7", "train (Task)"),
         ("pre_unet", "+train.unknown=7", "train"),
         ("pre_unet", "+trainer.unknown=7", "trainer"),
-        ("pre_unet", "+method.unknown=7", "NetworkMethod"),
-        ("bsi_subtraction", "+method.unknown=7", "BsiSubtraction"),
+        ("pre_unet", "+method.unknown=7", "method (NetworkMethod)"),
+        ("bsi_subtraction", "+method.unknown=7", "method (BsiSubtraction)"),
         ("pre_unet", "ensemble={folds: 2, level: logit, rule: mean}", "ensemble.level"),
         ("pre_unet", "ensemble={folds: 2, level: binary, rule: median}", "ensemble.rule"),
     ],

@@ -32,6 +32,8 @@ def test_words_where_a_number_belongs_are_refused_with_key_and_type():
         ("data.workers=null", "data.workers"),
         ("data.workers=-3", "data.workers"),
         ("data.workers=1.5", "data.workers"),
+        ("sample.size=[0,16,16]", "sample.size"),
+        ("infer.size=-16", "infer.size"),
         ("data.workers='${name}'", "data.workers"),
         ("data=null", "data"),
         ("postprocess.rules=3", "postprocess.rules"),

@@ -7,7 +7,12 @@ import pytest
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.evaluate.case_score import ScoreOptions
 from msseg_lightning.evaluate.score import score_case
-from msseg_lightning.run.data.evaluate_files import MaskPair, evaluate_files, find_pairs
+from msseg_lightning.run.data.evaluate_files import (
+    SAME_FILE,
+    MaskPair,
+    evaluate_files,
+    find_pairs,
+)
 from msseg_lightning.run.shard import Shard
 
 
@@ -326,3 +331,14 @@ def test_the_advice_for_another_grid_applies(change, advice, tmp_path):
     with pytest.raises(MssegError, match=r"evaluate\.grid") as caught:
         evaluate_files([MaskPair("one", one, two)], ScoreOptions())
     assert advice in str(caught.value)
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize(("low", "kind"), [(4, "copy"), (4, "same"), (5, "other"), (None, "empty")])
+def test_a_reference_that_is_scored_against_itself_is_remarked(low, kind, tmp_path):
+    empty = np.zeros((24, 25, 26), np.uint8)
+    truth = write(tmp_path / "t" / "a.nii", empty if low is None else cube(4))
+    prediction = write(tmp_path / "p" / "a.nii", empty if low is None else cube(low))
+    pair = MaskPair("a", truth if kind == "same" else prediction, truth)
+    notes = evaluate_files([pair], ScoreOptions())["a"].notes
+    assert (SAME_FILE in notes) == (kind in ("copy", "same"))

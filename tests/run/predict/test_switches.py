@@ -12,6 +12,7 @@ from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.run.assemble.system import number_of_maps
 from msseg_lightning.run.config.compose import compose_config
+from msseg_lightning.run.predict.operating_point import operated
 from msseg_lightning.run.predict.switches import apply_switches, split_switches
 from msseg_lightning.run.predict.trained import load_config
 from tests.run.predict.test_model_zip import save
@@ -97,6 +98,13 @@ def test_they_act_and_stand_in_the_side_car(tiny_cohort, tmp_path, capsys):
         assert json.loads((tmp_path / f"{name}_msseg.json").read_text())["settings"] == settings
     assert main([*words, str(tmp_path / "x.nii.gz"), "--threshold", "2"]) == ExitCode.CONFIG
     assert "predict.switch" in capsys.readouterr().err
+
+
+def test_a_given_threshold_wins_over_the_operating_point(tmp_path):
+    (tmp_path / "operating_point.json").touch()
+    config, point, told = operated(tmp_path, {"name": "x"}, ["threshold=0.3"], "auto")
+    assert config == {"name": "x"} and point is None
+    assert told == {"used": False, "why": "settings were given: threshold=0.3"}
 
 
 def test_the_stored_settings_stay(tmp_path):

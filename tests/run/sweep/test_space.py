@@ -169,3 +169,20 @@ def test_over_budget_ranks_below_everything_within_and_by_excess():
 def test_an_undefined_figure_is_an_error_not_a_zero():
     with pytest.raises(MssegError, match="undefined"):
         Objective("dice").value({"dice": math.nan})
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"a": {"type": "int", "low": 0, "high": 10**12}},
+        {"a": {"type": "float", "low": 0.0, "high": 1.0, "step": 1e-9}},
+        {name: {"type": "int", "low": 1, "high": 1000} for name in "abc"},
+    ],
+)
+def test_a_grid_of_a_billion_points_is_refused_before_it_is_listed(space):
+    with pytest.raises(MssegError) as caught:
+        parse({**PLAIN, "sampler": "grid", "space": space})
+    (problem,) = caught.value.problems
+    assert (problem.field, problem.exit_code) == ("search.space", ExitCode.CONFIG)
+    parse({**PLAIN, "sampler": "tpe", "space": space})  # as the remedy says

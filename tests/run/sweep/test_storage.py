@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -48,10 +47,9 @@ def machine(folder, address, pause):
     sweep.retrain()
 
 
-def test_machines_share_a_study_on_postgresql_and_one_is_killed(database, tmp_path):
-    context = multiprocessing.get_context("spawn")
+def test_machines_share_a_study_on_postgresql_and_one_is_killed(database, tmp_path, forking):
     crew = [
-        context.Process(target=machine, args=(tmp_path / f"machine{n}", database, 60.0 * (n == 2)))
+        forking.Process(target=machine, args=(tmp_path / f"machine{n}", database, 60.0 * (n == 2)))
         for n in range(3)
     ]
     for process in crew:

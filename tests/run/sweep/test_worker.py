@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -51,11 +50,10 @@ def test_the_same_seed_searches_the_same_places_and_goes_on_after_a_stop(tmp_pat
     assert [t.params for t in rest.study.trials()] == [t.params for t in whole.study.trials()]
 
 
-def test_a_killed_process_costs_no_trial_and_doubles_none(tmp_path):
-    context = multiprocessing.get_context("spawn")
+def test_a_killed_process_costs_no_trial_and_doubles_none(tmp_path, forking):
     for kill_after in (2, 5):  # runs begun before the process is killed
         log = tmp_path / "log"
-        process = context.Process(target=work, args=(tmp_path / "s", log, 6, 0.15))
+        process = forking.Process(target=work, args=(tmp_path / "s", log, 6, 0.15))
         process.start()
         while not log.exists() or len(log.read_text().splitlines()) < kill_after:
             time.sleep(0.02)
@@ -71,10 +69,9 @@ def test_a_killed_process_costs_no_trial_and_doubles_none(tmp_path):
     assert {t.params["x"] for t in lost} <= set(values)  # the same values were tried again
 
 
-def test_several_processes_on_an_empty_store_share_the_work(tmp_path):
-    context = multiprocessing.get_context("spawn")
+def test_several_processes_on_an_empty_store_share_the_work(tmp_path, forking):
     args = (tmp_path / "s", tmp_path / "log", 16)
-    crew = [context.Process(target=work, args=args) for _ in range(3)]
+    crew = [forking.Process(target=work, args=args) for _ in range(3)]
     for process in crew:
         process.start()
     for process in crew:
@@ -346,10 +343,9 @@ def work_on_few(folder, log):
     Sweep("toy", folder, search(40, (0,), sampler="tpe", space=space), Listed(log, (5,))).run()
 
 
-def test_two_workers_share_a_small_space_without_a_duplicate(tmp_path):
-    context = multiprocessing.get_context("spawn")
+def test_two_workers_share_a_small_space_without_a_duplicate(tmp_path, forking):
     log = tmp_path / "log"
-    crew = [context.Process(target=work_on_few, args=(tmp_path / "s", log)) for _ in range(2)]
+    crew = [forking.Process(target=work_on_few, args=(tmp_path / "s", log)) for _ in range(2)]
     for process in crew:
         process.start()
     for process in crew:

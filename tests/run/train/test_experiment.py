@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
@@ -24,13 +20,14 @@ from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.predict.scores import digest
 from msseg_lightning.run.predict.trained import load_config
-from msseg_lightning.run.train.experiment import refuse_copies, save_model
+from msseg_lightning.run.train.experiment import refuse_copies, save_model, train_experiment
 from msseg_lightning.run.train.mlflow_run import (
     headline_metrics,
     tracked_settings,
     with_pseudonyms,
     without_paths,
 )
+from tests.conftest import run_command
 
 
 def words(cohort):
@@ -118,20 +115,20 @@ def test_a_wrong_setting_is_refused_before_anything_is_tracked(
 
 
 def test_killed_at_a_random_step_the_same_command_ends_with_equal_weights(
-    trained_run, tiny_cohort, tmp_path
+    trained_run, tiny_cohort, tmp_path, forking, monkeypatch, capsys
 ):
-    command = [sys.executable, "-m", "msseg_lightning", *words(tiny_cohort)]
-    command += ["train.checkpoint_minutes=0"]
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-    child = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    command = [*words(tiny_cohort), "train.checkpoint_minutes=0"]
+    child = forking.Process(target=run_command, args=(command, tmp_path))
+    child.start()
     last = tmp_path / "runs" / "pre_unet" / "tiny-tiny-fold0-seed0" / "fit" / "last.ckpt"
-    while not last.exists() and child.poll() is None:
+    while not last.exists() and child.is_alive():
         time.sleep(0.002)
-    os.kill(child.pid, signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     assert not (last.parent / "done.json").exists(), "it finished before it was killed"
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == ExitCode.OK, done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == ExitCode.OK, capsys.readouterr().err
     weights = load_file(last.parents[1] / "model" / "weights.safetensors")
     expected = load_file(trained_run / "model" / "weights.safetensors")
     assert set(weights) == set(expected)
@@ -204,3 +201,28 @@ def test_a_scan_under_two_patients_is_refused_before_training(tmp_path):
     assert [problem.file.name for problem in caught.value.problems] == ["c-baseline_flair.nii.gz"]
     with pytest.raises(MssegError, match=r"patient.case"):  # also of data a stage reads by itself
         refuse_copies([*shared, pair("d", "P1", b"5", b"6")])
+
+
+@pytest.mark.parametrize(
+    ("word", "code"),
+    [
+        ("trainer.accelerator=tpu", ExitCode.CONFIG),
+        ("trainer.accelerator=gpu", ExitCode.ENVIRONMENT),
+        ("train.batch_size=0", ExitCode.CONFIG),
+        ("infer.overlap=1", ExitCode.CONFIG),
+    ],
+)
+def test_hardware_and_ranges_are_checked_before_anything_is_read(tmp_path, monkeypatch, word, code):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    words = [
+        "read.root=/nowhere",
+        "size=tiny",
+        f"paths.runs={tmp_path / 'runs'}",
+        "track=off",
+        word,
+    ]
+    with pytest.raises(MssegError) as caught:
+        train_experiment(compose_config(words, "pre_unet"))
+    assert caught.value.exit_code == code
+    assert not list((tmp_path / "runs").rglob("*"))  # the corrected command starts anew

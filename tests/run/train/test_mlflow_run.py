@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from unittest.mock import Mock
@@ -13,6 +14,7 @@ from mlflow import MlflowClient
 
 from msseg_lightning.cli.main import main
 from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.run.config.allow_list import refuse_paths
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.train.mlflow_run import (
@@ -20,6 +22,8 @@ from msseg_lightning.run.train.mlflow_run import (
     end_unrecorded,
     track_experiment,
     tracked_settings,
+    with_pseudonyms,
+    without_paths,
 )
 from msseg_lightning.track.journal import KINDS, Journal
 from msseg_lightning.track.process import process_tags
@@ -58,6 +62,26 @@ def test_tags_and_parameters_say_what_ran(tracked):
     )
     assert {"commit", "version", "protocol", "data_hash", "split_hash"} <= set(tags)
     assert params["train.steps"] == "4" and params["experiment"] == "pre_unet"
+
+
+def test_description_source_and_data_set_are_filled_in(tracked):
+    _, _, runs = tracked
+    for run in runs.values():
+        tags = run.data.tags
+        assert "pre-activation residual blocks" in tags["mlflow.note.content"]
+        assert tags["mlflow.source.name"] == "msseg train pre_unet"
+    (used,) = runs["fold"].inputs.dataset_inputs
+    assert used.dataset.name == "tiny"
+    assert used.dataset.digest == runs["fold"].data.tags["data_hash"][:36]
+    assert json.loads(used.dataset.profile) == {"train": 2, "val": 0, "test": 2}
+
+
+def test_a_model_names_no_folder_of_chosen_files():
+    words = ["read=bids", "read.root=/d", "read.choose=[sub-A/ses-1/anat/a.nii]"]
+    words += ["read.masks.brain=derivatives/{subject}/{session}.nii"]
+    read = without_paths(compose_config(words, "pre_unet"))["read"]
+    refuse_paths({"read": read})
+    assert read["choose"] == ["a.nii"] and read["masks"]["brain"] == "{session}.nii"
 
 
 def test_results_and_curves_are_metrics(tracked):
@@ -159,3 +183,12 @@ def test_tables_of_a_fit_name_no_patient(tmp_path):
     table.write_text("pair,patient,from,label\na,p,candidate,0\n")
     found = [audit_with_pseudonyms(file, str.upper).splitlines()[1] for file in (audit, table)]
     assert found == ["A,P,key,Q R,False", "A,P,candidate,0"]
+
+
+def test_pairs_of_raters_are_renamed_too():
+    content = {
+        "summary": {"with_lesions": {"cases": ["a"]}},
+        "cases": {"a": {}},
+        "raters": {"rater1": {"a": {"others": {}}}},
+    }
+    assert with_pseudonyms(content, str.upper)["raters"] == {"rater1": {"A": {"others": {}}}}

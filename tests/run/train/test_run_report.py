@@ -1,3 +1,4 @@
+import html
 import json
 
 import nibabel
@@ -14,10 +15,14 @@ from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.evaluate.summary import summarise
 from msseg_lightning.read.nifti import GateOptions, write_volume
 from msseg_lightning.run.folder import RunFolder
+from msseg_lightning.run.predict.operating_point import read_point
+from msseg_lightning.run.train.choose_point import Choice, choose_for_folds
 from msseg_lightning.run.train.run_report import (
     _brain,
     _kept_step,
     _loader,
+    point_section,
+    report_context,
     shown_card,
     shown_summary,
 )
@@ -39,12 +44,23 @@ def test_a_score_survives_json():
 
 def test_headline_of_one_case_with_lesions():
     _, score = pair()
-    shown = shown_summary(summarise({"a": score}).as_dict())
+    shown = shown_summary(summarise({"a": score}).as_dict(), {})
     assert list(shown) == ["with_new_lesions"]
     group = shown["with_new_lesions"]
     # one of two found, one of two predictions false; one case has no interval
     assert group["lesions detected"] == "1 of 2" and group["false lesions"] == 1
     assert group["lesion F1"] == {"mean": 0.5, "low": None, "high": None}
+
+
+def test_the_raters_stand_beside_the_system():
+    _, score = pair()
+    raters = {
+        name: {"a": {"others": {"F1_score": value, "Dice": 0.5}}}
+        for name, value in (("rater1", 0.9), ("rater2", 0.6), ("rater3", 0.75))
+    }
+    shown = shown_summary(summarise({"a": score}).as_dict(), raters)["with_new_lesions"]
+    (range_of_f1,) = [value for name, value in shown.items() if name.startswith("lesion F1 of rat")]
+    assert range_of_f1 == {"mean": 0.75, "low": 0.6, "high": 0.9}
 
 
 def head(radius_mm, spacing_mm=4.0):
@@ -91,3 +107,22 @@ def test_the_kept_step_counts_from_zero_like_the_curves(tmp_path):
     run.fit.mkdir()
     (run.fit / "done.json").write_text('{"best_step": 900}')
     assert _kept_step(run) == 899
+
+
+def test_the_report_shows_the_operating_point_and_its_probabilities(product, coarse_cohort):
+    (first, _) = sorted(product.parent.glob("*-fold[01]-seed0"))
+    choice = Choice(budget=1.5, thresholds=(), smallest_mm3=(0.0,))
+    stored = choose_for_folds(product, choice).stored
+    context = report_context(RunFolder(first), str)
+    assert "Operating point" in context.operating_point
+    assert "other folds" in context.operating_point
+    point = read_point(first / "model")
+    for case in context.cases:
+        expected = point.calibration([0.6, 0.9])  # the scores of all that is marked
+        found = [case.probabilities[lesion.label] for lesion in case.score.predicted_lesions]
+        assert found and all(abs(expected - one).min() < 1e-4 for one in found)
+    section = point_section(product, product / "model")
+    assert "Held-out pairs at the point: with new lesions" in section
+    assert html.escape(stored.chosen_on) in section
+    (product / "model" / "more.txt").touch()  # another model
+    assert point_section(product, product / "model") == ""
