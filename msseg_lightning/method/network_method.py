@@ -175,12 +175,14 @@ class NetworkMethod:
             self.initial.load_into(self.task.network)
             write_record(folder / INITIAL_WEIGHTS, self.initial.record())
             log.info("%s %s", self.name, self.initial)
+        further = [make(save_dir=str(folder / "logs")) for make in self.loggers]
+        loggers: list[object] = [*context.loggers, *further]
         self.training.fit(
             self.task,
             data,
             folder,
             self.hardware,
-            [*context.loggers, *(make(save_dir=str(folder / "logs")) for make in self.loggers)],  # type: ignore[arg-type]  # Lightning loggers; typed loosely for tests
+            loggers,  # type: ignore[arg-type]  # Lightning loggers; typed loosely for tests
             self.callbacks,  # type: ignore[arg-type]
         )
 

@@ -93,7 +93,9 @@ def write_description(
         refuse_overwrites([(file, is_json_with("Type", "Sources"))], (), "--folder")
         root = subject.root
         scans = [subject.images[name] for name in (BASELINE, FOLLOWUP)]
-        inside = [scan.relative_to(root).as_posix() for scan in scans if root in scan.parents]
+        inside = [
+            scan.relative_to(root).as_posix() for scan in scans if root and root in scan.parents
+        ]
         write_json(
             file,
             {
