@@ -75,4 +75,4 @@ def test_the_descriptor_is_valid_by_its_own_tool():
     validator = pytest.importorskip(
         "boutiques.validator", reason="boutiques is not installed: pip install boutiques"
     )
-    validator.validate_descriptor(str(DESCRIPTOR))
+    validator.validate_descriptor(json.loads(DESCRIPTOR.read_text()))
