@@ -278,20 +278,20 @@ def _report(problem: Problem) -> int:
     return int(problem.exit_code)
 
 
-def _without_levels(words: Sequence[str]) -> tuple[list[str], str]:
-    """The words without ``--quiet`` and ``--verbose``, which every command takes, and the level."""
-    level = os.environ.get("MSSEG_LOG", "INFO").upper()
-    for word in words:
-        level = LEVELS.get(word, level)
-    return [word for word in words if word not in LEVELS], level
-
-
 def _write(problem: Problem) -> None:
     """Write a problem to standard error: a line for people, or a JSON record for programs."""
     if os.environ.get("MSSEG_PROBLEMS") == "json":
         sys.stderr.write(json.dumps(problem.as_dict()) + "\n")
     else:
         sys.stderr.write(f"msseg: {problem}\n")
+
+
+def _without_levels(words: Sequence[str]) -> tuple[list[str], str]:
+    """The words without ``--quiet`` and ``--verbose``, which every command takes, and the level."""
+    level = os.environ.get("MSSEG_LOG", "INFO").upper()
+    for word in words:
+        level = LEVELS.get(word, level)
+    return [word for word in words if word not in LEVELS], level
 
 
 def _quiet_start(level: str) -> None:

@@ -7,7 +7,7 @@ import functools
 import logging
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -175,14 +175,14 @@ class NetworkMethod:
             self.initial.load_into(self.task.network)
             write_record(folder / INITIAL_WEIGHTS, self.initial.record())
             log.info("%s %s", self.name, self.initial)
-        further = [make(save_dir=str(folder / "logs")) for make in self.loggers]
-        loggers: list[object] = [*context.loggers, *further]
+        own = (make(save_dir=str(folder / "logs")) for make in self.loggers)
+        loggers: list[Any] = [*context.loggers, *own]
         self.training.fit(
             self.task,
             data,
             folder,
             self.hardware,
-            loggers,  # type: ignore[arg-type]  # Lightning loggers; typed loosely for tests
+            loggers,
             self.callbacks,  # type: ignore[arg-type]
         )
 

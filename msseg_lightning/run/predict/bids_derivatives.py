@@ -94,7 +94,9 @@ def write_description(
         root = subject.root
         scans = [subject.images[name] for name in (BASELINE, FOLLOWUP)]
         inside = [
-            scan.relative_to(root).as_posix() for scan in scans if root and root in scan.parents
+            scan.relative_to(root).as_posix()
+            for scan in scans
+            if root is not None and root in scan.parents
         ]
         write_json(
             file,

@@ -304,6 +304,17 @@ def test_other_masks_with_the_case_before_their_name_are_no_case(tmp_path, name)
         find_pairs(tmp_path / "p", tmp_path / "r")
 
 
+@pytest.mark.badinput
+@pytest.mark.parametrize(("low", "kind"), [(4, "copy"), (4, "same"), (5, "other"), (None, "empty")])
+def test_a_reference_that_is_scored_against_itself_is_remarked(low, kind, tmp_path):
+    empty = np.zeros((24, 25, 26), np.uint8)
+    truth = write(tmp_path / "t" / "a.nii", empty if low is None else cube(4))
+    prediction = write(tmp_path / "p" / "a.nii", empty if low is None else cube(low))
+    pair = MaskPair("a", truth if kind == "same" else prediction, truth)
+    notes = evaluate_files([pair], ScoreOptions())["a"].notes
+    assert (SAME_FILE in notes) == (kind in ("copy", "same"))
+
+
 def test_missing_cases_are_named_in_one_line_each_way(tmp_path):
     for case in ("a", "b", "c", "d"):
         write(tmp_path / "t" / f"{case}.nii.gz", cube(4))
@@ -331,14 +342,3 @@ def test_the_advice_for_another_grid_applies(change, advice, tmp_path):
     with pytest.raises(MssegError, match=r"evaluate\.grid") as caught:
         evaluate_files([MaskPair("one", one, two)], ScoreOptions())
     assert advice in str(caught.value)
-
-
-@pytest.mark.badinput
-@pytest.mark.parametrize(("low", "kind"), [(4, "copy"), (4, "same"), (5, "other"), (None, "empty")])
-def test_a_reference_that_is_scored_against_itself_is_remarked(low, kind, tmp_path):
-    empty = np.zeros((24, 25, 26), np.uint8)
-    truth = write(tmp_path / "t" / "a.nii", empty if low is None else cube(4))
-    prediction = write(tmp_path / "p" / "a.nii", empty if low is None else cube(low))
-    pair = MaskPair("a", truth if kind == "same" else prediction, truth)
-    notes = evaluate_files([pair], ScoreOptions())["a"].notes
-    assert (SAME_FILE in notes) == (kind in ("copy", "same"))
