@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.core.problem import ExitCode, MssegError
 
 if TYPE_CHECKING:
     from msseg_lightning.run.benchmark.plan import Benchmark
@@ -110,15 +111,30 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
 def _run(benchmark: Benchmark, minutes: float | None) -> ExitCode:
     from msseg_lightning.compare.benchmark import BenchmarkResult
+    from msseg_lightning.compare.benchmark_tracking import BenchmarkTracking, tracking_of
     from msseg_lightning.compare.leaderboard_table import short_text
     from msseg_lightning.run.benchmark.worker import Worker
 
-    def write() -> None:
-        BenchmarkResult.read(benchmark).write()
+    def write() -> BenchmarkResult:
+        found = BenchmarkResult.read(benchmark)
+        found.write()
+        return found
 
-    Worker(benchmark, write, minutes).run()
-    found = BenchmarkResult.read(benchmark)
-    found.write()
+    tracking = tracking_of(benchmark)
+    with contextlib.ExitStack() as stack:
+        log = (
+            stack.enter_context(BenchmarkTracking(tracking, benchmark).run()) if tracking else None
+        )
+        try:
+            Worker(benchmark, write, minutes).run()
+        except MssegError:  # the time is over: what is there is written and recorded
+            found = write()
+            if log is not None:
+                log(found)
+            raise
+        found = write()
+        if log is not None:
+            log(found)
     if found.board is not None:
         sys.stdout.write(short_text(found.board) + "\n")
     sys.stdout.write(f"{found.text()}\nbenchmark    {benchmark.path}\n")

@@ -68,8 +68,8 @@ def main(arguments: Sequence[str]) -> ExitCode:
     predict.main([*pair_words, "--brain", str(cohort / pair / "brain_mask.nii.gz")])
     evaluate.main([str(output), str(cohort / pair / "ground_truth.nii.gz")])
     say(f"done in {(time.monotonic() - began) / 60:.1f} minutes. Open the report. Next:")
-    for words in ("ui", f"show {options.experiment}", "check --layout", "--help"):
-        say(f"  {program()} {words}")
+    for line in ("ui", f"show {options.experiment}", "check --layout", "--help"):
+        say(f"  {program()} {line}")
     return code
 
 

@@ -62,7 +62,7 @@ class Worker:
     def __init__(
         self,
         benchmark: Benchmark,
-        after_each: Callable[[], None] = lambda: None,
+        after_each: Callable[[], object] = lambda: None,
         minutes: float | None = None,
     ) -> None:
         self.benchmark, self.after_each = benchmark, after_each
