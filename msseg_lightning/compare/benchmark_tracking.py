@@ -33,7 +33,7 @@ NAMES = {
 def tracking_of(benchmark: Benchmark) -> Any:
     """The tracking settings of a benchmark; None where it is not tracked."""
     words = [word for word in benchmark.words if word.partition("=")[0].startswith("track")]
-    return instantiate(compose_config(words).get("track")) or None
+    return instantiate(compose_config(words, complete=False).get("track")) or None
 
 
 class BenchmarkTracking:
