@@ -66,6 +66,8 @@ def refuse_inside_data(root: str | Path | None, places: Mapping[str, str | Path]
     if root is None:
         return
     data = Path(os.path.realpath(Path(root).expanduser()))
+    if data == data.parent:  # the root of a table with absolute paths
+        return
     problems = []
     for field, place in places.items():
         folder = Path(os.path.realpath(Path(place).expanduser()))

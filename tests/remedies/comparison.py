@@ -183,14 +183,14 @@ def an_export_for_another_tool(place: Place) -> None:
     cohort, data = place.fixture("coarse_cohort"), place.folder / "data"
     shutil.copytree(cohort, data)
     words = ["read=msseg2", "read.root=data", "split=file", "split.path=data/split.json"]
-    refusal = place.refused("export.name", ["export", "raw/mine", *words])
+    refusal = place.refused("export.name", ["convert", "raw/mine", *words])
     folder = Path(refusal.remedy)
     folder.mkdir(parents=True)
     (folder / "note.txt").write_text("mine")
-    refusal = place.refused("export.not_empty", ["export", folder, *words])
+    refusal = place.refused("export.not_empty", ["convert", folder, *words])
     assert refusal.remedy.startswith("delete the folder")
     shutil.rmtree(folder)
-    place.ends_well(["export", folder, *words])
+    place.ends_well(["convert", folder, *words])
 
     table = "id,baseline_flair,followup_flair,new_lesions\n"
     for patient in ("001", "002", "003", "004"):
@@ -202,7 +202,7 @@ def an_export_for_another_tool(place: Place) -> None:
     cut = nibabel.Nifti1Image(np.asarray(image.dataobj)[1:], image.affine, image.header)
     nibabel.save(cut, scan)
     words = ["read=table", "read.manifest=pairs.csv", *words[2:]]
-    refusal = place.refused("export.grids", ["export", folder, *words])
+    refusal = place.refused("export.grids", ["convert", folder, *words])
     assert refusal.remedy == "register the visits first and give the registered files"
     shutil.copy(cohort / "001" / scan.name, scan)
-    place.ends_well(["export", folder, *words])
+    place.ends_well(["convert", folder, *words])

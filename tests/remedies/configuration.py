@@ -129,7 +129,7 @@ def a_file_that_is_not_there(place: Place) -> None:
 
 @case("config.compose", "config.unresolved")
 def what_cannot_be_taken_away(place: Place) -> None:
-    for word in ("~seed", "~data.workers", "~none", "network=null", "~train.steps"):
+    for word in ("~seed", "~data.workers", "~none", "~train.steps"):
         code = "config.unresolved" if word == "~train.steps" else "config.compose"
         refusal = place.refused(code, [*SHOW, word])
         left_out = re.match(r"leave (\S+) out", refusal.remedy)

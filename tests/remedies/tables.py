@@ -232,7 +232,7 @@ def another_folder(place: Place) -> None:
         if code == "data.root":
             place.follow_settings(refusal, words, FOLDER=str(good))
         else:
-            assert refusal.remedy == "give the folder that holds the patients' folders"
+            assert refusal.remedy.startswith("give the folder that holds the patients' folders;")
             place.ends_well(with_settings(words, [f"read.root={good}"]))
 
 
@@ -242,7 +242,7 @@ def an_incomplete_data_set(place: Place) -> None:
     bids, open_ms, single = (place.folder / name for name in ("bids", "open_ms", "single"))
     (bids / "data").mkdir(parents=True)
     remedy = place.raised("data.empty", Bids(bids).subjects).remedy
-    assert remedy == "give the root of the BIDS data set"
+    assert remedy.startswith("give the root of the BIDS data set;")
     for session in ("ses-01", "ses-02"):
         test_bids.scan(bids / "data", "sub-A", session)
     test_bids.scan(bids / "data", "sub-B", "ses-01")
@@ -263,7 +263,7 @@ def an_incomplete_data_set(place: Place) -> None:
     folder = test_single_timepoint.scan(single / "data", "001", lesions=False)
     test_single_timepoint.scan(single / "data", "002")
     remedy = place.raised("data.empty", SingleTimepoint(single).subjects).remedy
-    assert remedy == "give the folder that holds the scans' folders"
+    assert remedy.startswith("give the folder that holds the scans' folders;")
     reader = SingleTimepoint(single / "data", labelled_only=True)
     _left_out(place, reader, "pair.unlabelled", "read.labelled_only=false")
     _nothing_left_out(SingleTimepoint(single / "data", labelled_only=False))

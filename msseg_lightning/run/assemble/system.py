@@ -241,7 +241,7 @@ def _logger(node: Any) -> Callable[..., Any]:
         if node not in LOGGERS:
             raise MssegError(_refused("loggers", ValueError(f"{node}: give {', '.join(LOGGERS)}")))
         node = {"_target_": f"lightning.pytorch.loggers.{LOGGERS[node]}"}
-    name = _name(node)
+    name = str(node["_target_"]).rpartition(".")[2]
     package = LOGGER_PACKAGES.get(name)
     if package is not None and importlib.util.find_spec(package) is None:
         raise MssegError(
