@@ -3,7 +3,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint bench leaderboard ui setup
+.PHONY: demo test lint bench leaderboard docs ui setup
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
@@ -36,6 +36,9 @@ bench: $(STAMP) $(PEERS)/.ready  ## benchmarks against the named peers (ARGS=--t
 
 leaderboard: $(STAMP)  ## every system by one protocol, then docs/leaderboard.md (some hours; goes on where it stopped)
 	@$(BIN)/python -m benchmarks.studies.leaderboard $(ARGS)
+
+docs: $(STAMP)  ## the documentation as a site in site/; warnings are errors, nothing is fetched
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q && echo "site/index.html"
 
 ui: $(STAMP)  ## MLflow on 127.0.0.1
 	@$(BIN)/msseg ui $(ARGS)

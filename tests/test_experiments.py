@@ -159,7 +159,7 @@ def networks(method):
 
 
 def check_predictions(run, cohort, out):
-    """Bare files, a table and a data set give the mask and the scores of the run itself."""
+    """Bare files, a table and a data set give mask, map and scores of the run itself."""
     case = "003"  # of the held-out pairs the one with new lesions
     place = cohort / case
     scans = [f"flair_time0{visit}_on_middle_space.nii.gz" for visit in (1, 2)]
@@ -167,7 +167,8 @@ def check_predictions(run, cohort, out):
     bare = out / "bare.nii.gz"
     words = [str(place / scan) for scan in scans]
     words = ["-t1", words[0], "-t2", words[1], "--brain", str(place / "brain_mask.nii.gz")]
-    assert main(["predict", str(run), *words, "-o", str(bare)]) == ExitCode.OK
+    words += ["-o", str(bare), "--probability", str(out / "bare_probability.nii.gz")]
+    assert main(["predict", str(run), *words]) == ExitCode.OK
     header = "id,baseline_flair,followup_flair,brain,new_lesions\n"
     cells = [f"{case}/{name}" for name in (*scans, "brain_mask.nii.gz", "ground_truth.nii.gz")]
     (out / "pairs.csv").write_text(header + ",".join(["one", *cells]) + "\n")
@@ -181,9 +182,16 @@ def check_predictions(run, cohort, out):
     words = ["read=table", f"read.manifest={out / 'pairs.csv'}", f"read.root={cohort}"]
     assert main(["predict", str(run), "--folder", str(out / "set"), *words]) == ExitCode.OK
 
+    ways = ("bare", "table/one", "set/one")
     own = voxels(run / "predictions" / f"{case}.nii.gz")
-    for mask in (bare, out / "table" / "one.nii.gz", out / "set" / "one.nii.gz"):
-        np.testing.assert_array_equal(voxels(mask), own)
+    maps = [out / f"{way}_probability.nii.gz" for way in ("bare", "set/one")]
+    for way in ways:
+        np.testing.assert_array_equal(voxels(out / f"{way}.nii.gz"), own)
+    if not any(file.exists() for file in maps):  # rules alone
+        assert own.any()
+        maps = []
+    for file in maps:  # not empty where a mask may be
+        np.testing.assert_array_equal(voxels(file), voxels(maps[0]))
     scores = json.loads((run / "scores.json").read_text())["cases"][case]["official"]
     of_set = json.loads((out / "set" / "scores.json").read_text())["cases"]["one"]["official"]
     words = [str(bare), str(place / "ground_truth.nii.gz"), "--json", str(out / "scores.json")]
@@ -193,5 +201,5 @@ def check_predictions(run, cohort, out):
 
 
 def voxels(file):
-    """The numbers of a mask."""
+    """The numbers of a mask or map."""
     return np.asarray(nib.load(file).dataobj)

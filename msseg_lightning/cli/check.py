@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.core.progress import stage
 
 if TYPE_CHECKING:
     from msseg_lightning.run.data.check import CheckReport
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
         file = Path(options.json)
         refuse_overwrites([(file, is_json_with("subjects", "problems"))], field="--json")
-    with _Bar() as bar:
+    with _Bar() as bar, stage("reading every file of every pair"):
         report = check_dataset(instantiate(config["read"]), gate, options.workers, bar.advance)
     if options.json == "-":
         json.dump(report.as_dict(), sys.stdout, indent=2, allow_nan=False)

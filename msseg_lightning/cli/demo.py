@@ -64,12 +64,12 @@ def main(arguments: Sequence[str]) -> ExitCode:
     output = Path("predictions") / f"demo_{pair}.nii.gz"
     output.parent.mkdir(exist_ok=True)
     say(f"3  the trained system in this package, on held-out pair {pair}")
-    words = ["-t1", str(scans[0]), "-t2", str(scans[1]), "-o", str(output)]
-    predict.main([*words, "--brain", str(cohort / pair / "brain_mask.nii.gz")])
+    pair_words = ["-t1", str(scans[0]), "-t2", str(scans[1]), "-o", str(output)]
+    predict.main([*pair_words, "--brain", str(cohort / pair / "brain_mask.nii.gz")])
     evaluate.main([str(output), str(cohort / pair / "ground_truth.nii.gz")])
     say(f"done in {(time.monotonic() - began) / 60:.1f} minutes. Open the report. Next:")
-    for words in ("ui", f"show {options.experiment}", "check --layout", "--help"):
-        say(f"  {program()} {words}")
+    for line in ("ui", f"show {options.experiment}", "check --layout", "--help"):
+        say(f"  {program()} {line}")
     return code
 
 

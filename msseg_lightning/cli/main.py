@@ -47,6 +47,12 @@ COMMANDS = (
     "demo",
 )
 
+CONTINUED = ("check", "simulate", "prepare", "train", "predict", "sweep", "sync", "demo")
+"""Commands that, given again, keep what is finished."""
+
+LEVELS = {"--quiet": "WARNING", "--verbose": "DEBUG"}
+"""Options of every command -> level of the messages; results are printed in any case."""
+
 USAGE = """\
 New multiple-sclerosis lesions between two FLAIR scans: every MSSEG-2 system, one line.
 
@@ -73,7 +79,8 @@ Many subjects or GPUs: `--shard 1/8`, `launcher=slurm`; see docs/scaling.md.
 Your own experiments, presets and classes: docs/own_files.md.
 Every setting can be changed: `msseg show pre_unet` prints them, `key=value` sets one.
 `MSSEG_PROBLEMS=json msseg ...` writes refusals as JSON records, one a line, for programs.
-`msseg COMMAND --help` explains each command. Research use only; not a medical device.
+`msseg COMMAND --help` explains each command; `--quiet` and `--verbose` go with all of them.
+Research use only; not a medical device.
 exit codes: {codes}
 """
 
@@ -107,13 +114,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version"):
         sys.stdout.write(f"msseg_lightning {__version__}\n")
         return ExitCode.OK
+    words, level = _without_levels(words)
+    if not words:
+        sys.stdout.write(usage())
+        return ExitCode.CONFIG
     command, *rest = words
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"; did you mean `msseg {near[0]}`?" if near else ""
         sys.stderr.write(f"msseg: there is no command {command!r}{hint}\nTry `msseg --help`.\n")
         return ExitCode.CONFIG
-    _quiet_start()
+    _quiet_start(level)
     keep_freed_memory()
     try:
         with _unwinding(), packages_of(rest) as rest:
@@ -131,7 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _write(problem)
         return int(error.exit_code)
     except KeyboardInterrupt:
-        sys.stderr.write("msseg: interrupted\n")
+        how = "; the same command goes on" if command in CONTINUED else ""
+        sys.stderr.write(f"msseg: interrupted{how}\n")
         return ExitCode.INTERRUPTED
     except Exception as error:
         if (failure := disk_error(error)) is not None:
@@ -274,7 +286,15 @@ def _write(problem: Problem) -> None:
         sys.stderr.write(f"msseg: {problem}\n")
 
 
-def _quiet_start() -> None:
+def _without_levels(words: Sequence[str]) -> tuple[list[str], str]:
+    """The words without ``--quiet`` and ``--verbose``, which every command takes, and the level."""
+    level = os.environ.get("MSSEG_LOG", "INFO").upper()
+    for word in words:
+        level = LEVELS.get(word, level)
+    return [word for word in words if word not in LEVELS], level
+
+
+def _quiet_start(level: str) -> None:
     """Log to stderr; turn off advertising and telemetry of libraries."""
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -283,7 +303,6 @@ def _quiet_start() -> None:
     }.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", module="lightning")
-    level = os.environ.get("MSSEG_LOG", "INFO").upper()
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(OncePerText())
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from msseg_lightning.core.problem import ExitCode
+from msseg_lightning.core.progress import stage
 from msseg_lightning.run.shard import SHARD_HELP, Shard
 
 EXAMPLES = """\
@@ -32,6 +33,10 @@ examples
   msseg predict RUN -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz --uncertainty u.nii.gz
       also the standard deviation of the outputs of members, views, flips or passes; for --table
       and data sets without a file name, NAME_uncertainty.nii.gz beside every mask
+  msseg predict RUN -t1 B.nii.gz -t2 F.nii.gz -o new.nii.gz --mirror all --threshold 0.3
+      averaged over mirrored copies, with another threshold; the JSON file beside the mask has both
+  msseg predict RUN --folder /data/ds/derivatives/msseg read=bids read.root=/data/ds
+      as BIDS derivatives: sub-X/ses-B/anat/sub-X_ses-B_desc-newlesions_mask.nii.gz
 
 pairs.csv has the columns id, baseline_flair, followup_flair and optionally brain and output.
 A brain mask is on the grid of the follow-up scan, before any registration. If you have a good
@@ -79,6 +84,14 @@ def main(arguments: Sequence[str]) -> ExitCode:
         metavar="FILE",
         help="also write the uncertainty map; the name is given for one pair only",
     )
+    parser.add_argument(
+        "--mirror",
+        choices=("left-right", "all"),
+        help="average with the predictions of mirrored scans: 2 copies, or all 8",
+    )
+    parser.add_argument(
+        "--threshold", metavar="P", help="probability above which a voxel is a lesion, 0 to 1"
+    )
     parser.add_argument("--table", type=Path, help="CSV of many pairs")
     parser.add_argument(
         "--folder", type=Path, default=Path("predictions"), help="for --table and data sets"
@@ -110,6 +123,8 @@ def main(arguments: Sequence[str]) -> ExitCode:
     options = parser.parse_intermixed_args(_uncertainty_first(arguments))
     if options.model is not None and "=" in options.model and not Path(options.model).exists():
         options.settings, options.model = [options.model, *options.settings], None
+    switches = {"mirror": options.mirror, "threshold": options.threshold}
+    options.settings += [f"{name}={value}" for name, value in switches.items() if value is not None]
     single = (options.baseline, options.followup, options.output)
     data_set = any(item.startswith(("read=", "read.")) for item in options.settings)
     many = "--table" if options.table is not None else "a data set" if data_set else None
@@ -158,15 +173,16 @@ def _predict(model: Path, options: argparse.Namespace, uncertainty: Path | None)
     from msseg_lightning.run.predict.data_set import predict_pair
 
     subject = predict.pair_subject("pair", options.baseline, options.followup, options.brain)
-    record = predict_pair(
-        model,
-        subject,
-        options.output,
-        options.probability,
-        options.settings,
-        uncertainty,
-        options.operating_point,
-    )
+    with stage(f"preparing both scans and applying {model}"):
+        record = predict_pair(
+            model,
+            subject,
+            options.output,
+            options.probability,
+            options.settings,
+            uncertainty,
+            options.operating_point,
+        )
     sys.stdout.write(
         f"{options.output}: {record['new_lesion_volume_mm3']} mm3 of new lesions in "
         f"{record['new_lesion_voxels']} voxels\n"

@@ -30,7 +30,13 @@ def main(arguments: Sequence[str]) -> ExitCode:
     from msseg_lightning.run.folder import RunFolder
     from msseg_lightning.run.train.run_report import build_report, report_context
 
-    folder = RunFolder.find(str(run_path(options.run, Path(options.runs))))
+    given = run_path(options.run, Path(options.runs))
+    if (given / "out_of_fold.json").is_file():  # all folds of one seed
+        from msseg_lightning.compare.multirun_report import build_multirun_report
+
+        sys.stdout.write(f"{build_multirun_report([given])}\n")
+        return ExitCode.OK
+    folder = RunFolder.find(str(given))
     output = Path(options.output) if options.output else folder.report_file
     if options.output:
         refuse_overwrites([(output, is_text_with(GENERATOR))], field="--output")
@@ -50,7 +56,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", metavar="RUN", help="run folder, or MLflow's id of a run")
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="run folder, the folder of all its folds, or MLflow's id of a run",
+    )
     parser.add_argument("--output", metavar="FILE", help="default: report.html in the run folder")
     parser.add_argument(
         "--pictures", metavar="FOLDER", help="also write each lesion's picture as a PNG"

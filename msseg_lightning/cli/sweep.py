@@ -17,6 +17,7 @@ examples
   msseg sweep pre_unet 'search.space.loss={type: categorical, choices: [dice, dice_focal_deep]}'
   msseg sweep pre_unet name=lr store=postgresql://user@host/optuna ...           many machines
   msseg sweep pre_unet name=lr --status           also --best, --export; at any time
+  msseg sweep --status                            all searches in sweeps/
 
 The same command again continues; the same command in another shell or on another machine (with
 store=URL) joins. A trial is trained on one fold after the other and may be pruned between them;
@@ -34,11 +35,13 @@ def main(arguments: Sequence[str]) -> ExitCode:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("experiment", help="a name from `msseg list`, or a file")
+    parser.add_argument("experiment", nargs="?", help="a name from `msseg list`, or a file")
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="see the examples"
     )
-    parser.add_argument("--status", action="store_true", help="count trials and leave")
+    parser.add_argument(
+        "--status", action="store_true", help="count trials and leave; without a name, of all"
+    )
     parser.add_argument("--best", action="store_true", help="print the best trials and leave")
     parser.add_argument(
         "--export", action="store_true", help="write tables, plots and the report and leave"
@@ -46,14 +49,22 @@ def main(arguments: Sequence[str]) -> ExitCode:
     options = parser.parse_intermixed_args(arguments)
 
     from msseg_lightning.run.sweep import command as sweep_command
-    from msseg_lightning.run.sweep.result import status, sweep_result
+    from msseg_lightning.run.sweep.result import goal_text, status, sweep_result
 
-    words = sweep_command.SweepArguments.of(options.experiment, options.overrides)
-    if options.status:
+    experiment, overrides = options.experiment, list(options.overrides)
+    if experiment is not None and "=" in experiment:  # a setting, and no experiment
+        experiment, overrides = None, [experiment, *overrides]
+    words = sweep_command.SweepArguments.of(experiment or "", overrides)
+    if experiment is None and words.name is None:
+        if not options.status:
+            parser.error("name an experiment, or a sweep: name=NAME")
+        sys.stdout.write(sweep_command.describe_sweeps(words.sweeps_folder()))
+    elif options.status:
         sys.stdout.write(json.dumps(status(sweep_command.find_study(words)), indent=2) + "\n")
     elif options.best:
-        for trial in sweep_result(sweep_command.find_study(words)).best[:5]:
-            sys.stdout.write(f"trial {trial.number}  {trial.values}  {json.dumps(trial.params)}\n")
+        study = sweep_command.find_study(words)
+        for trial in sweep_result(study).best[:5]:
+            sys.stdout.write(f"trial {trial.number}  {goal_text(study, trial)}\n")
     elif options.export:
         study = sweep_command.find_study(words)
         sweep_command.write_result(study)

@@ -22,6 +22,9 @@ examples
   msseg train pre_unet read.root=/data/mine train.init=runs/pre_unet/msseg2-fold0-seed0
                                                                 start from its weights
   msseg train bsi_subtraction read.root=/data/msseg2            nothing to fit, same protocol
+  msseg train pre_unet read.root=/data/msseg2 debug=fast        two steps on two pairs: does it run?
+  msseg train pre_unet read.root=/data/msseg2 debug=overfit     one pair until it is learned
+  msseg train pre_unet read.root=/data/msseg2 'loggers=[csv,tensorboard]'   beside MLflow
 
 The same command again continues an interrupted run and changes nothing in a finished one.
 Results are in runs/<experiment>/<data>-fold<k>-seed<s>/; `msseg ui` compares runs.
@@ -46,11 +49,15 @@ def main(arguments: Sequence[str]) -> ExitCode:
 
     import_lightning()
     from msseg_lightning.run.config.compose import compose_config
+    from msseg_lightning.run.config.debug import OVERFIT, with_debug
+    from msseg_lightning.run.train.debug_split import overfit_verdict
     from msseg_lightning.run.train.experiment import train_experiment
     from msseg_lightning.run.train.folds_and_seeds import is_multirun, train_multirun
 
     several = is_multirun(options.overrides)
-    config = {} if several else compose_config(options.overrides, options.experiment)
+    if several and any(word.startswith("debug=") for word in options.overrides):
+        parser.error("debug= is for one fold and one seed")
+    config = {} if several else with_debug(compose_config(options.overrides, options.experiment))
 
     from msseg_lightning.train.ranks import releasing_followers, run_follower
 
@@ -73,6 +80,8 @@ def main(arguments: Sequence[str]) -> ExitCode:
     sys.stdout.write(f"\nrun     {outcome.folder.path}\nreport  {outcome.folder.report_file}\n")
     if outcome.tracking_uri:
         sys.stdout.write(f"ui      {program()} ui\n")
+    if config["debug"] == OVERFIT:
+        sys.stdout.write(overfit_verdict(outcome.folder))
     return ExitCode.OK
 
 
@@ -82,6 +91,8 @@ def describe(summary: dict[str, dict]) -> str:
         return ""
     present, absent = summary["with_lesions"], summary["without_lesions"]
     lines = []
+    if not present["cases"] and not absent["cases"]:
+        lines.append("no pair was held out: nothing is scored")
     if present["cases"]:
         measures, lesions = present["measures"], present["lesions"]
         lines.append(

@@ -88,11 +88,11 @@ def build_multirun_report(folders: Sequence[Path]) -> Path:
                 notes(config, seeds[0].content["summary"]),
             ),
             _how(seeds),
-            *(point_section(one.folder, one.folder / "model") for one in seeds),
             *(
                 _group(group, runs, by_run, seeds[0].content.get("raters", {}))
                 for group in MEASURES
             ),
+            *(point_section(one.folder, one.folder / "model") for one in seeds),
             _cases(seeds),
             _models(seeds),
         ],

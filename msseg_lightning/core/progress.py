@@ -1,12 +1,28 @@
-"""A progress bar for work that takes longer than two seconds."""
+"""Progress bars and stage lines for work that takes longer than two seconds."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+log = logging.getLogger(__name__)
 Item = TypeVar("Item")
+
+
+@contextlib.contextmanager
+def stage(what: str, patience_s: float = 2.0) -> Iterator[None]:
+    """Log a line with what is waited for, if the work takes longer than ``patience_s`` seconds."""
+    timer = threading.Timer(patience_s, log.info, [f"{what} ..."])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def track(items: Sequence[Item], what: str, patience_s: float = 2.0) -> Iterator[Item]:

@@ -202,7 +202,10 @@ class FindThenJudge:
             image_rule="nearest",
         )
         probability = np.where(outline, painted, 0).astype(np.float32)
-        steps = {"found": found, "proposed": candidates.mask.astype(np.uint8)}
+        steps: dict[str, NDArray[Any]] = {
+            "found": found,
+            "proposed": candidates.mask.astype(np.uint8),
+        }
         prediction = Prediction(
             subject=subject.id,
             mask=(probability > self.judge.cut).astype(np.uint8),
@@ -265,7 +268,7 @@ class FindThenJudge:
         rise = voxels.values[:, self.features.voxel_names.index("rise")]
         high = rise.mean() + RISE_SD * rise.std() if rise.size else np.inf
         risen = voxels.image(rise) > high
-        asked = voxels.image(self._rises(voxels)) > 0
+        asked = voxels.image(self._rises(voxels).astype(np.float32)) > 0
         rows = self.rows.fitting(asked, risen, target, self.seed, pair.id)
         place = np.zeros(voxels.inside.shape, np.int64)
         place[voxels.inside] = np.arange(len(voxels.values))

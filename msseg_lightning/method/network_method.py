@@ -7,7 +7,7 @@ import functools
 import logging
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -93,6 +93,7 @@ class NetworkMethod:
         train_on: ``all`` training pairs, or only those ``with_lesions``.
         needs_lesions: refuse training pairs of which none has a voxel of the target.
         callbacks: of Lightning's trainer.
+        loggers: functions that make further loggers in the folder ``save_dir``.
         visits: scans of one visit, beside the pairs, that ``patches`` takes as ``visits``. Those of
             patients who are held out or validated with are not learned from.
         extra: reader of labelled pairs that are trained on beside those of ``fit``; likewise.
@@ -118,13 +119,14 @@ class NetworkMethod:
         extra: Pairs | None = None,
         needs_lesions: bool = True,
         initial: InitialWeights | None = None,
+        loggers: Sequence[Callable[..., object]] = (),
     ) -> None:
         self.cache, self.channels, self.patches = cache, channels, patches
         self.task, self.training, self.hardware = task, training, hardware or Hardware()
         self.infer, self.score, self.postprocess = infer, score, tuple(postprocess)
         self.name, self.derived, self.train_on = name, tuple(derived), train_on
         self.callbacks, self.visits, self.extra = list(callbacks), visits, extra
-        self.needs_lesions, self.initial = needs_lesions, initial
+        self.needs_lesions, self.initial, self.loggers = needs_lesions, initial, tuple(loggers)
 
     def fit(
         self,
@@ -173,12 +175,14 @@ class NetworkMethod:
             self.initial.load_into(self.task.network)
             write_record(folder / INITIAL_WEIGHTS, self.initial.record())
             log.info("%s %s", self.name, self.initial)
+        own = (make(save_dir=str(folder / "logs")) for make in self.loggers)
+        loggers: list[Any] = [*context.loggers, *own]
         self.training.fit(
             self.task,
             data,
             folder,
             self.hardware,
-            context.loggers,  # type: ignore[arg-type]  # Lightning loggers; typed loosely for tests
+            loggers,
             self.callbacks,  # type: ignore[arg-type]
         )
 

@@ -112,19 +112,24 @@ def _dense_field(scan: Volume, back: Affine, smoothness_mm: float) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class AtlasBrainExtraction:
-    """Add brain masks of both visits from an atlas, as ``baseline_brain`` and ``followup_brain``.
+    """Add brain masks of the visits from an atlas, as ``baseline_brain`` and ``followup_brain``.
 
     ``CombineMasks`` makes the one ``brain`` of them. Data that come with a brain mask keep it.
 
     Args:
         smoothness_mm: see ``atlas_brain_mask``; None stops after the affine.
         overwrite: extract even where a ``brain`` mask came with the data.
+        visits: the scans that a mask is made of; one is enough where both lie on one grid.
     """
 
     smoothness_mm: float | None = 6.0
     overwrite: bool = False
+    visits: tuple[str, ...] = (BASELINE, FOLLOWUP)
 
     version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "visits", tuple(self.visits))
 
     def __call__(self, subject: LoadedSubject) -> LoadedSubject:
         if BRAIN in subject.volumes and not self.overwrite:
@@ -132,7 +137,7 @@ class AtlasBrainExtraction:
         volumes = {name: v for name, v in subject.volumes.items() if name != BRAIN}
         notes = []
         for image, mask in ((BASELINE, BASELINE_BRAIN), (FOLLOWUP, FOLLOWUP_BRAIN)):
-            if image not in subject.volumes:  # a visit alone
+            if image not in subject.volumes or image not in self.visits:
                 continue
             scan = subject.volumes[image]
             brain = atlas_brain_mask(scan, self.smoothness_mm)

@@ -36,7 +36,8 @@ class CombineMasks:
             return subject
         grid = common_grid(subject, self)
         second = mask_of(subject, FOLLOWUP_BRAIN, self)
-        alone = BASELINE not in subject.volumes
+        one = self.rule == "followup" and BASELINE_BRAIN not in subject.volumes
+        alone = one or BASELINE not in subject.volumes
         first = second if alone else mask_of(subject, BASELINE_BRAIN, self)
         combined = {
             "union": first | second,

@@ -26,7 +26,7 @@ MISSING_SLICES = 0.25
 MASKED_SHARE = 0.15
 """Share of the head of one visit that may be empty in the other, in slices that are not."""
 LARGEST_RATIO = 1000.0
-"""Largest value relative to the 99.9th percentile; scans of open_ms have at most 2."""
+"""Largest value relative to the 99.9th percentile; scans of open_ms have at most 2.3."""
 
 Name = Callable[[str], str]
 

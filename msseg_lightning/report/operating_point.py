@@ -63,7 +63,7 @@ def reliability_picture(
             "axes.spines.right": False,
         }
     ):
-        figure, axes = pyplot.subplots(figsize=(4.6, 4.0), layout="constrained")
+        figure, axes = pyplot.subplots(figsize=(6.8, 3.3), layout="constrained")
         axes.plot([0, 1], [0, 1], color="#b8bfc6", linewidth=1)
         for bins, colour, marker, label in (
             (before, "#5c6670", "s", "score"),
@@ -83,7 +83,7 @@ def reliability_picture(
             ylabel="share of true lesions",
             aspect="equal",
         )
-        axes.legend(frameon=False, loc="upper left")
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.05, 0.5))
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": page.GENERATOR})
         pyplot.close(figure)

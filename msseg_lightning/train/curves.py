@@ -114,6 +114,9 @@ class Progress(L.Callback):
         self._first = 0
         self._stepped = False
 
+    first_fit = True
+    """Whether nothing was trained in this process yet: a later fold did not wait for its start."""
+
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Open the bar at the current step."""
         if not trainer.is_global_zero:
@@ -142,11 +145,16 @@ class Progress(L.Callback):
             return
         if not self._stepped:
             self._stepped = True
-            log.info(
-                "first step %.1f s after the program was started, all before it included "
-                "(%.1f CPU s); %.1f s after the training began",
-                *(seconds_since_start(), time.process_time(), time.monotonic() - self._began),
-            )
+            began = time.monotonic() - self._began
+            if Progress.first_fit:
+                log.info(
+                    "first step %.1f s after the program was started, all before it included "
+                    "(%.1f CPU s); %.1f s after the training began",
+                    *(seconds_since_start(), time.process_time(), began),
+                )
+            else:
+                log.info("first step %.1f s after the training began", began)
+            Progress.first_fit = False
         now, step = time.monotonic(), self._place(trainer)
         due = now - self._reported > (2.0 if self._bar else self.interval_s) or step >= self.total
         if self._bar is not None:

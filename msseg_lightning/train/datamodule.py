@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 import lightning as L
+from torch import nn
 from torch.utils.data import DataLoader
 
 from msseg_lightning.core.batch import Batch
@@ -44,6 +45,7 @@ class LongitudinalDataModule(L.LightningDataModule):
         val: prepared pairs that are predicted whole; each is seen by one rank only.
         epoch_steps: optimiser steps between two validations.
         accumulate: batches per optimiser step.
+        validator: ``(network, pair) -> named scores``; used by a task that has none of its own.
     """
 
     def __init__(
@@ -52,8 +54,10 @@ class LongitudinalDataModule(L.LightningDataModule):
         val: Sequence[PreparedSubject] = (),
         epoch_steps: int = 250,
         accumulate: int = 1,
+        validator: Callable[[nn.Module, PreparedSubject], Mapping[str, float]] | None = None,
     ) -> None:
         super().__init__()
+        self.validator = validator
         self.patches, self.val = patches, list(val)
         self.epoch_steps, self.accumulate = epoch_steps, accumulate
         self.clock: Stopwatch | None = None

@@ -242,9 +242,14 @@ class Task(L.LightningModule):
 
     def validate(self, subject: PreparedSubject) -> dict[str, float]:
         """Scores of a pair by name."""
-        if self.validator is None:
-            raise RuntimeError("validation subjects were given but no validator")
-        return dict(self.validator(self.network, subject))
+        data = getattr(self.trainer, "datamodule", None)
+        validator = self.validator or getattr(data, "validator", None)
+        if validator is None:
+            raise RuntimeError(
+                "validation pairs were given but nothing that scores them: set task.validator, or "
+                "LongitudinalDataModule(validator=...)"
+            )
+        return dict(validator(self.network, subject))
 
     def on_validation_epoch_end(self) -> None:
         """Mean of each score over the pairs for which it is defined, over all ranks.

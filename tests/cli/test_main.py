@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 import shlex
 import subprocess
 import sys
@@ -165,3 +167,26 @@ def test_work_ends_well_whoever_stopped_reading(ending, code, said, tmp_path):
     assert said in shell.stderr
     # what went to no reader did not go into the file, and the work was done
     assert not done.exists() if code else done.read_text() == "done"
+
+
+@pytest.mark.parametrize(
+    ("option", "level"), [("--quiet", "WARNING"), ("--verbose", "DEBUG"), ("list", "INFO")]
+)
+def test_quiet_and_verbose_go_with_every_command(option, level, capsys, monkeypatch):
+    monkeypatch.delenv("MSSEG_LOG", raising=False)
+    for words in ([option, "list"], ["list", option]):
+        assert main([word for word in dict.fromkeys(words)]) == ExitCode.OK
+        assert logging.getLevelName(logging.getLogger("msseg").level) == level
+        assert "pre_unet" in capsys.readouterr().out
+    assert main(["--quiet"]) == ExitCode.CONFIG
+
+
+@pytest.mark.parametrize(("command", "goes_on"), [("train", True), ("list", False)])
+def test_ctrl_c_says_how_to_go_on(command, goes_on, monkeypatch, capsys):
+    def interrupt(arguments):
+        raise KeyboardInterrupt
+
+    module = importlib.import_module(f"msseg_lightning.cli.{command}")
+    monkeypatch.setattr(module, "main", interrupt)
+    assert main([command, "pre_unet"]) == ExitCode.INTERRUPTED
+    assert ("the same command goes on" in capsys.readouterr().err) is goes_on

@@ -17,6 +17,17 @@ def test_a_run_is_named_by_folder_or_by_id(tmp_path):
     assert str(run_path("other", tmp_path / "nowhere")) == "other"
 
 
+def test_the_folder_of_all_folds_has_its_own_page(tmp_path, monkeypatch, capsys):
+    (tmp_path / "out_of_fold.json").write_text("{}")
+    page = tmp_path / "report.html"
+    monkeypatch.setattr(
+        "msseg_lightning.compare.multirun_report.build_multirun_report",
+        lambda folders: page if folders == [tmp_path] else None,
+    )
+    assert main([str(tmp_path)]) == ExitCode.OK
+    assert capsys.readouterr().out == f"{page}\n"
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(MssegError) as caught:
         main([str(tmp_path)])

@@ -13,7 +13,8 @@ def test_the_program_is_called_as_the_shell_finds_it(tmp_path, monkeypatch):
     own.write_text("#!/bin/sh\n")
     own.chmod(0o755)
     assert program() == ".venv/bin/msseg"
-    monkeypatch.chdir("/")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert program() == str(own)
     monkeypatch.setenv("PATH", str(own.parent))
     assert program() == "msseg"

@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from msseg_lightning.core.problem import MssegError
 from msseg_lightning.core.subject import BASELINE, BRAIN, FOLLOWUP
 from msseg_lightning.core.volume import Grid, Volume
 from msseg_lightning.preprocess.atlas import AffineToAtlas, mean_of_visits, mni152
 from msseg_lightning.preprocess.brain import AtlasBrainExtraction, atlas_brain_mask
+from msseg_lightning.preprocess.mask import CombineMasks
 from msseg_lightning.preprocess.space import resample_array
 
 
@@ -62,6 +64,12 @@ def test_each_visit_gets_its_mask_unless_one_was_given(phantom, monkeypatch):
     assert BRAIN not in made.volumes
     assert made.volumes["baseline_brain"].kind == made.volumes["followup_brain"].kind == "mask"
     assert "may have failed" in made.notes[-1]  # a brain of 15 ml
+    one = AtlasBrainExtraction(overwrite=True, visits=[FOLLOWUP])(subject)
+    assert "followup_brain" in one.volumes and "baseline_brain" not in one.volumes
+    brain = CombineMasks(rule="followup")(one).volumes[BRAIN]
+    np.testing.assert_array_equal(brain.data, found != 0)
+    with pytest.raises(MssegError, match="needs a mask"):
+        CombineMasks(rule="union")(one)
 
 
 def test_pair_moves_to_the_atlas_and_a_mask_comes_back(phantom, way):

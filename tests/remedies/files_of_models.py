@@ -13,9 +13,11 @@ from msseg_lightning.postprocess.threshold import Threshold
 from msseg_lightning.read.reader import read_subjects
 from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.config.compose import compose_config
+from msseg_lightning.run.config.debug import with_debug
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.predict import onnx_networks
 from msseg_lightning.run.predict.model_zip import opened_model, write_zip
+from msseg_lightning.run.predict.trained import load_config
 from msseg_lightning.run.train.initial_weights import refuse_seen, with_initial_weights
 from msseg_lightning.split.split import Split
 from msseg_lightning.train.checkpoint import read_checkpoint
@@ -54,7 +56,7 @@ def masks_to_be_scored(place: Place) -> None:
     (one / "b.nii").unlink()
     files.save(one / "b.nii.gz", mask[:-2])
     refusal = place.refused("evaluate.grid", words)
-    assert "with the header of the patient's own scan" in refusal.remedy
+    assert "resample the prediction to that grid" in refusal.remedy
     files.save(one / "b.nii.gz", mask)
     place.ends_well(words)
 
@@ -201,3 +203,34 @@ def weights_that_know_the_test(place: Place) -> None:
     refusal = place.raised("init.seen", lambda: refuse_seen(given, config, subjects, other))
     assert refusal.remedy.startswith("give the run of the same fold")
     refuse_seen(given, config, subjects, split)
+
+
+@case("predict.switch")
+def a_switch_that_a_system_does_not_have(place: Place) -> None:
+    rules = test_model_zip.save(place.folder / "rules", "bsi_subtraction")
+    for switch in ("mirror=all", "threshold=0.3"):
+        refusal = place.raised("predict.switch", lambda switch=switch: load_config(rules, [switch]))
+        assert f"leave --{switch.partition('=')[0]} out" in refusal.remedy
+    load_config(rules)
+    network = test_model_zip.save(place.folder / "network", "pre_unet")
+    refusal = place.raised("predict.switch", lambda: load_config(network, ["mirror=both"]))
+    for value in refusal.expected.split(" or "):
+        load_config(network, [f"mirror={value}"])
+    refusal = place.raised("predict.switch", lambda: load_config(network, ["threshold=2"]))
+    assert refusal.remedy.endswith("--threshold 0.3")
+    load_config(network, ["threshold=0.3"])
+
+
+@case("config.debug")
+def a_short_training_that_does_not_exist(place: Place) -> None:
+    words = ["read.root=.", "size=tiny"]
+    wrong = compose_config([*words, "debug=slow"], "pre_unet")
+    refusal = place.raised("config.debug", lambda: with_debug(wrong))
+    for settings in refusal.settings():
+        with_debug(compose_config([*words, *settings], "pre_unet"))
+    several = compose_config([*words, "debug=overfit"], "segresnet_ensemble")
+    refusal = place.raised("config.debug", lambda: with_debug(several))
+    assert refusal.remedy.endswith("or one of its parts")
+    with_debug(compose_config([*words, "debug=overfit"], "segresnet_deep"))
+    for settings in refusal.settings():
+        with_debug(compose_config([*words, *settings], "segresnet_ensemble"))

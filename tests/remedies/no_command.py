@@ -11,6 +11,8 @@ NO_COMMAND: dict[str, str] = {
     "train.not_finite": "training diverged; which learning rate holds is known after trying",
     "train.process_died": "the machine killed a process; the same command only goes on from there",
     "sweep.store_driver": "a package has to be installed, which changes the environment",
+    "loggers.missing": "a package has to be installed, which changes the environment",
+    "debug.not_learned": "which learning rate or loss learns a pair is known after trying",
     "onnx.missing": "a package has to be installed, which changes the environment",
     "onnx.differs": "versions of three packages that agree are known after trying",
     "simulate.lesion_prior": "a public collection has to be downloaded first",

@@ -19,7 +19,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError
 from msseg_lightning.core.random import keyed_generator
 from msseg_lightning.train import training as module_of_training
 from msseg_lightning.train.checkpoint import BEST, LAST, read_checkpoint
-from msseg_lightning.train.curves import read_curves
+from msseg_lightning.train.curves import Progress, read_curves
 from msseg_lightning.train.datamodule import LongitudinalDataModule
 from msseg_lightning.train.task import Task
 from msseg_lightning.train.training import DONE, Hardware, Training
@@ -282,7 +282,8 @@ def test_validation_runs_uncompiled(tmp_path):
     assert len(graphs) == 1
 
 
-def test_the_first_step_tells_how_long_it_took(tmp_path, caplog):
+def test_the_first_step_tells_how_long_it_took(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(Progress, "first_fit", True)
     caplog.set_level("INFO", "msseg_lightning")
     data = LongitudinalDataModule(Patches(), epoch_steps=5)
     training(steps=3).fit(task(), data, tmp_path, CPU)
@@ -292,6 +293,10 @@ def test_the_first_step_tells_how_long_it_took(tmp_path, caplog):
     assert 0 <= seconds[1] <= seconds[0] < 24 * 3600, lines
     assert seconds[1] < 60, "the training began with the fit, whatever the program did before"
     assert re.search(r"first step [\d.]+ s after .* \([\d.]+ CPU s\)", lines[0])  # the benchmark's
+    caplog.clear()  # a second fold did not wait for the start of the program
+    training(steps=3).fit(task(), data, tmp_path / "second", CPU)
+    lines = [r.getMessage() for r in caplog.records if "first step" in r.getMessage()]
+    assert re.fullmatch(r"first step [\d.]+ s after the training began", lines[0])
 
 
 class Scripted(nn.Module):

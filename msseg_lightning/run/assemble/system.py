@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from msseg_lightning.core.input_hash import input_hash
 from msseg_lightning.core.method import Method
@@ -196,7 +197,13 @@ def _build_single(config: Config, fitted: FittedStages | None = None) -> Any:
         **extra["train.task"],
     )
     further = ((config.get("sample") or {}).get("extra_pairs") or {}).get("reader") or {}
-    more = {"initial": _initial_weights(config, init, task.network)} if init else {}
+    more: dict[str, Any] = {}
+    if init:
+        more["initial"] = _initial_weights(config, init, task.network)
+    if config.get("loggers"):
+        more["loggers"] = [_logger(node) for node in config["loggers"]]
+    if config.get("callbacks"):
+        more["callbacks"] = [instantiate(node) for node in config["callbacks"]]
     return _build(
         _name(config["method"]),
         method,
@@ -216,6 +223,40 @@ def _build_single(config: Config, fitted: FittedStages | None = None) -> Any:
         extra=instantiate(further) if further.get("root") else None,
         **more,
     )
+
+
+LOGGERS = {"csv": "CSVLogger", "tensorboard": "TensorBoardLogger", "wandb": "WandbLogger"}
+"""Short name of a logger -> class of Lightning."""
+
+LOGGER_PACKAGES = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb"}
+
+
+def _logger(node: Any) -> Callable[..., Any]:
+    """A function that makes a logger in a folder (``save_dir``); W&B stays offline by default.
+
+    Raises:
+        MssegError: its package is not installed (exit 5), or there is no such logger (exit 2).
+    """
+    if isinstance(node, str):
+        if node not in LOGGERS:
+            raise MssegError(_refused("loggers", ValueError(f"{node}: give {', '.join(LOGGERS)}")))
+        node = {"_target_": f"lightning.pytorch.loggers.{LOGGERS[node]}"}
+    name = _name(node)
+    package = LOGGER_PACKAGES.get(name)
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise MssegError(
+            Problem(
+                "loggers.missing",
+                f"{package} is not installed",
+                field="loggers",
+                found=name,
+                remedy=f"pip install {package}, or leave this logger out",
+                exit_code=ExitCode.ENVIRONMENT,
+            )
+        )
+    if name == "WandbLogger":
+        node = {"offline": True, **node}
+    return cast(Callable[..., Any], instantiate(node, partial=True))
 
 
 def initial_folder(config: Config, name: str) -> Path:

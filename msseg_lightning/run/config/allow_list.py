@@ -91,6 +91,23 @@ LIBRARY_CLASSES = {
             "torchio.transforms.ZNormalization",
         }
     ),
+    # loggers whose folder the program sets, and callbacks that write no files of their own
+    "loggers": frozenset(
+        {
+            "lightning.pytorch.loggers.CSVLogger",
+            "lightning.pytorch.loggers.TensorBoardLogger",
+            "lightning.pytorch.loggers.WandbLogger",
+        }
+    ),
+    "callbacks": frozenset(
+        {
+            "lightning.pytorch.callbacks.DeviceStatsMonitor",
+            "lightning.pytorch.callbacks.EMAWeightAveraging",
+            "lightning.pytorch.callbacks.EarlyStopping",
+            "lightning.pytorch.callbacks.LearningRateMonitor",
+            "lightning.pytorch.callbacks.Timer",
+        }
+    ),
 }
 """Classes outside this package that a configuration may build, by part of the configuration."""
 
@@ -199,6 +216,16 @@ SLOTS = (
         paths=True,
     ),
     Slot(r"simulate(\..+)?", ("simulate",)),
+    Slot(
+        r"loggers\.\d+",
+        classes=frozenset({"lightning.pytorch.loggers.Logger"}),
+        external=LIBRARY_CLASSES["loggers"],
+    ),
+    Slot(
+        r"callbacks\.\d+",
+        classes=frozenset({"lightning.Callback", "lightning.pytorch.callbacks.Callback"}),
+        external=LIBRARY_CLASSES["callbacks"],
+    ),
 )
 """The first slot whose pattern matches applies; at any other place no class is allowed."""
 

@@ -56,6 +56,9 @@ KEYS = {
     "split": Key("run"),
     "evaluate": Key("run"),
     "track": Key("run", affects_result=False),
+    "loggers": Key("run", affects_result=False, inherited=True),
+    "callbacks": Key("run", inherited=True),
+    "debug": Key("run"),
     "read": Key("run", at_prediction=True, inherited=True, by_content=True),
     "data": Key("run", at_prediction=True, inherited=True, read_by_name=True),
     "data.workers": Key("run", affects_result=False, at_prediction=True, inherited=True),
@@ -173,7 +176,7 @@ def is_path_key(name: str) -> bool:
 
 def inherited_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a run that its stages and members are built with."""
-    return {key: config[key] for key in RUN_KEYS if KEYS[key].inherited}
+    return {key: config[key] for key in RUN_KEYS if KEYS[key].inherited and key in config}
 
 
 def stage_settings(config: Mapping[str, Any]) -> dict[str, Any]:

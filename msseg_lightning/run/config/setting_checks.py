@@ -157,7 +157,7 @@ def _words_of(node: Mapping[str, Any], argument: str) -> tuple[str, ...]:
 
 @functools.cache
 def _hints(made: type) -> dict[str, Any]:
-    return typing.get_type_hints(made.__init__)
+    return typing.get_type_hints(made.__init__)  # type: ignore[misc]
 
 
 def _holds_numbers(value: Any) -> bool:

@@ -118,10 +118,12 @@ def find_pairs(prediction: Path, reference: Path) -> tuple[list[MaskPair], list[
     unmatched = [
         Problem(
             "evaluate.unmatched",
-            f"case {case} has no {counterpart} and was skipped",
-            file=masks[case],
-            found=ignored.get(case, ""),
-            expected=f"{case}.nii.gz or {case}/{name}",
+            f"case {cases[0]} has no {counterpart} and was skipped"
+            if len(cases) == 1
+            else f"{len(cases)} cases have no {counterpart} and were skipped: {', '.join(cases)}",
+            file=masks[cases[0]] if len(cases) == 1 else masks[cases[0]].parent,
+            found="; ".join(ignored[case] for case in cases if case in ignored),
+            expected=f"{cases[0]}.nii.gz or {cases[0]}/{name}",
             remedy=f"name the {counterpart} so, or give the two masks themselves",
             severity="warning",
             exit_code=ExitCode.PARTIAL,
@@ -130,7 +132,7 @@ def find_pairs(prediction: Path, reference: Path) -> tuple[list[MaskPair], list[
             (predicted, true, no_reference, "reference", "ground_truth.nii.gz"),
             (true, predicted, no_prediction, "prediction", "new_lesions.nii.gz"),
         )
-        for case in sorted(masks.keys() - others)
+        if (cases := sorted(masks.keys() - others))
     ]
     if not pairs:
         nothing = _nothing(prediction, len(predicted), len(true))
@@ -305,7 +307,10 @@ def _refuse_other_grid(prediction: Volume, reference: Volume, file: Path, name: 
             found=f"shape {prediction.grid.shape}"
             + ("" if np.isinf(shift) else f", corners off by up to {shift:.3g} mm"),
             expected=f"shape {reference.grid.shape}, the affine of {name}",
-            remedy="write predictions with the header of the patient's own scan",
+            remedy="write predictions with the header of the patient's own scan"
+            if np.isfinite(shift)
+            else f"predict the scan on whose grid {name} lies, or resample the prediction to that "
+            "grid by nearest neighbour",
         )
     )
 

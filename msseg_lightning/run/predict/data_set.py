@@ -15,6 +15,11 @@ from msseg_lightning.read.nifti import gate_options
 from msseg_lightning.read.reader import read_subjects
 from msseg_lightning.run.assemble.system import instantiate
 from msseg_lightning.run.folder import data_name
+from msseg_lightning.run.predict.bids_derivatives import (
+    derivative_files,
+    is_bids,
+    write_description,
+)
 from msseg_lightning.run.predict.operating_point import StoredPoint, Use, operated
 from msseg_lightning.run.predict.prediction_files import read_pairs, read_side_car, refuse_in_run
 from msseg_lightning.run.predict.predictor import Predictor
@@ -63,7 +68,8 @@ def predict_data_set(
 ) -> DataSetResult:
     """Write masks, maps and side-cars of all pairs into ``folder``; score those with a reference.
 
-    A pair that is refused is skipped. A second call predicts only the missing pairs.
+    Of a BIDS data set they are BIDS derivatives, see ``bids_derivatives``. A pair that is refused
+    is skipped. A second call predicts only the missing pairs.
 
     Args:
         model: model folder, from ``find_model``.
@@ -103,18 +109,25 @@ def predict_data_set(
     chosen = point.chosen_among(subjects) if point is not None else []
     if chosen and not include_training:
         raise _chosen_on(chosen, len(subjects), config["read"].get("root"))
+    files: dict[str, Any] = {"uncertainty": uncertainty}
+    if is_bids(config):
+        files = derivative_files(subjects, folder, uncertainty)
     apply = Predictor.from_config(
         model,
         config,
         folder,
         settings=recorded_settings(overrides),
-        uncertainty=uncertainty,
         point=point,
         operating_point=told,
+        **files,
     )
     apply.refuse_foreign_files(subjects)
     selected = {subject.id: subject for subject in (shard.of(subjects) if shard else subjects)}
     mapped = map_subjects(apply, selected, executor, "predict", pieces)
+    if is_bids(config) and mapped.done:
+        done = [selected[name] for name in mapped.done]
+        facts = {"name": config["name"], "model_sha256": weights_hash(model)}
+        write_description(folder, done, facts)
     scores = mapped.done
     if shard is not None and all(apply.is_done(subject) for subject in subjects):
         scores = {subject.id: apply(subject) for subject in subjects}

@@ -219,7 +219,7 @@ def operated(
     Args:
         model: model folder.
         config: from ``load_config``.
-        overrides: settings of the command; any of ``postprocess`` wins over the point.
+        overrides: settings of the command; ``postprocess`` and ``threshold=`` win over the point.
         use: ``off`` leaves the system's own rules.
 
     Returns:
@@ -231,7 +231,7 @@ def operated(
     """
     if not (model / POINT_FILE).exists():
         return config, None, {}
-    given = [item for item in overrides if item.lstrip("+~").startswith("postprocess")]
+    given = [one for one in overrides if one.lstrip("+~").startswith(("postprocess", "threshold="))]
     if use == "off" or given:
         why = f"settings were given: {' '.join(given)}" if given else "--operating-point off"
         return config, None, {"used": False, "why": why}

@@ -29,6 +29,7 @@ from msseg_lightning.run.config.overrides import to_hydra
 from msseg_lightning.run.config.preset_files import conf_dir
 from msseg_lightning.run.config.setting_checks import refuse_types
 from msseg_lightning.run.folder import RunFolder, read_config
+from msseg_lightning.run.predict.switches import apply_switches, split_switches
 
 REQUIRED_FIELDS: dict[str, Any] = {"name": str, "seed": int, "data": Mapping, "trainer": Mapping}
 """Required fields of every stored configuration."""
@@ -159,7 +160,7 @@ def load_config(model: Path, overrides: Sequence[str] = ()) -> Config:
 
     Args:
         model: model folder, from ``find_model``.
-        overrides: settings of ``PREDICTION_KEYS``, see ``changed_config``.
+        overrides: settings of ``PREDICTION_KEYS``, see ``changed_config``, and ``SWITCHES``.
 
     Raises:
         MssegError: it is damaged (exit 4), names a class that may not be built, or holds an
@@ -179,8 +180,9 @@ def load_config(model: Path, overrides: Sequence[str] = ()) -> Config:
     config = {"stages": {}, "uses": {}, "ensemble": None, **config}
     reading = config["data"].get("reading") or {}
     config["data"] = {"workers": 2, **config["data"], "reading": {**GATE_DEFAULTS, **reading}}
+    overrides, switches = split_switches(overrides)
     config = changed_config({**config, **default_paths()}, overrides)
-    return _without_stored_paths(config, config)
+    return apply_switches(_without_stored_paths(config, config), switches)
 
 
 def _invalid_fields(system: Any, kinds: Mapping[str, Any], place: str = "") -> list[str]:
@@ -233,7 +235,14 @@ def _is_group(node: Any) -> bool:
 def default_paths() -> Config:
     """Default paths of the program, used instead of those in a model folder."""
     defaults = yaml.safe_load((conf_dir() / "config.yaml").read_text(encoding="utf-8"))
-    return {"paths": defaults["paths"], "read": {}, "split": {}, "track": {}}
+    return {
+        "paths": defaults["paths"],
+        "read": {},
+        "split": {},
+        "track": {},
+        "loggers": [],
+        "callbacks": [],
+    }
 
 
 def _without_stored_paths(node: Any, config: Config) -> Any:

@@ -17,7 +17,7 @@ from msseg_lightning.run.config.compose import Config, compose_config, experimen
 from msseg_lightning.run.config.keys import NAMING_KEYS, affects_result
 from msseg_lightning.run.config.preset_files import is_file_name
 from msseg_lightning.run.folder import data_name
-from msseg_lightning.run.sweep.result import SweepResult, export, sweep_result
+from msseg_lightning.run.sweep.result import SweepResult, export, status, sweep_result
 from msseg_lightning.run.sweep.space import BUDGET_METRIC, Search, read_search
 from msseg_lightning.run.sweep.study import SharedStudy
 from msseg_lightning.run.sweep.tracking import SweepTracking
@@ -157,6 +157,17 @@ def find_study(words: SweepArguments) -> SharedStudy:
     """
     name = words.name or words.sweep_name(words.config())
     return SharedStudy.find(name, words.sweeps_folder() / name, words.store)
+
+
+def describe_sweeps(folder: Path) -> str:
+    """Name and number of trials of every sweep in a folder, as text."""
+    lines = []
+    for place in sorted(path.parent for path in folder.glob("*/study.db")):
+        counts = status(SharedStudy.find(place.name, place, None))
+        wanted, done = counts.pop("wanted"), counts.pop("complete", 0)
+        rest = "".join(f", {number} {name}" for name, number in sorted(counts.items()))
+        lines.append(f"{place.name}  {done} of {wanted} trials complete{rest}\n")
+    return "".join(lines) or f"no sweeps in {folder}; `msseg sweep EXPERIMENT` begins one\n"
 
 
 def check_search(search: Search, words: SweepArguments) -> None:

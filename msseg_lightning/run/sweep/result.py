@@ -217,6 +217,13 @@ def status(study: SharedStudy) -> dict[str, int]:
     return counts
 
 
+def goal_text(study: SharedStudy, trial: FrozenTrial) -> str:
+    """Scores and settings of a trial, with their names and four digits."""
+    goals = zip(study.search.objective, trial.values or (), strict=False)
+    scores = "  ".join(f"{goal.metric} {value:.4g}" for goal, value in goals)
+    return f"{scores}  {settings_text(trial.params)}"
+
+
 def export(found: SweepResult, folder: Path) -> Path:
     """Write ``trials.csv``, ``best.json`` and ``plots/*.html``; returns the table."""
     table = folder / "trials.csv"

@@ -43,6 +43,7 @@ from msseg_lightning.run.train.cost import (
     model_parameters,
     peak_mib,
 )
+from msseg_lightning.run.train.debug_split import debug_split
 from msseg_lightning.run.train.initial_weights import refuse_seen, with_initial_weights
 from msseg_lightning.run.train.mlflow_run import (
     close_run,
@@ -93,7 +94,7 @@ def train_experiment(config: Config, with_report: bool = True) -> TrainingResult
             check_buildable(config)
             require_hardware(config)
             subjects = labelled_subjects(config)
-            split = make_split(config, subjects)
+            split = debug_split(config, make_split(config, subjects), subjects)
             refuse_seen(given, config, subjects, split)
             folder.claim_split(split)
         except MssegError:  # a refused experiment leaves no folder and no failed run in the store

@@ -108,7 +108,10 @@ def point_section(folder: Path, model: Path) -> Markup:
     point = shown_point(model)
     if point is None:
         return Markup("")
-    words = f"Used by msseg predict; the tables here are of the system's own rules. {point.words}"
+    words = (
+        "Used by msseg predict; the tables here are of the system's own rules. The point: "
+        f"{point.words}"
+    )
     file = folder / POINT_FOLDER / "scores.json"
     if file.exists():
         shown = shown_summary(read_scores(file)["summary"], {})

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from msseg_lightning.core.problem import ExitCode, MssegError
+from msseg_lightning.run.assemble import system
 from msseg_lightning.run.assemble.system import (
     build_cache,
     build_loader,
@@ -189,3 +190,19 @@ def test_members_of_several_seeds_have_each_their_own_made_from_the_runs():
     assert len(method.names) == 6
     plain = "ensemble={folds: 2, level: probability, rule: mean}"
     assert seeds_of(plain) == {"pre_unet": 0}  # one member is the system with the run's own seed
+
+
+def test_loggers_have_short_names_and_w_and_b_stays_offline(tmp_path, monkeypatch):
+    config = compose_config(["read.root=.", "size=tiny", "loggers=[csv]"], "pre_unet")
+    (make,) = build_method(config).loggers
+    assert make(save_dir=str(tmp_path)).save_dir == str(tmp_path)
+    with pytest.raises(MssegError, match="csv, tensorboard, wandb") as caught:
+        build_method({**config, "loggers": ["comet"]})
+    assert caught.value.exit_code == ExitCode.CONFIG
+    monkeypatch.setattr(system.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MssegError, match="wandb is not installed") as caught:
+        build_method({**config, "loggers": ["wandb"]})
+    assert caught.value.exit_code == ExitCode.ENVIRONMENT
+    monkeypatch.setattr(system.importlib.util, "find_spec", lambda name: object())
+    (make,) = build_method({**config, "loggers": ["wandb"]}).loggers
+    assert make.keywords["offline"] is True

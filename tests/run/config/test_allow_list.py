@@ -273,3 +273,26 @@ def test_transforms_of_torchio_that_read_call_or_resize_are_refused(name):
     )
     with pytest.raises(MssegError):  # no transform anywhere else
         refuse_targets({"loss": {"_target_": "torchio.transforms.RandomGamma"}})
+
+
+@pytest.mark.parametrize(
+    ("place", "target", "accepted"),
+    [
+        ("loggers", "lightning.pytorch.loggers.TensorBoardLogger", True),
+        ("loggers", "lightning.pytorch.loggers.MLFlowLogger", False),
+        ("callbacks", "lightning.pytorch.callbacks.EarlyStopping", True),
+        ("callbacks", "msseg_lightning.train.early_stop.StopWithoutProgress", False),
+        ("callbacks", "lightning.pytorch.callbacks.ModelCheckpoint", False),  # writes anywhere
+        ("callbacks", "lightning.pytorch.callbacks.LambdaCallback", False),  # calls functions
+        ("callbacks", "lightning.pytorch.loggers.CSVLogger", False),
+        ("callbacks", "msseg_lightning.train.task.Task", False),
+    ],
+)
+def test_loggers_and_callbacks_are_lightning_s_own(place, target, accepted):
+    config = {place: [{"_target_": target}]}
+    if accepted:
+        refuse_targets(config)
+        return
+    with pytest.raises(MssegError) as caught:
+        refuse_targets(config)
+    assert caught.value.exit_code == ExitCode.SECURITY

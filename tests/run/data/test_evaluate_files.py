@@ -236,7 +236,9 @@ def test_no_other_file_is_taken_for_a_reference(name, tmp_path):
     for case in ("a", "b"):
         write(tmp_path / "p" / f"{case}.nii.gz", cube(4))
     write(tmp_path / "t" / "a" / f"{name}.nii.gz", cube(4))
-    with pytest.raises(MssegError, match="case a has no reference") as caught:
+    with pytest.raises(
+        MssegError, match="2 cases have no reference and were skipped: a, b"
+    ) as caught:
         find_pairs(tmp_path / "p", tmp_path / "t")
     assert f"{name}.nii.gz" in str(caught.value)
     write(tmp_path / "t" / "b" / "ground_truth.nii.gz", cube(4))
@@ -311,3 +313,32 @@ def test_a_reference_that_is_scored_against_itself_is_remarked(low, kind, tmp_pa
     pair = MaskPair("a", truth if kind == "same" else prediction, truth)
     notes = evaluate_files([pair], ScoreOptions())["a"].notes
     assert (SAME_FILE in notes) == (kind in ("copy", "same"))
+
+
+def test_missing_cases_are_named_in_one_line_each_way(tmp_path):
+    for case in ("a", "b", "c", "d"):
+        write(tmp_path / "t" / f"{case}.nii.gz", cube(4))
+    write(tmp_path / "p" / "a.nii.gz", cube(4))
+    write(tmp_path / "p" / "x.nii.gz", cube(4))
+    pairs, unmatched = find_pairs(tmp_path / "p", tmp_path / "t")
+    assert [pair.case for pair in pairs] == ["a"]
+    assert [problem.message for problem in unmatched] == [
+        "case x has no reference and was skipped",
+        "3 cases have no prediction and were skipped: b, c, d",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [("shape", "by nearest neighbour"), ("affine", "with the header of the patient's own scan")],
+)
+def test_the_advice_for_another_grid_applies(change, advice, tmp_path):
+    mask = cube(4)
+    one = write(tmp_path / "one.nii.gz", mask[:-1] if change == "shape" else mask)
+    two = write(tmp_path / "two.nii.gz", mask)
+    if change == "affine":
+        image = nib.load(one)
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine + np.eye(4) * 0.5), one)
+    with pytest.raises(MssegError, match=r"evaluate\.grid") as caught:
+        evaluate_files([MaskPair("one", one, two)], ScoreOptions())
+    assert advice in str(caught.value)
