@@ -224,11 +224,13 @@ def section(folder: Path, images: Path, name: str) -> list[str]:
     if not (folder / "benchmark.json").exists():
         return ["Nothing is trained yet.\n"]
     found = BenchmarkResult.read(Benchmark.of_folder(folder))
-    counts = ", ".join(f"{number} {state}" for state, number in found.counts().items())
-    parts = [f"State: {counts}. {found.protocol()}\n"]
     board = found.board
     if board is not None:
         found.write()
+    found = found.for_others()
+    counts = ", ".join(f"{number} {state}" for state, number in found.counts().items())
+    parts = [f"State: {counts}. {found.protocol()}\n"]
+    if board is not None:
         parts += [f"{text}\n" for text in paragraphs(board)]
         for title, table in (
             ("Patients with new lesions", tables.with_lesions(board)),

@@ -20,6 +20,7 @@ from msseg_lightning.core.problem import ExitCode, MssegError, Problem
 from msseg_lightning.core.wording import counted
 from msseg_lightning.run.benchmark.plan import FOLDER, Benchmark, Job
 from msseg_lightning.run.benchmark.state import STATUSES, JobState, state_of_job
+from msseg_lightning.run.config.keys import is_path_key
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.train.curves import read_curves
 
@@ -56,9 +57,14 @@ class BenchmarkResult:
             board = make_leaderboard(read_systems(words))
         return cls(benchmark, states, board)
 
-    def write(self) -> list[Path]:
-        """Write leaderboard and table of runs into the folder of the benchmark."""
-        folder = self.benchmark.path
+    def write(self, folder: Path | None = None) -> list[Path]:
+        """Write leaderboard and table of runs.
+
+        Args:
+            folder: that of the benchmark by default.
+        """
+        folder = folder or self.benchmark.path
+        folder.mkdir(parents=True, exist_ok=True)
         rows = run_rows(self.states)
         with FileLock(folder / ".leaderboard.lock"):  # several processes may end at once
             files = []
@@ -68,11 +74,20 @@ class BenchmarkResult:
                 temporary.write_text(csv_text(rows), encoding="utf-8")
         return [*files, folder / RUNS]
 
+    def for_others(self) -> BenchmarkResult:
+        """The same without what may name folders and patients: settings of paths, and reasons."""
+        words = [word for word in self.benchmark.words if not _names_a_place(word)]
+        states = {
+            job: dataclasses.replace(state, reason=state.reason.partition("]")[0].lstrip("["))
+            for job, state in self.states.items()
+        }
+        return dataclasses.replace(self, benchmark=self.benchmark.shown(words), states=states)
+
     def sections(self) -> list[Section]:
         """Sections of the page of the leaderboard."""
         return [
             ("Runs", [self.protocol(), RUN_WORDS], self.runs()),
-            ("Missing", ["These are not in the tables."], self.missing()),
+            ("Missing", [MISSING_WORDS.format(self.benchmark.continued())], self.missing()),
         ]
 
     def protocol(self) -> str:
@@ -115,11 +130,11 @@ class BenchmarkResult:
     def missing(self) -> Table:
         """Runs that are not finished, with the reason and the command that trains them."""
         rows = [
-            [str(job), state.status, state.reason[:400] or DASH, self.benchmark.command(job)]
+            [str(job), state.status, state.reason[:400] or DASH, f"--one {job}"]
             for job, state in self.states.items()
             if state.status != "finished"
         ]
-        return ["Run", "State", "Reason", "Command"], rows
+        return ["Run", "State", "Reason", "Trained alone by"], rows
 
     def text(self) -> str:
         """States of all runs, for a terminal."""
@@ -136,6 +151,10 @@ class BenchmarkResult:
         return "\n".join(lines) + "\n"
 
 
+MISSING_WORDS = (
+    "These are not in the tables. The command of the benchmark trains them, `{}`; "
+    "with the option of a row that run alone."
+)
 RUN_WORDS = (
     "CPU min are processor minutes of fitting, all threads together, without preparing the pairs; "
     "networks on a GPU are trained for minutes of the clock. Peak MiB is the most memory of the "
@@ -197,6 +216,11 @@ def losses(fit: Path) -> tuple[float, float] | tuple[None, None]:
         return None, None
     first, last = np.mean(found, axis=0)
     return float(first), float(last)
+
+
+def _names_a_place(word: str) -> bool:
+    key, _, value = word.partition("=")
+    return is_path_key(key.rpartition(".")[2]) or "/" in value or "root" in value
 
 
 def _number(value: object, form: str) -> str:

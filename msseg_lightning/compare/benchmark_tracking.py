@@ -15,7 +15,7 @@ from msseg_lightning.compare.leaderboard_page import write_leaderboard
 from msseg_lightning.compare.systems import read_systems
 from msseg_lightning.core.files import require_record
 from msseg_lightning.run.assemble.system import instantiate
-from msseg_lightning.run.benchmark.plan import Benchmark
+from msseg_lightning.run.benchmark.plan import Benchmark, is_of_tracking
 from msseg_lightning.run.config.compose import compose_config
 from msseg_lightning.run.folder import RunFolder
 from msseg_lightning.run.train.mlflow_run import end_status, experiment_run, rounded
@@ -32,7 +32,7 @@ NAMES = {
 
 def tracking_of(benchmark: Benchmark) -> Any:
     """The tracking settings of a benchmark; None where it is not tracked."""
-    words = [word for word in benchmark.words if word.partition("=")[0].startswith("track")]
+    words = [word for word in benchmark.words if is_of_tracking(word)]
     return instantiate(compose_config(words, complete=False).get("track")) or None
 
 
@@ -81,12 +81,14 @@ class BenchmarkTracking:
         tracker.finish("FINISHED")
 
     def _log(self, tracker: Any, result: BenchmarkResult) -> None:
-        tracker.log_artifact(self.benchmark.path / RUNS, "leaderboard")
+        place = self.folder / "leaderboard"  # without names of folders and patients
+        result.for_others().write(place)
+        tracker.log_artifact(place / RUNS, "leaderboard")
         counts = result.counts()
         tracker.set_tags({f"runs_{status}": number for status, number in counts.items()})
         if result.board is None:
             return
-        log_leaderboard(tracker, result.board, self.benchmark.path)
+        log_leaderboard(tracker, result.board, place)
         for system in result.board.order:
             self._log_system(system, result.board)
 

@@ -48,7 +48,12 @@ def test_a_real_run_has_its_costs_in_its_record(coarse_cohort, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(worker, "run_apart", lambda words, file, deadline: int(main(list(words))))
     words = ["systems=[oversampled_unet]", "size=tiny", f"read.root={coarse_cohort}"]
-    words += ["split=file", f"split.path={coarse_cohort / 'split.json'}", "data.workers=1"]
+    words += [
+        "split=file",
+        f"split.path={coarse_cohort / 'split.json'}",
+        "data.workers=1",
+        "track=off",
+    ]
     assert main(["benchmark", "real", *words, "budget.minutes=0.002"]) == ExitCode.OK
     (run,) = (tmp_path / "leaderboards" / "real" / "runs").glob("*/*")
     record = json.loads((run / "run.json").read_text())

@@ -40,8 +40,7 @@ def test_finished_systems_are_compared_and_the_others_are_listed(result):
     ((run, state, reason, command),) = rows
     assert (run, state) == ("ohem_unet-fold0-seed0", "failed") and len(heads) == 4
     assert "cannot be trained here" in reason
-    where = f"paths.leaderboards={result.benchmark.path.parent}"
-    assert command == f"msseg benchmark toy {where} --one ohem_unet-fold0-seed0"
+    assert command == "--one ohem_unet-fold0-seed0"
     assert "2 finished" in result.text() and "cannot be trained here" in result.text()
     assert "3 runs: 2 finished, 0 running, 1 failed" in status_text([result.benchmark])
     assert "no benchmark" in status_text([])
@@ -85,6 +84,14 @@ def test_its_files_hold_all_of_it(result):
             "finished",
         ]
     result.write()  # over its own files
+
+
+def test_others_see_no_folders_and_no_reasons_that_name_patients(result, tmp_path):
+    files = result.for_others().write(tmp_path / "shown")
+    text = "".join(file.read_text() for file in files)
+    assert "/data/toy" not in text and "split.json" not in text and str(tmp_path) not in text
+    assert "cannot be trained" not in text and "train.device" in text and "size=tiny" in text
+    assert "/data/toy" in "".join(file.read_text() for file in result.write())
 
 
 def test_a_benchmark_is_compared_by_its_folder(result):

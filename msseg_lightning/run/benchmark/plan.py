@@ -18,6 +18,7 @@ from msseg_lightning.run.config.cards import read_cards
 from msseg_lightning.run.config.compose import Config, compose_config
 from msseg_lightning.run.config.keys import affects_result
 from msseg_lightning.run.config.overrides import override
+from msseg_lightning.run.config.preset_files import known_experiment
 from msseg_lightning.run.train.folds_and_seeds import count_folds
 
 FOLDER = Path("leaderboards")
@@ -104,9 +105,7 @@ def _systems(text: str) -> tuple[str, ...] | None:
     names = [name for name in re.split(r"[\[\],\s]+", text) if name]
     if names == ["all"]:
         names = [card["name"] for card in read_cards()]
-    for name in set(names) - {card["name"] for card in read_cards()}:
-        compose_config((), name, complete=False)  # refuses it, with similar names
-    return tuple(dict.fromkeys(names)) or None
+    return tuple(dict.fromkeys(map(known_experiment, names))) or None
 
 
 def _numbers(key: str, text: str) -> tuple[int, ...]:
@@ -233,7 +232,7 @@ class Benchmark:
         """
         words = [
             override("paths.runs", str(self.path / "runs")),
-            *self.words,
+            *(word for word in self.words if not is_of_tracking(word)),
             f"fold={job.fold}",
             f"seed={job.seed}",
             "track=off",
@@ -242,14 +241,21 @@ class Benchmark:
         further = self.budget.overrides(config)
         return compose_config([*words, *further], job.system) if further else config
 
-    def command(self, job: Job) -> str:
-        """The command that trains a run which is missing."""
-        return f"{self.continued()} --one {job}"
+    def shown(self, words: Sequence[str]) -> Benchmark:
+        """The same benchmark with other settings and without its folder, to be shown to others."""
+        jobs = [dataclasses.astuple(job) for job in self.jobs]
+        content = {"name": self.name, "words": words, "budget": self.budget.as_dict(), "jobs": jobs}
+        return Benchmark(FOLDER / self.name, content)
 
     def continued(self) -> str:
         """The command that continues the benchmark."""
         where = "" if self.path.parent == FOLDER else f" paths.leaderboards={self.path.parent}"
         return f"msseg benchmark {self.name}{where}"
+
+
+def is_of_tracking(word: str) -> bool:
+    """Whether a setting is one of ``track``, which is of the benchmark and not of its runs."""
+    return re.split(r"[=.]", word.lstrip("+~"))[0] == "track"
 
 
 def find_job(benchmark: Benchmark, text: str) -> Job:

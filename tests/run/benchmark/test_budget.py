@@ -7,13 +7,15 @@ import pytest
 from msseg_lightning.core.problem import MssegError
 from msseg_lightning.run.benchmark.budget import Budget, networks_of
 from msseg_lightning.run.config.compose import compose_config
+from tests.run.benchmark.conftest import composed
 
 CPU = ["size=cpu", "read.root=x"]
 
 
 def divided(system, budget):
     """Minutes or steps of every fit, as the composed configuration has them."""
-    config = compose_config([*CPU, *budget.overrides(compose_config(CPU, system))], system)
+    known = composed(tuple(CPU), system, True)
+    config = compose_config([*CPU, *budget.overrides(known)], system)
     found = []
     for one in networks_of(config):
         part = config if one.member is None else config["ensemble"]["configs"][one.member]
@@ -25,12 +27,10 @@ def divided(system, budget):
 @pytest.mark.parametrize(
     ("system", "minutes"),
     [
-        ("oversampled_unet", [4.0]),
         ("metric_learning_unet", [2.0, 2.0]),  # a stage of as many steps
         # the first stage twice, out of fold, with 600 steps each; then 800
         ("cascaded_probability_difference", [1.2, 1.2, 1.6]),
         ("triplanar_unet", [2.0, 2.0]),  # one system on two folds
-        ("segresnet_ensemble", [1.4545, 2.5455]),  # members of 400 and 700 steps
         ("softseg_unet_ensemble", [2.0, 2.0]),  # the second is a variant with settings of its own
         ("bsi_lightgbm", []),
     ],
@@ -40,7 +40,7 @@ def test_networks_share_minutes_by_their_steps(system, minutes):
 
 
 def test_members_keep_their_own_settings_beside_the_budget():
-    own = compose_config(CPU, "softseg_unet_ensemble")
+    own = composed(tuple(CPU), "softseg_unet_ensemble", True)
     words = Budget(minutes=4.0).overrides(own)
     changed = compose_config([*CPU, *words], "softseg_unet_ensemble")
     for name, member in own["ensemble"]["configs"].items():
@@ -58,7 +58,7 @@ def test_steps_are_divided_likewise_and_validated_at_their_end():
 
 
 def test_without_a_budget_nothing_changes():
-    config = compose_config(CPU, "oversampled_unet")
+    config = composed(tuple(CPU), "oversampled_unet", True)
     assert Budget().overrides(config) == [] and "settings" in str(Budget())
 
 

@@ -27,6 +27,14 @@ def test_a_run_finds_its_settings_and_its_share_of_the_budget(tmp_path):
     assert config["paths"]["runs"] == str(tmp_path / "toy" / "runs")
 
 
+def test_settings_of_tracking_are_those_of_the_benchmark(tmp_path):
+    words = ["systems=[ohem_unet]", "read.root=x", "track.uri=http://host"]
+    found = Benchmark.begin(
+        BenchmarkArguments.of("toy", [*words, f"paths.leaderboards={tmp_path}"])
+    )
+    assert not found.config(found.jobs[0])["track"]
+
+
 def test_its_name_alone_continues_it_and_the_same_settings_add_to_it(tmp_path):
     begin(tmp_path)
     again = Benchmark.begin(BenchmarkArguments.of("toy", [f"paths.leaderboards={tmp_path}"]))
